@@ -1,0 +1,259 @@
+//! The one error type of the crate.
+
+/// What can go wrong, each case with what is needed to mend it.
+///
+/// Layers are counted from 0 in the order in which they were added, as in PyTorch's `nn.Sequential`; `kind` is the
+/// layer's name there (`"Linear"`, `"ReLU"`). A call that returns an error has changed nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A model was built without a single layer.
+    #[error("the model has no layers")]
+    EmptyModel,
+
+    /// No layer of the model fixes how many inputs it takes.
+    #[error("none of the model's {layers} layers says how many inputs it takes; a model needs at least one linear layer")]
+    NoLinearLayer {
+        /// How many layers the model has.
+        layers: usize,
+    },
+
+    /// A layer does not take as many values as the layers before it give.
+    #[error("layer {layer} ({kind}) takes {expected} inputs, but the layers before it give {found}")]
+    LayerShape {
+        /// The layer's index.
+        layer: usize,
+        /// The layer's kind.
+        kind: String,
+        /// How many values the layer takes.
+        expected: usize,
+        /// How many values it would be given.
+        found: usize,
+    },
+
+    /// A layer's bias has not one value for each of its outputs.
+    #[error("{kind}: the bias has {found} values for {outputs} outputs (weights are {outputs} x {inputs})")]
+    BiasShape {
+        /// The layer's kind.
+        kind: String,
+        /// How many values the bias has.
+        found: usize,
+        /// How many outputs the layer has.
+        outputs: usize,
+        /// How many inputs the layer has.
+        inputs: usize,
+    },
+
+    /// A slice of weights has not the length that its shape says.
+    #[error("{kind}: {found} weights were given for a shape of {outputs} x {inputs}")]
+    WeightCount {
+        /// The layer's kind.
+        kind: String,
+        /// How many values the slice has.
+        found: usize,
+        /// How many outputs were asked for.
+        outputs: usize,
+        /// How many inputs were asked for.
+        inputs: usize,
+    },
+
+    /// A layer has no inputs or no outputs.
+    #[error("{kind}: a layer needs at least one input and one output, the weights are {outputs} x {inputs}")]
+    ZeroSized {
+        /// The layer's kind.
+        kind: String,
+        /// How many outputs the layer has.
+        outputs: usize,
+        /// How many inputs the layer has.
+        inputs: usize,
+    },
+
+    /// A softmax stands anywhere but at the end of the model.
+    #[error(
+        "layer {layer} (Softmax) is followed by other layers; only a softmax at the very end can be explained (its logits are), \
+         so end the model before layer {next} or remove the softmax"
+    )]
+    SoftmaxInMiddle {
+        /// The softmax's index.
+        layer: usize,
+        /// The index of the layer behind it.
+        next: usize,
+    },
+
+    /// A sample has not as many values as the model has inputs.
+    #[error("the model takes {expected} inputs (layer 0 is {kind}), the sample has {found}")]
+    InputShape {
+        /// The first layer's kind.
+        kind: String,
+        /// How many inputs the model has.
+        expected: usize,
+        /// How many values the sample has.
+        found: usize,
+    },
+
+    /// An output was asked for that the model does not have.
+    #[error("output {target} was asked for, the model has outputs 0 to {last}", last = .outputs - 1)]
+    TargetOutOfRange {
+        /// The output asked for.
+        target: usize,
+        /// How many outputs the model has.
+        outputs: usize,
+    },
+
+    /// A weight is NaN or infinite.
+    #[error("{kind}: the weight of output {output} for input {input} is {value}")]
+    NonFiniteWeight {
+        /// The layer's kind.
+        kind: String,
+        /// The weight's row.
+        output: usize,
+        /// The weight's column.
+        input: usize,
+        /// The value found.
+        value: f64,
+    },
+
+    /// A bias is NaN or infinite.
+    #[error("{kind}: the bias of output {output} is {value}")]
+    NonFiniteBias {
+        /// The layer's kind.
+        kind: String,
+        /// The output's index.
+        output: usize,
+        /// The value found.
+        value: f64,
+    },
+
+    /// A value of a sample is NaN or infinite.
+    #[error("input {index} of sample {sample} is {value}")]
+    NonFiniteInput {
+        /// The input's index.
+        index: usize,
+        /// The sample's index in the batch, 0 for a single sample.
+        sample: usize,
+        /// The value found.
+        value: f64,
+    },
+
+    /// A layer's output is NaN or infinite, though its input was finite: the network overflows the number type.
+    #[error("output {index} of layer {layer} ({kind}) is {value}: the network overflows the number type at this sample")]
+    NonFiniteOutput {
+        /// The layer's index.
+        layer: usize,
+        /// The layer's kind.
+        kind: String,
+        /// The output's index within the layer.
+        index: usize,
+        /// The value found.
+        value: f64,
+    },
+
+    /// Relevances became too large for the number type.
+    #[error("the relevances at layer {layer} ({kind}) are too large for the number type; a larger epsilon or f64 helps")]
+    Overflow {
+        /// The layer's index.
+        layer: usize,
+        /// The layer's kind.
+        kind: String,
+    },
+
+    /// A parameter of a rule or of a layer is outside its range.
+    #[error("{of}: {parameter} must be {requirement}, it is {value}")]
+    InvalidParameter {
+        /// The rule or the kind of layer.
+        of: String,
+        /// The parameter's name.
+        parameter: String,
+        /// The value given.
+        value: String,
+        /// What a value has to be.
+        requirement: String,
+    },
+
+    /// A rule does not know what to do at a layer.
+    #[error("{rule} cannot be used at layer {layer} ({kind}): {reason}")]
+    Unsupported {
+        /// The rule's name.
+        rule: String,
+        /// The layer's index.
+        layer: usize,
+        /// The layer's kind.
+        kind: String,
+        /// Why not.
+        reason: String,
+    },
+
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
+    /// A file is not what its format demands.
+    #[error("not a usable {format} file: {reason}")]
+    Malformed {
+        /// The format's name.
+        format: String,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// The tensors of a file are not those that the architecture asks for.
+    #[error("the weights do not fit the architecture:{}", list_tensors(.missing, .surplus, .misshapen))]
+    StateDict {
+        /// Tensors that the architecture asks for and the file does not have.
+        missing: Vec<String>,
+        /// Tensors of the file that the architecture does not ask for.
+        surplus: Vec<String>,
+        /// Tensors of another shape than the architecture asks for.
+        misshapen: Vec<Misshapen>,
+    },
+
+    /// A layer cannot be written to a file, because reading it back would not know its kind.
+    #[error("layer {layer} ({kind}) is not one of the crate's own and cannot be written to a file")]
+    NotWritable {
+        /// The layer's index.
+        layer: usize,
+        /// The layer's kind.
+        kind: String,
+    },
+}
+
+/// A tensor of another shape than the architecture asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misshapen {
+    /// The tensor's name.
+    pub name: String,
+    /// The shape asked for.
+    pub expected: Vec<usize>,
+    /// The shape found.
+    pub found: Vec<usize>,
+}
+
+fn list_tensors(missing: &[String], surplus: &[String], misshapen: &[Misshapen]) -> String {
+    use std::fmt::Write;
+    let mut text = String::new();
+    for (title, names) in [("missing", missing), ("surplus", surplus)] {
+        if !names.is_empty() {
+            let _ = write!(text, "\n  {title}: {}", names.join(", "));
+        }
+    }
+    for m in misshapen {
+        let _ = write!(text, "\n  {}: the shape is {:?}, not {:?}", m.name, m.found, m.expected);
+    }
+    text
+}
+
+impl Error {
+    pub(crate) fn parameter(of: &str, parameter: &str, value: impl std::fmt::Debug, requirement: &str) -> Self {
+        Self::InvalidParameter {
+            of: of.to_owned(),
+            parameter: parameter.to_owned(),
+            value: format!("{value:?}"),
+            requirement: requirement.to_owned(),
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Activations: functions of one value. Relevance passes through them unchanged.
+
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+
+use super::{Elementwise, Layer, Operator};
+use crate::error::Error;
+use crate::scalar::Scalar;
+
+/// An activation without settings: the type, PyTorch's name and the function.
+macro_rules! activation {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, |$z:ident| $value:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct $name;
+        elementwise!($name, $kind, |_this, $z| $value, |_this| String::new());
+    };
+}
+
+/// The two traits of an activation, from its kind, its function and its arguments as PyTorch prints them.
+macro_rules! elementwise {
+    ($name:ident, $kind:literal, |$this:ident, $z:ident| $value:expr, |$settings:ident| $arguments:expr) => {
+        impl<T: Scalar> Elementwise<T> for $name {
+            fn value(&self, $z: T) -> T {
+                let $this = self;
+                $value
+            }
+        }
+
+        impl<T: Scalar> Layer<T> for $name {
+            fn kind(&self) -> &str {
+                $kind
+            }
+
+            fn operator(&self) -> Operator<'_, T> {
+                Operator::Elementwise(self)
+            }
+
+            fn arguments(&self) -> String {
+                let $settings = self;
+                $arguments
+            }
+        }
+    };
+}
+
+activation!(
+    /// max(z, 0).
+    Relu, "ReLU", |z| z.max(T::zero())
+);
+activation!(
+    /// z σ(z), with σ the logistic function.
+    Silu, "SiLU", |z| z * sigmoid(z)
+);
+activation!(
+    /// The logistic function σ(z) = 1 / (1 + exp(-z)).
+    Sigmoid, "Sigmoid", |z| sigmoid(z)
+);
+activation!(
+    /// tanh(z).
+    Tanh, "Tanh", |z| z.tanh()
+);
+activation!(
+    /// z.
+    Identity, "Identity", |z| z
+);
+
+fn sigmoid<T: Scalar>(z: T) -> T {
+    T::one() / (T::one() + (-z).exp())
+}
+
+/// z where z > 0, otherwise slope · z.
+///
+/// | parameter | default | range |
+/// |---|---|---|
+/// | slope | 0.01 | finite |
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LeakyRelu {
+    slope: f64,
+}
+
+impl LeakyRelu {
+    /// # Errors
+    /// [`Error::InvalidParameter`] where the slope is not finite.
+    pub fn new(slope: f64) -> Result<Self, Error> {
+        finite("LeakyReLU", "negative_slope", slope).map(|slope| Self { slope })
+    }
+}
+
+impl Default for LeakyRelu {
+    fn default() -> Self {
+        Self { slope: 0.01 }
+    }
+}
+
+elementwise!(LeakyRelu, "LeakyReLU", |this, z| if z > T::zero() { z } else { T::from_f64(this.slope) * z }, |this| format!(
+    "negative_slope={}",
+    this.slope
+));
+
+/// z where z > 0, otherwise alpha (exp(z) - 1).
+///
+/// | parameter | default | range |
+/// |---|---|---|
+/// | alpha | 1 | finite |
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Elu {
+    alpha: f64,
+}
+
+impl Elu {
+    /// # Errors
+    /// [`Error::InvalidParameter`] where alpha is not finite.
+    pub fn new(alpha: f64) -> Result<Self, Error> {
+        finite("ELU", "alpha", alpha).map(|alpha| Self { alpha })
+    }
+}
+
+impl Default for Elu {
+    fn default() -> Self {
+        Self { alpha: 1.0 }
+    }
+}
+
+elementwise!(Elu, "ELU", |this, z| if z > T::zero() { z } else { T::from_f64(this.alpha) * z.exp_m1() }, |this| format!(
+    "alpha={:?}",
+    this.alpha
+));
+
+/// z Φ(z), with Φ the normal distribution function, exact or in its tanh approximation (Hendrycks and Gimpel 2016).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Gelu {
+    /// z (1 + erf(z / √2)) / 2.
+    #[default]
+    Exact,
+    /// z (1 + tanh(√(2/π) (z + 0.044715 z³))) / 2.
+    Tanh,
+}
+
+elementwise!(
+    Gelu,
+    "GELU",
+    |this, z| {
+        let inner = match this {
+            Self::Exact => (z * T::from_f64(FRAC_1_SQRT_2)).erf(),
+            Self::Tanh => (T::from_f64(FRAC_2_SQRT_PI * FRAC_1_SQRT_2) * (z + T::from_f64(0.044_715) * z * z * z)).tanh(),
+        };
+        T::from_f64(0.5) * z * (T::one() + inner)
+    },
+    |this| format!("approximate='{}'", if *this == Self::Exact { "none" } else { "tanh" })
+);
+
+/// ln(1 + exp(beta z)) / beta, and z itself where beta z is above the threshold.
+///
+/// | parameter | default | range |
+/// |---|---|---|
+/// | beta | 1 | finite, above 0 |
+/// | threshold | 20 | finite |
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Softplus {
+    beta: f64,
+    threshold: f64,
+}
+
+impl Softplus {
+    /// # Errors
+    /// [`Error::InvalidParameter`] where beta is not above 0 or either is not finite.
+    pub fn new(beta: f64, threshold: f64) -> Result<Self, Error> {
+        finite("Softplus", "beta", beta)?;
+        if beta <= 0.0 {
+            return Err(Error::parameter("Softplus", "beta", beta, "above 0"));
+        }
+        finite("Softplus", "threshold", threshold).map(|threshold| Self { beta, threshold })
+    }
+}
+
+impl Default for Softplus {
+    fn default() -> Self {
+        Self { beta: 1.0, threshold: 20.0 }
+    }
+}
+
+elementwise!(
+    Softplus,
+    "Softplus",
+    |this, z| {
+        let (beta, scaled) = (T::from_f64(this.beta), T::from_f64(this.beta) * z);
+        if scaled > T::from_f64(this.threshold) { z } else { scaled.exp().ln_1p() / beta }
+    },
+    |this| format!("beta={:?}, threshold={:?}", this.beta, this.threshold)
+);
+
+/// z, but at least `min` and at most `max`.
+///
+/// | parameter | default | range |
+/// |---|---|---|
+/// | min | -1 | finite |
+/// | max | 1 | finite, not below min |
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HardTanh {
+    min: f64,
+    max: f64,
+}
+
+impl HardTanh {
+    /// # Errors
+    /// [`Error::InvalidParameter`] where a bound is not finite or max is below min.
+    pub fn new(min: f64, max: f64) -> Result<Self, Error> {
+        finite("Hardtanh", "min_val", min)?;
+        finite("Hardtanh", "max_val", max)?;
+        if max < min {
+            return Err(Error::parameter("Hardtanh", "max_val", max, "not below min_val"));
+        }
+        Ok(Self { min, max })
+    }
+}
+
+impl Default for HardTanh {
+    fn default() -> Self {
+        Self { min: -1.0, max: 1.0 }
+    }
+}
+
+elementwise!(HardTanh, "Hardtanh", |this, z| z.max(T::from_f64(this.min)).min(T::from_f64(this.max)), |this| format!(
+    "min_val={:?}, max_val={:?}",
+    this.min, this.max
+));
+
+/// Dropout as it is at inference: z.
+///
+/// | parameter | default | range |
+/// |---|---|---|
+/// | p | 0.5 | 0 to 1; kept for the file, without effect |
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dropout {
+    p: f64,
+}
+
+impl Dropout {
+    /// # Errors
+    /// [`Error::InvalidParameter`] where p is not a probability.
+    pub fn new(p: f64) -> Result<Self, Error> {
+        if (0.0..=1.0).contains(&p) { Ok(Self { p }) } else { Err(Error::parameter("Dropout", "p", p, "from 0 to 1")) }
+    }
+}
+
+impl Default for Dropout {
+    fn default() -> Self {
+        Self { p: 0.5 }
+    }
+}
+
+elementwise!(Dropout, "Dropout", |_this, z| z, |this| format!("p={:?}, inplace=False", this.p));
+
+/// Softmax over all values, at the end of a model only.
+///
+/// The model's [`forward`](crate::Sequential::forward) gives the probabilities; an explanation explains the logits and
+/// gives the probabilities beside them. To explain probabilities is to explain one output by its rivals' inputs too, and
+/// relevance that is multiplied by a saturated softmax vanishes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Softmax;
+
+impl<T: Scalar> Layer<T> for Softmax {
+    fn kind(&self) -> &str {
+        "Softmax"
+    }
+
+    fn operator(&self) -> Operator<'_, T> {
+        Operator::Softmax
+    }
+
+    fn arguments(&self) -> String {
+        "dim=-1".to_owned()
+    }
+}
+
+fn finite(of: &str, parameter: &str, value: f64) -> Result<f64, Error> {
+    if value.is_finite() { Ok(value) } else { Err(Error::parameter(of, parameter, value, "finite")) }
+}

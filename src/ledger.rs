@@ -1,0 +1,152 @@
+//! The ledger: where all of an output's relevance went.
+
+use std::fmt;
+
+use crate::accumulate::Cause;
+
+/// Where the relevance of one output went: to the inputs, and at each layer to its sinks.
+///
+/// For every rule, up to rounding,
+///
+/// ```text
+///     Σ_i R_i + Σ_layers (bias + stabiliser + rest + dead) = f_k(x)
+/// ```
+///
+/// The numbers are shares of the output (they sum to 1) times the output; sums are made in double precision.
+///
+/// ```
+/// use relprop::{Cause, Linear, Rule, Sequential};
+/// use relprop::nalgebra::{dmatrix, dvector};
+///
+/// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], dvector![1.0])?).build()?;
+/// let ledger = model.explain(&dvector![1.0, 1.0], Rule::Epsilon)?.ledger(0)?;
+/// assert_eq!(ledger.output(), 4.0);
+/// assert!((ledger.inputs() - 3.0).abs() < 1e-5);
+/// assert!((ledger.total(Cause::Bias) - 1.0).abs() < 1e-5);
+/// assert!(ledger.imbalance() < 1e-12);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ledger {
+    pub(crate) target: usize,
+    pub(crate) output: f64,
+    pub(crate) inputs: f64,
+    pub(crate) inputs_magnitude: f64,
+    pub(crate) entries: Vec<LedgerEntry>,
+}
+
+/// What went to one sink of one layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LedgerEntry {
+    pub(crate) layer: usize,
+    pub(crate) kind: String,
+    pub(crate) cause: Cause,
+    pub(crate) share: f64,
+    pub(crate) relevance: f64,
+}
+
+impl LedgerEntry {
+    /// The layer's index.
+    #[must_use]
+    pub fn layer(&self) -> usize {
+        self.layer
+    }
+
+    /// The layer's kind.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// Why relevance went there.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// The share of the output.
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        self.share
+    }
+
+    /// The share times the output.
+    #[must_use]
+    pub fn relevance(&self) -> f64 {
+        self.relevance
+    }
+}
+
+impl Ledger {
+    /// Which output this is the ledger of.
+    #[must_use]
+    pub fn target(&self) -> usize {
+        self.target
+    }
+
+    /// f_k(x), what there was to share.
+    #[must_use]
+    pub fn output(&self) -> f64 {
+        self.output
+    }
+
+    /// Σ_i R_i, what the inputs got.
+    #[must_use]
+    pub fn inputs(&self) -> f64 {
+        self.inputs * self.output
+    }
+
+    /// What each sink of each layer got.
+    #[must_use]
+    pub fn entries(&self) -> &[LedgerEntry] {
+        &self.entries
+    }
+
+    /// What all layers' sinks of one cause got.
+    #[must_use]
+    pub fn total(&self, cause: Cause) -> f64 {
+        self.entries.iter().filter(|entry| entry.cause == cause).map(|entry| entry.relevance).sum()
+    }
+
+    /// What the others leave of the output: the rounding error of the whole explanation.
+    #[must_use]
+    pub fn rounding(&self) -> f64 {
+        (1.0 - self.share_sum()) * self.output
+    }
+
+    /// |1 - Σ shares| as a fraction of the Σ |shares| over all inputs and sinks: how well the ledger closes.
+    #[must_use]
+    pub fn imbalance(&self) -> f64 {
+        let magnitude = self.inputs_magnitude + self.entries.iter().map(|entry| entry.share.abs()).sum::<f64>();
+        (1.0 - self.share_sum()).abs() / magnitude.max(f64::MIN_POSITIVE)
+    }
+
+    fn share_sum(&self) -> f64 {
+        self.inputs + self.entries.iter().map(|entry| entry.share).sum::<f64>()
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Bias => "bias",
+            Self::Stabilizer => "stabilizer",
+            Self::Rest => "rest",
+            Self::Dead => "dead",
+        })
+    }
+}
+
+impl fmt::Display for Ledger {
+    /// A line for the inputs, one for each sink that got something, the rounding and their sum.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = |relevance: f64| if self.output == 0.0 { 0.0 } else { 100.0 * relevance / self.output };
+        let mut line = |name: &str, relevance: f64| writeln!(f, "  {name:<28} {relevance:>14.6} {:>9.2} %", percent(relevance));
+        line("inputs", self.inputs())?;
+        for entry in self.entries.iter().filter(|entry| entry.share != 0.0) {
+            line(&format!("layer {} {} {}", entry.layer, entry.kind, entry.cause), entry.relevance)?;
+        }
+        line("rounding", self.rounding())?;
+        write!(f, "  {:<28} {:>14.6}", format!("= output {}", self.target), self.output)
+    }
+}

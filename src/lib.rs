@@ -1,0 +1,29 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod layer;
+pub mod rule;
+
+mod accumulate;
+mod error;
+mod explainer;
+mod explanation;
+mod ledger;
+mod linalg;
+mod scalar;
+mod sequential;
+
+pub use nalgebra;
+
+pub use accumulate::{Accumulation, Cause};
+pub use error::{Error, Misshapen};
+pub use explainer::Explainer;
+pub use explanation::{Contribution, Explanation};
+pub use layer::{
+    Dropout, Elementwise, Elu, Gelu, HardTanh, Identity, Layer, LeakyRelu, Linear, LinearMap, Operator, Relu, Sigmoid, Silu,
+    Softmax, Softplus, Tanh,
+};
+pub use ledger::{Ledger, LedgerEntry};
+pub use rule::{BiasMode, Epsilon, Relative, RelevanceRule, Rule};
+pub use scalar::Scalar;
+pub use sequential::{Sequential, SequentialBuilder};

@@ -1,0 +1,126 @@
+//! # Epsilon
+//!
+//! ```text
+//!     A_ij = z_i w_ij / (y_j + ε sgn y_j)        y_j = Σ_i z_i w_ij + b_j        sgn 0 = 1
+//! ```
+//!
+//! S. Bach, A. Binder, G. Montavon, F. Klauschen, K.-R. Müller, W. Samek: On pixel-wise explanations for non-linear
+//! classifier decisions by layer-wise relevance propagation. PLoS ONE 10(7): e0130140, 2015. Equation 58.
+
+use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform};
+use crate::error::Error;
+use crate::scalar::Scalar;
+
+/// z_i w_ij / (y_j + ε sgn y_j): relevance in proportion to what each input added to the output.
+///
+/// With an ε that vanishes against every total this is LRP-0, which in a ReLU network is gradient times input.
+///
+/// | parameter | default | purpose | range |
+/// |---|---|---|---|
+/// | epsilon | 1e-6 | keeps totals from zero; a larger one damps noise | finite, above 0 |
+/// | absolute or relative to the rms of the totals | absolute | relative: the same effect at any scale of the layer | |
+/// | bias | [`BiasMode::Absorb`] | what becomes of b | any mode |
+///
+/// Sinks: the bias b_j / S (under `Absorb`) and the stabiliser ε sgn y_j / S.
+///
+/// # Example
+/// ```
+/// use relprop::{BiasMode, Epsilon, Linear, Sequential};
+/// use relprop::nalgebra::{dmatrix, dvector};
+///
+/// let model = Sequential::builder().layer(Linear::new(dmatrix![2.0, 1.0], dvector![1.0])?).build()?;
+/// let x = dvector![1.0, 1.0];
+/// let absorb = model.explain(&x, Epsilon::new(1e-9)?)?;
+/// assert!((absorb.shares()[(0, 0)] - 2.0 / 4.0).abs() < 1e-8); // the bias takes a quarter
+/// let ignore = model.explain(&x, Epsilon::new(1e-9)?.with_bias(BiasMode::Ignore))?;
+/// assert!((ignore.shares()[(0, 0)] - 2.0 / 3.0).abs() < 1e-8);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Epsilon {
+    stabilizer: Stabilizer,
+    bias: BiasMode,
+}
+
+impl Epsilon {
+    /// ε as an absolute value.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] where ε is not finite or not above 0.
+    pub fn new(epsilon: f64) -> Result<Self, Error> {
+        check(epsilon).map(|()| Self { stabilizer: Stabilizer::Absolute(epsilon), bias: BiasMode::Absorb })
+    }
+
+    /// ε as a multiple of the root mean square of the layer's totals, taken anew at each layer and sample.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] where ε is not finite or not above 0.
+    ///
+    /// # Example
+    /// ```
+    /// use relprop::{Epsilon, RelevanceRule};
+    /// assert_eq!(RelevanceRule::<f32>::name(&Epsilon::relative_to_rms(0.25)?), "Epsilon(0.25 rms)");
+    /// assert!(Epsilon::relative_to_rms(0.0).is_err());
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    pub fn relative_to_rms(epsilon: f64) -> Result<Self, Error> {
+        check(epsilon).map(|()| Self { stabilizer: Stabilizer::RelativeToRms(epsilon), bias: BiasMode::Absorb })
+    }
+
+    /// The same with another use of the bias.
+    #[must_use]
+    pub fn with_bias(mut self, bias: BiasMode) -> Self {
+        self.bias = bias;
+        self
+    }
+}
+
+impl Default for Epsilon {
+    fn default() -> Self {
+        Self { stabilizer: Stabilizer::Absolute(1e-6), bias: BiasMode::Absorb }
+    }
+}
+
+fn check(epsilon: f64) -> Result<(), Error> {
+    if epsilon.is_finite() && epsilon > 0.0 {
+        return Ok(());
+    }
+    Err(Error::parameter("Epsilon", "epsilon", epsilon, "finite and above 0"))
+}
+
+impl<T: Scalar> RelevanceRule<T> for Epsilon {
+    fn name(&self) -> String {
+        let epsilon = match self.stabilizer {
+            Stabilizer::Absolute(epsilon) => format!("{epsilon:?}"),
+            Stabilizer::RelativeToRms(epsilon) => format!("{epsilon:?} rms"),
+        };
+        match self.bias {
+            BiasMode::Absorb => format!("Epsilon({epsilon})"),
+            mode => format!("Epsilon({epsilon}, bias: {mode:?})"),
+        }
+    }
+
+    fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
+        let part = Part::new(Transform::Identity, Transform::Identity);
+        Ok(Group::new(vec![part], Divisor::Total(self.stabilizer)).with_bias(self.bias, Transform::Identity).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_send_sync_and_clone() {
+        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
+        check::<Epsilon>();
+    }
+
+    #[test]
+    fn refuses_what_is_no_epsilon() {
+        for bad in [0.0, -1e-6, f64::NAN, f64::INFINITY] {
+            assert!(matches!(Epsilon::new(bad), Err(Error::InvalidParameter { .. })));
+            assert!(matches!(Epsilon::relative_to_rms(bad), Err(Error::InvalidParameter { .. })));
+        }
+    }
+}

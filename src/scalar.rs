@@ -1,0 +1,73 @@
+//! The number types a network can have.
+
+use std::fmt::{Debug, Display, LowerExp};
+use std::iter::Sum;
+
+use num_traits::{Float, NumAssign};
+
+/// A network's number type: `f32` or `f64`.
+///
+/// The trait is sealed. It is nalgebra's `Scalar` with the arithmetic of [`num_traits::Float`]; nalgebra's own
+/// `RealField` is left out because both together make every `abs` and `max` ambiguous.
+pub trait Scalar:
+    nalgebra::Scalar + Copy + Default + Float + NumAssign + Sum + Debug + Display + LowerExp + Send + Sync + sealed::Sealed
+{
+    /// Blocks of shares whose largest entry leaves 2^-RANGE to 2^RANGE are rescaled by a power of two.
+    #[doc(hidden)]
+    const RANGE: i32;
+
+    /// The nearest value of this type.
+    fn from_f64(value: f64) -> Self;
+
+    /// The same value in double precision.
+    fn as_f64(self) -> f64;
+
+    /// This value times 2^exponent, correctly rounded.
+    #[must_use]
+    fn times_two_to(self, exponent: i32) -> Self {
+        Self::from_f64(libm::scalbn(self.as_f64(), exponent))
+    }
+
+    /// The error function.
+    #[must_use]
+    fn erf(self) -> Self;
+}
+
+impl Scalar for f32 {
+    const RANGE: i32 = 32;
+
+    #[allow(clippy::cast_possible_truncation)] // rounding to the nearest f32 is what is asked for
+    fn from_f64(value: f64) -> Self {
+        value as f32
+    }
+
+    fn as_f64(self) -> f64 {
+        f64::from(self)
+    }
+
+    fn erf(self) -> Self {
+        libm::erff(self)
+    }
+}
+
+impl Scalar for f64 {
+    const RANGE: i32 = 256;
+
+    fn from_f64(value: f64) -> Self {
+        value
+    }
+
+    fn as_f64(self) -> f64 {
+        self
+    }
+
+    fn erf(self) -> Self {
+        libm::erf(self)
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
+}

@@ -1,0 +1,240 @@
+//! The model: layers one after another.
+
+use std::fmt;
+use std::sync::Arc;
+
+use nalgebra::{DMatrix, DVector};
+
+use crate::error::Error;
+use crate::layer::{self, Layer, LinearMap, Operator};
+use crate::linalg;
+use crate::scalar::Scalar;
+
+/// A network of layers that follow one another.
+///
+/// Immutable once built and cheap to clone: the layers are shared, so a clone for each thread costs nothing.
+/// [`explain`](Self::explain) and [`explainer`](Self::explainer) are what it is for.
+#[derive(Debug, Clone)]
+pub struct Sequential<T: Scalar> {
+    layers: Arc<[Box<dyn Layer<T>>]>,
+    inputs: usize,
+    outputs: usize,
+}
+
+/// Collects the layers of a [`Sequential`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct SequentialBuilder<T: Scalar> {
+    layers: Vec<Box<dyn Layer<T>>>,
+}
+
+impl<T: Scalar> SequentialBuilder<T> {
+    /// Adds a layer behind those that are there.
+    pub fn layer(mut self, layer: impl Layer<T> + 'static) -> Self {
+        self.layers.push(Box::new(layer));
+        self
+    }
+
+    /// The model, with all shapes checked.
+    ///
+    /// # Errors
+    /// [`Error::EmptyModel`], [`Error::NoLinearLayer`], [`Error::LayerShape`] where two layers do not fit,
+    /// [`Error::SoftmaxInMiddle`], and [`Error::ZeroSized`], [`Error::BiasShape`] or [`Error::NonFiniteBias`] for a linear
+    /// layer from outside the crate that is not sound.
+    pub fn build(self) -> Result<Sequential<T>, Error> {
+        let mut ends: Option<(usize, usize)> = None;
+        for (index, layer) in self.layers.iter().enumerate() {
+            match layer.operator() {
+                Operator::Linear(map) => {
+                    check_map(layer.kind(), map)?;
+                    if let Some((_, found)) = ends.filter(|&(_, found)| found != map.inputs()) {
+                        let kind = layer.kind().to_owned();
+                        return Err(Error::LayerShape { layer: index, kind, expected: map.inputs(), found });
+                    }
+                    ends = Some((ends.map_or(map.inputs(), |(inputs, _)| inputs), map.outputs()));
+                }
+                Operator::Elementwise(_) => {}
+                Operator::Softmax if index + 1 < self.layers.len() => {
+                    return Err(Error::SoftmaxInMiddle { layer: index, next: index + 1 });
+                }
+                Operator::Softmax => {}
+            }
+        }
+        match ends {
+            Some((inputs, outputs)) => Ok(Sequential { layers: self.layers.into(), inputs, outputs }),
+            None if self.layers.is_empty() => Err(Error::EmptyModel),
+            None => Err(Error::NoLinearLayer { layers: self.layers.len() }),
+        }
+    }
+}
+
+fn check_map<T: Scalar>(kind: &str, map: &dyn LinearMap<T>) -> Result<(), Error> {
+    let (outputs, inputs) = (map.outputs(), map.inputs());
+    if outputs == 0 || inputs == 0 {
+        return Err(Error::ZeroSized { kind: kind.to_owned(), outputs, inputs });
+    }
+    map.bias().map_or(Ok(()), |bias| layer::check_bias(kind, bias, outputs, inputs))
+}
+
+/// What a run of the network leaves behind, samples as columns.
+pub(crate) struct Outputs<T> {
+    /// The values that are explained.
+    pub logits: Vec<T>,
+    /// The softmax of the logits, where the model ends with one.
+    pub probabilities: Option<Vec<T>>,
+}
+
+/// A linear layer at the moment at which the forward pass leaves it.
+pub(crate) struct Leaving<'a, T: Scalar> {
+    /// The layer's index.
+    pub layer: usize,
+    pub map: &'a dyn LinearMap<T>,
+    /// z, samples as columns; handed over because the pass needs it no more.
+    pub inputs: Vec<T>,
+}
+
+impl<T: Scalar> Sequential<T> {
+    /// Starts a model.
+    ///
+    /// # Example
+    /// ```
+    /// use relprop::{Linear, Relu, Sequential};
+    /// use relprop::nalgebra::{dmatrix, dvector};
+    ///
+    /// let model = Sequential::builder()
+    ///     .layer(Linear::new(dmatrix![1.0, -1.0; 0.5, 2.0; 0.0, 1.0], dvector![0.0, 0.1, -0.2])?)
+    ///     .layer(Relu)
+    ///     .layer(Linear::new(dmatrix![1.0, 1.0, -1.0], dvector![0.05])?)
+    ///     .build()?;
+    /// assert_eq!((model.inputs(), model.outputs()), (2, 1));
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    pub fn builder() -> SequentialBuilder<T> {
+        SequentialBuilder { layers: Vec::new() }
+    }
+
+    /// How many values a sample has.
+    #[must_use]
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// How many outputs the model has.
+    #[must_use]
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// The layers, in order.
+    #[must_use]
+    pub fn layers(&self) -> &[Box<dyn Layer<T>>] {
+        &self.layers
+    }
+
+    /// The model's output at one sample: probabilities where it ends with a softmax.
+    ///
+    /// # Errors
+    /// [`Error::InputShape`], [`Error::NonFiniteInput`], [`Error::NonFiniteOutput`].
+    ///
+    /// # Example
+    /// ```
+    /// use relprop::{Linear, Sequential, Softmax};
+    /// use relprop::nalgebra::{dmatrix, dvector};
+    ///
+    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0; 1.0], None)?).layer(Softmax).build()?;
+    /// assert_eq!(model.forward(&dvector![3.0])?, dvector![0.5, 0.5]);
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    pub fn forward(&self, sample: &DVector<T>) -> Result<DVector<T>, Error> {
+        self.run(sample.as_slice().to_vec()).map(DVector::from_vec)
+    }
+
+    /// The model's outputs for a batch, samples as columns: inputs x samples in, outputs x samples out.
+    ///
+    /// A C-order array of shape (samples, inputs), as numpy and PyTorch have it, is such a matrix without a copy.
+    /// Any number of samples goes, none too.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), with the sample's index.
+    ///
+    /// # Example
+    /// ```
+    /// use relprop::{Linear, Sequential};
+    /// use relprop::nalgebra::dmatrix;
+    ///
+    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], None)?).build()?;
+    /// assert_eq!(model.forward_batch(&dmatrix![1.0, 0.0, 5.0; 0.0, 1.0, 5.0])?, dmatrix![1.0, 2.0, 15.0]);
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    pub fn forward_batch(&self, samples: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
+        if samples.nrows() != self.inputs {
+            return Err(self.wrong_input(samples.nrows()));
+        }
+        let values = self.run(samples.as_slice().to_vec())?;
+        Ok(DMatrix::from_vec(self.outputs, samples.ncols(), values))
+    }
+
+    fn run(&self, samples: Vec<T>) -> Result<Vec<T>, Error> {
+        let outputs = self.pass(samples, |_, _| Ok(()))?;
+        Ok(outputs.probabilities.unwrap_or(outputs.logits))
+    }
+
+    fn wrong_input(&self, found: usize) -> Error {
+        Error::InputShape { kind: self.layers[0].kind().to_owned(), expected: self.inputs, found }
+    }
+
+    /// Runs the network once on samples as columns and shows each linear layer, with W z, to `visit` as the pass leaves it.
+    ///
+    /// This is the only loop over the layers: whoever wants more than the outputs takes it in here.
+    pub(crate) fn pass<'a>(
+        &'a self,
+        samples: Vec<T>,
+        mut visit: impl FnMut(Leaving<'a, T>, &[T]) -> Result<(), Error>,
+    ) -> Result<Outputs<T>, Error> {
+        if samples.len() % self.inputs != 0 {
+            return Err(self.wrong_input(samples.len()));
+        }
+        if let Some((at, value)) = linalg::first_non_finite(&samples) {
+            let (sample, index) = (at / self.inputs, at % self.inputs);
+            return Err(Error::NonFiniteInput { index, sample, value: value.as_f64() });
+        }
+        let columns = samples.len() / self.inputs;
+        let mut values = samples;
+        let mut probabilities = None;
+        for (layer, node) in self.layers.iter().enumerate() {
+            match node.operator() {
+                Operator::Linear(map) => {
+                    let mut product = vec![T::zero(); map.outputs() * columns];
+                    map.apply(&values, &mut product);
+                    let inputs = std::mem::take(&mut values);
+                    visit(Leaving { layer, map, inputs }, &product)?;
+                    layer::add_bias(map.bias(), &mut product);
+                    values = product;
+                }
+                Operator::Elementwise(function) => function.apply(&mut values),
+                Operator::Softmax => probabilities = Some(layer::softmax(&values, self.outputs)),
+            }
+            if let Some((at, value)) = linalg::first_non_finite(&values) {
+                let index = at % (values.len() / columns);
+                return Err(Error::NonFiniteOutput { layer, kind: node.kind().to_owned(), index, value: value.as_f64() });
+            }
+        }
+        Ok(Outputs { logits: values, probabilities })
+    }
+}
+
+impl<T: Scalar> fmt::Display for Sequential<T> {
+    /// The model as PyTorch prints it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Sequential(")?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            writeln!(f, "  ({index}): {}", describe(&**layer))?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// One layer as PyTorch prints it.
+pub(crate) fn describe<T: Scalar>(layer: &dyn Layer<T>) -> String {
+    format!("{}({})", layer.kind(), layer.arguments())
+}
