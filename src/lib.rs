@@ -1,6 +1,12 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "heatmap")]
+#[cfg_attr(docsrs, doc(cfg(feature = "heatmap")))]
+pub mod heatmap;
+#[cfg(feature = "safetensors")]
+#[cfg_attr(docsrs, doc(cfg(feature = "safetensors")))]
+pub mod io;
 pub mod layer;
 pub mod rule;
 

@@ -1,0 +1,175 @@
+//! The crate against the formulas, published points, and the faults that other implementations are known for.
+
+use common::{Dense, Formula, Net};
+use proptest::prelude::*;
+use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
+use relprop::{Accumulation, BiasMode, Cause, Epsilon, Linear, Relative, Relu, Rule, Scalar, Sequential, Softmax};
+
+const ORDERS: [Accumulation; 2] = [Accumulation::Forward, Accumulation::Reverse];
+
+fn check<T: Scalar>(net: &Net, formula: Formula, tolerance: f64) {
+    let expected = net.expected(formula);
+    let model = net.model::<T>();
+    for order in ORDERS {
+        let explainer = model.explainer(formula.rule::<T>()).unwrap().accumulation(order);
+        expected.assert_is(&explainer.explain(&net.sample()).unwrap(), tolerance);
+    }
+}
+
+proptest! {
+    #![proptest_config(common::config(400))]
+
+    #[test]
+    fn equals_the_formulas(net in any::<bool>().prop_flat_map(|relu| common::net(true, relu)), formula in common::formula(1e-3)) {
+        check::<f64>(&net, formula, 1e-10);
+    }
+
+    #[test]
+    fn single_precision_is_close(net in common::net(true, true), formula in common::formula(0.1)) {
+        check::<f32>(&net, formula, 1e-4);
+    }
+}
+
+fn fixed() -> Net {
+    let first = Dense { weights: vec![vec![1.0, -1.0], vec![0.5, 2.0], vec![0.0, 1.0]], bias: Some(vec![0.0, 0.1, -0.2]) };
+    let second = Dense { weights: vec![vec![1.0, 1.0, -1.0], vec![-0.5, 0.25, 2.0]], bias: Some(vec![0.05, 0.3]) };
+    Net { layers: vec![first, second], relu: true, x: vec![1.0, 2.0] }
+}
+
+#[test]
+fn default_epsilon_on_fixed_networks() {
+    for bias in [BiasMode::Absorb, BiasMode::Ignore, BiasMode::Distribute] {
+        let default = Formula::Epsilon { epsilon: 1e-6, relative: false, bias };
+        for x in [vec![1.0, 2.0], vec![-1.0, 0.5], vec![0.0, 0.0], vec![3.0, -0.25]] {
+            check::<f64>(&Net { x, ..fixed() }, default, 1e-10);
+        }
+        let linear = Net { relu: false, ..fixed() };
+        check::<f64>(&linear, default, 1e-10);
+        check::<f32>(&linear, default, 1e-4);
+    }
+    let net = fixed();
+    let by_default = net.model::<f64>().explain(&net.sample(), Epsilon::default()).unwrap();
+    net.expected(Formula::Epsilon { epsilon: 1e-6, relative: false, bias: BiasMode::Absorb }).assert_is(&by_default, 1e-10);
+    assert_eq!(net.model().explain(&net.sample(), Rule::Epsilon).unwrap(), by_default);
+}
+
+/// The test network of Captum's LRP.
+#[test]
+fn captum_test_network() {
+    let model = Sequential::builder()
+        .layer(Linear::new(DMatrix::from_element(3, 3, 2.0), None).unwrap())
+        .layer(Relu)
+        .layer(Linear::new(DMatrix::from_element(1, 3, 3.0), None).unwrap())
+        .build()
+        .unwrap();
+    for order in ORDERS {
+        let explainer = model.explainer(Rule::Epsilon).unwrap().accumulation(order);
+        let relevance = explainer.explain(&dvector![1.0, 2.0, 3.0]).unwrap().relevance(0).unwrap();
+        assert!((relevance - dvector![18.0, 36.0, 54.0]).amax() < 1e-4);
+    }
+}
+
+#[test]
+fn the_bias_is_counted_once() {
+    let model = Sequential::builder().layer(Linear::new(dmatrix![2.0, 1.0], dvector![3.0]).unwrap()).build().unwrap();
+    let x = dvector![1.0, 1.0];
+    let share = |mode, input| model.explain(&x, Epsilon::new(1e-12).unwrap().with_bias(mode)).unwrap().shares()[(input, 0)];
+    for (mode, expected) in [
+        (BiasMode::Absorb, [2.0 / 6.0, 1.0 / 6.0]),
+        (BiasMode::Ignore, [2.0 / 3.0, 1.0 / 3.0]),
+        (BiasMode::Distribute, [3.5 / 6.0, 2.5 / 6.0]),
+    ] {
+        for (input, expected) in expected.into_iter().enumerate() {
+            assert!((share(mode, input) - expected).abs() < 1e-10, "{mode:?}");
+        }
+    }
+    let ledger = model.explain(&x, Epsilon::new(1e-12).unwrap()).unwrap().ledger(0).unwrap();
+    assert!((ledger.total(Cause::Bias) - 3.0).abs() < 1e-10);
+}
+
+#[test]
+fn a_last_softmax_changes_nothing() {
+    let net = fixed();
+    let plain = net.model::<f64>();
+    let layer = |dense: &Dense| {
+        let weights = DMatrix::from_fn(dense.weights.len(), dense.weights[0].len(), |j, i| dense.weights[j][i]);
+        Linear::new(weights, dense.bias.clone().map(DVector::from_vec)).unwrap()
+    };
+    let model =
+        Sequential::builder().layer(layer(&net.layers[0])).layer(Relu).layer(layer(&net.layers[1])).layer(Softmax).build().unwrap();
+    for order in ORDERS {
+        let with = model.explainer(Rule::Epsilon).unwrap().accumulation(order).explain(&net.sample()).unwrap();
+        let without = plain.explainer(Rule::Epsilon).unwrap().accumulation(order).explain(&net.sample()).unwrap();
+        assert_eq!(with.shares(), without.shares());
+        assert_eq!(with.output(), without.output());
+        assert!(without.probabilities().is_none());
+        let probabilities = with.probabilities().unwrap();
+        assert!((probabilities.sum() - 1.0).abs() < 1e-15);
+        assert_eq!(probabilities, &model.forward(&net.sample()).unwrap());
+    }
+}
+
+#[test]
+fn the_stabiliser_has_the_sign_of_the_total() {
+    // 1 - (1 + 1e-6) is the total: an unsigned stabiliser of 1e-6 would cancel it.
+    let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -1.0], None).unwrap()).build().unwrap();
+    let x = dvector![1.0, 1.0 + 1e-6];
+    let y: f64 = x[0] - x[1];
+    let shares = model.explain(&x, Epsilon::default()).unwrap().shares().clone();
+    assert!((shares[(0, 0)] - 1.0 / (y - 1e-6)).abs() < 1e-9 * shares.amax());
+    assert!(shares.amax() < 5.1e5);
+    // The sign of 0 is +.
+    let zero = model.explain(&dvector![1.0, 1.0], Epsilon::new(0.5).unwrap()).unwrap();
+    assert_eq!(zero.shares(), &dmatrix![2.0; -2.0]);
+    assert_eq!(zero.ledger(0).unwrap().entries()[0].share(), 1.0);
+}
+
+#[test]
+fn a_second_call_gives_the_same() {
+    let net = fixed();
+    for order in ORDERS {
+        let explainer = net.model::<f64>().explainer(Epsilon::new(0.1).unwrap()).unwrap().accumulation(order);
+        let first = explainer.explain(&net.sample()).unwrap();
+        explainer.explain(&dvector![-5.0, 3.0]).unwrap();
+        assert_eq!(explainer.explain(&net.sample()).unwrap(), first);
+    }
+}
+
+/// Weights in [-a, a] with a variance that keeps the size of the activations behind a ReLU; exact in f32.
+fn deep<T: Scalar>(sizes: &[usize]) -> Sequential<T> {
+    let mut state = 1_u64;
+    let mut next = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 41) as f64 / f64::from(1 << 22) - 1.0
+    };
+    let mut builder = Sequential::builder();
+    for (index, pair) in sizes.windows(2).enumerate() {
+        let size = (6.0 / pair[0] as f64).sqrt();
+        let weights = DMatrix::from_fn(pair[1], pair[0], |_, _| T::from_f64(f64::from((next() * size) as f32)));
+        builder = builder.layer(Linear::new(weights, None).unwrap());
+        if index + 2 < sizes.len() {
+            builder = builder.layer(Relu);
+        }
+    }
+    builder.build().unwrap()
+}
+
+#[test]
+fn deep_relative_does_not_vanish() {
+    // The shares are of the size of 1000^-30, far below the smallest f32.
+    for (inputs, order) in [(4, Accumulation::Forward), (1000, Accumulation::Reverse)] {
+        let mut sizes = vec![1000; 31];
+        (sizes[0], sizes[30]) = (inputs, 3);
+        let x: Vec<f64> = (0..inputs).map(|i| 1.0 - 0.25 * (i % 7) as f64).collect();
+        let x32 = DVector::from_iterator(inputs, x.iter().map(|&v| v as f32));
+        let single = deep::<f32>(&sizes).explainer(Relative::default()).unwrap().accumulation(order).explain(&x32).unwrap();
+        let double =
+            deep::<f64>(&sizes).explainer(Relative::default()).unwrap().accumulation(order).explain(&DVector::from_vec(x)).unwrap();
+        assert!(single.exponent() < 0);
+        assert!(single.shares().amax() > 0.0);
+        // Divided by the other's scale, so that neither side underflows.
+        let scale = f64::from(single.exponent() - double.exponent()).exp2();
+        let error = (single.shares().map(|v| f64::from(v) * scale) - double.shares()).amax();
+        assert!(error <= 1e-3 * double.shares().amax(), "{error:e} of {:e}", double.shares().amax());
+    }
+}
