@@ -1,56 +1,29 @@
 //! The one seam to matrix products.
 //!
-//! All matrices are slices in column-major order. Products of more than [`SMALL`] columns go to nalgebra's `gemm`, which
-//! is matrixmultiply with the processor's widest vectors; a transposed operand is a view with swapped strides, because
-//! nalgebra's own `tr_mul` does not reach that path. Products of few columns are bound by the reading of the matrix, so
-//! they are done by the column with zeros left out: after a ReLU that is about half of the work.
+//! All matrices are slices in column-major order. Large products go to nalgebra's `gemm`, which is matrixmultiply with the
+//! processor's widest vectors; a transposed operand is a view with swapped strides, because nalgebra's own `tr_mul` does
+//! not reach that path. Products of few columns are bound by the reading of the matrix, so they are done by the column
+//! with zeros left out: after a ReLU that is about half of the work.
 
 use nalgebra::{Dyn, MatrixView, MatrixViewMut};
 
 use crate::scalar::Scalar;
 
-/// Up to this many columns a product is done by the column; nalgebra's fast path begins above it.
+/// nalgebra's fast path needs every dimension above this. It must not be called below: its own loops for small products
+/// read out of bounds where the strides are swapped.
 const SMALL: usize = 5;
 
-/// A matrix operand: a column-major slice of `rows` x `columns`, or its transpose.
-#[derive(Clone, Copy)]
-pub(crate) enum Operand<'a, T> {
-    /// `rows` x `columns`, as stored.
-    Plain(&'a [T], usize, usize),
-    /// The transpose of a stored `rows` x `columns`.
-    Transposed(&'a [T], usize, usize),
+/// A matrix of `shape` over a slice, `strides` apart.
+fn view<T: Scalar>(values: &[T], shape: (usize, usize), strides: (usize, usize)) -> MatrixView<'_, T, Dyn, Dyn, Dyn, Dyn> {
+    MatrixView::from_slice_with_strides_generic(values, Dyn(shape.0), Dyn(shape.1), Dyn(strides.0), Dyn(strides.1))
 }
 
-impl<'a, T: Scalar> Operand<'a, T> {
-    fn view(self) -> MatrixView<'a, T, Dyn, Dyn, Dyn, Dyn> {
-        match self {
-            Self::Plain(values, rows, columns) => {
-                MatrixView::from_slice_with_strides_generic(values, Dyn(rows), Dyn(columns), Dyn(1), Dyn(rows))
-            }
-            Self::Transposed(values, rows, columns) => {
-                MatrixView::from_slice_with_strides_generic(values, Dyn(columns), Dyn(rows), Dyn(rows), Dyn(1))
-            }
-        }
-    }
-}
-
-/// `out = a b`, with `out` column-major. Cost: rows x inner x columns multiply-adds.
-pub(crate) fn multiply<T: Scalar>(a: Operand<'_, T>, b: Operand<'_, T>, out: &mut [T]) {
-    let (a, b) = (a.view(), b.view());
-    let (rows, columns) = (a.nrows(), b.ncols());
-    MatrixViewMut::from_slice_with_strides_generic(out, Dyn(rows), Dyn(columns), Dyn(1), Dyn(rows)).gemm(
-        T::one(),
-        &a,
-        &b,
-        T::zero(),
-    );
-}
-
-/// `y = W x` for any number of columns; `w` is outputs x inputs.
+/// `y = W x` for any number of columns; `w` is outputs x inputs. Cost: outputs x inputs x columns multiply-adds.
 pub(crate) fn apply<T: Scalar>(w: &[T], outputs: usize, inputs: usize, x: &[T], y: &mut [T]) {
     let columns = x.len() / inputs;
-    if columns > SMALL {
-        return multiply(Operand::Plain(w, outputs, inputs), Operand::Plain(x, inputs, columns), y);
+    if columns.min(outputs).min(inputs) > SMALL {
+        let (w, x) = (view(w, (outputs, inputs), (1, outputs)), view(x, (inputs, columns), (1, inputs)));
+        return MatrixViewMut::from_slice_generic(y, Dyn(outputs), Dyn(columns)).gemm(T::one(), &w, &x, T::zero());
     }
     y.fill(T::zero());
     for (x, y) in x.chunks_exact(inputs).zip(y.chunks_exact_mut(outputs)) {
@@ -62,11 +35,12 @@ pub(crate) fn apply<T: Scalar>(w: &[T], outputs: usize, inputs: usize, x: &[T], 
     }
 }
 
-/// `x = Wᵀ y` for any number of columns; `w` is outputs x inputs.
+/// `x = Wᵀ y` for any number of columns; `w` is outputs x inputs. Cost: outputs x inputs x columns multiply-adds.
 pub(crate) fn apply_transposed<T: Scalar>(w: &[T], outputs: usize, inputs: usize, y: &[T], x: &mut [T]) {
     let columns = y.len() / outputs;
-    if columns > SMALL {
-        return multiply(Operand::Transposed(w, outputs, inputs), Operand::Plain(y, outputs, columns), x);
+    if columns.min(outputs).min(inputs) > SMALL {
+        let (w, y) = (view(w, (inputs, outputs), (outputs, 1)), view(y, (outputs, columns), (1, outputs)));
+        return MatrixViewMut::from_slice_generic(x, Dyn(inputs), Dyn(columns)).gemm(T::one(), &w, &y, T::zero());
     }
     for (y, x) in y.chunks_exact(outputs).zip(x.chunks_exact_mut(inputs)) {
         for (x, w) in x.iter_mut().zip(w.chunks_exact(outputs)) {

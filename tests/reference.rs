@@ -1,5 +1,7 @@
 //! The crate against the formulas, published points, and the faults that other implementations are known for.
 
+mod common;
+
 use common::{Dense, Formula, Net};
 use proptest::prelude::*;
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
@@ -73,7 +75,8 @@ fn captum_test_network() {
 fn the_bias_is_counted_once() {
     let model = Sequential::builder().layer(Linear::new(dmatrix![2.0, 1.0], dvector![3.0]).unwrap()).build().unwrap();
     let x = dvector![1.0, 1.0];
-    let share = |mode, input| model.explain(&x, Epsilon::new(1e-12).unwrap().with_bias(mode)).unwrap().shares()[(input, 0)];
+    let share =
+        |mode, input| -> f64 { model.explain(&x, Epsilon::new(1e-12).unwrap().with_bias(mode)).unwrap().shares()[(input, 0)] };
     for (mode, expected) in [
         (BiasMode::Absorb, [2.0 / 6.0, 1.0 / 6.0]),
         (BiasMode::Ignore, [2.0 / 3.0, 1.0 / 3.0]),

@@ -2,7 +2,7 @@
 
 use crate::accumulate::factor::Factor;
 use crate::accumulate::{Label, Overflow, Shares};
-use crate::linalg::{self, Operand};
+use crate::linalg;
 use crate::scalar::Scalar;
 
 /// The shares of each input, and of each sink, in the outputs: for each sample, outputs x (inputs + sinks).
@@ -117,8 +117,7 @@ impl<T: Scalar> Suffix<T> {
         let mut product = vec![T::zero(); rows * self.outputs];
         let pairs = left.values.chunks_exact(rows * inner).zip(self.values.chunks_exact(inner * self.outputs));
         for ((left, right), &exponent) in pairs.zip(&self.exponents) {
-            let right = Operand::Plain(right, inner, self.outputs);
-            linalg::multiply(Operand::Transposed(left, inner, rows), right, &mut product);
+            linalg::apply_transposed(left, inner, rows, right, &mut product);
             for column in product.chunks_exact(rows) {
                 let (shares, of_sinks) = column.split_at(rows - sinks.len());
                 values.extend_from_slice(shares);

@@ -7,7 +7,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use relprop::nalgebra::{DMatrix, DVector};
-use relprop::{BiasMode, Cause, Epsilon, Explanation, Linear, Relative, Relu, RelevanceRule, Scalar, Sequential};
+use relprop::{BiasMode, Cause, Epsilon, Explanation, Linear, Relative, RelevanceRule, Relu, Scalar, Sequential};
 
 /// Rows of numbers.
 pub type Matrix = Vec<Vec<f64>>;
@@ -91,9 +91,7 @@ impl Formula {
     pub fn rule<T: Scalar>(self) -> Box<dyn RelevanceRule<T>> {
         match self {
             Self::Epsilon { epsilon, relative: false, bias } => Box::new(Epsilon::new(epsilon).unwrap().with_bias(bias)),
-            Self::Epsilon { epsilon, relative: true, bias } => {
-                Box::new(Epsilon::relative_to_rms(epsilon).unwrap().with_bias(bias))
-            }
+            Self::Epsilon { epsilon, relative: true, bias } => Box::new(Epsilon::relative_to_rms(epsilon).unwrap().with_bias(bias)),
             Self::Relative { bias } => Box::new(Relative::new(bias).unwrap()),
         }
     }

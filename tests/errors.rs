@@ -1,0 +1,303 @@
+//! Every error at its place and with what its message names, and layers and rules from outside the crate.
+
+use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
+use relprop::rule::{Decomposition, Divisor, Group, Part, Site, Stabilizer, Transform};
+use relprop::{
+    Accumulation, BiasMode, Dropout, Elementwise, Elu, Epsilon, Error, HardTanh, Layer, LeakyRelu, Linear, LinearMap, Operator,
+    Relative, RelevanceRule, Relu, Rule, Scalar, Sequential, Softmax, Softplus,
+};
+
+const ORDERS: [Accumulation; 2] = [Accumulation::Forward, Accumulation::Reverse];
+
+fn linear(outputs: usize, inputs: usize) -> Linear<f64> {
+    Linear::new(DMatrix::from_fn(outputs, inputs, |j, i| 1.0 + j as f64 - 0.5 * i as f64), None).unwrap()
+}
+
+fn model() -> Sequential<f64> {
+    Sequential::builder().layer(linear(3, 2)).layer(Relu).layer(linear(2, 3)).build().unwrap()
+}
+
+#[test]
+fn models_that_do_not_fit() {
+    let shape = Sequential::builder().layer(linear(3, 2)).layer(Relu).layer(linear(1, 4)).build().unwrap_err();
+    assert!(matches!(shape, Error::LayerShape { layer: 2, expected: 4, found: 3, .. }));
+    assert_eq!(shape.to_string(), "layer 2 (Linear) takes 4 inputs, but the layers before it give 3");
+    assert!(matches!(Sequential::<f64>::builder().build(), Err(Error::EmptyModel)));
+    let activations = Sequential::<f64>::builder().layer(Relu).layer(Softmax).build();
+    assert!(matches!(activations, Err(Error::NoLinearLayer { layers: 2 })));
+    let softmax = Sequential::builder().layer(linear(3, 2)).layer(Softmax).layer(Relu).build().unwrap_err();
+    assert!(matches!(softmax, Error::SoftmaxInMiddle { layer: 1, next: 2 }));
+    assert!(softmax.to_string().starts_with("layer 1 (Softmax)"));
+}
+
+#[test]
+fn weights_that_do_not_fit() {
+    let bias = Linear::new(DMatrix::from_element(3, 2, 1.0), dvector![1.0, 2.0]).unwrap_err();
+    assert!(matches!(bias, Error::BiasShape { found: 2, outputs: 3, inputs: 2, .. }));
+    assert_eq!(bias.to_string(), "Linear: the bias has 2 values for 3 outputs (weights are 3 x 2)");
+    let count = Linear::from_rows(2, 3, &[1.0; 5], None).unwrap_err();
+    assert!(matches!(count, Error::WeightCount { found: 5, outputs: 2, inputs: 3, .. }));
+    assert_eq!(count.to_string(), "Linear: 5 weights were given for a shape of 2 x 3");
+    assert!(matches!(Linear::from_rows(usize::MAX, 2, &[1.0; 2], None), Err(Error::WeightCount { .. })));
+    for (outputs, inputs) in [(0, 3), (3, 0), (0, 0)] {
+        let empty = Linear::new(DMatrix::<f64>::zeros(outputs, inputs), None);
+        assert!(matches!(empty, Err(Error::ZeroSized { outputs: o, inputs: i, .. }) if (o, i) == (outputs, inputs)));
+    }
+}
+
+#[test]
+fn numbers_that_are_not_finite() {
+    for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let mut weights = DMatrix::from_element(3, 2, 1.0);
+        weights[(2, 1)] = bad;
+        let weight = Linear::new(weights, None);
+        assert!(matches!(weight, Err(Error::NonFiniteWeight { output: 2, input: 1, value, .. }) if !value.is_finite()));
+        let rows = Linear::from_rows(2, 3, &[1.0, bad, 1.0, 1.0, 1.0, 1.0], None);
+        assert!(matches!(rows, Err(Error::NonFiniteWeight { output: 0, input: 1, .. })));
+        let bias = Linear::new(DMatrix::from_element(3, 2, 1.0), dvector![0.0, bad, 0.0]);
+        assert!(matches!(bias, Err(Error::NonFiniteBias { output: 1, .. })));
+        let input = model().explain(&dvector![0.0, bad], Rule::Epsilon);
+        assert!(matches!(input, Err(Error::NonFiniteInput { index: 1, sample: 0, .. })));
+        let batch = model().forward_batch(&dmatrix![0.0, 1.0, bad; 0.0, 1.0, 2.0]);
+        assert!(matches!(batch, Err(Error::NonFiniteInput { index: 0, sample: 2, .. })));
+    }
+}
+
+#[test]
+fn samples_of_another_length() {
+    let explainer = model().explainer(Rule::Epsilon).unwrap();
+    let before = explainer.explain(&dvector![1.0, 2.0]).unwrap();
+    // Whole multiples of the model's inputs, and none, are as wrong as any other length.
+    for found in [0, 1, 3, 4, 6] {
+        let sample = DVector::from_element(found, 1.0);
+        let results = [
+            explainer.explain(&sample).map(drop),
+            explainer.explain_slice(sample.as_slice()).map(drop),
+            explainer.model().forward(&sample).map(drop),
+        ];
+        for result in results {
+            assert!(matches!(result, Err(Error::InputShape { expected: 2, found: f, .. }) if f == found), "{found}: {result:?}");
+        }
+    }
+    let batch = explainer.model().forward_batch(&DMatrix::from_element(4, 1, 1.0)).unwrap_err();
+    assert_eq!(batch.to_string(), "the model takes 2 inputs (layer 0 is Linear), the sample has 4");
+    assert_eq!(explainer.explain(&dvector![1.0, 2.0]).unwrap(), before);
+}
+
+#[test]
+fn outputs_that_are_not_there() {
+    let explanation = model().explain(&dvector![1.0, 2.0], Rule::Epsilon).unwrap();
+    let results = [explanation.relevance(2).map(drop), explanation.ledger(2).map(drop), explanation.top(2, 1).map(drop)];
+    for result in results {
+        let error = result.unwrap_err();
+        assert!(matches!(error, Error::TargetOutOfRange { target: 2, outputs: 2 }));
+        assert_eq!(error.to_string(), "output 2 was asked for, the model has outputs 0 to 1");
+    }
+}
+
+#[test]
+fn parameters_out_of_range() {
+    let bad = |result: Result<(), Error>| matches!(result, Err(Error::InvalidParameter { .. }));
+    for epsilon in [0.0, -0.0, -1e-6, f64::NAN, f64::INFINITY] {
+        assert!(bad(Epsilon::new(epsilon).map(drop)));
+        assert!(bad(Epsilon::relative_to_rms(epsilon).map(drop)));
+    }
+    assert!(bad(Relative::new(BiasMode::Absorb).map(drop)));
+    for value in [f64::NAN, f64::INFINITY] {
+        assert!(bad(LeakyRelu::new(value).map(drop)));
+        assert!(bad(Elu::new(value).map(drop)));
+        assert!(bad(Softplus::new(value, 20.0).map(drop)));
+        assert!(bad(Softplus::new(1.0, value).map(drop)));
+        assert!(bad(HardTanh::new(value, 1.0).map(drop)));
+        assert!(bad(HardTanh::new(-1.0, value).map(drop)));
+        assert!(bad(Dropout::new(value).map(drop)));
+    }
+    assert!(bad(Softplus::new(0.0, 20.0).map(drop)));
+    assert!(bad(HardTanh::new(1.0, -1.0).map(drop)));
+    assert!(bad(Dropout::new(-0.1).map(drop)));
+    assert!(bad(Dropout::new(1.1).map(drop)));
+    assert_eq!(Epsilon::new(-1.0).unwrap_err().to_string(), "Epsilon: epsilon must be finite and above 0, it is -1.0");
+}
+
+fn single(weights: &[f32]) -> Sequential<f32> {
+    Sequential::builder().layer(Linear::from_rows(1, weights.len(), weights, None).unwrap()).build().unwrap()
+}
+
+#[test]
+fn an_epsilon_below_the_number_type() {
+    let model = single(&[1.0, 2.0]);
+    let error = model.explainer(Epsilon::new(1e-60).unwrap()).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { layer: 0, .. }));
+    assert!(error.to_string().contains("layer 0 (Linear)"));
+    assert!(model.explainer(Epsilon::new(1e-30).unwrap()).is_ok());
+}
+
+#[test]
+fn a_network_that_overflows() {
+    let model = single(&[1e30, 1e30]);
+    let large = dvector![1e30_f32, 0.0];
+    assert!(matches!(model.forward(&large), Err(Error::NonFiniteOutput { layer: 0, index: 0, .. })));
+    for order in ORDERS {
+        let explainer = model.explainer(Rule::Epsilon).unwrap().accumulation(order);
+        let before = explainer.explain(&dvector![1.0, 2.0]).unwrap();
+        let error = explainer.explain(&large).unwrap_err();
+        assert!(matches!(error, Error::NonFiniteOutput { layer: 0, .. }), "{order:?}: {error}");
+        assert_eq!(explainer.explain(&dvector![1.0, 2.0]).unwrap(), before);
+    }
+}
+
+#[test]
+fn relevances_that_overflow() {
+    // The total is 0 and its stabiliser tiny: each share is 1e20 / 1e-30.
+    let model = single(&[1.0, -1.0]);
+    for order in ORDERS {
+        let explainer = model.explainer(Epsilon::new(1e-30).unwrap()).unwrap().accumulation(order);
+        let error = explainer.explain(&dvector![1e20, 1e20]).unwrap_err();
+        assert!(matches!(error, Error::Overflow { layer: 0, .. }), "{order:?}: {error}");
+        assert!(explainer.explain(&dvector![1.0, 2.0]).is_ok());
+    }
+}
+
+/// y = d z, entry by entry, with as little of `LinearMap` as it takes.
+#[derive(Debug)]
+struct Diagonal<T: Scalar> {
+    d: Vec<T>,
+    bias: Option<Vec<T>>,
+}
+
+impl<T: Scalar> Diagonal<T> {
+    fn product(&self, x: &[T], y: &mut [T]) {
+        for ((y, &x), &d) in y.iter_mut().zip(x).zip(self.d.iter().cycle()) {
+            *y = d * x;
+        }
+    }
+}
+
+impl<T: Scalar> LinearMap<T> for Diagonal<T> {
+    fn inputs(&self) -> usize {
+        self.d.len()
+    }
+
+    fn outputs(&self) -> usize {
+        self.d.len()
+    }
+
+    fn bias(&self) -> Option<&[T]> {
+        self.bias.as_deref()
+    }
+
+    fn apply(&self, x: &[T], y: &mut [T]) {
+        self.product(x, y);
+    }
+
+    fn apply_transposed(&self, y: &[T], x: &mut [T]) {
+        self.product(y, x);
+    }
+
+    fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
+        Box::new(Self { d: self.d.iter().map(|&d| f(d)).collect(), bias: None })
+    }
+}
+
+impl<T: Scalar> Layer<T> for Diagonal<T> {
+    fn kind(&self) -> &'static str {
+        "Diagonal"
+    }
+
+    fn operator(&self) -> Operator<'_, T> {
+        Operator::Linear(self)
+    }
+}
+
+/// max(z, 0)².
+#[derive(Debug)]
+struct SquaredRelu;
+
+impl<T: Scalar> Elementwise<T> for SquaredRelu {
+    fn value(&self, z: T) -> T {
+        z.max(T::zero()) * z
+    }
+}
+
+impl<T: Scalar> Layer<T> for SquaredRelu {
+    fn kind(&self) -> &'static str {
+        "SquaredReLU"
+    }
+
+    fn operator(&self) -> Operator<'_, T> {
+        Operator::Elementwise(self)
+    }
+}
+
+/// |z w| / (Σ |z w| + 1e-9).
+struct Magnitude;
+
+impl<T: Scalar> RelevanceRule<T> for Magnitude {
+    fn name(&self) -> String {
+        "Magnitude".to_owned()
+    }
+
+    fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
+        let part = Part::new(Transform::map(|z: T| z.abs()), Transform::map(|w: T| w.abs()));
+        let group = Group::new(vec![part], Divisor::Total(Stabilizer::Absolute(1e-9)));
+        Ok(group.with_bias(BiasMode::Ignore, Transform::Identity).into())
+    }
+}
+
+#[test]
+fn layers_from_outside() {
+    let d = vec![2.0, -1.0, 0.5];
+    let bias = vec![0.1, 0.0, -0.3];
+    let ends = || (linear(3, 2), linear(2, 3));
+    let ((first, last), (same_first, same_last)) = (ends(), ends());
+    let own = Sequential::builder()
+        .layer(first)
+        .layer(SquaredRelu)
+        .layer(Diagonal { d: d.clone(), bias: Some(bias.clone()) })
+        .layer(last)
+        .build()
+        .unwrap();
+    let dense = Sequential::builder()
+        .layer(same_first)
+        .layer(SquaredRelu)
+        .layer(Linear::new(DMatrix::from_diagonal(&DVector::from_vec(d)), DVector::from_vec(bias)).unwrap())
+        .layer(same_last)
+        .build()
+        .unwrap();
+    let x = dvector![1.5, -0.5];
+    let rules: [Box<dyn RelevanceRule<f64>>; 3] =
+        [Box::new(Epsilon::default()), Box::new(Epsilon::default().with_bias(BiasMode::Ignore)), Box::new(Magnitude)];
+    for rule in &rules {
+        for order in ORDERS {
+            let own = own.explainer(rule).unwrap().accumulation(order).explain(&x).unwrap();
+            let dense = dense.explainer(rule).unwrap().accumulation(order).explain(&x).unwrap();
+            assert!((own.shares() - dense.shares()).amax() <= 1e-12 * dense.shares().amax());
+            assert!(own.ledger(1).unwrap().imbalance() < 1e-12);
+        }
+    }
+    // The diagonal's outputs have one input each, and it alone shares in them.
+    let alone = Sequential::builder().layer(Diagonal { d: vec![2.0, 3.0], bias: None }).build().unwrap();
+    assert_eq!(alone.explain(&dvector![1.0, 1.0], Rule::Relative).unwrap().shares(), &dmatrix![2.0, 0.0; 0.0, 3.0]);
+}
+
+#[test]
+fn a_rule_from_outside() {
+    let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -2.0, 0.5], dvector![4.0]).unwrap()).build().unwrap();
+    for order in ORDERS {
+        let explainer = model.explainer(Magnitude).unwrap().accumulation(order);
+        let explanation = explainer.explain(&dvector![1.0, 1.0, -2.0]).unwrap();
+        assert_eq!(explanation.rule(), "Magnitude");
+        assert!((explanation.shares() - dmatrix![0.25; 0.5; 0.25]).amax() < 1e-8);
+        assert!(explanation.ledger(0).unwrap().imbalance() < 1e-12);
+    }
+}
+
+#[test]
+fn maps_from_outside_that_are_not_sound() {
+    let build = |d: Vec<f64>, bias| Sequential::builder().layer(Diagonal { d, bias }).build();
+    let error = build(vec![1.0, 2.0], Some(vec![1.0])).unwrap_err();
+    assert!(matches!(error, Error::BiasShape { found: 1, outputs: 2, inputs: 2, .. }));
+    assert!(error.to_string().starts_with("Diagonal:"));
+    assert!(matches!(build(vec![1.0], Some(vec![f64::NAN])), Err(Error::NonFiniteBias { output: 0, .. })));
+    assert!(matches!(build(vec![], None), Err(Error::ZeroSized { outputs: 0, inputs: 0, .. })));
+}

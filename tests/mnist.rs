@@ -1,0 +1,61 @@
+//! The bundled network on the bundled digits: it is as good as its card says, and the ledger closes for every output.
+
+#![cfg(feature = "safetensors")]
+
+use std::io::Read;
+
+use relprop::io::StateDict;
+use relprop::nalgebra::DMatrix;
+use relprop::{Accumulation, Relu, Rule, Scalar, Sequential, Softmax};
+
+fn model<T: Scalar>() -> Sequential<T> {
+    let weights = StateDict::open(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/mnist/mlp.safetensors")).unwrap();
+    let builder = weights.builder().linear("net.1", 784, 320).layer(Relu).linear("net.3", 320, 120).layer(Relu);
+    builder.linear("net.5", 120, 40).layer(Relu).linear("net.7", 40, 10).layer(Softmax).build().unwrap()
+}
+
+/// What a bundled IDX file holds behind its header.
+fn data(name: &str, header: usize) -> Vec<u8> {
+    let file = std::fs::File::open(format!("{}/examples/mnist/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let mut bytes = Vec::new();
+    flate2::read::GzDecoder::new(file).read_to_end(&mut bytes).unwrap();
+    bytes.split_off(header)
+}
+
+/// The bundled digits as columns, 0 to 1.
+fn digits<T: Scalar>() -> DMatrix<T> {
+    let pixels = data("digits-images-idx3-ubyte.gz", 16);
+    DMatrix::from_iterator(784, pixels.len() / 784, pixels.iter().map(|&p| T::from_f64(f64::from(p)) / T::from_f64(255.0)))
+}
+
+#[test]
+fn recognises_the_bundled_digits() {
+    let labels = data("digits-labels-idx1-ubyte.gz", 8);
+    let outputs = model::<f32>().forward_batch(&digits()).unwrap();
+    assert!(labels.len() >= 500);
+    let right = outputs.column_iter().zip(&labels).filter(|(output, label)| output.imax() == usize::from(**label)).count();
+    println!("{right} of {}", labels.len());
+    assert!(right * 100 >= labels.len() * 97);
+}
+
+fn worst_imbalance<T: Scalar>() -> f64 {
+    let mut worst = 0.0_f64;
+    for rule in [Rule::Epsilon, Rule::Relative] {
+        let explainer = model::<T>().explainer(rule).unwrap().accumulation(Accumulation::Reverse);
+        for digit in digits::<T>().column_iter() {
+            let explanation = explainer.explain(&digit.into_owned()).unwrap();
+            for target in 0..10 {
+                worst = worst.max(explanation.ledger(target).unwrap().imbalance());
+            }
+        }
+    }
+    worst
+}
+
+#[test]
+fn the_ledger_closes() {
+    let (single, double) = (worst_imbalance::<f32>(), worst_imbalance::<f64>());
+    println!("worst |1 - sum| over the sum of magnitudes: {single:.1e} in f32, {double:.1e} in f64");
+    assert!(single <= 1e-5);
+    assert!(double <= 1e-12);
+}
