@@ -29,8 +29,10 @@ pub(crate) use factor::{Factor, Prepared};
 ///
 /// | order | cost | memory | best where |
 /// |---|---|---|---|
-/// | `Forward` | n_0 (n_1 n_2 + n_2 n_3 + …) | one n_0 x n_l block | the network widens; few inputs |
-/// | `Reverse` | n_L (n_0 n_1 + n_1 n_2 + …) | the activations and one n_l x n_L block | the network narrows; few outputs |
+/// | `Forward` | n_0 (n_1 n_2 + … + n_(L-1) n_L) | one n_0 x n_l block | the network widens; few inputs |
+/// | `Reverse` | n_L (n_0 n_1 + … + n_(L-2) n_(L-1)) | the activations and one n_l x n_L block | the network narrows; few outputs |
+///
+/// An explainer takes the one that costs less, unless it is told.
 ///
 /// ```
 /// use relprop::{Accumulation, Linear, Relu, Rule, Sequential};
@@ -47,14 +49,25 @@ pub(crate) use factor::{Factor, Prepared};
 /// assert!((forward.shares() - reverse.shares()).amax() < 1e-12);
 /// # Ok::<(), relprop::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Accumulation {
     /// Reduce after every shift: streaming, and no activations are kept.
-    #[default]
     Forward,
     /// Shift all, then reduce from the outputs.
     Reverse,
+}
+
+impl Accumulation {
+    /// The order that costs less for linear maps of these (inputs, outputs); the streaming one of equals.
+    pub(crate) fn cheaper(shapes: &[(usize, usize)]) -> Self {
+        let (Some(&(first, _)), Some(&(_, last))) = (shapes.first(), shapes.last()) else { return Self::Forward };
+        let cost =
+            |width: usize, maps: &[(usize, usize)]| maps.iter().map(|&(n, m)| width as f64 * n as f64 * m as f64).sum::<f64>();
+        // Each order gets the map at which it begins for nothing.
+        let (forward, reverse) = (cost(first, &shapes[1..]), cost(last, &shapes[..shapes.len() - 1]));
+        if forward <= reverse { Self::Forward } else { Self::Reverse }
+    }
 }
 
 /// Why relevance left the inputs.

@@ -5,7 +5,7 @@ use nalgebra::{DMatrix, DVector};
 use crate::accumulate::{Accumulation, Machine, Overflow, Prepared};
 use crate::error::Error;
 use crate::explanation::{Explanation, Sink};
-use crate::layer::Operator;
+use crate::layer::{LinearMap, Operator};
 use crate::rule::{RelevanceRule, Site};
 use crate::scalar::Scalar;
 use crate::sequential::Sequential;
@@ -85,13 +85,14 @@ impl<T: Scalar> Sequential<T> {
             })
             .collect();
         let prepare = |(linear_index, &(layer, kind, map)): (usize, &(usize, &str, _))| {
-            let map: &dyn crate::layer::LinearMap<T> = map;
+            let map: &dyn LinearMap<T> = map;
             let (inputs, outputs) = (map.inputs(), map.outputs());
             let site = Site { layer, kind, inputs, outputs, linear_index, linear_count: linear.len() };
             Prepared::new(&rule, &site, map)
         };
         let prepared = linear.iter().enumerate().map(prepare).collect::<Result<_, _>>()?;
-        Ok(Explainer { model: self.clone(), rule: rule.name(), prepared, accumulation: Accumulation::default() })
+        let shapes: Vec<_> = linear.iter().map(|(_, _, map)| (map.inputs(), map.outputs())).collect();
+        Ok(Explainer { model: self.clone(), rule: rule.name(), prepared, accumulation: Accumulation::cheaper(&shapes) })
     }
 }
 
@@ -124,6 +125,7 @@ impl<T: Scalar> Explainer<T> {
     /// # Errors
     /// As [`explain`](Self::explain).
     pub fn explain_slice(&self, sample: &[T]) -> Result<Explanation<T>, Error> {
+        self.model.check_input(sample.len())?;
         let mut machine = Machine::new(self.accumulation);
         let mut prepared = self.prepared.iter();
         let outputs = self.model.pass(sample.to_vec(), |leaving, product| match prepared.next() {

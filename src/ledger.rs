@@ -141,7 +141,8 @@ impl fmt::Display for Ledger {
     /// A line for the inputs, one for each sink that got something, the rounding and their sum.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = |relevance: f64| if self.output == 0.0 { 0.0 } else { 100.0 * relevance / self.output };
-        let mut line = |name: &str, relevance: f64| writeln!(f, "  {name:<28} {relevance:>14.6} {:>9.2} %", percent(relevance));
+        let number = |v: f64| if v != 0.0 && v.abs() < 1e-4 { format!("{v:.1e}") } else { format!("{v:.6}") };
+        let mut line = |name: &str, v: f64| writeln!(f, "  {name:<28} {:>14} {:>9.2} %", number(v), percent(v));
         line("inputs", self.inputs())?;
         for entry in self.entries.iter().filter(|entry| entry.share != 0.0) {
             line(&format!("layer {} {} {}", entry.layer, entry.kind, entry.cause), entry.relevance)?;

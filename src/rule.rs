@@ -68,8 +68,8 @@ forward_rule!(&R, Box<R>, Arc<R>);
 /// let x = dvector![3.0, 1.0];
 /// let usual = model.explain(&x, Rule::Epsilon)?;
 /// let coarse = model.explain(&x, Epsilon::new(5.0)?)?;
-/// assert!((usual.shares()[(0, 0)] - 0.6).abs() < 1e-6);
-/// assert!((coarse.shares()[(0, 0)] - 0.3).abs() < 1e-12);
+/// assert!((usual.shares() - dmatrix![0.6; 0.4]).amax() < 1e-6);
+/// assert!((coarse.shares() - dmatrix![0.3; 0.2]).amax() < 1e-12);
 /// # Ok::<(), relprop::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

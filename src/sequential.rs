@@ -146,6 +146,7 @@ impl<T: Scalar> Sequential<T> {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn forward(&self, sample: &DVector<T>) -> Result<DVector<T>, Error> {
+        self.check_input(sample.len())?;
         self.run(sample.as_slice().to_vec()).map(DVector::from_vec)
     }
 
@@ -167,9 +168,7 @@ impl<T: Scalar> Sequential<T> {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn forward_batch(&self, samples: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
-        if samples.nrows() != self.inputs {
-            return Err(self.wrong_input(samples.nrows()));
-        }
+        self.check_input(samples.nrows())?;
         let values = self.run(samples.as_slice().to_vec())?;
         Ok(DMatrix::from_vec(self.outputs, samples.ncols(), values))
     }
@@ -179,11 +178,15 @@ impl<T: Scalar> Sequential<T> {
         Ok(outputs.probabilities.unwrap_or(outputs.logits))
     }
 
-    fn wrong_input(&self, found: usize) -> Error {
-        Error::InputShape { kind: self.layers[0].kind().to_owned(), expected: self.inputs, found }
+    /// A sample has as many values as the model has inputs.
+    pub(crate) fn check_input(&self, found: usize) -> Result<(), Error> {
+        if found == self.inputs {
+            return Ok(());
+        }
+        Err(Error::InputShape { kind: self.layers[0].kind().to_owned(), expected: self.inputs, found })
     }
 
-    /// Runs the network once on samples as columns and shows each linear layer, with W z, to `visit` as the pass leaves it.
+    /// Runs the network once on samples of the right length, as columns, and shows each linear layer, with W z, to `visit` as the pass leaves it.
     ///
     /// This is the only loop over the layers: whoever wants more than the outputs takes it in here.
     pub(crate) fn pass<'a>(
@@ -191,9 +194,6 @@ impl<T: Scalar> Sequential<T> {
         samples: Vec<T>,
         mut visit: impl FnMut(Leaving<'a, T>, &[T]) -> Result<(), Error>,
     ) -> Result<Outputs<T>, Error> {
-        if samples.len() % self.inputs != 0 {
-            return Err(self.wrong_input(samples.len()));
-        }
         if let Some((at, value)) = linalg::first_non_finite(&samples) {
             let (sample, index) = (at / self.inputs, at % self.inputs);
             return Err(Error::NonFiniteInput { index, sample, value: value.as_f64() });
@@ -206,6 +206,8 @@ impl<T: Scalar> Sequential<T> {
                 Operator::Linear(map) => {
                     let mut product = vec![T::zero(); map.outputs() * columns];
                     map.apply(&values, &mut product);
+                    // Before the visit, so that the visitor meets finite numbers only.
+                    check_output(layer, &**node, &product, map.outputs())?;
                     let inputs = std::mem::take(&mut values);
                     visit(Leaving { layer, map, inputs }, &product)?;
                     layer::add_bias(map.bias(), &mut product);
@@ -214,12 +216,19 @@ impl<T: Scalar> Sequential<T> {
                 Operator::Elementwise(function) => function.apply(&mut values),
                 Operator::Softmax => probabilities = Some(layer::softmax(&values, self.outputs)),
             }
-            if let Some((at, value)) = linalg::first_non_finite(&values) {
-                let index = at % (values.len() / columns);
-                return Err(Error::NonFiniteOutput { layer, kind: node.kind().to_owned(), index, value: value.as_f64() });
-            }
+            check_output(layer, &**node, &values, values.len() / columns.max(1))?;
         }
         Ok(Outputs { logits: values, probabilities })
+    }
+}
+
+/// A layer's values, `size` for each sample, are finite.
+fn check_output<T: Scalar>(layer: usize, node: &dyn Layer<T>, values: &[T], size: usize) -> Result<(), Error> {
+    match linalg::first_non_finite(values) {
+        Some((at, value)) => {
+            Err(Error::NonFiniteOutput { layer, kind: node.kind().to_owned(), index: at % size, value: value.as_f64() })
+        }
+        None => Ok(()),
     }
 }
 

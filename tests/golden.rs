@@ -84,7 +84,9 @@ fn compare<T: Scalar>(limit: impl Fn(&str) -> f64) {
             for (golden, rule) in rules().into_iter().filter(|(golden, _)| file.names().any(|name| name == *golden)) {
                 check(golden, disagreement::<T>(file, golden, accumulation, rule(), relevance));
             }
-            for (golden, mode) in [("golden.relative.ignore", BiasMode::Ignore), ("golden.relative.distribute", BiasMode::Distribute)] {
+            for (golden, mode) in
+                [("golden.relative.ignore", BiasMode::Ignore), ("golden.relative.distribute", BiasMode::Distribute)]
+            {
                 check(golden, disagreement::<T>(file, golden, accumulation, Relative::new(mode).unwrap(), relevance));
             }
             let output = |e: &Explanation<T>, _| e.output().clone();

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use relprop::io::StateDict;
 use relprop::nalgebra::{dmatrix, dvector};
 use relprop::{
-    Dropout, Elementwise, Elu, Error, Gelu, HardTanh, Identity, Layer, LeakyRelu, Linear, Operator, Relu, Rule, Sequential, Sigmoid, Silu,
-    Softmax, Softplus, Tanh,
+    Dropout, Elementwise, Elu, Error, Gelu, HardTanh, Identity, Layer, LeakyRelu, Linear, Operator, Relu, Rule, Sequential,
+    Sigmoid, Silu, Softmax, Softplus, Tanh,
 };
 
 fn every_layer() -> Sequential<f64> {
@@ -127,7 +127,9 @@ fn lying_files_are_errors() {
         let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
         StateDict::from_safetensors(&bytes).unwrap().to_model::<f32>().unwrap_err()
     };
-    for line in ["Conv2d(1, 2)", "ReLU", "LeakyReLU(negative_slope=x)", "Linear(in_features=-1, out_features=2)", "GELU(approximate='x')"] {
+    for line in
+        ["Conv2d(1, 2)", "ReLU", "LeakyReLU(negative_slope=x)", "Linear(in_features=-1, out_features=2)", "GELU(approximate='x')"]
+    {
         assert!(matches!(architecture(line), Error::Malformed { .. }), "{line}");
     }
     assert!(matches!(architecture("Linear(in_features=9999999999, out_features=9999999999)"), Error::StateDict { .. }));

@@ -31,7 +31,7 @@ fn close(a: &DMatrix<f64>, b: &DMatrix<f64>, tolerance: f64) -> bool {
     (a - b).amax() <= tolerance * a.amax().max(b.amax())
 }
 
-/// ∂f_k/∂x_i · x_i by the chain rule, one output after another.
+/// `∂f_k/∂x_i · x_i` by the chain rule, one output after another.
 fn gradient_times_input(net: &Net) -> DMatrix<f64> {
     let totals = net.totals();
     let outputs = totals[totals.len() - 1].len();

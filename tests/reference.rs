@@ -1,5 +1,8 @@
 //! The crate against the formulas, published points, and the faults that other implementations are known for.
 
+// Casts to f32 round on purpose; what is compared exactly is exact.
+#![allow(clippy::cast_possible_truncation, clippy::float_cmp)]
+
 mod common;
 
 use common::{Dense, Formula, Net};
@@ -138,7 +141,7 @@ fn a_second_call_gives_the_same() {
     }
 }
 
-/// Weights in [-a, a] with a variance that keeps the size of the activations behind a ReLU; exact in f32.
+/// Weights in [-a, a] with a variance that keeps the size of the activations behind a `ReLU`; exact in f32.
 fn deep<T: Scalar>(sizes: &[usize]) -> Sequential<T> {
     let mut state = 1_u64;
     let mut next = move || {

@@ -17,7 +17,8 @@ pub(super) fn parse<T: Scalar>(line: &str) -> Result<Parsed<T>, String> {
     let refused = |error: crate::Error| error.to_string();
     let layer: Box<dyn Layer<T>> = match kind {
         "Linear" => {
-            let size = |name| arguments.text(name).and_then(|v| v.parse().ok()).ok_or_else(|| format!("Linear without a usable {name}"));
+            let size =
+                |name| arguments.text(name).and_then(|v| v.parse().ok()).ok_or_else(|| format!("Linear without a usable {name}"));
             let (inputs, outputs) = (size("in_features")?, size("out_features")?);
             return Ok(Parsed::Linear { inputs, outputs, bias: arguments.text("bias") != Some("False") });
         }
@@ -40,11 +41,10 @@ pub(super) fn parse<T: Scalar>(line: &str) -> Result<Parsed<T>, String> {
             let (min, max) = (arguments.number("min_val", -1.0)?, arguments.number("max_val", 1.0)?);
             Box::new(HardTanh::new(min, max).map_err(refused)?)
         }
-        "Identity" => Box::new(Identity),
+        // Samples are vectors already, so nothing is left to flatten.
+        "Identity" | "Flatten" => Box::new(Identity),
         "Dropout" => Box::new(Dropout::new(arguments.number("p", 0.5)?).map_err(refused)?),
         "Softmax" => Box::new(Softmax),
-        // Samples are vectors already.
-        "Flatten" => Box::new(Identity),
         other => return Err(format!("there is no layer of kind '{}'", shortened(other))),
     };
     Ok(Parsed::Other(layer))

@@ -3,6 +3,8 @@
 
 // Each test file uses its own part of this module.
 #![allow(dead_code)]
+// The loops are the formulas, index by index.
+#![allow(clippy::needless_range_loop)]
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -19,7 +21,7 @@ pub struct Dense {
     pub bias: Option<Vec<f64>>,
 }
 
-/// A network of dense layers with an optional ReLU between them, and a sample.
+/// A network of dense layers with an optional `ReLU` between them, and a sample.
 #[derive(Debug, Clone)]
 pub struct Net {
     pub layers: Vec<Dense>,
