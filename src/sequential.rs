@@ -53,11 +53,10 @@ impl<T: Scalar> SequentialBuilder<T> {
                     }
                     ends = Some((ends.map_or(map.inputs(), |(inputs, _)| inputs), map.outputs()));
                 }
-                Operator::Elementwise(_) => {}
                 Operator::Softmax if index + 1 < self.layers.len() => {
                     return Err(Error::SoftmaxInMiddle { layer: index, next: index + 1 });
                 }
-                Operator::Softmax => {}
+                Operator::Elementwise(_) | Operator::Softmax => {}
             }
         }
         match ends {

@@ -148,10 +148,10 @@ proptest! {
         if cuts {
             bytes.truncate(cut.index(bytes.len()));
         }
-        if let Ok(model) = StateDict::from_safetensors(&bytes).and_then(|weights| weights.to_model::<f64>()) {
-            if let Ok(explanation) = model.explainer(Rule::Epsilon).unwrap().explain_slice(&vec![0.5; model.inputs()]) {
-                prop_assert!(explanation.shares().iter().all(|s| s.is_finite()));
-            }
+        let model = StateDict::from_safetensors(&bytes).and_then(|weights| weights.to_model::<f64>());
+        let explain = |model: Sequential<f64>| model.explainer(Rule::Epsilon)?.explain_slice(&vec![0.5; model.inputs()]);
+        if let Ok(explanation) = model.and_then(explain) {
+            prop_assert!(explanation.shares().iter().all(|s| s.is_finite()));
         }
     }
 }

@@ -119,7 +119,7 @@ impl Options {
 
     fn model(&self) -> Result<Sequential<f32>, Failure> {
         let Some(path) = &self.model else {
-            return build(StateDict::from_safetensors(MODEL)?);
+            return build(&StateDict::from_safetensors(MODEL)?);
         };
         let named = |failure: Failure| -> Failure {
             let (text, path) = (failure.to_string(), path.display().to_string());
@@ -129,7 +129,7 @@ impl Options {
         if state.has_architecture() {
             return state.to_model::<f32>().map_err(|error| named(error.into()));
         }
-        build(state).map_err(named)
+        build(&state).map_err(named)
     }
 
     fn data(&self) -> Result<Dataset, String> {
@@ -157,7 +157,7 @@ fn parse_count(text: &str) -> Result<usize, String> {
 }
 
 /// The network of the example with the weights of a state dict.
-fn build(state: StateDict) -> Result<Sequential<f32>, Failure> {
+fn build(state: &StateDict) -> Result<Sequential<f32>, Failure> {
     let model = state
         .builder::<f32>()
         .linear("net.1", 784, 320)

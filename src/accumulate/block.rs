@@ -145,7 +145,9 @@ impl<T: Scalar> Suffix<T> {
                 let max = linalg::max_abs(block).times_two_to(exponent);
                 let fits = max >= smallest || exponent >= 0;
                 if fits && exponent != 0 {
-                    inputs.iter_mut().for_each(|share| *share = share.times_two_to(exponent));
+                    for share in &mut inputs {
+                        *share = share.times_two_to(exponent);
+                    }
                 }
                 let outputs = sample * self.outputs..(sample + 1) * self.outputs;
                 let sinks = self.sinks.iter().map(|(label, shares)| (*label, shares[outputs.clone()].to_vec())).collect();
@@ -198,7 +200,9 @@ fn normalise<T: Scalar>(values: &mut [T]) -> Option<i32> {
     let mut exponent = 0;
     while max.is_finite() && max != T::zero() && !(low..=high).contains(&max) {
         let (by, step) = if max < low { (high, -T::RANGE) } else { (low, T::RANGE) };
-        values.iter_mut().for_each(|v| *v *= by);
+        for v in values.iter_mut() {
+            *v *= by;
+        }
         max *= by;
         exponent += step;
     }

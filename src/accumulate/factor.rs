@@ -134,17 +134,22 @@ impl<T: Scalar> PreparedGroup<T> {
                 Transform::One => Scale::Ones,
                 other => Scale::Values(factor.z.iter().map(|&z| other.value(z)).collect()),
             };
-            match (&u, weights) {
-                (Scale::Inputs, Weights::Own) => add(&mut total, product),
-                _ => {
-                    let mut numerators = vec![T::zero(); product.len()];
-                    match &u {
-                        Scale::Inputs => weights.of(map).apply(&factor.z, &mut numerators),
-                        Scale::Ones => weights.of(map).apply(&vec![T::one(); factor.z.len()], &mut numerators),
-                        Scale::Values(u) => weights.of(map).apply(u, &mut numerators),
+            if let (Scale::Inputs, Weights::Own) = (&u, weights) {
+                // The forward pass has made this product already.
+                add(&mut total, product);
+            } else {
+                let ones;
+                let scaled = match &u {
+                    Scale::Inputs => &factor.z,
+                    Scale::Values(values) => values,
+                    Scale::Ones => {
+                        ones = vec![T::one(); factor.z.len()];
+                        &ones
                     }
-                    add(&mut total, &numerators);
-                }
+                };
+                let mut numerators = vec![T::zero(); product.len()];
+                weights.of(map).apply(scaled, &mut numerators);
+                add(&mut total, &numerators);
             }
             scales.push((u, weights.of(map)));
         }
