@@ -2,10 +2,11 @@
 
 use nalgebra::{DMatrix, DVector};
 
-use crate::accumulate::{Accumulation, Machine, Overflow, Prepared};
+use crate::accumulate::{Accumulation, Machine, Overflow, Prepared, Shares};
 use crate::error::Error;
 use crate::explanation::{Explanation, Sink};
 use crate::layer::{LinearMap, Operator};
+use crate::linalg;
 use crate::rule::{RelevanceRule, Site};
 use crate::scalar::Scalar;
 use crate::sequential::Sequential;
@@ -133,6 +134,7 @@ impl<T: Scalar> Explainer<T> {
             None => Ok(()),
         })?;
         let shares = machine.finish().map_err(|at| self.overflow(&at))?.pop().ok_or(Error::EmptyModel)?;
+        self.check_relevances(&shares, &outputs.logits)?;
         let sinks = shares.sinks.into_iter().map(|(label, shares)| {
             let kind = self.model.layers()[label.layer].kind().to_owned();
             Sink { layer: label.layer, kind, cause: label.cause, shares }
@@ -146,6 +148,21 @@ impl<T: Scalar> Explainer<T> {
             sinks: sinks.collect(),
         })
     }
+    /// Shares may be finite where shares times outputs are not.
+    fn check_relevances(&self, shares: &Shares<T>, outputs: &[T]) -> Result<(), Error> {
+        for (column, &output) in shares.inputs.chunks_exact(self.model.inputs()).zip(outputs) {
+            if !(linalg::max_abs(column) * output).is_finite() {
+                return Err(self.overflow(&Overflow { layer: 0 }));
+            }
+        }
+        for (label, sinks) in &shares.sinks {
+            if sinks.iter().zip(outputs).any(|(&share, &output)| !(share * output).is_finite()) {
+                return Err(self.overflow(&Overflow { layer: label.layer }));
+            }
+        }
+        Ok(())
+    }
+
     fn overflow(&self, at: &Overflow) -> Error {
         Error::Overflow { layer: at.layer, kind: self.model.layers()[at.layer].kind().to_owned() }
     }

@@ -53,8 +53,8 @@ fn disagreement<T: Scalar>(
     if largest == 0.0 { worst } else { worst / largest }
 }
 
-fn rules() -> Vec<(&'static str, Box<dyn Fn() -> Epsilon>)> {
-    let epsilon = |value: f64, mode| Box::new(move || Epsilon::new(value).unwrap().with_bias(mode)) as Box<dyn Fn() -> Epsilon>;
+fn rules() -> Vec<(&'static str, Epsilon)> {
+    let epsilon = |value: f64, mode| Epsilon::new(value).unwrap().with_bias(mode);
     vec![
         ("golden.epsilon.absorb", epsilon(1e-6, BiasMode::Absorb)),
         ("golden.epsilon.ignore", epsilon(1e-6, BiasMode::Ignore)),
@@ -82,7 +82,7 @@ fn compare<T: Scalar>(limit: impl Fn(&str) -> f64) {
         };
         for accumulation in [Accumulation::Forward, Accumulation::Reverse] {
             for (golden, rule) in rules().into_iter().filter(|(golden, _)| file.names().any(|name| name == *golden)) {
-                check(golden, disagreement::<T>(file, golden, accumulation, rule(), relevance));
+                check(golden, disagreement::<T>(file, golden, accumulation, rule, relevance));
             }
             for (golden, mode) in
                 [("golden.relative.ignore", BiasMode::Ignore), ("golden.relative.distribute", BiasMode::Distribute)]
