@@ -10,7 +10,7 @@
 //!
 //! `cargo run --example custom_rule`
 
-use relprop::nalgebra::{dmatrix, dvector};
+use relprop::nalgebra::{self, dmatrix, dvector};
 use relprop::rule::{Decomposition, Divisor, Group, Part, Site, Stabilizer, Transform};
 use relprop::{BiasMode, Error, Linear, RelevanceRule, Relu, Rule, Scalar, Sequential};
 

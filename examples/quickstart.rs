@@ -2,7 +2,7 @@
 //!
 //! `cargo run --example quickstart`
 
-use relprop::nalgebra::{dmatrix, dvector};
+use relprop::nalgebra::{self, dmatrix, dvector};
 use relprop::{Linear, Relu, Rule, Sequential};
 
 fn main() -> Result<(), relprop::Error> {

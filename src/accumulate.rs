@@ -36,7 +36,7 @@ pub(crate) use factor::{Factor, Prepared};
 ///
 /// ```
 /// use relprop::{Accumulation, Linear, Relu, Rule, Sequential};
-/// use relprop::nalgebra::{dmatrix, dvector};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
 /// let model = Sequential::builder()
 ///     .layer(Linear::new(dmatrix![1.0, -1.0; 0.5, 2.0], None)?)
@@ -178,6 +178,57 @@ impl<T: Scalar> Item<'_, T> {
             Item::Factor(factor) => Ok(Prefix::new(&factor)?.into()),
             Item::Prefix(prefix) => Ok(prefix.into()),
             Item::Suffix(suffix) => Ok(suffix),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nalgebra::DMatrix;
+
+    use super::*;
+    use crate::layer::{Linear, LinearMap};
+    use crate::rule::{Rule, Site};
+    use crate::sequential::Leaving;
+
+    /// The shares of a chain of five factors, reduced `reductions[l]` times after shift l.
+    fn shares(reductions: [usize; 5]) -> Vec<f64> {
+        let sizes = [3, 5, 2, 7, 4, 2];
+        let weight = |j: usize, i: usize| ((3 * i + 7 * j) % 11) as f64 / 5.0 - 0.9;
+        let maps: Vec<_> = sizes.windows(2).map(|n| Linear::new(DMatrix::from_fn(n[1], n[0], weight), None).unwrap()).collect();
+        let prepared: Vec<_> = maps
+            .iter()
+            .map(|map| {
+                let (inputs, outputs) = (map.inputs(), map.outputs());
+                Prepared::new(&Rule::Epsilon, &Site { layer: 0, kind: "", inputs, outputs, linear_index: 0, linear_count: 5 }, map)
+                    .unwrap()
+            })
+            .collect();
+        let mut machine = Machine::new(Accumulation::Reverse);
+        let mut z = vec![1.0, -0.5, 2.0];
+        for (layer, (map, prepared)) in maps.iter().zip(&prepared).enumerate() {
+            let mut y = vec![0.0; map.outputs()];
+            map.apply(&z, &mut y);
+            assert!(machine.shift(prepared.factor(Leaving { layer, map, inputs: z }, &y)).is_ok());
+            z = y;
+            for _ in 0..reductions[layer] {
+                assert!(machine.reduce().is_ok());
+            }
+        }
+        let shares = machine.finish().ok().unwrap().pop().unwrap();
+        assert_eq!(shares.sinks.len(), 5);
+        shares.inputs.into_iter().chain(shares.sinks.into_iter().flat_map(|(_, row)| row)).collect()
+    }
+
+    #[test]
+    fn any_bracketing_gives_the_same_shares() {
+        let reverse = shares([0; 5]);
+        for reductions in [[0, 1, 1, 1, 1], [0, 1, 0, 1, 0], [0, 0, 0, 2, 1], [0, 0, 1, 1, 0], [0, 0, 0, 3, 1]] {
+            let other = shares(reductions);
+            let scale = reverse.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
+            for (a, b) in other.iter().zip(&reverse) {
+                assert!((a - b).abs() <= 1e-12 * scale, "{reductions:?}: {a} is not {b}");
+            }
         }
     }
 }

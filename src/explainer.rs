@@ -6,7 +6,6 @@ use crate::accumulate::{Accumulation, Machine, Overflow, Prepared, Shares};
 use crate::error::Error;
 use crate::explanation::{Explanation, Sink};
 use crate::layer::{LinearMap, Operator};
-use crate::linalg;
 use crate::rule::{RelevanceRule, Site};
 use crate::scalar::Scalar;
 use crate::sequential::Sequential;
@@ -17,7 +16,7 @@ use crate::sequential::Sequential;
 ///
 /// ```
 /// use relprop::{Linear, Relu, Rule, Sequential};
-/// use relprop::nalgebra::{dmatrix, dvector};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
 /// let model = Sequential::builder()
 ///     .layer(Linear::new(dmatrix![1.0, -1.0; 0.5, 2.0], None)?)
@@ -51,7 +50,7 @@ impl<T: Scalar> Sequential<T> {
     /// # Example
     /// ```
     /// use relprop::{Linear, Relu, Rule, Sequential};
-    /// use relprop::nalgebra::{dmatrix, dvector};
+    /// use relprop::nalgebra::{self, dmatrix, dvector};
     ///
     /// let model = Sequential::builder()
     ///     .layer(Linear::new(dmatrix![1.0, -1.0; 0.5, 2.0; 0.0, 1.0], dvector![0.0, 0.1, -0.2])?)
@@ -150,14 +149,17 @@ impl<T: Scalar> Explainer<T> {
     }
     /// Shares may be finite where shares times outputs are not.
     fn check_relevances(&self, shares: &Shares<T>, outputs: &[T]) -> Result<(), Error> {
-        for (column, &output) in shares.inputs.chunks_exact(self.model.inputs()).zip(outputs) {
-            if !(linalg::max_abs(column) * output).is_finite() {
-                return Err(self.overflow(&Overflow { layer: 0 }));
-            }
-        }
-        for (label, sinks) in &shares.sinks {
-            if sinks.iter().zip(outputs).any(|(&share, &output)| !(share * output).is_finite()) {
-                return Err(self.overflow(&Overflow { layer: label.layer }));
+        let largest = T::max_value().as_f64();
+        for (target, (column, &output)) in shares.inputs.chunks_exact(self.model.inputs()).zip(outputs).enumerate() {
+            let (output, mut sum) = (output.as_f64().abs(), 0.0);
+            let of_inputs = column.iter().map(|&share| (0, share));
+            for (layer, share) in of_inputs.chain(shares.sinks.iter().map(|(label, row)| (label.layer, row[target]))) {
+                let share = share.as_f64().abs();
+                sum += share;
+                // The ledger's sums are finite where the sum of magnitudes is.
+                if share * output > largest || !(sum * output.max(1.0)).is_finite() {
+                    return Err(self.overflow(&Overflow { layer }));
+                }
             }
         }
         Ok(())

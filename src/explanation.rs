@@ -16,7 +16,7 @@ use crate::scalar::Scalar;
 ///
 /// ```
 /// use relprop::{Linear, Relu, Rule, Sequential};
-/// use relprop::nalgebra::{dmatrix, dvector};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
 /// let model = Sequential::builder()
 ///     .layer(Linear::new(dmatrix![2.0, 2.0, 2.0; 2.0, 2.0, 2.0; 2.0, 2.0, 2.0], None)?)
@@ -115,7 +115,7 @@ impl<T: Scalar> Explanation<T> {
     /// # Example
     /// ```
     /// use relprop::{Linear, Rule, Sequential};
-    /// use relprop::nalgebra::{dmatrix, dvector};
+    /// use relprop::nalgebra::{self, dmatrix, dvector};
     ///
     /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -5.0, 2.0], None)?).build()?;
     /// let top = model.explain(&dvector![1.0, 1.0, 1.0], Rule::Epsilon)?.top(0, 2)?;

@@ -3,7 +3,7 @@
 //! ```
 //! use relprop::heatmap::{Canvas, diverging};
 //! use relprop::{Linear, Rule, Sequential};
-//! use relprop::nalgebra::{dmatrix, dvector};
+//! use relprop::nalgebra::{self, dmatrix, dvector};
 //!
 //! let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -2.0, 0.5, 0.0], None)?).build()?;
 //! let relevance = model.explain(&dvector![1.0, 1.0, 1.0, 1.0], Rule::Epsilon)?.relevance(0)?;

@@ -30,7 +30,7 @@ use crate::sequential::Sequential;
 ///
 /// ```
 /// use relprop::io::StateDict;
-/// use relprop::nalgebra::{dmatrix, dvector};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
 /// use relprop::{Linear, Relu, Sequential};
 ///
 /// # let file = Sequential::builder().layer(Linear::new(dmatrix![1.0_f32, 2.0], dvector![0.5])?).build()?.to_safetensors()?;

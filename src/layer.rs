@@ -12,7 +12,7 @@
 //!
 //! ```
 //! use relprop::{Elementwise, Layer, Linear, Operator, Rule, Scalar, Sequential};
-//! use relprop::nalgebra::{dmatrix, dvector};
+//! use relprop::nalgebra::{self, dmatrix, dvector};
 //!
 //! /// z -> z² where z > 0, otherwise 0.
 //! #[derive(Debug)]

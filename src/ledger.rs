@@ -16,7 +16,7 @@ use crate::accumulate::Cause;
 ///
 /// ```
 /// use relprop::{Cause, Linear, Rule, Sequential};
-/// use relprop::nalgebra::{dmatrix, dvector};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
 /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], dvector![1.0])?).build()?;
 /// let ledger = model.explain(&dvector![1.0, 1.0], Rule::Epsilon)?.ledger(0)?;
@@ -140,14 +140,13 @@ impl fmt::Display for Cause {
 impl fmt::Display for Ledger {
     /// A line for the inputs, one for each sink that got something, the rounding and their sum.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let percent = |relevance: f64| if self.output == 0.0 { 0.0 } else { 100.0 * relevance / self.output };
         let number = |v: f64| if v != 0.0 && v.abs() < 1e-4 { format!("{v:.1e}") } else { format!("{v:.6}") };
-        let mut line = |name: &str, v: f64| writeln!(f, "  {name:<28} {:>14} {:>9.2} %", number(v), percent(v));
-        line("inputs", self.inputs())?;
+        let mut line = |name: &str, v: f64, share: f64| writeln!(f, "  {name:<28} {:>14} {:>9.2} %", number(v), 100.0 * share);
+        line("inputs", self.inputs(), self.inputs)?;
         for entry in self.entries.iter().filter(|entry| entry.share != 0.0) {
-            line(&format!("layer {} {} {}", entry.layer, entry.kind, entry.cause), entry.relevance)?;
+            line(&format!("layer {} {} {}", entry.layer, entry.kind, entry.cause), entry.relevance, entry.share)?;
         }
-        line("rounding", self.rounding())?;
+        line("rounding", self.rounding(), 1.0 - self.share_sum())?;
         write!(f, "  {:<28} {:>14.6}", format!("= output {}", self.target), self.output)
     }
 }

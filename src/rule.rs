@@ -62,7 +62,7 @@ forward_rule!(&R, Box<R>, Arc<R>);
 ///
 /// ```
 /// use relprop::{Epsilon, Linear, Rule, Sequential};
-/// use relprop::nalgebra::{dmatrix, dvector};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
 /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], None)?).build()?;
 /// let x = dvector![3.0, 1.0];

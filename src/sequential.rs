@@ -98,7 +98,7 @@ impl<T: Scalar> Sequential<T> {
     /// # Example
     /// ```
     /// use relprop::{Linear, Relu, Sequential};
-    /// use relprop::nalgebra::{dmatrix, dvector};
+    /// use relprop::nalgebra::{self, dmatrix, dvector};
     ///
     /// let model = Sequential::builder()
     ///     .layer(Linear::new(dmatrix![1.0, -1.0; 0.5, 2.0; 0.0, 1.0], dvector![0.0, 0.1, -0.2])?)
@@ -138,7 +138,7 @@ impl<T: Scalar> Sequential<T> {
     /// # Example
     /// ```
     /// use relprop::{Linear, Sequential, Softmax};
-    /// use relprop::nalgebra::{dmatrix, dvector};
+    /// use relprop::nalgebra::{self, dmatrix, dvector};
     ///
     /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0; 1.0], None)?).layer(Softmax).build()?;
     /// assert_eq!(model.forward(&dvector![3.0])?, dvector![0.5, 0.5]);
@@ -160,7 +160,7 @@ impl<T: Scalar> Sequential<T> {
     /// # Example
     /// ```
     /// use relprop::{Linear, Sequential};
-    /// use relprop::nalgebra::dmatrix;
+    /// use relprop::nalgebra::{self, dmatrix};
     ///
     /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], None)?).build()?;
     /// assert_eq!(model.forward_batch(&dmatrix![1.0, 0.0, 5.0; 0.0, 1.0, 5.0])?, dmatrix![1.0, 2.0, 15.0]);

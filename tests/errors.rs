@@ -301,3 +301,13 @@ fn maps_from_outside_that_are_not_sound() {
     assert!(matches!(build(vec![1.0], Some(vec![f64::NAN])), Err(Error::NonFiniteBias { output: 0, .. })));
     assert!(matches!(build(vec![], None), Err(Error::ZeroSized { outputs: 0, inputs: 0, .. })));
 }
+
+/// Shares and outputs can be finite where their product is not: no infinity and no NaN leaves `explain`.
+#[test]
+fn relevances_that_overflow_are_an_error() {
+    let single = Sequential::builder().layer(Linear::new(dmatrix![1e20_f32], None).unwrap()).build().unwrap();
+    assert!(matches!(single.explain(&dvector![1.0], Rule::Relative), Err(Error::Overflow { .. })));
+    let layer = || Linear::new(dmatrix![-1e100_f64], None).unwrap();
+    let double = Sequential::builder().layer(layer()).layer(layer()).build().unwrap();
+    assert!(matches!(double.explain(&dvector![1.0], Rule::Relative), Err(Error::Overflow { .. })));
+}

@@ -26,10 +26,13 @@ usage: cargo run --release --example mnist -- [options]
                   784-320-120-40-10 network whose layers are net.1, net.3, net.5 and net.7
                   (default: the network that comes with the example)
   --rule RULE     epsilon or relative: the rule for the maps of all outputs (default: epsilon)
-  --count N       how many digits to explain (default: 10)
+  --count N       how many digits to explain, 1 to 150 (default: 10)
   --out FILE      the picture (default: mnist-relevance.png)
   --help          this text
 ";
+
+/// How many rows a picture can have.
+const MOST: usize = 150;
 
 const MODEL: &[u8] = include_bytes!("mlp.safetensors");
 const IMAGES: &[u8] = include_bytes!("digits-images-idx3-ubyte.gz");
@@ -153,7 +156,8 @@ fn parse_rule(name: &str) -> Result<Rule, String> {
 }
 
 fn parse_count(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&count| count > 0).ok_or_else(|| format!("--count needs a whole number from 1 on, not {text}"))
+    let count = text.parse().ok().filter(|count| (1..=MOST).contains(count));
+    count.ok_or_else(|| format!("--count needs a whole number from 1 to {MOST}, not {text}"))
 }
 
 /// The network of the example with the weights of a state dict.

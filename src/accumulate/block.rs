@@ -143,7 +143,7 @@ impl<T: Scalar> Suffix<T> {
             .map(|(sample, (block, &exponent))| {
                 let mut inputs = block.to_vec();
                 let max = linalg::max_abs(block).times_two_to(exponent);
-                let fits = max >= smallest || exponent >= 0;
+                let fits = max >= smallest || exponent >= 0 || linalg::max_abs(block) == T::zero();
                 if fits && exponent != 0 {
                     for share in &mut inputs {
                         *share = share.times_two_to(exponent);

@@ -93,17 +93,23 @@ impl<T: Scalar> Prepared<T> {
             });
             let distributes = group.bias_mode == BiasMode::Distribute && map.bias().is_some();
             let counts = distributes || group.divisor == Divisor::FanIn;
+            let fan_in = if counts { layer::fan_in(map) } else { Vec::new() };
+            let mut bias: Option<Vec<T>> = match group.bias_mode {
+                BiasMode::Ignore => None,
+                _ => map.bias().map(|bias| bias.iter().map(|&b| group.bias.value(b)).collect()),
+            };
+            if let (BiasMode::Distribute, Some(bias)) = (group.bias_mode, &mut bias) {
+                // An output without inputs (a window in the padding) has nobody to give its bias to.
+                bias.iter_mut().zip(&fan_in).filter(|(_, n)| **n == T::zero()).for_each(|(b, _)| *b = T::zero());
+            }
             prepared.push(PreparedGroup {
                 coefficient: group.coefficient,
                 parts: parts.collect(),
-                bias: match group.bias_mode {
-                    BiasMode::Ignore => None,
-                    _ => map.bias().map(|bias| bias.iter().map(|&b| group.bias.value(b)).collect()),
-                },
+                bias,
                 bias_mode: group.bias_mode,
                 divisor: group.divisor,
                 ones: distributes.then(|| map.ones()),
-                fan_in: if counts { layer::fan_in(map) } else { Vec::new() },
+                fan_in,
             });
         }
         Ok(Self { groups: prepared, rest })
@@ -177,7 +183,10 @@ impl<T: Scalar> PreparedGroup<T> {
         for (sample, totals) in total.chunks_exact(factor.outputs).enumerate() {
             let epsilon = match stabilizer {
                 Stabilizer::Absolute(epsilon) => T::from_f64(epsilon),
-                Stabilizer::RelativeToRms(epsilon) => T::from_f64(epsilon) * root_mean_square(totals),
+                Stabilizer::RelativeToRms(epsilon) => match root_mean_square(totals) {
+                    rms if rms == T::zero() => rms,
+                    rms => (T::from_f64(epsilon) * rms).max(T::min_positive_value()),
+                },
             };
             for (j, &total) in totals.iter().enumerate() {
                 let at = sample * factor.outputs + j;

@@ -46,12 +46,13 @@ impl<T: Scalar> Sequential<T> {
     /// The tensors have the names that PyTorch's `nn.Sequential` would give them, so it can load them too.
     ///
     /// # Errors
-    /// [`Error::NotWritable`] for a layer from outside the crate.
+    /// [`Error::NotWritable`] for a layer whose kind is none of this crate's. A layer of your own is told by its kind alone:
+    /// do not give it the name of another.
     ///
     /// # Example
     /// ```
     /// use relprop::io::StateDict;
-    /// use relprop::nalgebra::{dmatrix, dvector};
+    /// use relprop::nalgebra::{self, dmatrix, dvector};
     /// use relprop::{Linear, Relu, Sequential};
     ///
     /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], dvector![0.5])?).layer(Relu).build()?;

@@ -29,7 +29,7 @@ impl<T: Scalar> Linear<T> {
     /// # Example
     /// ```
     /// use relprop::Linear;
-    /// use relprop::nalgebra::{dmatrix, dvector};
+    /// use relprop::nalgebra::{self, dmatrix, dvector};
     ///
     /// let with_bias = Linear::new(dmatrix![1.0, -1.0; 0.5, 2.0; 0.0, 1.0], dvector![0.0, 0.1, -0.2])?;
     /// let without = Linear::new(dmatrix![1.0, -1.0], None)?;
@@ -151,6 +151,11 @@ impl<T: Scalar> LinearMap<T> for Linear<T> {
     }
 }
 
+/// In double precision: a sum of ones in f32 would stop at 2^24.
+fn sum<T: Scalar>(values: &[T]) -> T {
+    T::from_f64(values.iter().map(|v| v.as_f64()).sum())
+}
+
 /// The dense map whose weights are all 1: of rank one, so a product is a sum.
 #[derive(Debug)]
 struct Ones {
@@ -173,13 +178,13 @@ impl<T: Scalar> LinearMap<T> for Ones {
 
     fn apply(&self, x: &[T], y: &mut [T]) {
         for (x, y) in x.chunks_exact(self.inputs).zip(y.chunks_exact_mut(self.outputs)) {
-            y.fill(x.iter().copied().sum());
+            y.fill(sum(x));
         }
     }
 
     fn apply_transposed(&self, y: &[T], x: &mut [T]) {
         for (y, x) in y.chunks_exact(self.outputs).zip(x.chunks_exact_mut(self.inputs)) {
-            x.fill(y.iter().copied().sum());
+            x.fill(sum(y));
         }
     }
 

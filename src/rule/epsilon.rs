@@ -26,7 +26,7 @@ use crate::scalar::Scalar;
 /// # Example
 /// ```
 /// use relprop::{BiasMode, Epsilon, Linear, Sequential};
-/// use relprop::nalgebra::{dmatrix, dvector};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
 /// let model = Sequential::builder().layer(Linear::new(dmatrix![2.0, 1.0], dvector![1.0])?).build()?;
 /// let x = dvector![1.0, 1.0];

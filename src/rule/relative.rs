@@ -26,7 +26,7 @@ use crate::scalar::Scalar;
 /// # Example
 /// ```
 /// use relprop::{Linear, Relative, Sequential};
-/// use relprop::nalgebra::{dmatrix, dvector};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
 /// let model = Sequential::builder().layer(Linear::new(dmatrix![2.0, 1.0], dvector![1.0])?).build()?;
 /// let explanation = model.explain(&dvector![1.0, 3.0], Relative::default())?;
