@@ -12,8 +12,8 @@
 //!
 //! # Safety of the reader
 //!
-//! A file may be truncated, lie about its sizes or be made to harm: it is an error, never a panic. Reading takes at most
-//! the file's size three times over, and the model its tensors once more in the model's number type.
+//! A file may be truncated, lie about its sizes or be made to harm: it is an error, never a panic. Nothing is allocated by
+//! what a file claims, only by what it holds: the file, a copy of its tensors, and the model's weights in its number type.
 
 mod architecture;
 mod safetensors;

@@ -10,8 +10,8 @@ use relprop::{Accumulation, BiasMode, Epsilon, Explanation, Relative, RelevanceR
 const F64_LIMIT: f64 = 1e-10;
 const F32_LIMIT: f64 = 1e-4;
 
-/// Here f32 itself is not good to [`F32_LIMIT`]: where an activation is not zero though its total nearly is (sigmoid,
-/// softplus), the relevance is divided by a total that has lost its digits. Measured: 1.7e-4.
+/// Where f32 is not good to [`F32_LIMIT`]: a network through every activation, some of which are not zero where their total
+/// nearly is, so that a relevance may be divided by a total that has lost its digits. Measured: 1.7e-4.
 const F32_INEXACT: [(&str, f64); 1] = [("15-all-activations", 3e-4)];
 
 /// Every network's name and file.
