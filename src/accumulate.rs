@@ -227,7 +227,7 @@ mod tests {
             let other = shares(reductions);
             let scale = reverse.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
             for (a, b) in other.iter().zip(&reverse) {
-                assert!((a - b).abs() <= 1e-12 * scale, "{reductions:?}: {a} is not {b}");
+                approx::assert_abs_diff_eq!(*a, *b, epsilon = 1e-12 * scale);
             }
         }
     }

@@ -248,6 +248,12 @@ fn list_tensors(missing: &[String], surplus: &[String], misshapen: &[Misshapen])
 }
 
 impl Error {
+    /// The error for what the operating system says of a file.
+    #[cfg(any(feature = "safetensors", feature = "heatmap"))]
+    pub(crate) fn io(path: &std::path::Path, source: std::io::Error) -> Self {
+        Self::Io { path: path.display().to_string(), source }
+    }
+
     pub(crate) fn parameter(of: &str, parameter: &str, value: impl std::fmt::Debug, requirement: &str) -> Self {
         Self::InvalidParameter {
             of: of.to_owned(),

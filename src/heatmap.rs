@@ -147,7 +147,7 @@ impl Canvas {
     /// [`Error::Io`] with the path.
     pub fn write_png(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         let path = path.as_ref();
-        std::fs::write(path, self.to_png()?).map_err(|source| Error::Io { path: path.display().to_string(), source })
+        std::fs::write(path, self.to_png()?).map_err(|source| Error::io(path, source))
     }
 
     fn encode(&self) -> Result<Vec<u8>, png::EncodingError> {

@@ -72,7 +72,7 @@ impl StateDict {
     /// [`Error::Io`] and [`Error::Malformed`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.display().to_string(), source })?;
+        let bytes = std::fs::read(path).map_err(|source| Error::io(path, source))?;
         Self::from_safetensors(&bytes)
     }
 

@@ -185,7 +185,8 @@ impl<T: Scalar> Sequential<T> {
         Err(Error::InputShape { kind: self.layers[0].kind().to_owned(), expected: self.inputs, found })
     }
 
-    /// Runs the network once on samples of the right length, as columns, and shows each linear layer, with W z, to `visit` as the pass leaves it.
+    /// Runs the network once on samples of the right length, as columns, and shows each linear layer, with W z, to `visit`
+    /// as the pass leaves it.
     ///
     /// This is the only loop over the layers: whoever wants more than the outputs takes it in here.
     pub(crate) fn pass<'a>(

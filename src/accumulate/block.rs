@@ -142,8 +142,9 @@ impl<T: Scalar> Suffix<T> {
             .enumerate()
             .map(|(sample, (block, &exponent))| {
                 let mut inputs = block.to_vec();
-                let max = linalg::max_abs(block).times_two_to(exponent);
-                let fits = max >= smallest || exponent >= 0 || linalg::max_abs(block) == T::zero();
+                let stored = linalg::max_abs(block);
+                let max = stored.times_two_to(exponent);
+                let fits = max >= smallest || exponent >= 0 || stored == T::zero();
                 if fits && exponent != 0 {
                     for share in &mut inputs {
                         *share = share.times_two_to(exponent);

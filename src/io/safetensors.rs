@@ -96,7 +96,7 @@ impl<T: Scalar> Sequential<T> {
     pub fn write_safetensors(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         let path = path.as_ref();
         let bytes = self.to_safetensors()?;
-        std::fs::write(path, bytes).map_err(|source| Error::Io { path: path.display().to_string(), source })
+        std::fs::write(path, bytes).map_err(|source| Error::io(path, source))
     }
 
     /// Reads a model from a safetensors file that says its architecture: [`StateDict::open`], [`StateDict::to_model`].
