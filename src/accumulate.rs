@@ -1,9 +1,9 @@
 //! The accumulation: S = A¹ A² … Aᴸ, made while the forward pass runs.
 //!
 //! Each linear layer gives one [`Factor`](factor::Factor), its share matrix A as a few terms diag(u) V diag(t). A factor is
-//! only ever applied; A itself is not formed. The machine here is a shift-reduce parser of the product: as the pass leaves
-//! a layer its factor is *shifted* on a stack, and the plan says which neighbours to *reduce* to their product. What is
-//! left at the end is S.
+//! only ever applied, or formed where the chain needs a block to begin with. The machine here is a shift-reduce parser of
+//! the product: as the pass leaves a layer its factor is *shifted* on a stack, and the [`Plan`] says which neighbours to
+//! *reduce* to their product. What is left at the end is S.
 //!
 //! A product of neighbouring factors, from layer a to layer b, is a block, kept in one of two layouts:
 //!
@@ -16,23 +16,33 @@
 
 mod block;
 mod factor;
+mod plan;
 
-use block::{Prefix, Suffix};
+use block::Prefix;
+use factor::{Factor, Linked};
+use plan::Step;
 
+use crate::buffer::{Buffer, Buffers};
+use crate::layer::{LinearMap, Operator};
 use crate::scalar::Scalar;
+use crate::sequential::{Leaving, Sequential};
 
-pub(crate) use factor::{Factor, Prepared};
+pub use plan::Plan;
+pub(crate) use block::Suffix;
+pub(crate) use factor::Prepared;
+pub(crate) use plan::{End, Link};
 
 /// The order in which the share matrices are multiplied. The shares are the same up to rounding; the cost is not.
 ///
-/// For layer sizes n_0, …, n_L, all outputs, counted in multiply-adds:
+/// For layer sizes n_0, …, n_L and k targets (all n_L outputs, unless told otherwise), counted in multiply-adds:
 ///
 /// | order | cost | memory | best where |
 /// |---|---|---|---|
 /// | `Forward` | n_0 (n_1 n_2 + … + n_(L-1) n_L) | one n_0 x n_l block | the network widens; few inputs |
-/// | `Reverse` | n_L (n_0 n_1 + … + n_(L-2) n_(L-1)) | the activations and one n_l x n_L block | the network narrows; few outputs |
+/// | `Reverse` | k (n_0 n_1 + … + n_(L-2) n_(L-1)) | the activations and one n_l x k block | the network narrows; few targets |
+/// | `Optimal` | the least of all bracketings | at most a block on each side of a bottleneck | always |
 ///
-/// An explainer takes the one that costs less, unless it is told.
+/// [`Explainer::plan`](crate::Explainer::plan) shows what the orders cost for a model.
 ///
 /// ```
 /// use relprop::{Accumulation, Linear, Relu, Rule, Sequential};
@@ -49,25 +59,15 @@ pub(crate) use factor::{Factor, Prepared};
 /// assert!((forward.shares() - reverse.shares()).amax() < 1e-12);
 /// # Ok::<(), relprop::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Accumulation {
+    /// The cheapest bracketing of the chain.
+    #[default]
+    Optimal,
     /// Reduce after every shift: streaming, and no activations are kept.
     Forward,
     /// Shift all, then reduce from the outputs.
     Reverse,
-}
-
-impl Accumulation {
-    /// The order that costs less for linear maps of these (inputs, outputs); the streaming one of equals.
-    pub(crate) fn cheaper(shapes: &[(usize, usize)]) -> Self {
-        let (Some(&(first, _)), Some(&(_, last))) = (shapes.first(), shapes.last()) else { return Self::Forward };
-        let cost =
-            |width: usize, maps: &[(usize, usize)]| maps.iter().map(|&(n, m)| width as f64 * n as f64 * m as f64).sum::<f64>();
-        // Each order gets the map at which it begins for nothing.
-        let (forward, reverse) = (cost(first, &shapes[1..]), cost(last, &shapes[..shapes.len() - 1]));
-        if forward <= reverse { Self::Forward } else { Self::Reverse }
-    }
 }
 
 /// Why relevance left the inputs.
@@ -84,151 +84,147 @@ pub enum Cause {
     Dead,
 }
 
-/// The name of a row of sinks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Label {
-    pub layer: usize,
-    pub cause: Cause,
-}
-
 /// Relevances that have outgrown the number type at a layer.
 pub(crate) struct Overflow {
     pub layer: usize,
 }
 
-/// The shares in one sample: what the accumulation is for.
-pub(crate) struct Shares<T> {
-    /// inputs x outputs, column-major.
-    pub inputs: Vec<T>,
-    /// The true shares are `inputs` · 2^exponent.
-    pub exponent: i32,
-    /// For each label, one share for each output.
-    pub sinks: Vec<(Label, Vec<T>)>,
-}
-
-enum Item<'a, T: Scalar> {
-    Factor(Factor<'a, T>),
+/// What can lie on the stack.
+#[derive(Debug)]
+enum Item<T> {
+    Factor(Factor<T>),
     Prefix(Prefix<T>),
     Suffix(Suffix<T>),
+    /// The outputs to explain, as many for each sample.
+    Selection(Buffer<usize>),
 }
 
-/// The stack and what is on it.
+/// The memory of the stack.
+#[derive(Debug)]
+pub(crate) struct Stack<T>(Vec<Item<T>>);
+
+impl<T> Default for Stack<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+/// The targets of an accumulation, once the outputs are known.
+pub(crate) enum Targets<T> {
+    All,
+    /// The selected outputs, as many for each sample.
+    Selected(Buffer<usize>),
+    /// The relevance to begin with: for each sample, outputs x so many targets.
+    Weighted(Buffer<T>, usize),
+}
+
+/// The stack, and the plan that says what to do with it.
 pub(crate) struct Machine<'a, T: Scalar> {
-    plan: Accumulation,
-    stack: Vec<Item<'a, T>>,
+    model: &'a Sequential<T>,
+    prepared: &'a [Prepared<T>],
+    steps: std::slice::Iter<'a, Step>,
+    stack: &'a mut Vec<Item<T>>,
 }
 
 impl<'a, T: Scalar> Machine<'a, T> {
-    pub fn new(plan: Accumulation) -> Self {
-        Self { plan, stack: Vec::new() }
+    pub fn new(model: &'a Sequential<T>, prepared: &'a [Prepared<T>], plan: &'a Plan, stack: &'a mut Stack<T>) -> Self {
+        stack.0.clear();
+        let mut steps = plan.steps().iter();
+        // The first shift is what the machine waits for.
+        steps.next();
+        Self { model, prepared, steps, stack: &mut stack.0 }
     }
 
     /// Takes the factor of the layer that the pass has just left.
-    pub fn shift(&mut self, factor: Factor<'a, T>) -> Result<(), Overflow> {
+    pub fn shift(&mut self, leaving: Leaving<'_, T>, buffers: &mut Buffers<T>) -> Result<(), Overflow> {
+        let factor = self.prepared[leaving.linear].factor(leaving, buffers);
         self.stack.push(Item::Factor(factor));
-        match self.plan {
-            Accumulation::Forward => self.reduce(),
-            Accumulation::Reverse => Ok(()),
-        }
+        self.reduce(buffers)
     }
 
-    /// Replaces the two topmost items by their product.
-    fn reduce(&mut self) -> Result<(), Overflow> {
-        let (right, left) = (self.stack.pop(), self.stack.pop());
-        self.stack.push(match (left, right) {
-            (Some(left), Some(Item::Factor(factor))) => Item::Prefix(left.into_prefix()?.times(&factor)?),
-            (Some(left), Some(right)) => Item::Suffix(left.before(right.into_suffix()?)?),
-            (None, Some(only)) => only,
-            (_, None) => return Ok(()),
-        });
+    /// Takes the targets and gives what is left: the shares of all samples.
+    pub fn finish(mut self, targets: Targets<T>, buffers: &mut Buffers<T>) -> Result<Suffix<T>, Overflow> {
+        match targets {
+            Targets::All => {}
+            Targets::Selected(selected) => self.stack.push(Item::Selection(selected)),
+            Targets::Weighted(values, targets) => {
+                let last = &self.prepared[self.prepared.len() - 1];
+                let block = Suffix::of_targets(last.layer, values, last.outputs, targets, buffers)?;
+                self.stack.push(Item::Suffix(block));
+            }
+        }
+        self.reduce(buffers)?;
+        let whole = self.stack.pop().ok_or(Overflow { layer: 0 })?;
+        self.suffix(whole, buffers)
+    }
+
+    /// Does the steps up to the next shift.
+    fn reduce(&mut self, buffers: &mut Buffers<T>) -> Result<(), Overflow> {
+        while let Some(step) = self.steps.next().filter(|step| **step != Step::Shift) {
+            let (Some(right), Some(left)) = (self.stack.pop(), self.stack.pop()) else { return Ok(()) };
+            let product = match (step, left, right) {
+                (Step::Append, left, Item::Factor(right)) => {
+                    let product = self.prefix(left, buffers)?.times(self.linked(&right)?, buffers)?;
+                    right.give_back(buffers);
+                    Item::Prefix(product)
+                }
+                (Step::Select, Item::Factor(left), Item::Selection(selected)) => {
+                    let product = Suffix::of_outputs(self.linked(&left)?, &selected, buffers)?;
+                    left.give_back(buffers);
+                    buffers.indices.give(selected);
+                    Item::Suffix(product)
+                }
+                (_, left, Item::Selection(selected)) => {
+                    let product = self.prefix(left, buffers)?.into_suffix(Some(&selected), buffers);
+                    buffers.indices.give(selected);
+                    Item::Suffix(product)
+                }
+                (_, Item::Factor(left), right) => {
+                    let product = self.suffix(right, buffers)?.after(self.linked(&left)?, buffers)?;
+                    left.give_back(buffers);
+                    Item::Suffix(product)
+                }
+                (_, left, right) => {
+                    let (left, right) = (self.prefix(left, buffers)?, self.suffix(right, buffers)?);
+                    Item::Suffix(right.join(left, buffers)?)
+                }
+            };
+            self.stack.push(product);
+        }
         Ok(())
     }
 
-    /// Reduces what is left, from the outputs, and gives the shares of the whole model, one for each sample.
-    pub fn finish(mut self) -> Result<Vec<Shares<T>>, Overflow> {
-        let Some(last) = self.stack.pop() else { return Ok(Vec::new()) };
-        let mut shares = last.into_suffix()?;
-        while let Some(left) = self.stack.pop() {
-            shares = left.before(shares)?;
-        }
-        shares.into_shares()
+    fn linked<'b>(&'b self, factor: &'b Factor<T>) -> Result<Linked<'b, T>, Overflow> {
+        let prepared = &self.prepared[factor.linear];
+        let map = linear_map(self.model, prepared.layer).ok_or(Overflow { layer: prepared.layer })?;
+        Ok(Linked { factor, prepared, map })
     }
-}
 
-impl<T: Scalar> Item<'_, T> {
-    fn into_prefix(self) -> Result<Prefix<T>, Overflow> {
-        match self {
-            Item::Factor(factor) => Prefix::new(&factor),
+    fn prefix(&self, item: Item<T>, buffers: &mut Buffers<T>) -> Result<Prefix<T>, Overflow> {
+        match item {
             Item::Prefix(prefix) => Ok(prefix),
-            Item::Suffix(suffix) => Ok(suffix.into()),
+            Item::Suffix(suffix) => Ok(suffix.into_prefix(buffers)),
+            Item::Factor(factor) => {
+                let prefix = Prefix::new(self.linked(&factor)?, buffers)?;
+                factor.give_back(buffers);
+                Ok(prefix)
+            }
+            Item::Selection(_) => Err(Overflow { layer: 0 }),
         }
     }
 
-    /// The product with the block to the right.
-    fn before(self, suffix: Suffix<T>) -> Result<Suffix<T>, Overflow> {
-        match self {
-            Item::Factor(factor) => suffix.after(&factor),
-            Item::Prefix(prefix) => suffix.join(&prefix),
-            Item::Suffix(left) => suffix.join(&left.into()),
-        }
-    }
-
-    fn into_suffix(self) -> Result<Suffix<T>, Overflow> {
-        match self {
-            Item::Factor(factor) => Ok(Prefix::new(&factor)?.into()),
-            Item::Prefix(prefix) => Ok(prefix.into()),
+    fn suffix(&self, item: Item<T>, buffers: &mut Buffers<T>) -> Result<Suffix<T>, Overflow> {
+        match item {
             Item::Suffix(suffix) => Ok(suffix),
+            other => Ok(self.prefix(other, buffers)?.into_suffix(None, buffers)),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use nalgebra::DMatrix;
-
-    use super::*;
-    use crate::layer::{Linear, LinearMap};
-    use crate::rule::{Rule, Site};
-    use crate::sequential::Leaving;
-
-    /// The shares of a chain of five factors, reduced `reductions[l]` times after shift l.
-    fn shares(reductions: [usize; 5]) -> Vec<f64> {
-        let sizes = [3, 5, 2, 7, 4, 2];
-        let weight = |j: usize, i: usize| ((3 * i + 7 * j) % 11) as f64 / 5.0 - 0.9;
-        let maps: Vec<_> = sizes.windows(2).map(|n| Linear::new(DMatrix::from_fn(n[1], n[0], weight), None).unwrap()).collect();
-        let prepared: Vec<_> = maps
-            .iter()
-            .map(|map| {
-                let (inputs, outputs) = (map.inputs(), map.outputs());
-                Prepared::new(&Rule::Epsilon, &Site { layer: 0, kind: "", inputs, outputs, linear_index: 0, linear_count: 5 }, map)
-                    .unwrap()
-            })
-            .collect();
-        let mut machine = Machine::new(Accumulation::Reverse);
-        let mut z = vec![1.0, -0.5, 2.0];
-        for (layer, (map, prepared)) in maps.iter().zip(&prepared).enumerate() {
-            let mut y = vec![0.0; map.outputs()];
-            map.apply(&z, &mut y);
-            assert!(machine.shift(prepared.factor(Leaving { layer, map, inputs: z }, &y)).is_ok());
-            z = y;
-            for _ in 0..reductions[layer] {
-                assert!(machine.reduce().is_ok());
-            }
-        }
-        let shares = machine.finish().ok().unwrap().pop().unwrap();
-        assert_eq!(shares.sinks.len(), 5);
-        shares.inputs.into_iter().chain(shares.sinks.into_iter().flat_map(|(_, row)| row)).collect()
-    }
-
-    #[test]
-    fn any_bracketing_gives_the_same_shares() {
-        let reverse = shares([0; 5]);
-        for reductions in [[0, 1, 1, 1, 1], [0, 1, 0, 1, 0], [0, 0, 0, 2, 1], [0, 0, 1, 1, 0], [0, 0, 0, 3, 1]] {
-            let other = shares(reductions);
-            let scale = reverse.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
-            for (a, b) in other.iter().zip(&reverse) {
-                approx::assert_abs_diff_eq!(*a, *b, epsilon = 1e-12 * scale);
-            }
-        }
+/// The map of a linear layer. `None` for others only; a layer from outside the crate might change its mind.
+pub(crate) fn linear_map<T: Scalar>(model: &Sequential<T>, layer: usize) -> Option<&dyn LinearMap<T>> {
+    match model.layers().get(layer)?.operator() {
+        Operator::Linear(map) => Some(map),
+        _ => None,
     }
 }

@@ -100,6 +100,24 @@ pub enum Error {
         outputs: usize,
     },
 
+    /// An output was asked for that the model has but the explainer was not asked to explain.
+    #[error("output {target} was asked for, but the explainer's targets are {explained:?}")]
+    NotExplained {
+        /// The output asked for.
+        target: usize,
+        /// The outputs that are explained.
+        explained: Vec<usize>,
+    },
+
+    /// Weightings of outputs have not one weight for each output.
+    #[error("the weightings have {found} rows, the model has {outputs} outputs")]
+    WeightingShape {
+        /// How many rows the weightings have.
+        found: usize,
+        /// How many outputs the model has.
+        outputs: usize,
+    },
+
     /// A weight is NaN or infinite.
     #[error("{kind}: the weight of output {output} for input {input} is {value}")]
     NonFiniteWeight {

@@ -1,14 +1,97 @@
 //! The explainer: a model and a rule, prepared once.
 
+use std::sync::Arc;
+
 use nalgebra::{DMatrix, DVector};
 
-use crate::accumulate::{Accumulation, Machine, Overflow, Prepared, Shares};
+use crate::accumulate::{self, Accumulation, End, Link, Machine, Overflow, Plan, Prepared, Stack, Suffix};
+use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
-use crate::explanation::{Explanation, Sink};
-use crate::layer::{LinearMap, Operator};
+use crate::explanation::{self, About, Explained, Explanation, Sink};
+use crate::layer::{self, Operator};
+use crate::linalg;
 use crate::rule::{RelevanceRule, Site};
 use crate::scalar::Scalar;
-use crate::sequential::Sequential;
+use crate::sequential::{Outputs, Sequential};
+
+/// What to explain: the fewer targets, the less it costs.
+///
+/// ```
+/// use relprop::{Linear, Rule, Sequential, Targets};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+///
+/// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0; 3.0, 1.0; 0.0, 5.0], None)?).build()?;
+/// let (x, explainer) = (dvector![1.0, 1.0], model.explainer(Rule::Epsilon)?);
+///
+/// let predicted = explainer.clone().targets(Targets::Predicted)?.explain(&x)?;
+/// assert_eq!(predicted.targets().collect::<Vec<_>>(), [2]);
+/// let some = explainer.clone().targets([0, 1])?.explain(&x)?;
+/// assert_eq!(some.shares().shape(), (2, 2));
+/// // Why output 1 and not output 0: f_1 - f_0 = 1.
+/// let contrast = explainer.targets(dvector![-1.0, 1.0, 0.0])?.explain(&x)?;
+/// assert!((contrast.relevance(0)? - dvector![2.0, -1.0]).amax() < 1e-5);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Targets<T: Scalar> {
+    /// Every output.
+    #[default]
+    All,
+    /// The largest output of each sample, the first of equals.
+    Predicted,
+    /// These outputs, in this order.
+    Outputs(Vec<usize>),
+    /// Weightings c of the outputs, one in each column (outputs x weightings): Σ_k c_k f_k, with the relevance
+    /// Σ_k c_k f_k S_k. A contrast f_3 - f_5 has 1 in row 3 and -1 in row 5.
+    Weighted(DMatrix<T>),
+}
+
+impl<T: Scalar> From<usize> for Targets<T> {
+    fn from(output: usize) -> Self {
+        Self::Outputs(vec![output])
+    }
+}
+
+impl<T: Scalar> From<Vec<usize>> for Targets<T> {
+    fn from(outputs: Vec<usize>) -> Self {
+        Self::Outputs(outputs)
+    }
+}
+
+impl<T: Scalar, const N: usize> From<[usize; N]> for Targets<T> {
+    fn from(outputs: [usize; N]) -> Self {
+        Self::Outputs(outputs.to_vec())
+    }
+}
+
+impl<T: Scalar> From<DMatrix<T>> for Targets<T> {
+    fn from(weightings: DMatrix<T>) -> Self {
+        Self::Weighted(weightings)
+    }
+}
+
+impl<T: Scalar> From<DVector<T>> for Targets<T> {
+    fn from(weighting: DVector<T>) -> Self {
+        let outputs = weighting.len();
+        Self::Weighted(DMatrix::from_vec(outputs, 1, weighting.data.into()))
+    }
+}
+
+/// The memory of an explanation, for [`Explainer::explain_into`]; each thread wants one of its own.
+///
+/// It fits itself to the explainer that it is given to, and grows to the largest.
+#[derive(Debug)]
+pub struct Workspace<T: Scalar> {
+    buffers: Buffers<T>,
+    stack: Stack<T>,
+    explanation: Option<Explanation<T>>,
+}
+
+impl<T: Scalar> Default for Workspace<T> {
+    fn default() -> Self {
+        Self { buffers: Buffers::default(), stack: Stack::default(), explanation: None }
+    }
+}
 
 /// A model and a rule with all that does not depend on the sample: what a server holds.
 ///
@@ -29,13 +112,15 @@ use crate::sequential::Sequential;
 /// }
 /// # Ok::<(), relprop::Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Explainer<T: Scalar> {
     model: Sequential<T>,
-    rule: String,
+    about: Arc<About>,
     /// One for each linear layer.
-    prepared: Vec<Prepared<T>>,
-    accumulation: Accumulation,
+    prepared: Arc<[Prepared<T>]>,
+    targets: Targets<T>,
+    explained: Explained<T>,
+    plan: Plan,
 }
 
 impl<T: Scalar> Sequential<T> {
@@ -67,6 +152,25 @@ impl<T: Scalar> Sequential<T> {
         self.explainer(rule)?.explain(sample)
     }
 
+    /// Explains all outputs at each sample of a batch; see [`Explainer::explain_batch`].
+    ///
+    /// # Errors
+    /// Those of [`explainer`](Self::explainer) and of [`Explainer::explain_batch`].
+    ///
+    /// # Example
+    /// ```
+    /// use relprop::{Linear, Rule, Sequential};
+    /// use relprop::nalgebra::{self, dmatrix};
+    ///
+    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], None)?).build()?;
+    /// let explanations = model.explain_batch(&dmatrix![1.0, 0.0, 5.0; 0.0, 1.0, 5.0], Rule::Epsilon)?;
+    /// assert_eq!(explanations.len(), 3);
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    pub fn explain_batch(&self, samples: &DMatrix<T>, rule: impl RelevanceRule<T>) -> Result<Vec<Explanation<T>>, Error> {
+        self.explainer(rule)?.explain_batch(samples)
+    }
+
     /// Prepares a rule for this model.
     ///
     /// Cost: for each linear layer and each of the rule's transforms one copy of its weights; none for `Epsilon` and
@@ -75,33 +179,92 @@ impl<T: Scalar> Sequential<T> {
     /// # Errors
     /// [`Error::Unsupported`] where the rule cannot be used at a layer, and whatever the rule itself returns.
     pub fn explainer(&self, rule: impl RelevanceRule<T>) -> Result<Explainer<T>, Error> {
-        let linear: Vec<_> = self
-            .layers()
-            .iter()
-            .enumerate()
-            .filter_map(|(index, layer)| match layer.operator() {
-                Operator::Linear(map) => Some((index, layer.kind(), map)),
-                _ => None,
-            })
-            .collect();
-        let prepare = |(linear_index, &(layer, kind, map)): (usize, &(usize, &str, _))| {
-            let map: &dyn LinearMap<T> = map;
-            let (inputs, outputs) = (map.inputs(), map.outputs());
-            let site = Site { layer, kind, inputs, outputs, linear_index, linear_count: linear.len() };
-            Prepared::new(&rule, &site, map)
-        };
-        let prepared = linear.iter().enumerate().map(prepare).collect::<Result<_, _>>()?;
-        let shapes: Vec<_> = linear.iter().map(|(_, _, map)| (map.inputs(), map.outputs())).collect();
-        Ok(Explainer { model: self.clone(), rule: rule.name(), prepared, accumulation: Accumulation::cheaper(&shapes) })
+        let linear = |operator| matches!(operator, Operator::Linear(_));
+        let layers: Vec<usize> = (0..self.layers().len()).filter(|&index| linear(self.layers()[index].operator())).collect();
+        let mut prepared = Vec::with_capacity(layers.len());
+        for (linear_index, &layer) in layers.iter().enumerate() {
+            let Some(map) = accumulate::linear_map(self, layer) else { continue };
+            let kind = self.layers()[layer].kind();
+            let (inputs, outputs, linear_count) = (map.inputs(), map.outputs(), layers.len());
+            let site = Site { layer, kind, inputs, outputs, linear_index, linear_count };
+            prepared.push(Prepared::new(&rule, &site, map)?);
+        }
+        let sinks = prepared.iter().flat_map(|prepared| {
+            let sink = |&cause| Sink { layer: prepared.layer, kind: self.layers()[prepared.layer].kind().to_owned(), cause };
+            prepared.causes.iter().map(sink)
+        });
+        let about = Arc::new(About { rule: rule.name(), sinks: sinks.collect() });
+        let plan = plan(self, &prepared, Accumulation::default(), End::All);
+        let (model, prepared) = (self.clone(), prepared.into());
+        Ok(Explainer { model, about, prepared, targets: Targets::All, explained: Explained::All, plan })
     }
+}
+
+fn plan<T: Scalar>(model: &Sequential<T>, prepared: &[Prepared<T>], accumulation: Accumulation, end: End) -> Plan {
+    let link = |prepared: &Prepared<T>| {
+        let map = accumulate::linear_map(model, prepared.layer)?;
+        let (multiply_adds, terms) = prepared.cost(map);
+        let (inputs, outputs, sinks) = (prepared.inputs, prepared.outputs, prepared.causes.len());
+        Some(Link { inputs, outputs, sinks, terms, multiply_adds })
+    };
+    let links: Vec<Link> = prepared.iter().filter_map(link).collect();
+    Plan::new(accumulation, &links, end)
 }
 
 impl<T: Scalar> Explainer<T> {
     /// The same with another order of accumulation.
     #[must_use]
     pub fn accumulation(mut self, accumulation: Accumulation) -> Self {
-        self.accumulation = accumulation;
+        self.plan = plan(&self.model, &self.prepared, accumulation, self.end());
         self
+    }
+
+    /// The same for other [`Targets`]: an output's index, a list of them, a weighting, `Targets::Predicted`.
+    ///
+    /// # Errors
+    /// [`Error::TargetOutOfRange`], [`Error::WeightingShape`], and [`Error::InvalidParameter`] for no targets or a weight
+    /// that is not finite.
+    pub fn targets(mut self, targets: impl Into<Targets<T>>) -> Result<Self, Error> {
+        let targets = targets.into();
+        let outputs = self.model.outputs();
+        let none = || Error::parameter("Targets", "targets", 0, "at least one");
+        self.explained = match &targets {
+            Targets::All => Explained::All,
+            Targets::Predicted => Explained::Outputs(vec![0]),
+            Targets::Outputs(listed) => {
+                if let Some(&target) = listed.iter().find(|&&target| target >= outputs) {
+                    return Err(Error::TargetOutOfRange { target, outputs });
+                }
+                if listed.is_empty() {
+                    return Err(none());
+                }
+                Explained::Outputs(listed.clone())
+            }
+            Targets::Weighted(weightings) => {
+                if weightings.nrows() != outputs {
+                    return Err(Error::WeightingShape { found: weightings.nrows(), outputs });
+                }
+                if weightings.ncols() == 0 {
+                    return Err(none());
+                }
+                if let Some((_, value)) = linalg::first_non_finite(weightings.as_slice()) {
+                    return Err(Error::parameter("Targets", "a weight", value.as_f64(), "finite"));
+                }
+                Explained::Weightings(Arc::new(weightings.clone()))
+            }
+        };
+        self.targets = targets;
+        self.plan = plan(&self.model, &self.prepared, self.plan.accumulation(), self.end());
+        Ok(self)
+    }
+
+    fn end(&self) -> End {
+        match &self.targets {
+            Targets::All => End::All,
+            Targets::Predicted => End::Selected(1),
+            Targets::Outputs(listed) => End::Selected(listed.len()),
+            Targets::Weighted(weightings) => End::Weighted(weightings.ncols()),
+        }
     }
 
     /// The model.
@@ -110,9 +273,21 @@ impl<T: Scalar> Explainer<T> {
         &self.model
     }
 
-    /// Explains all outputs at one sample.
+    /// In which order the share matrices are multiplied, and what each order would cost.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Memory for [`explain_into`](Self::explain_into).
+    #[must_use]
+    pub fn workspace(&self) -> Workspace<T> {
+        Workspace::default()
+    }
+
+    /// Explains the targets at one sample.
     ///
-    /// Cost and memory: see [`Accumulation`].
+    /// Cost and memory: see [`Accumulation`] and [`plan`](Self::plan).
     ///
     /// # Errors
     /// [`Error::InputShape`], [`Error::NonFiniteInput`], [`Error::NonFiniteOutput`], [`Error::Overflow`].
@@ -125,47 +300,253 @@ impl<T: Scalar> Explainer<T> {
     /// # Errors
     /// As [`explain`](Self::explain).
     pub fn explain_slice(&self, sample: &[T]) -> Result<Explanation<T>, Error> {
-        self.model.check_input(sample.len())?;
-        let mut machine = Machine::new(self.accumulation);
-        let mut prepared = self.prepared.iter();
-        let outputs = self.model.pass(sample.to_vec(), |leaving, product| match prepared.next() {
-            Some(prepared) => machine.shift(prepared.factor(leaving, product)).map_err(|at| self.overflow(&at)),
-            None => Ok(()),
-        })?;
-        let shares = machine.finish().map_err(|at| self.overflow(&at))?.pop().ok_or(Error::EmptyModel)?;
-        self.check_relevances(&shares, &outputs.logits)?;
-        let sinks = shares.sinks.into_iter().map(|(label, shares)| {
-            let kind = self.model.layers()[label.layer].kind().to_owned();
-            Sink { layer: label.layer, kind, cause: label.cause, shares }
-        });
-        Ok(Explanation {
-            rule: self.rule.clone(),
-            output: DVector::from_vec(outputs.logits),
-            probabilities: outputs.probabilities.map(DVector::from_vec),
-            shares: DMatrix::from_vec(self.model.inputs(), self.model.outputs(), shares.inputs),
-            exponent: shares.exponent,
-            sinks: sinks.collect(),
-        })
+        let mut workspace = self.workspace();
+        self.explain_into(sample, &mut workspace)?;
+        workspace.explanation.ok_or(Error::EmptyModel)
     }
-    /// Shares may be finite where shares times outputs are not.
-    fn check_relevances(&self, shares: &Shares<T>, outputs: &[T]) -> Result<(), Error> {
-        let largest = T::max_value().as_f64();
-        for (target, (column, &output)) in shares.inputs.chunks_exact(self.model.inputs()).zip(outputs).enumerate() {
-            let (output, mut sum) = (output.as_f64().abs(), 0.0);
-            let of_inputs = column.iter().map(|&share| (0, share));
-            for (layer, share) in of_inputs.chain(shares.sinks.iter().map(|(label, row)| (label.layer, row[target]))) {
-                let share = share.as_f64().abs();
-                sum += share;
-                // The ledger's sums are finite where the sum of magnitudes is.
-                if share * output > largest || !(sum * output.max(1.0)).is_finite() {
-                    return Err(self.overflow(&Overflow { layer }));
+
+    /// The same in memory of the caller's, which holds the explanation until it is used again.
+    ///
+    /// After the first successful call nothing is allocated, so long as the model's layers do not.
+    ///
+    /// # Errors
+    /// As [`explain`](Self::explain); the workspace can be used again.
+    ///
+    /// # Example
+    /// ```
+    /// use relprop::{Linear, Rule, Sequential};
+    /// use relprop::nalgebra::{self, dmatrix};
+    ///
+    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], None)?).build()?;
+    /// let explainer = model.explainer(Rule::Epsilon)?;
+    /// let mut workspace = explainer.workspace();
+    /// for x in [[1.0, 2.0], [3.0, 4.0]] {
+    ///     let explanation = explainer.explain_into(&x, &mut workspace)?;
+    ///     println!("{explanation}");
+    /// }
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    pub fn explain_into<'w>(&self, sample: &[T], workspace: &'w mut Workspace<T>) -> Result<&'w Explanation<T>, Error> {
+        self.model.check_input(sample.len())?;
+        let Workspace { buffers, stack, explanation } = workspace;
+        buffers.rewind();
+        let mut run = self.run(sample, buffers, stack)?;
+        let explanation = explanation.get_or_insert_with(|| self.empty());
+        self.fill(&mut run, 0, explanation)?;
+        run.give_back(buffers);
+        Ok(explanation)
+    }
+
+    /// Explains each sample of a batch; samples are columns, inputs x samples.
+    ///
+    /// Any number of samples goes, none too. With the feature `rayon` the threads of the caller's pool share them. The
+    /// result is the same, bit for bit, for any number of threads and however a batch is split.
+    ///
+    /// Cost: that of the samples one by one, but what is read of the weights serves several of them. Memory: besides the
+    /// explanations, the blocks of a part of the batch for each thread, about 1 MB or one sample's, whichever is more.
+    ///
+    /// # Errors
+    /// As [`explain`](Self::explain), of the first sample that has one.
+    ///
+    /// # Example
+    /// ```
+    /// use relprop::{Linear, Rule, Sequential, Targets};
+    /// use relprop::nalgebra::{self, dmatrix};
+    ///
+    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0; 2.0, 1.0], None)?).build()?;
+    /// let explainer = model.explainer(Rule::Epsilon)?.targets(Targets::Predicted)?;
+    /// for explanation in explainer.explain_batch(&dmatrix![1.0, 0.0, 5.0; 0.0, 1.0, 2.0])? {
+    ///     println!("{}", explanation.relevance(explanation.predicted())?);
+    /// }
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    pub fn explain_batch(&self, samples: &DMatrix<T>) -> Result<Vec<Explanation<T>>, Error> {
+        self.model.check_input(samples.nrows())?;
+        self.explain_batch_slice(samples.as_slice())
+    }
+
+    /// The same for samples one after another in a slice: a C-order array of shape samples x inputs, as in PyTorch and numpy.
+    ///
+    /// # Errors
+    /// As [`explain_batch`](Self::explain_batch); [`Error::InputShape`] where the length is no multiple of the inputs.
+    pub fn explain_batch_slice(&self, samples: &[T]) -> Result<Vec<Explanation<T>>, Error> {
+        let inputs = self.model.inputs();
+        if samples.len() % inputs != 0 {
+            self.model.check_input(samples.len() % inputs)?;
+        }
+        // Before the batch is split, so that the error's index is that in the batch.
+        self.model.check_samples(samples)?;
+        let part = self.part(samples.len() / inputs) * inputs;
+        let explain = |workspace: &mut Workspace<T>, samples: &[T]| -> Result<Vec<Explanation<T>>, Error> {
+            workspace.buffers.rewind();
+            let mut run = self.run(samples, &mut workspace.buffers, &mut workspace.stack)?;
+            let explanations = (0..samples.len() / inputs).map(|sample| {
+                let mut explanation = self.empty();
+                self.fill(&mut run, sample, &mut explanation).map(|()| explanation)
+            });
+            let explanations = explanations.collect();
+            run.give_back(&mut workspace.buffers);
+            explanations
+        };
+        #[cfg(feature = "rayon")]
+        let parts: Vec<_> = {
+            use rayon::prelude::*;
+            samples.par_chunks(part).map_init(Workspace::default, explain).collect()
+        };
+        #[cfg(not(feature = "rayon"))]
+        let parts: Vec<_> = {
+            let mut workspace = Workspace::default();
+            samples.chunks(part).map(|samples| explain(&mut workspace, samples)).collect()
+        };
+        let mut explanations = Vec::with_capacity(samples.len() / inputs);
+        for part in parts {
+            explanations.extend(part?);
+        }
+        Ok(explanations)
+    }
+
+    /// How many samples of a batch go through the layers together. No result depends on it.
+    fn part(&self, samples: usize) -> usize {
+        /// What a thread's blocks should not be larger than, so that they stay in its cache.
+        const VALUES: f64 = 262_144.0;
+        const MOST: usize = 64;
+        #[cfg(feature = "rayon")]
+        let threads = rayon::current_num_threads();
+        #[cfg(not(feature = "rayon"))]
+        let threads = 1;
+        let fits = VALUES / self.plan.largest_block(self.plan.accumulation());
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates, and is at most MOST
+        let fits = (fits as usize).min(MOST);
+        samples.div_ceil(threads).min(fits).max(1)
+    }
+
+    /// One pass over the layers for these samples, which are of the right length.
+    fn run(&self, samples: &[T], buffers: &mut Buffers<T>, stack: &mut Stack<T>) -> Result<Run<T>, Error> {
+        let mut machine = Machine::new(&self.model, &self.prepared, &self.plan, stack);
+        let outputs = self.model.pass(samples, buffers, |buffers, leaving| {
+            machine.shift(leaving, buffers).map_err(|at| self.overflow(&at))
+        })?;
+        let (targets, selected) = self.begin(&outputs.logits, buffers);
+        let block = machine.finish(targets, buffers).map_err(|at| self.overflow(&at))?;
+        Ok(Run { outputs, block, selected })
+    }
+
+    /// The targets, now that the outputs are known; and the selected outputs once more where they are the samples' own.
+    fn begin(&self, logits: &[T], buffers: &mut Buffers<T>) -> (accumulate::Targets<T>, Option<Buffer<usize>>) {
+        let outputs = self.model.outputs();
+        let samples = logits.len() / outputs;
+        match &self.targets {
+            Targets::All => (accumulate::Targets::All, None),
+            Targets::Predicted => {
+                let mut selected = buffers.indices.take(samples);
+                for (selected, logits) in selected.iter_mut().zip(logits.chunks_exact(outputs)) {
+                    *selected = explanation::largest(logits);
                 }
+                let mut again = buffers.indices.take(samples);
+                again.copy_from_slice(&selected);
+                (accumulate::Targets::Selected(selected), Some(again))
+            }
+            Targets::Outputs(listed) => {
+                let mut selected = buffers.indices.take(samples * listed.len());
+                selected.chunks_exact_mut(listed.len()).for_each(|selected| selected.copy_from_slice(listed));
+                (accumulate::Targets::Selected(selected), None)
+            }
+            Targets::Weighted(weightings) => {
+                let mut relevance = buffers.values.take(samples * weightings.len());
+                for (relevance, logits) in relevance.chunks_exact_mut(weightings.len()).zip(logits.chunks_exact(outputs)) {
+                    relevance.copy_from_slice(weightings.as_slice());
+                    layer::scale_columns(relevance, logits, outputs);
+                }
+                (accumulate::Targets::Weighted(relevance, weightings.ncols()), None)
             }
         }
-        Ok(())
+    }
+
+    /// An explanation without contents.
+    fn empty(&self) -> Explanation<T> {
+        Explanation {
+            about: self.about.clone(),
+            output: DVector::zeros(0),
+            probabilities: None,
+            explained: self.explained.clone(),
+            shares: DMatrix::zeros(0, 0),
+            exponent: 0,
+            sinks: Vec::new(),
+        }
+    }
+
+    /// Writes one sample's results into an explanation, in its memory.
+    fn fill(&self, run: &mut Run<T>, sample: usize, explanation: &mut Explanation<T>) -> Result<(), Error> {
+        let (inputs, outputs) = (self.model.inputs(), self.model.outputs());
+        let Run { outputs: values, block, selected } = run;
+        let exponent = block.apply_exponent(sample).map_err(|at| self.overflow(&at))?;
+        let targets = block.extent.outputs;
+        let sinks = block.extent.sinks * targets;
+        let logits = &values.logits[sample * outputs..][..outputs];
+        let sinks = &block.sinks[sample * sinks..][..sinks];
+
+        // Another explainer may have used the memory.
+        if !Arc::ptr_eq(&explanation.about, &self.about) || explanation.shares.ncols() != targets {
+            *explanation = self.empty();
+        }
+        write(&mut explanation.output, logits);
+        match &values.probabilities {
+            Some(values) => {
+                let probabilities = explanation.probabilities.get_or_insert_with(|| DVector::zeros(0));
+                write(probabilities, &values[sample * outputs..][..outputs]);
+            }
+            None => explanation.probabilities = None,
+        }
+        match (&mut explanation.explained, selected) {
+            (Explained::Outputs(explained), Some(selected)) => explained.copy_from_slice(&selected[sample..=sample]),
+            (explained, _) if *explained != self.explained => *explained = self.explained.clone(),
+            _ => {}
+        }
+        explanation.sinks.clear();
+        explanation.sinks.extend_from_slice(sinks);
+        let mut shares: Vec<T> = std::mem::replace(&mut explanation.shares, DMatrix::zeros(0, 0)).data.into();
+        if block.extent.samples == 1 {
+            shares = block.values.exchange(shares);
+        } else {
+            shares.clear();
+            shares.extend_from_slice(&block.values[sample * inputs * targets..][..inputs * targets]);
+        }
+        explanation.shares = DMatrix::from_vec(inputs, targets, shares);
+        explanation.exponent = exponent;
+        let overflow = Overflow { layer: self.prepared[0].layer };
+        if explanation.is_finite() { Ok(()) } else { Err(self.overflow(&overflow)) }
     }
 
     fn overflow(&self, at: &Overflow) -> Error {
         Error::Overflow { layer: at.layer, kind: self.model.layers()[at.layer].kind().to_owned() }
+    }
+}
+
+/// What one pass leaves behind.
+struct Run<T> {
+    outputs: Outputs<T>,
+    block: Suffix<T>,
+    /// The outputs that were selected, where they are each sample's own.
+    selected: Option<Buffer<usize>>,
+}
+
+impl<T: Scalar> Run<T> {
+    fn give_back(self, buffers: &mut Buffers<T>) {
+        self.block.give_back(buffers);
+        buffers.values.give(self.outputs.logits);
+        if let Some(probabilities) = self.outputs.probabilities {
+            buffers.values.give(probabilities);
+        }
+        if let Some(selected) = self.selected {
+            buffers.indices.give(selected);
+        }
+    }
+}
+
+fn write<T: Scalar>(vector: &mut DVector<T>, values: &[T]) {
+    if vector.len() == values.len() {
+        vector.copy_from_slice(values);
+    } else {
+        *vector = DVector::from_column_slice(values);
     }
 }

@@ -1,12 +1,14 @@
 //! The result of one explained sample.
 
 use std::fmt;
+use std::sync::Arc;
 
 use nalgebra::{DMatrix, DVector};
 
 use crate::accumulate::Cause;
 use crate::error::Error;
 use crate::ledger::{Ledger, LedgerEntry};
+use crate::linalg;
 use crate::scalar::Scalar;
 
 /// How one sample's outputs are made of its inputs, for all outputs at once.
@@ -31,21 +33,40 @@ use crate::scalar::Scalar;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Explanation<T: Scalar> {
-    pub(crate) rule: String,
+    pub(crate) about: Arc<About>,
     pub(crate) output: DVector<T>,
     pub(crate) probabilities: Option<DVector<T>>,
+    pub(crate) explained: Explained<T>,
     pub(crate) shares: DMatrix<T>,
     pub(crate) exponent: i32,
-    pub(crate) sinks: Vec<Sink<T>>,
+    /// For each of the sinks that `about` names, one share for each column of `shares`.
+    pub(crate) sinks: Vec<T>,
 }
 
-/// One row of sinks: what each output lost there, as a share.
+/// What all explanations of an explainer have in common.
+#[derive(Debug, PartialEq)]
+pub(crate) struct About {
+    pub rule: String,
+    pub sinks: Vec<Sink>,
+}
+
+/// A row of sinks: where it is and why relevance goes there.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Sink<T> {
+pub(crate) struct Sink {
     pub layer: usize,
     pub kind: String,
     pub cause: Cause,
-    pub shares: Vec<T>,
+}
+
+/// What the columns of the shares are of.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Explained<T: Scalar> {
+    /// Every output, in order.
+    All,
+    /// These outputs.
+    Outputs(Vec<usize>),
+    /// The columns of weightings, outputs x targets.
+    Weightings(Arc<DMatrix<T>>),
 }
 
 /// What one input contributed to an output.
@@ -57,11 +78,16 @@ pub struct Contribution<T> {
     pub relevance: T,
 }
 
+/// The index of the largest value, the first of equals.
+pub(crate) fn largest<T: Scalar>(values: &[T]) -> usize {
+    values.iter().enumerate().fold(0, |best, (k, value)| if *value > values[best] { k } else { best })
+}
+
 impl<T: Scalar> Explanation<T> {
     /// The name of the rule.
     #[must_use]
     pub fn rule(&self) -> &str {
-        &self.rule
+        &self.about.rule
     }
 
     /// f(x), the outputs that are explained: the logits where the model ends with a softmax.
@@ -79,14 +105,24 @@ impl<T: Scalar> Explanation<T> {
     /// The index of the largest output, the first of equals.
     #[must_use]
     pub fn predicted(&self) -> usize {
-        let largest = |best: usize, (k, value): (usize, &T)| if *value > self.output[best] { k } else { best };
-        self.output.iter().enumerate().fold(0, largest)
+        largest(self.output.as_slice())
     }
 
-    /// S, inputs x outputs; the true shares are these times 2^[`exponent`](Self::exponent).
+    /// S, inputs x targets; the true shares are these times 2^[`exponent`](Self::exponent).
+    ///
+    /// The targets are all outputs, or those that the explainer was asked for ([`targets`](Self::targets)). For a
+    /// weighting of outputs the column is its relevance itself, Σ_k c_k f_k S_k: the sum that it would be a share of may be 0.
     #[must_use]
     pub fn shares(&self) -> &DMatrix<T> {
         &self.shares
+    }
+
+    /// What the columns of [`shares`](Self::shares) are of: outputs by their index, weightings by theirs.
+    pub fn targets(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.shares.ncols()).map(|column| match &self.explained {
+            Explained::Outputs(outputs) => outputs[column],
+            Explained::All | Explained::Weightings(_) => column,
+        })
     }
 
     /// 0, unless even the largest true share is too small for the number type to hold in full precision.
@@ -98,19 +134,20 @@ impl<T: Scalar> Explanation<T> {
         self.exponent
     }
 
-    /// The relevance of each input for output `target`, S[:, k] · f_k(x), times 2^-[`exponent`](Self::exponent).
+    /// The relevance of each input for output `target`, S[:, k] · f_k(x), times 2^-[`exponent`](Self::exponent); or that for
+    /// the weighting of this index.
     ///
     /// # Errors
-    /// [`Error::TargetOutOfRange`].
+    /// [`Error::TargetOutOfRange`], and [`Error::NotExplained`] where the explainer was not asked for this output.
     pub fn relevance(&self, target: usize) -> Result<DVector<T>, Error> {
-        self.check(target)?;
-        Ok(self.shares.column(target) * self.output[target])
+        let column = self.column(target)?;
+        Ok(self.shares.column(column) * self.scale(target))
     }
 
     /// The `count` inputs that contributed most to output `target`, for or against, the strongest first.
     ///
     /// # Errors
-    /// [`Error::TargetOutOfRange`].
+    /// As [`relevance`](Self::relevance).
     ///
     /// # Example
     /// ```
@@ -134,46 +171,104 @@ impl<T: Scalar> Explanation<T> {
     /// Where all relevance of output `target` went.
     ///
     /// # Errors
-    /// [`Error::TargetOutOfRange`].
+    /// As [`relevance`](Self::relevance).
     pub fn ledger(&self, target: usize) -> Result<Ledger, Error> {
-        self.check(target)?;
-        let scale = f64::from(self.exponent).exp2();
-        let output = self.output[target].as_f64();
-        let shares = self.shares.column(target);
-        let entries = self.sinks.iter().map(|sink| {
-            let share = sink.shares[target].as_f64();
-            LedgerEntry { layer: sink.layer, kind: sink.kind.clone(), cause: sink.cause, share, relevance: share * output }
-        });
+        let column = self.column(target)?;
+        let (scale, targets) = (f64::from(self.exponent).exp2(), self.shares.ncols());
+        let shares = self.shares.column(column);
+        let rows = self.sinks.chunks_exact(targets);
         Ok(Ledger {
             target,
-            output,
+            whole: self.whole(target),
+            scale: self.scale(target).as_f64(),
             inputs: shares.iter().map(|share| share.as_f64()).sum::<f64>() * scale,
             inputs_magnitude: shares.iter().map(|share| share.as_f64().abs()).sum::<f64>() * scale,
-            entries: entries.collect(),
+            entries: (self.about.sinks.iter().zip(rows))
+                .map(|(sink, row)| LedgerEntry {
+                    layer: sink.layer,
+                    kind: sink.kind.clone(),
+                    cause: sink.cause,
+                    part: row[column].as_f64(),
+                    whole: self.whole(target),
+                    scale: self.scale(target).as_f64(),
+                })
+                .collect(),
         })
     }
 
-    fn check(&self, target: usize) -> Result<(), Error> {
-        let outputs = self.output.len();
-        if target < outputs { Ok(()) } else { Err(Error::TargetOutOfRange { target, outputs }) }
+    /// Which column of the shares is of this target.
+    fn column(&self, target: usize) -> Result<usize, Error> {
+        let found = match &self.explained {
+            Explained::All => Some(target).filter(|&target| target < self.output.len()),
+            Explained::Outputs(outputs) if target < self.output.len() => {
+                return outputs.iter().position(|&k| k == target).ok_or_else(|| Error::NotExplained {
+                    target,
+                    explained: outputs.clone(),
+                });
+            }
+            Explained::Outputs(_) => None,
+            Explained::Weightings(weightings) => Some(target).filter(|&target| target < weightings.ncols()),
+        };
+        let outputs = match &self.explained {
+            Explained::Weightings(weightings) => weightings.ncols(),
+            _ => self.output.len(),
+        };
+        found.ok_or(Error::TargetOutOfRange { target, outputs })
+    }
+
+    /// Whether all relevances and the ledger's sums are finite: shares may be where shares times outputs are not.
+    pub(crate) fn is_finite(&self) -> bool {
+        let largest = T::max_value().as_f64();
+        let share = linalg::max_abs(self.shares.as_slice()).max(linalg::max_abs(&self.sinks)).as_f64();
+        let output = linalg::max_abs(self.output.as_slice()).as_f64().max(1.0);
+        // Nearly always this bound says so already.
+        share * output * (self.shares.len() + self.sinks.len()) as f64 <= largest
+            || self.targets().zip(self.shares.column_iter()).enumerate().all(|(column, (target, shares))| {
+                let scale = self.scale(target).as_f64().abs();
+                let sinks = self.sinks.iter().skip(column).step_by(self.shares.ncols());
+                let parts = || shares.iter().chain(sinks.clone()).map(|share| share.as_f64().abs());
+                parts().all(|part| part * scale <= largest) && (parts().sum::<f64>() * scale.max(1.0)).is_finite()
+            })
+    }
+
+    /// What makes relevance of a target's shares.
+    fn scale(&self, target: usize) -> T {
+        match &self.explained {
+            Explained::All | Explained::Outputs(_) => self.output[target],
+            Explained::Weightings(_) => T::one(),
+        }
+    }
+
+    /// What a target's shares and sinks sum to.
+    fn whole(&self, target: usize) -> f64 {
+        match &self.explained {
+            Explained::All | Explained::Outputs(_) => 1.0,
+            Explained::Weightings(weightings) => {
+                let terms = weightings.column(target).into_iter().zip(&self.output).map(|(c, f)| c.as_f64() * f.as_f64());
+                terms.sum()
+            }
+        }
     }
 }
 
 impl<T: Scalar> fmt::Display for Explanation<T> {
-    /// A line for each output (the largest ten of them): its value and the inputs that contributed most.
+    /// A line for each target (the largest ten of them): its value and the inputs that contributed most.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const OUTPUTS: usize = 10;
+        const TARGETS: usize = 10;
         const INPUTS: usize = 4;
-        let (inputs, outputs) = self.shares.shape();
-        write!(f, "{}: {inputs} inputs, {outputs} outputs, predicted {}", self.rule, self.predicted())?;
+        let (inputs, outputs) = (self.shares.nrows(), self.output.len());
+        write!(f, "{}: {inputs} inputs, {outputs} outputs, predicted {}", self.rule(), self.predicted())?;
         if self.exponent != 0 {
             write!(f, ", relevances times 2^{}", self.exponent)?;
         }
-        let mut order: Vec<usize> = (0..outputs).collect();
-        order.sort_by(|&a, &b| self.output[b].partial_cmp(&self.output[a]).unwrap_or(std::cmp::Ordering::Equal));
-        for &target in order.iter().take(OUTPUTS) {
-            write!(f, "\n  output {target:>4} {:>12.5}", self.output[target])?;
-            if let Some(probabilities) = &self.probabilities {
+        let weighted = matches!(self.explained, Explained::Weightings(_));
+        let name = if weighted { "weighting" } else { "output" };
+        let value = |target: usize| self.whole(target) * self.scale(target).as_f64();
+        let mut order: Vec<usize> = self.targets().collect();
+        order.sort_by(|&a, &b| value(b).total_cmp(&value(a)));
+        for &target in order.iter().take(TARGETS) {
+            write!(f, "\n  {name} {target:>4} {:>12.5}", value(target))?;
+            if let Some(probabilities) = self.probabilities.as_ref().filter(|_| !weighted) {
                 write!(f, " {:>7.2} %", probabilities[target].as_f64() * 100.0)?;
             }
             f.write_str("  from")?;
@@ -181,8 +276,8 @@ impl<T: Scalar> fmt::Display for Explanation<T> {
                 write!(f, "  [{}] {:+.4}", contribution.input, contribution.relevance)?;
             }
         }
-        if outputs > OUTPUTS {
-            write!(f, "\n  and {} more outputs", outputs - OUTPUTS)?;
+        if order.len() > TARGETS {
+            write!(f, "\n  and {} more {name}s", order.len() - TARGETS)?;
         }
         Ok(())
     }

@@ -112,7 +112,8 @@ pub trait Elementwise<T: Scalar>: Debug + Send + Sync {
 ///
 /// The products take any number of columns at once: a slice of `inputs()` x columns in column-major order, each column
 /// a sample or a row of relevance. Every rule, in both directions, is made of these two products of the map or of the
-/// same map with other weights, so this is all that a convolution or any other linear layer has to offer.
+/// same map with other weights, so this is all that a convolution or any other linear layer has to offer. The methods
+/// with a default are the same with a scaling, or with a part left out: worth overriding where that costs less.
 pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
     /// The length of z.
     fn inputs(&self) -> usize;
@@ -137,6 +138,28 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
         self.map_weights(&|_| T::one())
     }
 
+    /// How many multiply-adds a product costs for one column; the order of accumulation is chosen by it.
+    fn multiply_adds(&self) -> f64 {
+        self.inputs() as f64 * self.outputs() as f64
+    }
+
+    /// y = W diag(u) x. `u` has one column for each sample, and `x` as many for each sample as for any other.
+    ///
+    /// Worth overriding where a u_i of zero can save work. The default makes a copy of `x`.
+    fn apply_scaled(&self, u: &[T], x: &[T], y: &mut [T]) {
+        let mut scaled = x.to_vec();
+        scale_columns(&mut scaled, u, self.inputs());
+        self.apply(&scaled, y);
+    }
+
+    /// x = diag(u) Wᵀ y, with `u` as in [`apply_scaled`](Self::apply_scaled).
+    ///
+    /// Worth overriding where a u_i of zero can save work.
+    fn apply_transposed_scaled(&self, y: &[T], u: &[T], x: &mut [T]) {
+        self.apply_transposed(y, x);
+        scale_columns(x, u, self.inputs());
+    }
+
     /// Adds diag(t) W diag(u) to `out` (outputs x inputs, column-major): the matrix of the map between two scalings.
     ///
     /// Worth overriding where the matrix is at hand: the default costs a product with the identity.
@@ -154,6 +177,34 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
             }
         }
     }
+
+    /// Adds some columns of diag(u) Wᵀ diag(t) to `out` (inputs x those columns): those of the listed outputs.
+    ///
+    /// Worth overriding where the matrix is at hand: the default costs a product for each.
+    fn add_scaled_outputs(&self, listed: &[usize], u: &[T], t: &[T], out: &mut [T]) {
+        let mut unit = vec![T::zero(); self.outputs()];
+        let mut column = vec![T::zero(); self.inputs()];
+        for (&k, out) in listed.iter().zip(out.chunks_exact_mut(u.len())) {
+            unit[k] = t[k];
+            self.apply_transposed(&unit, &mut column);
+            unit[k] = T::zero();
+            for ((out, &v), &u) in out.iter_mut().zip(&column).zip(u) {
+                *out += v * u;
+            }
+        }
+    }
+}
+
+/// Multiplies each sample's columns by that sample's column of `by`, entry by entry.
+pub(crate) fn scale_columns<T: Scalar>(values: &mut [T], by: &[T], rows: usize) {
+    let per_sample = values.len() / by.len().max(1);
+    for (values, by) in values.chunks_exact_mut(rows * per_sample).zip(by.chunks_exact(rows)) {
+        for column in values.chunks_exact_mut(rows) {
+            for (v, &by) in column.iter_mut().zip(by) {
+                *v *= by;
+            }
+        }
+    }
 }
 
 /// How many inputs each output of a map has: its fan-in, with padding left out.
@@ -163,9 +214,8 @@ pub(crate) fn fan_in<T: Scalar>(map: &dyn LinearMap<T>) -> Vec<T> {
     counts
 }
 
-/// softmax(z) for every column of `size` values, without overflow.
-pub(crate) fn softmax<T: Scalar>(logits: &[T], size: usize) -> Vec<T> {
-    let mut values = logits.to_vec();
+/// Replaces each column z of `size` values by softmax(z), without overflow.
+pub(crate) fn softmax<T: Scalar>(values: &mut [T], size: usize) {
     for column in values.chunks_exact_mut(size) {
         let max = column.iter().fold(T::neg_infinity(), |m, &v| m.max(v));
         for v in column.iter_mut() {
@@ -176,7 +226,6 @@ pub(crate) fn softmax<T: Scalar>(logits: &[T], size: usize) -> Vec<T> {
             *v /= sum;
         }
     }
-    values
 }
 
 /// Adds b to every column.

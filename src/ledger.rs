@@ -12,7 +12,8 @@ use crate::accumulate::Cause;
 ///     Σ_i R_i + Σ_layers (bias + stabiliser + rest + dead) = f_k(x)
 /// ```
 ///
-/// The numbers are shares of the output (they sum to 1) times the output; sums are made in double precision.
+/// The numbers are shares of the output (they sum to 1) times the output; sums are made in double precision. For a
+/// weighting of outputs (`Targets::Weighted`) the output is the weighted sum.
 ///
 /// ```
 /// use relprop::{Cause, Linear, Rule, Sequential};
@@ -29,7 +30,10 @@ use crate::accumulate::Cause;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ledger {
     pub(crate) target: usize,
-    pub(crate) output: f64,
+    /// What the parts below sum to: 1, or the weighted sum.
+    pub(crate) whole: f64,
+    /// What makes relevance of the parts.
+    pub(crate) scale: f64,
     pub(crate) inputs: f64,
     pub(crate) inputs_magnitude: f64,
     pub(crate) entries: Vec<LedgerEntry>,
@@ -41,8 +45,14 @@ pub struct LedgerEntry {
     pub(crate) layer: usize,
     pub(crate) kind: String,
     pub(crate) cause: Cause,
-    pub(crate) share: f64,
-    pub(crate) relevance: f64,
+    pub(crate) part: f64,
+    pub(crate) whole: f64,
+    pub(crate) scale: f64,
+}
+
+/// A part as a share; there are no shares of nothing.
+fn share(part: f64, whole: f64) -> f64 {
+    if whole == 0.0 { 0.0 } else { part / whole }
 }
 
 impl LedgerEntry {
@@ -64,16 +74,16 @@ impl LedgerEntry {
         self.cause
     }
 
-    /// The share of the output.
+    /// The share of the output; 0 for a weighting of outputs that sums to 0.
     #[must_use]
     pub fn share(&self) -> f64 {
-        self.share
+        share(self.part, self.whole)
     }
 
     /// The share times the output.
     #[must_use]
     pub fn relevance(&self) -> f64 {
-        self.relevance
+        self.part * self.scale
     }
 }
 
@@ -87,13 +97,13 @@ impl Ledger {
     /// f_k(x), what there was to share.
     #[must_use]
     pub fn output(&self) -> f64 {
-        self.output
+        self.whole * self.scale
     }
 
     /// Σ_i R_i, what the inputs got.
     #[must_use]
     pub fn inputs(&self) -> f64 {
-        self.inputs * self.output
+        self.inputs * self.scale
     }
 
     /// What each sink of each layer got.
@@ -105,24 +115,24 @@ impl Ledger {
     /// What all layers' sinks of one cause got.
     #[must_use]
     pub fn total(&self, cause: Cause) -> f64 {
-        self.entries.iter().filter(|entry| entry.cause == cause).map(|entry| entry.relevance).sum()
+        self.entries.iter().filter(|entry| entry.cause == cause).map(LedgerEntry::relevance).sum()
     }
 
     /// What the others leave of the output: the rounding error of the whole explanation.
     #[must_use]
     pub fn rounding(&self) -> f64 {
-        (1.0 - self.share_sum()) * self.output
+        (self.whole - self.parts()) * self.scale
     }
 
     /// |1 - Σ shares| as a fraction of the Σ |shares| over all inputs and sinks: how well the ledger closes.
     #[must_use]
     pub fn imbalance(&self) -> f64 {
-        let magnitude = self.inputs_magnitude + self.entries.iter().map(|entry| entry.share.abs()).sum::<f64>();
-        (1.0 - self.share_sum()).abs() / magnitude.max(f64::MIN_POSITIVE)
+        let magnitude = self.inputs_magnitude + self.entries.iter().map(|entry| entry.part.abs()).sum::<f64>();
+        (self.whole - self.parts()).abs() / magnitude.max(f64::MIN_POSITIVE)
     }
 
-    fn share_sum(&self) -> f64 {
-        self.inputs + self.entries.iter().map(|entry| entry.share).sum::<f64>()
+    fn parts(&self) -> f64 {
+        self.inputs + self.entries.iter().map(|entry| entry.part).sum::<f64>()
     }
 }
 
@@ -142,11 +152,11 @@ impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |v: f64| if v != 0.0 && v.abs() < 1e-4 { format!("{v:.1e}") } else { format!("{v:.6}") };
         let mut line = |name: &str, v: f64, share: f64| writeln!(f, "  {name:<28} {:>14} {:>9.2} %", number(v), 100.0 * share);
-        line("inputs", self.inputs(), self.inputs)?;
-        for entry in self.entries.iter().filter(|entry| entry.share != 0.0) {
-            line(&format!("layer {} {} {}", entry.layer, entry.kind, entry.cause), entry.relevance, entry.share)?;
+        line("inputs", self.inputs(), share(self.inputs, self.whole))?;
+        for entry in self.entries.iter().filter(|entry| entry.part != 0.0) {
+            line(&format!("layer {} {} {}", entry.layer, entry.kind, entry.cause), entry.relevance(), entry.share())?;
         }
-        line("rounding", self.rounding(), 1.0 - self.share_sum())?;
-        write!(f, "  {:<28} {:>14.6}", format!("= output {}", self.target), self.output)
+        line("rounding", self.rounding(), share(self.whole - self.parts(), self.whole))?;
+        write!(f, "  {:<28} {:>14.6}", format!("= output {}", self.target), self.output())
     }
 }

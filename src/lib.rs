@@ -11,6 +11,7 @@ pub mod layer;
 pub mod rule;
 
 mod accumulate;
+mod buffer;
 mod error;
 mod explainer;
 mod explanation;
@@ -21,9 +22,9 @@ mod sequential;
 
 pub use nalgebra;
 
-pub use accumulate::{Accumulation, Cause};
+pub use accumulate::{Accumulation, Cause, Plan};
 pub use error::{Error, Misshapen};
-pub use explainer::Explainer;
+pub use explainer::{Explainer, Targets, Workspace};
 pub use explanation::{Contribution, Explanation};
 pub use layer::{
     Dropout, Elementwise, Elu, Gelu, HardTanh, Identity, Layer, LeakyRelu, Linear, LinearMap, Operator, Relu, Sigmoid, Silu,

@@ -1,51 +1,352 @@
 //! The one seam to matrix products.
 //!
-//! All matrices are slices in column-major order. Large products go to nalgebra's `gemm`, which is matrixmultiply with the
-//! processor's widest vectors; a transposed operand is a view with swapped strides, because nalgebra's own `tr_mul` does
-//! not reach that path. Products of few columns are bound by the reading of the matrix, so they are done by the column
-//! with zeros left out: after a ReLU that is about half of the work.
+//! All matrices are slices in column-major order. A layer's products come with a scaling of its inputs, W diag(u) X and
+//! diag(u) Wᵀ Y, because that is what share matrices are made of, and because it says what costs nothing: where u_i is 0,
+//! the column i of W is not even read. After a ReLU that is about half of the work, at the zeros of an image more.
+//!
+//! A result depends on its own column alone, bit for bit: not on the columns beside it, how many they are or which thread
+//! works on them.
 
-use nalgebra::{Dyn, MatrixView, MatrixViewMut};
+// Inlined into the function that the processor's features were switched on for.
+#![allow(clippy::inline_always)]
+
+mod kernel;
+
+use std::cell::RefCell;
+
+use pulp::{Arch, Simd, WithSimd};
 
 use crate::scalar::Scalar;
 
-/// nalgebra's fast path needs every dimension above this. It must not be called below: its own loops for small products
-/// read out of bounds where the strides are swapped.
-const SMALL: usize = 5;
+pub use kernel::Lanes;
 
-/// A matrix of `shape` over a slice, `strides` apart.
-fn view<T: Scalar>(values: &[T], shape: (usize, usize), strides: (usize, usize)) -> MatrixView<'_, T, Dyn, Dyn, Dyn, Dyn> {
-    MatrixView::from_slice_with_strides_generic(values, Dyn(shape.0), Dyn(shape.1), Dyn(strides.0), Dyn(strides.1))
+/// So many inputs are combined at once; the sums of such blocks are added up.
+const DEPTH: usize = 256;
+/// So many outputs of a scalar product are summed at once.
+const LENGTH: usize = 2048;
+/// So many columns of W stay in the cache while all right hand sides meet them.
+const BREADTH: usize = 32;
+/// So many right hand sides are prepared at once.
+const SLAB: usize = 96;
+/// At most so many columns share what is read of W.
+const GROUP: usize = 6;
+/// Below this density each column is combined by itself, as columns of different patterns would fill up each other's zeros.
+const SPARSE: f64 = 0.4;
+
+/// What [`apply`] prepares of its right hand sides, kept by each thread.
+#[derive(Debug, Default)]
+pub struct Scratch<T> {
+    groups: Vec<Group>,
+    columns: Vec<usize>,
+    offsets: Vec<usize>,
+    x: Vec<T>,
+    panel: Vec<T>,
 }
 
-/// `y = W x` for any number of columns; `w` is outputs x inputs. Cost: outputs x inputs x columns multiply-adds.
-pub(crate) fn apply<T: Scalar>(w: &[T], outputs: usize, inputs: usize, x: &[T], y: &mut [T]) {
-    let columns = x.len() / inputs;
-    if columns.min(outputs).min(inputs) > SMALL {
-        let (w, x) = (view(w, (outputs, inputs), (1, outputs)), view(x, (inputs, columns), (1, inputs)));
-        return MatrixViewMut::from_slice_generic(y, Dyn(outputs), Dyn(columns)).gemm(T::one(), &w, &x, T::zero());
-    }
-    y.fill(T::zero());
-    for (x, y) in x.chunks_exact(inputs).zip(y.chunks_exact_mut(outputs)) {
-        for (&x, w) in x.iter().zip(w.chunks_exact(outputs)) {
-            if x != T::zero() {
-                add_scaled(x, w, y);
+/// Columns that are combined together.
+#[derive(Debug, Clone, Copy)]
+struct Group {
+    width: usize,
+    /// Where each column begins in y.
+    columns: [usize; GROUP],
+    /// Where its entries begin in the scratch's offsets, how many they are, and where they begin in its x.
+    first: usize,
+    count: usize,
+    x: usize,
+}
+
+/// The matrix W, outputs x inputs.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a, T> {
+    pub values: &'a [T],
+    pub outputs: usize,
+    pub inputs: usize,
+}
+
+/// `y = W diag(u) x` for any number of columns; `u` has one column for each sample, and each sample as many columns of `x`
+/// as any other. Cost: outputs x inputs x columns multiply-adds, less what is zero.
+pub(crate) fn apply<T: Scalar>(w: Matrix<'_, T>, u: Option<&[T]>, x: &[T], y: &mut [T]) {
+    let per_sample = u.map_or(1, |u| x.len() / u.len().max(1));
+    T::with_scratch(|scratch| Arch::new().dispatch(Apply { w, u, per_sample, x, y, scratch }));
+}
+
+/// `x = diag(u) Wᵀ y` for any number of columns; `u` as in [`apply`].
+/// Cost: outputs x inputs x columns multiply-adds, less the rows where u is zero.
+pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&[T]>, x: &mut [T]) {
+    let per_sample = u.map_or(1, |u| x.len() / u.len().max(1));
+    Arch::new().dispatch(ApplyTransposed { w, u, per_sample, x, y });
+}
+
+struct Apply<'a, T> {
+    w: Matrix<'a, T>,
+    u: Option<&'a [T]>,
+    per_sample: usize,
+    x: &'a [T],
+    y: &'a mut [T],
+    scratch: &'a mut Scratch<T>,
+}
+
+impl<T: Scalar> WithSimd for Apply<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { w: Matrix { values: w, outputs, inputs }, u, per_sample, x, y, scratch } = self;
+        y.fill(T::zero());
+        let columns = x.len() / inputs;
+        let height = 8 * T::lanes::<S>();
+        for slab in (0..columns).step_by(SLAB) {
+            let slab = slab..columns.min(slab + SLAB);
+            for first in (0..inputs).step_by(DEPTH) {
+                let depth = first..inputs.min(first + DEPTH);
+                scratch.prepare(x, u, per_sample, (inputs, outputs), slab.clone(), depth.clone());
+                // Columns far apart in memory share few cache lines and no page: copied closely together they do.
+                let packs = scratch.groups.len() >= 3 && outputs * size_of::<T>() >= 4096;
+                if !packs {
+                    for (at, _) in depth.enumerate() {
+                        scratch.columns[at] = (first + at) * outputs;
+                    }
+                    let Scratch { groups, columns, offsets, x, .. } = &mut *scratch;
+                    for at in offsets.iter_mut() {
+                        *at = columns[*at];
+                    }
+                    for group in groups.iter() {
+                        group.combine(simd, w, 0..outputs, offsets, x, y, 0);
+                    }
+                    continue;
+                }
+                let Scratch { groups, offsets, x, panel, .. } = &mut *scratch;
+                panel.resize(height * DEPTH, T::zero());
+                for at in offsets.iter_mut() {
+                    *at *= height;
+                }
+                for top in (0..outputs).step_by(height) {
+                    let rows = top..outputs.min(top + height);
+                    for (i, packed) in depth.clone().zip(panel.chunks_exact_mut(height)) {
+                        packed[..rows.len()].copy_from_slice(&w[i * outputs + rows.start..i * outputs + rows.end]);
+                    }
+                    for group in groups.iter() {
+                        group.combine(simd, panel, 0..rows.len(), offsets, x, y, top);
+                    }
+                }
             }
         }
     }
 }
 
-/// `x = Wᵀ y` for any number of columns; `w` is outputs x inputs. Cost: outputs x inputs x columns multiply-adds.
-pub(crate) fn apply_transposed<T: Scalar>(w: &[T], outputs: usize, inputs: usize, y: &[T], x: &mut [T]) {
-    let columns = y.len() / outputs;
-    if columns.min(outputs).min(inputs) > SMALL {
-        let (w, y) = (view(w, (inputs, outputs), (outputs, 1)), view(y, (outputs, columns), (1, outputs)));
-        return MatrixViewMut::from_slice_generic(x, Dyn(inputs), Dyn(columns)).gemm(T::one(), &w, &y, T::zero());
-    }
-    for (y, x) in y.chunks_exact(outputs).zip(x.chunks_exact_mut(inputs)) {
-        for (x, w) in x.iter_mut().zip(w.chunks_exact(outputs)) {
-            *x = dot(w, y);
+impl<T: Scalar> Scratch<T> {
+    /// Lists, for the inputs in `depth`, what of the columns in `slab` is not zero: in `offsets` the input's place within
+    /// the depth, in `x` the values of a group's columns side by side.
+    #[inline(always)]
+    fn prepare(
+        &mut self,
+        x: &[T],
+        u: Option<&[T]>,
+        per_sample: usize,
+        (inputs, outputs): (usize, usize),
+        slab: std::ops::Range<usize>,
+        depth: std::ops::Range<usize>,
+    ) {
+        let Self { groups, columns, offsets, x: prepared, .. } = self;
+        groups.clear();
+        columns.clear();
+        offsets.clear();
+        prepared.clear();
+        let values = |c: usize| &x[c * inputs + depth.start..c * inputs + depth.end];
+        let scale = |c: usize| u.map(|u| &u[c / per_sample * inputs + depth.start..c / per_sample * inputs + depth.end]);
+        let mut entries = 0;
+        for c in slab {
+            // Vectors count faster than a search stops.
+            let nonzero: usize = values(c).iter().map(|v| usize::from(*v != T::zero())).sum();
+            if nonzero > 0 {
+                entries += nonzero;
+                columns.push(c);
+            }
         }
+        let density = entries as f64 / (columns.len() * depth.len()).max(1) as f64;
+        // The columns of one sample have their zeros in common.
+        let alone = per_sample == 1 && density < SPARSE;
+        let mut rest = &columns[..];
+        while !rest.is_empty() {
+            let width = if alone { 1 } else { [6, 4, 2, 1].into_iter().find(|&width| width <= rest.len()).unwrap_or(1) };
+            let (group, others) = rest.split_at(width);
+            rest = others;
+            let (first, at) = (offsets.len(), prepared.len());
+            let mut starts = [0; GROUP];
+            for (start, &c) in starts.iter_mut().zip(group) {
+                *start = c * outputs;
+            }
+            for i in 0..depth.len() {
+                let mut entry = [T::zero(); GROUP];
+                let mut any = false;
+                for (entry, &c) in entry.iter_mut().zip(group) {
+                    let v = values(c)[i];
+                    *entry = scale(c).map_or(v, |u| u[i] * v);
+                    any |= *entry != T::zero();
+                }
+                if any {
+                    offsets.push(i);
+                    prepared.extend_from_slice(&entry[..width]);
+                }
+            }
+            groups.push(Group { width, columns: starts, first, count: offsets.len() - first, x: at });
+        }
+        columns.resize(depth.len(), 0);
+    }
+}
+
+impl Group {
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)] // one call of the kernel, with the scratch's parts
+    fn combine<S: Simd, T: Scalar>(
+        &self,
+        simd: S,
+        w: &[T],
+        rows: std::ops::Range<usize>,
+        offsets: &[usize],
+        x: &[T],
+        y: &mut [T],
+        top: usize,
+    ) {
+        macro_rules! of_width {
+            ($($n:literal),*) => {
+                match self.width {
+                    $($n => {
+                        let x = x[self.x..][..self.count * $n].as_chunks::<$n>().0;
+                        let columns = std::array::from_fn(|c| self.columns[c] + top);
+                        kernel::combine::<S, T, $n>(simd, w, rows, (&offsets[self.first..][..self.count], x), y, columns);
+                    })*
+                    _ => {}
+                }
+            };
+        }
+        of_width!(1, 2, 4, 6);
+    }
+}
+
+struct ApplyTransposed<'a, T> {
+    w: Matrix<'a, T>,
+    u: Option<&'a [T]>,
+    per_sample: usize,
+    x: &'a mut [T],
+    y: &'a [T],
+}
+
+impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { w: Matrix { values: w, outputs, inputs }, u, per_sample, x, y } = self;
+        x.fill(T::zero());
+        let samples = y.len() / outputs / per_sample.max(1);
+        let active = |sample: usize, i: usize| u.is_none_or(|u| u[sample * inputs + i] != T::zero());
+        for start in (0..outputs).step_by(LENGTH) {
+            let length = start..outputs.min(start + LENGTH);
+            for first in (0..inputs).step_by(BREADTH) {
+                let breadth = first..inputs.min(first + BREADTH);
+                let mut sample = 0;
+                while sample < samples {
+                    // Columns of one sample share what is active; single columns of several samples are taken together
+                    // where most is active.
+                    let together = if per_sample > 1 { 1 } else { samples_together(samples - sample, &breadth, sample, &active) };
+                    let mut list = [0; BREADTH];
+                    let mut count = 0;
+                    for i in breadth.clone() {
+                        list[count] = i;
+                        count += usize::from((sample..sample + together).any(|s| active(s, i)));
+                    }
+                    let columns = sample * per_sample..(sample + together) * per_sample;
+                    project(simd, (w, outputs, inputs), length.clone(), &list[..count], columns, y, x);
+                    sample += together;
+                }
+            }
+        }
+        let Some(u) = u.filter(|_| per_sample > 0) else { return };
+        for (x, u) in x.chunks_exact_mut(inputs * per_sample).zip(u.chunks_exact(inputs)) {
+            for x in x.chunks_exact_mut(inputs) {
+                for (x, &u) in x.iter_mut().zip(u) {
+                    // Without the question an infinity would become NaN where nothing was asked for.
+                    *x = if u == T::zero() { u } else { *x * u };
+                }
+            }
+        }
+    }
+}
+
+/// How many single columns are worth taking together.
+#[inline(always)]
+fn samples_together(
+    left: usize,
+    breadth: &std::ops::Range<usize>,
+    sample: usize,
+    active: &impl Fn(usize, usize) -> bool,
+) -> usize {
+    const TOGETHER: usize = 5;
+    if left < TOGETHER {
+        return 1;
+    }
+    let count: usize = (sample..sample + TOGETHER).map(|s| breadth.clone().filter(|&i| active(s, i)).count()).sum();
+    if count * 2 > TOGETHER * breadth.len() { TOGETHER } else { 1 }
+}
+
+/// x_ic += w_i · y_c for the listed i and the columns c, over a part of the outputs.
+#[inline(always)]
+fn project<S: Simd, T: Scalar>(
+    simd: S,
+    (w, outputs, inputs): (&[T], usize, usize),
+    length: std::ops::Range<usize>,
+    list: &[usize],
+    columns: std::ops::Range<usize>,
+    y: &[T],
+    x: &mut [T],
+) {
+    macro_rules! block {
+        ($list:expr, $m:literal, $c:expr, $n:literal) => {
+            let of_w: [&[T]; $m] = std::array::from_fn(|i| &w[$list[i] * outputs..][length.clone()]);
+            let of_y: [&[T]; $n] = std::array::from_fn(|c| &y[($c + c) * outputs..][length.clone()]);
+            let dots = kernel::dots::<S, T, $m, $n>(simd, of_w, of_y);
+            for i in 0..$m {
+                for c in 0..$n {
+                    x[($c + c) * inputs + $list[i]] += dots[i][c];
+                }
+            }
+        };
+    }
+    macro_rules! rows {
+        ($c:expr, $m:literal, $n:literal) => {
+            let mut chunks = list.chunks_exact($m);
+            for list in &mut chunks {
+                block!(list, $m, $c, $n);
+            }
+            let mut pairs = chunks.remainder().chunks_exact(2);
+            for list in &mut pairs {
+                block!(list, 2, $c, $n);
+            }
+            for i in pairs.remainder() {
+                block!([*i], 1, $c, $n);
+            }
+        };
+    }
+    let mut c = columns.start;
+    // Twenty sums and their operands fit into 32 registers, twelve into 16.
+    if S::REGISTER_COUNT >= 32 {
+        while c + 5 <= columns.end {
+            rows!(c, 4, 5);
+            c += 5;
+        }
+    }
+    while c + 3 <= columns.end {
+        rows!(c, 4, 3);
+        c += 3;
+    }
+    while c + 2 <= columns.end {
+        rows!(c, 4, 2);
+        c += 2;
+    }
+    while c < columns.end {
+        rows!(c, 8, 1);
+        c += 1;
     }
 }
 
@@ -56,44 +357,52 @@ pub(crate) fn add_scaled<T: Scalar>(a: T, x: &[T], y: &mut [T]) {
     }
 }
 
-/// `sum_i a_i b_i`, in sixteen partial sums, so that it runs in vector registers.
+/// `sum_i a_i b_i`.
 pub(crate) fn dot<T: Scalar>(a: &[T], b: &[T]) -> T {
-    const LANES: usize = 16;
-    let (a_lanes, a_rest) = a.as_chunks::<LANES>();
-    let (b_lanes, b_rest) = b.as_chunks::<LANES>();
-    let mut sums = [T::zero(); LANES];
-    for (a, b) in a_lanes.iter().zip(b_lanes) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
+    struct Dot<'a, T>(&'a [T], &'a [T]);
+    impl<T: Scalar> WithSimd for Dot<'_, T> {
+        type Output = T;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) -> T {
+            kernel::dots::<S, T, 1, 1>(simd, [self.0], [self.1])[0][0]
         }
     }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            let upper = sums[lane + width];
-            sums[lane] += upper;
-        }
-        width /= 2;
-    }
-    a_rest.iter().zip(b_rest).fold(sums[0], |sum, (&a, &b)| sum + a * b)
+    Arch::new().dispatch(Dot(a, b))
 }
 
-/// The transpose of a column-major `rows` x `columns`.
-pub(crate) fn transpose<T: Scalar>(values: &[T], rows: usize, columns: usize, out: &mut [T]) {
-    for (i, out) in out.chunks_exact_mut(columns).enumerate() {
-        for (j, out) in out.iter_mut().enumerate() {
-            *out = values[j * rows + i];
+/// The transpose of a column-major `rows` x `columns`; `strides` apart stand the columns of `values` and of `out`.
+pub(crate) fn transpose<T: Scalar>(values: &[T], rows: usize, columns: usize, strides: (usize, usize), out: &mut [T]) {
+    // A line of the cache is written before the next is begun.
+    const BLOCK: usize = 16;
+    for first in (0..columns).step_by(BLOCK) {
+        let block = first..columns.min(first + BLOCK);
+        for i in 0..rows {
+            for j in block.clone() {
+                out[i * strides.1 + j] = values[j * strides.0 + i];
+            }
         }
     }
+}
+
+/// Whether any entry is not zero.
+pub(crate) fn any_nonzero<T: Scalar>(values: &[T]) -> bool {
+    values.iter().any(|v| *v != T::zero())
 }
 
 /// The largest magnitude, NaN if any entry is not a number.
 pub(crate) fn max_abs<T: Scalar>(values: &[T]) -> T {
-    values.iter().fold(T::zero(), |max, &v| {
-        let v = v.abs();
-        // Written so that a NaN, once met, stays.
-        if v <= max || max.is_nan() { max } else { v }
-    })
+    const LANES: usize = 16;
+    // Written so that a NaN, once met, stays; in lanes, so that it runs in vector registers.
+    let larger = |max: T, v: T| if v <= max || max.is_nan() { max } else { v };
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [T::zero(); LANES];
+    for chunk in chunks {
+        for (max, v) in lanes.iter_mut().zip(chunk) {
+            *max = larger(*max, v.abs());
+        }
+    }
+    lanes.iter().chain(rest).fold(T::zero(), |max, v| larger(max, v.abs()))
 }
 
 /// The first entry that is NaN or infinite.
@@ -103,4 +412,15 @@ pub(crate) fn first_non_finite<T: Scalar>(values: &[T]) -> Option<(usize, T)> {
         return None;
     }
     values.iter().copied().enumerate().find(|(_, v)| !v.is_finite())
+}
+
+/// Lends a thread's scratch.
+pub(crate) fn lend<T, R>(scratch: &RefCell<Scratch<T>>, f: impl FnOnce(&mut Scratch<T>) -> R) -> R
+where
+    T: Default,
+{
+    match scratch.try_borrow_mut() {
+        Ok(mut scratch) => f(&mut scratch),
+        Err(_) => f(&mut Scratch::default()),
+    }
 }

@@ -1,16 +1,19 @@
 //! The number types a network can have.
 
+use std::cell::RefCell;
 use std::fmt::{Debug, Display, LowerExp};
 use std::iter::Sum;
 
 use num_traits::{Float, NumAssign};
+
+use crate::linalg::{self, Lanes, Scratch};
 
 /// A network's number type: `f32` or `f64`.
 ///
 /// The trait is sealed. It is nalgebra's `Scalar` with the arithmetic of [`num_traits::Float`]; nalgebra's own
 /// `RealField` is left out because both together make every `abs` and `max` ambiguous.
 pub trait Scalar:
-    nalgebra::Scalar + Copy + Default + Float + NumAssign + Sum + Debug + Display + LowerExp + Send + Sync + sealed::Sealed
+    nalgebra::Scalar + Copy + Default + Float + NumAssign + Sum + Debug + Display + LowerExp + Send + Sync + Lanes + sealed::Sealed
 {
     /// Blocks of shares whose largest entry leaves 2^-RANGE to 2^RANGE are rescaled by a power of two.
     #[doc(hidden)]
@@ -31,6 +34,21 @@ pub trait Scalar:
     /// The error function.
     #[must_use]
     fn erf(self) -> Self;
+
+    /// Lends what the products need for a moment; each thread has its own.
+    #[doc(hidden)]
+    fn with_scratch<R>(f: impl FnOnce(&mut Scratch<Self>) -> R) -> R;
+}
+
+macro_rules! with_scratch {
+    ($number:ty) => {
+        fn with_scratch<R>(f: impl FnOnce(&mut Scratch<Self>) -> R) -> R {
+            thread_local! {
+                static SCRATCH: RefCell<Scratch<$number>> = RefCell::default();
+            }
+            SCRATCH.with(|scratch| linalg::lend(scratch, f))
+        }
+    };
 }
 
 impl Scalar for f32 {
@@ -48,6 +66,8 @@ impl Scalar for f32 {
     fn erf(self) -> Self {
         libm::erff(self)
     }
+
+    with_scratch!(f32);
 }
 
 impl Scalar for f64 {
@@ -64,6 +84,8 @@ impl Scalar for f64 {
     fn erf(self) -> Self {
         libm::erf(self)
     }
+
+    with_scratch!(f64);
 }
 
 mod sealed {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nalgebra::{DMatrix, DVector};
 
+use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
 use crate::layer::{self, Layer, LinearMap, Operator};
 use crate::linalg;
@@ -78,18 +79,20 @@ fn check_map<T: Scalar>(kind: &str, map: &dyn LinearMap<T>) -> Result<(), Error>
 /// What a run of the network leaves behind, samples as columns.
 pub(crate) struct Outputs<T> {
     /// The values that are explained.
-    pub logits: Vec<T>,
+    pub logits: Buffer<T>,
     /// The softmax of the logits, where the model ends with one.
-    pub probabilities: Option<Vec<T>>,
+    pub probabilities: Option<Buffer<T>>,
 }
 
 /// A linear layer at the moment at which the forward pass leaves it.
 pub(crate) struct Leaving<'a, T: Scalar> {
-    /// The layer's index.
-    pub layer: usize,
+    /// The layer's place among the linear layers.
+    pub linear: usize,
     pub map: &'a dyn LinearMap<T>,
     /// z, samples as columns; handed over because the pass needs it no more.
-    pub inputs: Vec<T>,
+    pub inputs: Buffer<T>,
+    /// W z.
+    pub product: &'a [T],
 }
 
 impl<T: Scalar> Sequential<T> {
@@ -146,7 +149,7 @@ impl<T: Scalar> Sequential<T> {
     /// ```
     pub fn forward(&self, sample: &DVector<T>) -> Result<DVector<T>, Error> {
         self.check_input(sample.len())?;
-        self.run(sample.as_slice().to_vec()).map(DVector::from_vec)
+        self.run(sample.as_slice()).map(DVector::from_vec)
     }
 
     /// The model's outputs for a batch, samples as columns: inputs x samples in, outputs x samples out.
@@ -168,13 +171,17 @@ impl<T: Scalar> Sequential<T> {
     /// ```
     pub fn forward_batch(&self, samples: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.check_input(samples.nrows())?;
-        let values = self.run(samples.as_slice().to_vec())?;
+        let values = self.run(samples.as_slice())?;
         Ok(DMatrix::from_vec(self.outputs, samples.ncols(), values))
     }
 
-    fn run(&self, samples: Vec<T>) -> Result<Vec<T>, Error> {
-        let outputs = self.pass(samples, |_, _| Ok(()))?;
-        Ok(outputs.probabilities.unwrap_or(outputs.logits))
+    fn run(&self, samples: &[T]) -> Result<Vec<T>, Error> {
+        let mut buffers = Buffers::default();
+        let outputs = self.pass(samples, &mut buffers, |buffers, leaving| {
+            buffers.values.give(leaving.inputs);
+            Ok(())
+        })?;
+        Ok(outputs.probabilities.unwrap_or(outputs.logits).exchange(Vec::new()))
     }
 
     /// A sample has as many values as the model has inputs.
@@ -185,36 +192,48 @@ impl<T: Scalar> Sequential<T> {
         Err(Error::InputShape { kind: self.layers[0].kind().to_owned(), expected: self.inputs, found })
     }
 
-    /// Runs the network once on samples of the right length, as columns, and shows each linear layer, with W z, to `visit`
-    /// as the pass leaves it.
+    /// Samples are finite.
+    pub(crate) fn check_samples(&self, samples: &[T]) -> Result<(), Error> {
+        let Some((at, value)) = linalg::first_non_finite(samples) else { return Ok(()) };
+        let (sample, index) = (at / self.inputs, at % self.inputs);
+        Err(Error::NonFiniteInput { index, sample, value: value.as_f64() })
+    }
+
+    /// Runs the network once on samples of the right length, as columns, and shows each linear layer to `visit` as the pass
+    /// leaves it.
     ///
     /// This is the only loop over the layers: whoever wants more than the outputs takes it in here.
-    pub(crate) fn pass<'a>(
-        &'a self,
-        samples: Vec<T>,
-        mut visit: impl FnMut(Leaving<'a, T>, &[T]) -> Result<(), Error>,
+    pub(crate) fn pass(
+        &self,
+        samples: &[T],
+        buffers: &mut Buffers<T>,
+        mut visit: impl FnMut(&mut Buffers<T>, Leaving<'_, T>) -> Result<(), Error>,
     ) -> Result<Outputs<T>, Error> {
-        if let Some((at, value)) = linalg::first_non_finite(&samples) {
-            let (sample, index) = (at / self.inputs, at % self.inputs);
-            return Err(Error::NonFiniteInput { index, sample, value: value.as_f64() });
-        }
+        self.check_samples(samples)?;
         let columns = samples.len() / self.inputs;
-        let mut values = samples;
+        let mut values = buffers.values.take(samples.len());
+        values.copy_from_slice(samples);
         let mut probabilities = None;
+        let mut linear = 0;
         for (layer, node) in self.layers.iter().enumerate() {
             match node.operator() {
                 Operator::Linear(map) => {
-                    let mut product = vec![T::zero(); map.outputs() * columns];
+                    let mut product = buffers.values.take(map.outputs() * columns);
                     map.apply(&values, &mut product);
                     // Before the visit, so that the visitor meets finite numbers only.
                     check_output(layer, &**node, &product, map.outputs())?;
-                    let inputs = std::mem::take(&mut values);
-                    visit(Leaving { layer, map, inputs }, &product)?;
+                    visit(buffers, Leaving { linear, map, inputs: values, product: &product })?;
                     layer::add_bias(map.bias(), &mut product);
                     values = product;
+                    linear += 1;
                 }
                 Operator::Elementwise(function) => function.apply(&mut values),
-                Operator::Softmax => probabilities = Some(layer::softmax(&values, self.outputs)),
+                Operator::Softmax => {
+                    let mut softmax = buffers.values.take(values.len());
+                    softmax.copy_from_slice(&values);
+                    layer::softmax(&mut softmax, self.outputs);
+                    probabilities = Some(softmax);
+                }
             }
             check_output(layer, &**node, &values, values.len() / columns.max(1))?;
         }

@@ -1,6 +1,7 @@
 //! Factors: one layer's share matrix at the current samples.
 
-use crate::accumulate::{Cause, Label};
+use crate::accumulate::Cause;
+use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
 use crate::layer::{self, LinearMap};
 use crate::rule::{BiasMode, Decomposition, Divisor, RelevanceRule, Site, Stabilizer, Transform};
@@ -10,7 +11,18 @@ use crate::sequential::Leaving;
 /// A rule at one layer, with all that does not depend on the sample.
 #[derive(Debug)]
 pub(crate) struct Prepared<T: Scalar> {
+    pub layer: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+    /// Why relevance leaves at this layer: one row of sinks each.
+    pub causes: Vec<Cause>,
     groups: Vec<PreparedGroup<T>>,
+    /// A = Σ diag(u) V diag(t).
+    terms: Vec<Term<T>>,
+    /// The inputs' transforms, beside the identity and 1, of which a u is made.
+    transforms: Vec<Transform<T>>,
+    /// How many t there are.
+    scales: usize,
     /// What the coefficients lack of 1.
     rest: T,
 }
@@ -18,13 +30,32 @@ pub(crate) struct Prepared<T: Scalar> {
 #[derive(Debug)]
 struct PreparedGroup<T: Scalar> {
     coefficient: T,
-    parts: Vec<(Transform<T>, Weights<T>)>,
-    /// The transformed bias, and the ones and fan-in by which it is distributed if it is.
+    /// The group's among the terms.
+    terms: std::ops::Range<usize>,
+    /// Which t is theirs; that of a distributed bias is the one behind it.
+    t: usize,
+    /// The transformed bias, and the fan-in by which it is distributed if it is.
     bias: Option<Vec<T>>,
     bias_mode: BiasMode,
     divisor: Divisor,
-    ones: Option<Box<dyn LinearMap<T>>>,
     fan_in: Vec<T>,
+}
+
+#[derive(Debug)]
+struct Term<T: Scalar> {
+    u: Scale,
+    v: Weights<T>,
+    /// Which of the factor's t.
+    t: usize,
+}
+
+/// u = f(z).
+#[derive(Debug, Clone, Copy)]
+enum Scale {
+    Inputs,
+    Ones,
+    /// By one of the transforms.
+    Mapped(usize),
 }
 
 /// V: the layer's weights after a transform.
@@ -34,29 +65,20 @@ enum Weights<T: Scalar> {
     Other(Box<dyn LinearMap<T>>),
 }
 
-/// A = Σ diag(u) V diag(t) for each sample, and the sinks as rows below it.
-pub(crate) struct Factor<'a, T: Scalar> {
-    pub layer: usize,
-    pub inputs: usize,
-    pub outputs: usize,
+/// The numbers of A = Σ diag(u) V diag(t) for some samples, and the sinks as rows below it. The V stand in [`Prepared`].
+#[derive(Debug)]
+pub(crate) struct Factor<T> {
+    /// The layer's place among the linear layers.
+    pub linear: usize,
+    pub samples: usize,
     /// z, samples as columns.
-    z: Vec<T>,
-    terms: Vec<Term<'a, T>>,
-    /// One share for each output and sample.
-    pub sinks: Vec<(Label, Vec<T>)>,
-}
-
-struct Term<'a, T: Scalar> {
-    u: Scale<T>,
-    v: &'a dyn LinearMap<T>,
-    t: Vec<T>,
-}
-
-/// u = f(z).
-enum Scale<T> {
-    Inputs,
-    Ones,
-    Values(Vec<T>),
+    z: Buffer<T>,
+    /// f(z) for each transform, samples as columns.
+    mapped: Buffer<T>,
+    /// Each t, samples as columns.
+    t: Buffer<T>,
+    /// For each sample and cause, one share for each output.
+    pub sinks: Buffer<T>,
 }
 
 impl<T: Scalar> Prepared<T> {
@@ -68,29 +90,38 @@ impl<T: Scalar> Prepared<T> {
             kind: site.kind.to_owned(),
             reason: reason.to_owned(),
         };
-        let rest = groups.iter().fold(T::one(), |rest, group| rest - group.coefficient);
-        let mut prepared = Vec::with_capacity(groups.len());
+        let mut prepared = Self {
+            layer: site.layer,
+            inputs: site.inputs,
+            outputs: site.outputs,
+            causes: Vec::new(),
+            groups: Vec::with_capacity(groups.len()),
+            terms: Vec::new(),
+            transforms: Vec::new(),
+            scales: 0,
+            rest: groups.iter().fold(T::one(), |rest, group| rest - group.coefficient),
+        };
         for group in groups {
-            match group.divisor {
-                Divisor::FanIn if group.bias_mode == BiasMode::Absorb => {
-                    return Err(refuse("a divisor that is no total cannot absorb the bias"));
-                }
-                Divisor::FanIn => {}
-                Divisor::Total(Stabilizer::Absolute(epsilon) | Stabilizer::RelativeToRms(epsilon)) => {
-                    // The reciprocal of a smaller one is infinite.
-                    if !(T::from_f64(epsilon) >= T::min_positive_value() && T::from_f64(epsilon).is_finite()) {
-                        return Err(refuse(&format!("the stabilizer {epsilon:?} is outside the number type's range")));
-                    }
-                }
-            }
-            let parts = group.parts.into_iter().map(|part| {
-                let weights = match &part.weight {
+            check_divisor::<T>(group.divisor, group.bias_mode).map_err(|reason| refuse(&reason))?;
+            let (first, own) = (prepared.terms.len(), prepared.scales);
+            prepared.scales += 1;
+            for part in group.parts {
+                let v = match &part.weight {
                     Transform::Identity => Weights::Own,
                     Transform::One => Weights::Other(map.ones()),
                     other => Weights::Other(map.map_weights(&|w| other.value(w))),
                 };
-                (part.input, weights)
-            });
+                let u = match part.input {
+                    Transform::Identity => Scale::Inputs,
+                    Transform::One => Scale::Ones,
+                    other => {
+                        prepared.transforms.push(other);
+                        Scale::Mapped(prepared.transforms.len() - 1)
+                    }
+                };
+                prepared.terms.push(Term { u, v, t: own });
+            }
+            let terms = first..prepared.terms.len();
             let distributes = group.bias_mode == BiasMode::Distribute && map.bias().is_some();
             let counts = distributes || group.divisor == Divisor::FanIn;
             let fan_in = if counts { layer::fan_in(map) } else { Vec::new() };
@@ -98,127 +129,182 @@ impl<T: Scalar> Prepared<T> {
                 BiasMode::Ignore => None,
                 _ => map.bias().map(|bias| bias.iter().map(|&b| group.bias.value(b)).collect()),
             };
-            if let (BiasMode::Distribute, Some(bias)) = (group.bias_mode, &mut bias) {
+            if let (true, Some(bias)) = (distributes, &mut bias) {
                 // An output without inputs (a window in the padding) has nobody to give its bias to.
                 bias.iter_mut().zip(&fan_in).filter(|(_, n)| **n == T::zero()).for_each(|(b, _)| *b = T::zero());
+                prepared.terms.push(Term { u: Scale::Ones, v: Weights::Other(map.ones()), t: own + 1 });
+                prepared.scales += 1;
             }
-            prepared.push(PreparedGroup {
+            let of_divisor = match group.divisor {
+                Divisor::Total(stabilizer) => {
+                    let absorbed = (group.bias_mode == BiasMode::Absorb && bias.is_some()).then_some(Cause::Bias);
+                    // Where all totals are 0, so is a stabiliser that is relative to them.
+                    let dead = matches!(stabilizer, Stabilizer::RelativeToRms(_)).then_some(Cause::Dead);
+                    [absorbed, Some(Cause::Stabilizer), dead]
+                }
+                Divisor::FanIn => [Some(Cause::Rest), None, None],
+            };
+            of_divisor.into_iter().flatten().for_each(|cause| prepared.add_cause(cause));
+            prepared.groups.push(PreparedGroup {
                 coefficient: group.coefficient,
-                parts: parts.collect(),
+                terms,
+                t: own,
                 bias,
                 bias_mode: group.bias_mode,
                 divisor: group.divisor,
-                ones: distributes.then(|| map.ones()),
                 fan_in,
             });
         }
-        Ok(Self { groups: prepared, rest })
+        if prepared.rest != T::zero() {
+            prepared.add_cause(Cause::Rest);
+        }
+        Ok(prepared)
     }
 
-    /// The factor of the layer that the pass leaves; `product` is W z.
-    pub fn factor<'a>(&'a self, leaving: Leaving<'a, T>, product: &[T]) -> Factor<'a, T> {
-        let Leaving { layer, map, inputs: z } = leaving;
-        let (inputs, outputs) = (map.inputs(), map.outputs());
-        let mut factor = Factor { layer, inputs, outputs, z, terms: Vec::new(), sinks: Vec::new() };
+    fn add_cause(&mut self, cause: Cause) {
+        if !self.causes.contains(&cause) {
+            self.causes.push(cause);
+        }
+    }
+
+    /// What all terms cost for one column, and how many they are.
+    pub fn cost(&self, map: &dyn LinearMap<T>) -> (f64, usize) {
+        (self.terms.iter().map(|term| term.v.of(map).multiply_adds()).sum(), self.terms.len())
+    }
+
+    /// The factor of the layer that the pass leaves.
+    pub fn factor(&self, leaving: Leaving<'_, T>, buffers: &mut Buffers<T>) -> Factor<T> {
+        let Leaving { linear, map, inputs: z, product } = leaving;
+        let (samples, outputs) = (product.len() / self.outputs, product.len());
+        let mut mapped = buffers.values.take(self.transforms.len() * z.len());
+        for (transform, mapped) in self.transforms.iter().zip(mapped.chunks_exact_mut(z.len().max(1))) {
+            mapped.iter_mut().zip(&*z).for_each(|(u, &z)| *u = transform.value(z));
+        }
+        let mut t = buffers.values.take(self.scales * outputs);
+        let mut sinks = buffers.values.take(self.causes.len() * outputs);
+        sinks.fill(T::zero());
+        let mut total = buffers.values.take(outputs);
+        let mut numerators = buffers.values.take(outputs);
         for group in &self.groups {
-            group.add_to(&mut factor, map, product);
+            total.fill(T::zero());
+            for term in &self.terms[group.terms.clone()] {
+                if let (Scale::Inputs, Weights::Own) = (term.u, &term.v) {
+                    // The forward pass has made this product already.
+                    add(&mut total, product);
+                    continue;
+                }
+                match term.u {
+                    Scale::Inputs => term.v.of(map).apply(&z, &mut numerators),
+                    Scale::Mapped(k) => term.v.of(map).apply(&mapped[k * z.len()..][..z.len()], &mut numerators),
+                    Scale::Ones => {
+                        let mut ones = buffers.values.take(z.len());
+                        ones.fill(T::one());
+                        term.v.of(map).apply(&ones, &mut numerators);
+                        buffers.values.give(ones);
+                    }
+                }
+                add(&mut total, &numerators);
+            }
+            layer::add_bias(group.bias.as_deref(), &mut total);
+            let (own, rest) = t[group.t * outputs..].split_at_mut(outputs);
+            group.divide(&total, own, &mut Sinks { causes: &self.causes, outputs: self.outputs, rows: &mut sinks });
+            if group.distributes() {
+                let shares = group.bias.iter().flatten().zip(&group.fan_in).map(|(&b, &n)| b / n.max(T::one())).cycle();
+                rest.iter_mut().zip(own).zip(shares).for_each(|((distributed, t), share)| *distributed = *t * share);
+            }
         }
         if self.rest != T::zero() {
-            factor.add_sink(Cause::Rest, vec![self.rest; product.len()]);
+            let mut sinks = Sinks { causes: &self.causes, outputs: self.outputs, rows: &mut sinks };
+            for sample in 0..samples {
+                for j in 0..self.outputs {
+                    sinks.add(Cause::Rest, sample, j, self.rest);
+                }
+            }
         }
-        factor
+        buffers.values.give(numerators);
+        buffers.values.give(total);
+        Factor { linear, samples, z, mapped, t, sinks }
+    }
+}
+
+/// The rows of sinks while they are made: for each sample and cause, one share for each output.
+struct Sinks<'a, T> {
+    causes: &'a [Cause],
+    outputs: usize,
+    rows: &'a mut [T],
+}
+
+impl<T: Scalar> Sinks<'_, T> {
+    fn add(&mut self, cause: Cause, sample: usize, output: usize, share: T) {
+        if let Some(row) = self.causes.iter().position(|&c| c == cause) {
+            self.rows[(sample * self.causes.len() + row) * self.outputs + output] += share;
+        }
+    }
+}
+
+/// A total's stabiliser must be a number of the type, and a divisor that is no total cannot absorb a bias.
+fn check_divisor<T: Scalar>(divisor: Divisor, bias: BiasMode) -> Result<(), String> {
+    match divisor {
+        Divisor::FanIn if bias == BiasMode::Absorb => Err("a divisor that is no total cannot absorb the bias".to_owned()),
+        Divisor::FanIn => Ok(()),
+        Divisor::Total(Stabilizer::Absolute(epsilon) | Stabilizer::RelativeToRms(epsilon)) => {
+            // The reciprocal of a smaller one is infinite.
+            if T::from_f64(epsilon) >= T::min_positive_value() && T::from_f64(epsilon).is_finite() {
+                return Ok(());
+            }
+            Err(format!("the stabilizer {epsilon:?} is outside the number type's range"))
+        }
     }
 }
 
 impl<T: Scalar> PreparedGroup<T> {
-    fn add_to<'a>(&'a self, factor: &mut Factor<'a, T>, map: &'a dyn LinearMap<T>, product: &[T]) {
-        let mut total = vec![T::zero(); product.len()];
-        let mut scales = Vec::with_capacity(self.parts.len());
-        for (input, weights) in &self.parts {
-            let u = match input {
-                Transform::Identity => Scale::Inputs,
-                Transform::One => Scale::Ones,
-                other => Scale::Values(factor.z.iter().map(|&z| other.value(z)).collect()),
-            };
-            if let (Scale::Inputs, Weights::Own) = (&u, weights) {
-                // The forward pass has made this product already.
-                add(&mut total, product);
-            } else {
-                let ones;
-                let scaled = match &u {
-                    Scale::Inputs => &factor.z,
-                    Scale::Values(values) => values,
-                    Scale::Ones => {
-                        ones = vec![T::one(); factor.z.len()];
-                        &ones
-                    }
-                };
-                let mut numerators = vec![T::zero(); product.len()];
-                weights.of(map).apply(scaled, &mut numerators);
-                add(&mut total, &numerators);
-            }
-            scales.push((u, weights.of(map)));
-        }
-        layer::add_bias(self.bias.as_deref(), &mut total);
-
-        let t = match self.divisor {
-            Divisor::Total(stabilizer) => self.divide_by_total(factor, stabilizer, &total),
-            Divisor::FanIn => self.divide_by_fan_in(factor, &total),
-        };
-        if let (Some(ones), Some(bias)) = (&self.ones, &self.bias) {
-            let share = bias.iter().zip(&self.fan_in).map(|(&b, &n)| b / n.max(T::one()));
-            let t = t.iter().zip(share.cycle()).map(|(&t, b)| t * b).collect();
-            factor.terms.push(Term { u: Scale::Ones, v: &**ones, t });
-        }
-        factor.terms.extend(scales.into_iter().map(|(u, v)| Term { u, v, t: t.clone() }));
+    fn distributes(&self) -> bool {
+        self.bias_mode == BiasMode::Distribute && self.bias.is_some()
     }
 
-    /// t = c / S(total), with the stabiliser's, the bias's and the dead totals' shares as sinks.
-    fn divide_by_total(&self, factor: &mut Factor<'_, T>, stabilizer: Stabilizer, total: &[T]) -> Vec<T> {
-        let c = self.coefficient;
-        let mut t = vec![T::zero(); total.len()];
-        let mut stabilised = vec![T::zero(); total.len()];
-        let mut dead = vec![T::zero(); total.len()];
-        let mut any_dead = false;
-        for (sample, totals) in total.chunks_exact(factor.outputs).enumerate() {
-            let epsilon = match stabilizer {
-                Stabilizer::Absolute(epsilon) => T::from_f64(epsilon),
-                Stabilizer::RelativeToRms(epsilon) => match root_mean_square(totals) {
-                    rms if rms == T::zero() => rms,
-                    rms => (T::from_f64(epsilon) * rms).max(T::min_positive_value()),
-                },
-            };
-            for (j, &total) in totals.iter().enumerate() {
-                let at = sample * factor.outputs + j;
-                let epsilon = if total < T::zero() { -epsilon } else { epsilon };
-                let divisor = total + epsilon;
-                if divisor == T::zero() {
-                    dead[at] = c;
-                    any_dead = true;
-                } else {
-                    t[at] = c / divisor;
-                    stabilised[at] = c * (epsilon / divisor);
+    /// t = c / d, with what does not go to the inputs as sinks.
+    fn divide(&self, total: &[T], t: &mut [T], sinks: &mut Sinks<'_, T>) {
+        let (outputs, c) = (sinks.outputs, self.coefficient);
+        for (sample, (totals, t)) in total.chunks_exact(outputs).zip(t.chunks_exact_mut(outputs)).enumerate() {
+            match self.divisor {
+                Divisor::Total(stabilizer) => self.divide_by_total(stabilizer, sample, totals, t, sinks),
+                Divisor::FanIn => {
+                    for (j, (t, (&total, &n))) in t.iter_mut().zip(totals.iter().zip(&self.fan_in)).enumerate() {
+                        // An output without inputs (a window in the padding) has nothing to share: its total is 0, all
+                        // of it is rest.
+                        *t = c / n.max(T::one());
+                        sinks.add(Cause::Rest, sample, j, c - total * *t);
+                    }
                 }
             }
         }
-        if let (Some(bias), BiasMode::Absorb) = (&self.bias, self.bias_mode) {
-            let shares = t.iter().zip(bias.iter().cycle()).map(|(&t, &b)| t * b).collect();
-            factor.add_sink(Cause::Bias, shares);
-        }
-        factor.add_sink(Cause::Stabilizer, stabilised);
-        if any_dead {
-            factor.add_sink(Cause::Dead, dead);
-        }
-        t
     }
 
-    /// t = c / n, with what the shares lack of c as the rest.
-    fn divide_by_fan_in(&self, factor: &mut Factor<'_, T>, total: &[T]) -> Vec<T> {
+    /// t = c / S(total), with the stabiliser's, the bias's and the dead totals' shares as sinks.
+    fn divide_by_total(&self, stabilizer: Stabilizer, sample: usize, totals: &[T], t: &mut [T], sinks: &mut Sinks<'_, T>) {
         let c = self.coefficient;
-        // An output without inputs (a window in the padding) has nothing to share: its total is 0, all of it is rest.
-        let t: Vec<T> = self.fan_in.iter().map(|&n| c / n.max(T::one())).cycle().take(total.len()).collect();
-        factor.add_sink(Cause::Rest, total.iter().zip(&t).map(|(&total, &t)| c - total * t).collect());
-        t
+        let epsilon = match stabilizer {
+            Stabilizer::Absolute(epsilon) => T::from_f64(epsilon),
+            Stabilizer::RelativeToRms(epsilon) => match root_mean_square(totals) {
+                rms if rms == T::zero() => rms,
+                rms => (T::from_f64(epsilon) * rms).max(T::min_positive_value()),
+            },
+        };
+        let absorbed = self.bias.as_ref().filter(|_| self.bias_mode == BiasMode::Absorb);
+        for (j, (t, &total)) in t.iter_mut().zip(totals).enumerate() {
+            let epsilon = if total < T::zero() { -epsilon } else { epsilon };
+            let divisor = total + epsilon;
+            if divisor == T::zero() {
+                *t = T::zero();
+                sinks.add(Cause::Dead, sample, j, c);
+            } else {
+                *t = c / divisor;
+                sinks.add(Cause::Stabilizer, sample, j, c * (epsilon / divisor));
+            }
+            if let Some(bias) = absorbed {
+                sinks.add(Cause::Bias, sample, j, *t * bias[j]);
+            }
+        }
     }
 }
 
@@ -231,89 +317,101 @@ impl<T: Scalar> Weights<T> {
     }
 }
 
-impl<T: Scalar> Factor<'_, T> {
-    /// How many samples the factor is for.
-    pub fn samples(&self) -> usize {
-        self.z.len() / self.inputs
-    }
+/// A factor with the maps that it is made of.
+#[derive(Clone, Copy)]
+pub(crate) struct Linked<'a, T: Scalar> {
+    pub factor: &'a Factor<T>,
+    pub prepared: &'a Prepared<T>,
+    pub map: &'a dyn LinearMap<T>,
+}
 
-    fn add_sink(&mut self, cause: Cause, shares: Vec<T>) {
-        let label = Label { layer: self.layer, cause };
-        match self.sinks.iter_mut().find(|(l, _)| *l == label) {
-            Some((_, row)) => add(row, &shares),
-            None => self.sinks.push((label, shares)),
+impl<T: Scalar> Factor<T> {
+    pub fn give_back(self, buffers: &mut Buffers<T>) {
+        for buffer in [self.sinks, self.t, self.mapped, self.z] {
+            buffers.values.give(buffer);
         }
     }
+}
 
+impl<'a, T: Scalar> Linked<'a, T> {
     /// u of a term for every sample, `None` for ones.
-    fn u<'b>(&'b self, term: &'b Term<'_, T>) -> Option<&'b [T]> {
-        match &term.u {
-            Scale::Inputs => Some(&self.z),
+    fn u(self, term: &Term<T>) -> Option<&'a [T]> {
+        let Factor { z, mapped, .. } = self.factor;
+        match term.u {
+            Scale::Inputs => Some(z),
             Scale::Ones => None,
-            Scale::Values(u) => Some(u),
+            Scale::Mapped(k) => Some(&mapped[k * z.len()..][..z.len()]),
         }
     }
 
-    /// Aᵀ of one sample, outputs x inputs, into `out`, which is all zeros.
-    pub fn transposed_matrix(&self, sample: usize, out: &mut [T]) {
-        let ones = vec![T::one(); self.inputs];
-        for term in &self.terms {
-            let u = self.u(term).map_or(&ones[..], |u| &u[sample * self.inputs..][..self.inputs]);
-            term.v.add_scaled_matrix(u, &term.t[sample * self.outputs..][..self.outputs], out);
+    fn t(self, term: &Term<T>) -> &'a [T] {
+        let size = self.factor.samples * self.prepared.outputs;
+        &self.factor.t[term.t * size..][..size]
+    }
+
+    /// For each term, what one sample's u and t make of `form`.
+    fn for_each_term(self, sample: usize, buffers: &mut Buffers<T>, mut form: impl FnMut(&dyn LinearMap<T>, &[T], &[T])) {
+        let (inputs, outputs) = (self.prepared.inputs, self.prepared.outputs);
+        let mut ones = buffers.values.take(inputs);
+        ones.fill(T::one());
+        for term in &self.prepared.terms {
+            let u = self.u(term).map_or(&*ones, |u| &u[sample * inputs..][..inputs]);
+            form(term.v.of(self.map), u, &self.t(term)[sample * outputs..][..outputs]);
         }
+        buffers.values.give(ones);
     }
 
-    /// Aᵀ X: `x` has `columns` columns of `inputs` values for each sample.
-    pub fn apply_transposed(&self, x: &[T], columns: usize) -> Vec<T> {
-        self.sum(self.outputs * columns, |term, out| {
-            let scaled = self.u(term).map(|u| scaled(x, u, self.inputs, columns));
-            term.v.apply(scaled.as_deref().unwrap_or(x), out);
-            scale(out, &term.t, self.outputs, columns);
-        })
+    /// Aᵀ of one sample, outputs x inputs, into `out`. Cost: inputs x outputs multiply-adds for each term.
+    pub fn transposed_matrix(self, sample: usize, out: &mut [T], buffers: &mut Buffers<T>) {
+        out.fill(T::zero());
+        self.for_each_term(sample, buffers, |v, u, t| v.add_scaled_matrix(u, t, out));
     }
 
-    /// A X: `x` has `columns` columns of `outputs` values for each sample.
-    pub fn apply(&self, x: &[T], columns: usize) -> Vec<T> {
-        self.sum(self.inputs * columns, |term, out| {
-            term.v.apply_transposed(&scaled(x, &term.t, self.outputs, columns), out);
-            if let Some(u) = self.u(term) {
-                scale(out, u, self.inputs, columns);
+    /// The listed columns of A of one sample, inputs x their number, into `out`. Cost: that size for each term.
+    pub fn columns(self, sample: usize, listed: &[usize], out: &mut [T], buffers: &mut Buffers<T>) {
+        out.fill(T::zero());
+        self.for_each_term(sample, buffers, |v, u, t| v.add_scaled_outputs(listed, u, t, out));
+    }
+
+    /// Aᵀ X: `x` has as many columns of `inputs` values for each sample as for any other, `out` those of `outputs`.
+    /// Cost: for each column and term the map's product, less the inputs where u is 0.
+    pub fn apply_transposed(self, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
+        self.sum(out, buffers, |term, out, _| {
+            match self.u(term) {
+                Some(u) => term.v.of(self.map).apply_scaled(u, x, out),
+                None => term.v.of(self.map).apply(x, out),
             }
-        })
+            layer::scale_columns(out, self.t(term), self.prepared.outputs);
+        });
     }
 
-    /// The sum of what `product` makes of each term, `size` values a sample.
-    fn sum(&self, size: usize, product: impl Fn(&Term<'_, T>, &mut [T])) -> Vec<T> {
-        let mut sum = vec![T::zero(); size * self.samples()];
-        let mut next = Vec::new();
-        for (k, term) in self.terms.iter().enumerate() {
-            if k == 0 {
-                product(term, &mut sum);
-            } else {
-                next.resize(sum.len(), T::zero());
-                product(term, &mut next);
-                add(&mut sum, &next);
+    /// A X: `x` has columns of `outputs` values, `out` of `inputs`. Cost: as [`apply_transposed`](Self::apply_transposed).
+    pub fn apply(self, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
+        self.sum(out, buffers, |term, out, buffers| {
+            let mut scaled = buffers.values.take(x.len());
+            scaled.copy_from_slice(x);
+            layer::scale_columns(&mut scaled, self.t(term), self.prepared.outputs);
+            match self.u(term) {
+                Some(u) => term.v.of(self.map).apply_transposed_scaled(&scaled, u, out),
+                None => term.v.of(self.map).apply_transposed(&scaled, out),
             }
-        }
-        sum
+            buffers.values.give(scaled);
+        });
     }
-}
 
-/// Multiplies each of a sample's `columns` columns by that sample's column of `by`, entry by entry.
-fn scale<T: Scalar>(values: &mut [T], by: &[T], rows: usize, columns: usize) {
-    for (values, by) in values.chunks_exact_mut(rows * columns).zip(by.chunks_exact(rows)) {
-        for column in values.chunks_exact_mut(rows) {
-            for (v, &by) in column.iter_mut().zip(by) {
-                *v *= by;
-            }
+    /// The sum of what `product` makes of each term.
+    fn sum(self, out: &mut [T], buffers: &mut Buffers<T>, product: impl Fn(&Term<T>, &mut [T], &mut Buffers<T>)) {
+        let Some((first, others)) = self.prepared.terms.split_first() else {
+            return out.fill(T::zero());
+        };
+        product(first, out, buffers);
+        for term in others {
+            let mut next = buffers.values.take(out.len());
+            product(term, &mut next, buffers);
+            add(out, &next);
+            buffers.values.give(next);
         }
     }
-}
-
-fn scaled<T: Scalar>(values: &[T], by: &[T], rows: usize, columns: usize) -> Vec<T> {
-    let mut values = values.to_vec();
-    scale(&mut values, by, rows, columns);
-    values
 }
 
 fn add<T: Scalar>(sum: &mut [T], values: &[T]) {

@@ -6,7 +6,7 @@ use nalgebra::{DMatrix, DVector};
 
 use super::{Layer, LinearMap, Operator};
 use crate::error::Error;
-use crate::linalg;
+use crate::linalg::{self, Matrix};
 use crate::scalar::Scalar;
 
 const KIND: &str = "Linear";
@@ -71,6 +71,11 @@ impl<T: Scalar> Linear<T> {
         Self::new(DMatrix::from_row_slice(outputs, inputs, weights), bias.map(DVector::from_column_slice))
     }
 
+    fn matrix(&self) -> Matrix<'_, T> {
+        let (outputs, inputs) = self.weights.shape();
+        Matrix { values: self.weights.as_slice(), outputs, inputs }
+    }
+
     /// W, outputs x inputs.
     #[must_use]
     pub fn weights(&self) -> &DMatrix<T> {
@@ -124,11 +129,19 @@ impl<T: Scalar> LinearMap<T> for Linear<T> {
     }
 
     fn apply(&self, x: &[T], y: &mut [T]) {
-        linalg::apply(self.weights.as_slice(), self.weights.nrows(), self.weights.ncols(), x, y);
+        linalg::apply(self.matrix(), None, x, y);
     }
 
     fn apply_transposed(&self, y: &[T], x: &mut [T]) {
-        linalg::apply_transposed(self.weights.as_slice(), self.weights.nrows(), self.weights.ncols(), y, x);
+        linalg::apply_transposed(self.matrix(), y, None, x);
+    }
+
+    fn apply_scaled(&self, u: &[T], x: &[T], y: &mut [T]) {
+        linalg::apply(self.matrix(), Some(u), x, y);
+    }
+
+    fn apply_transposed_scaled(&self, y: &[T], u: &[T], x: &mut [T]) {
+        linalg::apply_transposed(self.matrix(), y, Some(u), x);
     }
 
     fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
@@ -145,6 +158,23 @@ impl<T: Scalar> LinearMap<T> for Linear<T> {
             if u != T::zero() {
                 for ((out, &w), &t) in out.iter_mut().zip(w).zip(t) {
                     *out += u * w * t;
+                }
+            }
+        }
+    }
+
+    fn add_scaled_outputs(&self, listed: &[usize], u: &[T], t: &[T], out: &mut [T]) {
+        // So many columns of W stay in the cache for all of the outputs.
+        const BLOCK: usize = 16;
+        let (outputs, inputs) = self.weights.shape();
+        let w = self.weights.as_slice();
+        for first in (0..inputs).step_by(BLOCK) {
+            let block = first..inputs.min(first + BLOCK);
+            for (&k, out) in listed.iter().zip(out.chunks_exact_mut(inputs)) {
+                for i in block.clone() {
+                    if u[i] != T::zero() {
+                        out[i] += u[i] * w[i * outputs + k] * t[k];
+                    }
                 }
             }
         }
@@ -186,6 +216,10 @@ impl<T: Scalar> LinearMap<T> for Ones {
         for (y, x) in y.chunks_exact(self.outputs).zip(x.chunks_exact_mut(self.inputs)) {
             x.fill(sum(y));
         }
+    }
+
+    fn multiply_adds(&self) -> f64 {
+        self.inputs as f64 + self.outputs as f64
     }
 
     fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {

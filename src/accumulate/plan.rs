@@ -1,0 +1,353 @@
+//! The plan: in which order the chain S = A¹ … Aᴸ is multiplied.
+
+use std::fmt;
+
+use crate::accumulate::Accumulation;
+
+/// Above so many factors the best of all orders is not searched for, as that takes time in the third power.
+const SEARCHED: usize = 256;
+
+/// What a factor of the chain costs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Link {
+    pub inputs: usize,
+    pub outputs: usize,
+    pub sinks: usize,
+    /// How many terms diag(u) V diag(t) the share matrix has.
+    pub terms: usize,
+    /// What all terms cost for one column.
+    pub multiply_adds: f64,
+}
+
+/// What stands at the right end of the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Nothing: all outputs are explained.
+    All,
+    /// So many outputs of the last factor.
+    Selected(usize),
+    /// So many weightings of the outputs.
+    Weighted(usize),
+}
+
+/// One step of the accumulation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Wait for the next factor, or at the end for the targets.
+    Shift,
+    /// Multiply the block on the left by the factor on the right: it grows to the right.
+    Append,
+    /// Multiply the factor on the left by the block on the right: it grows to the left.
+    Prepend,
+    /// Multiply two blocks.
+    Join,
+    /// Keep the selected outputs of what is on the left.
+    Select,
+}
+
+/// The order in which an explainer multiplies, and what that costs.
+///
+/// A network of L linear layers is a chain of share matrices A1 … AL; where not all outputs are explained, the targets T
+/// end it. `Display` shows the bracketing of the chain and the multiply-adds of a sample in each order. Zeros, which cost
+/// less, are not counted off; nor is the forward pass itself.
+///
+/// ```
+/// use relprop::{Accumulation, Linear, Relu, Rule, Sequential};
+/// use relprop::nalgebra::DMatrix;
+///
+/// let layer = |inputs, outputs| Linear::new(DMatrix::from_element(outputs, inputs, 0.1_f32), None);
+/// let model = Sequential::builder()
+///     .layer(layer(784, 128)?).layer(Relu).layer(layer(128, 32)?).layer(Relu)
+///     .layer(layer(32, 128)?).layer(Relu).layer(layer(128, 784)?)
+///     .build()?;
+/// let explainer = model.explainer(Rule::Epsilon)?;
+/// println!("{}", explainer.plan());
+/// assert_eq!(explainer.plan().bracketing(Accumulation::Optimal), "(A1 A2) (A3 A4)");
+/// assert!(explainer.plan().multiply_adds(Accumulation::Optimal) < 27e6);
+/// assert!(explainer.plan().multiply_adds(Accumulation::Forward) > 85e6);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    accumulation: Accumulation,
+    steps: Vec<Step>,
+    orders: [Order; 3],
+}
+
+/// One order: how often the two topmost items are multiplied after each shift.
+#[derive(Debug, Clone, PartialEq)]
+struct Order {
+    accumulation: Accumulation,
+    reductions: Vec<usize>,
+    multiply_adds: f64,
+    /// How many values the largest block has.
+    largest: f64,
+    has_targets: bool,
+}
+
+/// A product of neighbouring elements of the chain.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    first: usize,
+    last: usize,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Factor,
+    Block,
+    Selection,
+}
+
+/// The chain, with what has to be known to tell the cost of a product.
+struct Chain<'a> {
+    links: &'a [Link],
+    end: End,
+}
+
+impl Plan {
+    pub(crate) fn new(accumulation: Accumulation, links: &[Link], end: End) -> Self {
+        let chain = Chain { links, end };
+        let length = links.len() + usize::from(end != End::All);
+        let forward: Vec<usize> = (0..length).map(|element| usize::from(element > 0)).collect();
+        let reverse: Vec<usize> = (0..length).map(|element| if element + 1 == length { element } else { 0 }).collect();
+        let order = |accumulation, reductions: Vec<usize>| {
+            let (steps, multiply_adds, largest) = chain.run(&reductions, accumulation);
+            (steps, Order { accumulation, reductions, multiply_adds, largest, has_targets: end != End::All })
+        };
+        let forward = order(Accumulation::Forward, forward);
+        let reverse = order(Accumulation::Reverse, reverse);
+        let searched = if length <= SEARCHED { chain.cheapest() } else { chain.cheapest_split() };
+        let mut optimal = order(Accumulation::Optimal, searched);
+        for other in [&reverse, &forward] {
+            // The streaming order of equals; and never worse than either.
+            if other.1.multiply_adds <= optimal.1.multiply_adds {
+                optimal = (other.0.clone(), Order { accumulation: Accumulation::Optimal, ..other.1.clone() });
+            }
+        }
+        let steps = match accumulation {
+            Accumulation::Optimal => optimal.0,
+            Accumulation::Forward => forward.0,
+            Accumulation::Reverse => reverse.0,
+        };
+        Self { accumulation, steps, orders: [optimal.1, forward.1, reverse.1] }
+    }
+
+    pub(crate) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The order that is taken.
+    #[must_use]
+    pub fn accumulation(&self) -> Accumulation {
+        self.accumulation
+    }
+
+    /// The multiply-adds for one sample in an order.
+    #[must_use]
+    pub fn multiply_adds(&self, accumulation: Accumulation) -> f64 {
+        self.order(accumulation).multiply_adds
+    }
+
+    /// How many values the largest block of shares has for one sample in an order.
+    #[must_use]
+    pub fn largest_block(&self, accumulation: Accumulation) -> f64 {
+        self.order(accumulation).largest
+    }
+
+    /// The order as brackets around A1 … AL and, where not all outputs are explained, the targets T.
+    #[must_use]
+    pub fn bracketing(&self, accumulation: Accumulation) -> String {
+        let order = self.order(accumulation);
+        let mut stack: Vec<String> = Vec::new();
+        let last = order.reductions.len() - 1;
+        for (element, &reductions) in order.reductions.iter().enumerate() {
+            stack.push(if element == last && order.has_targets { "T".to_owned() } else { format!("A{}", element + 1) });
+            for _ in 0..reductions {
+                if let (Some(right), Some(left)) = (stack.pop(), stack.pop()) {
+                    stack.push(format!("({left} {right})"));
+                }
+            }
+        }
+        let text = stack.pop().unwrap_or_default();
+        text.strip_prefix('(').and_then(|text| text.strip_suffix(')')).map_or(text.clone(), str::to_owned)
+    }
+
+    fn order(&self, accumulation: Accumulation) -> &Order {
+        let [optimal, forward, reverse] = &self.orders;
+        match accumulation {
+            Accumulation::Optimal => optimal,
+            Accumulation::Forward => forward,
+            Accumulation::Reverse => reverse,
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    /// A line for each order, an arrow before the one that is taken.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, order) in self.orders.iter().enumerate() {
+            let arrow = if order.accumulation == self.accumulation { "->" } else { "  " };
+            let name = format!("{:?}", order.accumulation).to_lowercase();
+            let cost = match order.multiply_adds {
+                cost if cost < 1e6 => format!("{:.1} k", cost / 1e3),
+                cost => format!("{:.1} M", cost / 1e6),
+            };
+            let line = if index == 0 { "" } else { "\n" };
+            write!(f, "{line}{arrow} {name:<8} {cost:>10} multiply-adds  {}", self.bracketing(order.accumulation))?;
+        }
+        Ok(())
+    }
+}
+
+impl Chain<'_> {
+    fn length(&self) -> usize {
+        self.links.len() + usize::from(self.end != End::All)
+    }
+
+    fn element(&self, index: usize) -> Span {
+        let kind = match self.end {
+            _ if index < self.links.len() => Kind::Factor,
+            End::Weighted(_) => Kind::Block,
+            _ => Kind::Selection,
+        };
+        Span { first: index, last: index, kind }
+    }
+
+    /// The rows of a span: the inputs of its first factor and all of its sinks.
+    fn rows(&self, span: Span) -> f64 {
+        let links = &self.links[span.first..self.links.len().min(span.last + 1)];
+        (self.inner(span.first) + links.iter().map(|link| link.sinks).sum::<usize>()) as f64
+    }
+
+    /// The columns of a span.
+    fn columns(&self, span: Span) -> f64 {
+        match self.end {
+            End::Selected(k) | End::Weighted(k) if span.last >= self.links.len() => k as f64,
+            _ => self.links[span.last].outputs as f64,
+        }
+    }
+
+    /// The inputs of an element; the targets' are the outputs of the last factor.
+    fn inner(&self, element: usize) -> usize {
+        self.links.get(element).map_or_else(|| self.links[self.links.len() - 1].outputs, |link| link.inputs)
+    }
+
+    /// What it costs to form a factor's matrix, of so many columns.
+    fn formed(&self, factor: usize, columns: f64) -> f64 {
+        let link = self.links[factor];
+        link.terms as f64 * link.inputs as f64 * columns
+    }
+
+    /// How two neighbours are multiplied, and what that costs.
+    fn product(&self, left: Span, right: Span, order: Accumulation) -> (Step, f64) {
+        let append = || self.rows(left) * self.links[right.first].multiply_adds;
+        let prepend = || {
+            let link = self.links[left.first];
+            self.columns(right) * (link.multiply_adds + link.sinks as f64 * link.outputs as f64)
+        };
+        match (left.kind, right.kind) {
+            (Kind::Factor, Kind::Selection) => (Step::Select, self.formed(left.first, self.columns(right))),
+            (_, Kind::Selection) => (Step::Select, 0.0),
+            (Kind::Factor, Kind::Factor) => {
+                let append = append() + self.formed(left.first, self.columns(left));
+                let prepend = prepend() + self.formed(right.first, self.columns(right));
+                match order {
+                    Accumulation::Forward => (Step::Append, append),
+                    Accumulation::Reverse => (Step::Prepend, prepend),
+                    Accumulation::Optimal if append <= prepend => (Step::Append, append),
+                    Accumulation::Optimal => (Step::Prepend, prepend),
+                }
+            }
+            (Kind::Factor, Kind::Block) => (Step::Prepend, prepend()),
+            (_, Kind::Factor) => (Step::Append, append()),
+            (_, Kind::Block) => (Step::Join, self.rows(left) * self.inner(right.first) as f64 * self.columns(right)),
+        }
+    }
+
+    /// The steps, the cost and the largest block of an order.
+    fn run(&self, reductions: &[usize], order: Accumulation) -> (Vec<Step>, f64, f64) {
+        let (mut steps, mut cost, mut largest) = (Vec::new(), 0.0, 0.0_f64);
+        let mut stack: Vec<Span> = Vec::new();
+        for (element, &reductions) in reductions.iter().enumerate() {
+            steps.push(Step::Shift);
+            stack.push(self.element(element));
+            for _ in 0..reductions {
+                if let (Some(right), Some(left)) = (stack.pop(), stack.pop()) {
+                    let (step, of_step) = self.product(left, right, order);
+                    steps.push(step);
+                    cost += of_step;
+                    let product = Span { first: left.first, last: right.last, kind: Kind::Block };
+                    largest = largest.max(self.rows(product) * self.columns(product));
+                    match (step, left.kind, right.kind) {
+                        (Step::Append, Kind::Factor, _) => largest = largest.max(self.rows(left) * self.columns(left)),
+                        (Step::Prepend, _, Kind::Factor) => largest = largest.max(self.rows(right) * self.columns(right)),
+                        _ => {}
+                    }
+                    stack.push(product);
+                }
+            }
+        }
+        if let [only] = self.links
+            && self.end == End::All
+        {
+            cost += self.formed(0, only.outputs as f64);
+            largest = self.rows(self.element(0)) * only.outputs as f64;
+        }
+        (steps, cost, largest)
+    }
+
+    /// The cheapest of all orders (matrix-chain dynamic programming). Cost: the number of elements to the third power.
+    fn cheapest(&self) -> Vec<usize> {
+        let n = self.length();
+        let at = |first: usize, last: usize| first * n + last;
+        let (mut costs, mut splits) = (vec![0.0; n * n], vec![0; n * n]);
+        let span = |first: usize, last: usize| {
+            if first == last { self.element(first) } else { Span { first, last, kind: Kind::Block } }
+        };
+        for length in 2..=n {
+            for first in 0..=n - length {
+                let last = first + length - 1;
+                let (mut best, mut split) = (f64::INFINITY, last - 1);
+                for middle in first..last {
+                    let (_, product) = self.product(span(first, middle), span(middle + 1, last), Accumulation::Optimal);
+                    let cost = costs[at(first, middle)] + costs[at(middle + 1, last)] + product;
+                    if cost < best {
+                        (best, split) = (cost, middle);
+                    }
+                }
+                (costs[at(first, last)], splits[at(first, last)]) = (best, split);
+            }
+        }
+        // An element's reductions are the products that end with it.
+        let mut reductions = vec![0; n];
+        let mut open = vec![(0, n - 1)];
+        while let Some((first, last)) = open.pop() {
+            if first < last {
+                reductions[last] += 1;
+                let middle = splits[at(first, last)];
+                open.extend([(first, middle), (middle + 1, last)]);
+            }
+        }
+        reductions
+    }
+
+    /// The cheapest of the orders that go forward to some layer, in reverse to the one after it, and join.
+    fn cheapest_split(&self) -> Vec<usize> {
+        let n = self.length();
+        let split = |middle: usize| -> Vec<usize> {
+            let reductions = |element| match element {
+                0 => 0,
+                _ if element < middle => 1,
+                _ if element + 1 == n => n - middle,
+                _ => 0,
+            };
+            (0..n).map(reductions).collect()
+        };
+        // Some 256 of them: each takes time to weigh.
+        let candidates = (1..n).step_by(1 + n / 256).map(split);
+        let cost = |reductions: &Vec<usize>| self.run(reductions, Accumulation::Optimal).1;
+        candidates.min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or_default()
+    }
+}

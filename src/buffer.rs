@@ -1,0 +1,93 @@
+//! Memory that is used again: what makes an explanation without allocating.
+
+use std::ops::{Deref, DerefMut};
+
+/// A slice on loan from a [`Pool`].
+#[derive(Debug)]
+pub(crate) struct Buffer<E> {
+    number: usize,
+    values: Vec<E>,
+}
+
+/// Buffers to take and to give back.
+///
+/// Which buffer is taken depends on the order of taking and giving alone, never on sizes. So whoever does the same again,
+/// after [`rewind`](Self::rewind), finds each buffer grown to what it is used for, and nothing is allocated.
+#[derive(Debug)]
+pub(crate) struct Pool<E> {
+    free: Vec<Buffer<E>>,
+    made: usize,
+}
+
+/// All memory that an explanation uses.
+#[derive(Debug)]
+pub(crate) struct Buffers<T> {
+    pub values: Pool<T>,
+    pub exponents: Pool<i32>,
+    pub indices: Pool<usize>,
+}
+
+impl<T> Default for Buffers<T> {
+    fn default() -> Self {
+        Self { values: Pool::default(), exponents: Pool::default(), indices: Pool::default() }
+    }
+}
+
+impl<T: Copy + Default> Buffers<T> {
+    /// Sets all pools back to where they began.
+    pub fn rewind(&mut self) {
+        self.values.rewind();
+        self.exponents.rewind();
+        self.indices.rewind();
+    }
+}
+
+impl<E> Default for Pool<E> {
+    fn default() -> Self {
+        Self { free: Vec::new(), made: 0 }
+    }
+}
+
+impl<E: Copy + Default> Pool<E> {
+    /// A buffer of this size; what is in it is left from its last use.
+    pub fn take(&mut self, size: usize) -> Buffer<E> {
+        let mut buffer = self.free.pop().unwrap_or_else(|| {
+            self.made += 1;
+            Buffer { number: self.made, values: Vec::new() }
+        });
+        buffer.values.resize(size, E::default());
+        buffer
+    }
+
+    pub fn give(&mut self, buffer: Buffer<E>) {
+        self.free.push(buffer);
+    }
+
+    /// Sets the pool back to where it began, so that the next takes find the same buffers.
+    pub fn rewind(&mut self) {
+        self.free.sort_unstable_by_key(|buffer| std::cmp::Reverse(buffer.number));
+    }
+}
+
+impl<E> Buffer<E> {
+    /// Hands the memory out and keeps `other` instead, grown to the same capacity.
+    pub fn exchange(&mut self, mut other: Vec<E>) -> Vec<E> {
+        other.clear();
+        other.reserve_exact(self.values.capacity());
+        std::mem::replace(&mut self.values, other)
+    }
+}
+
+impl<E> Deref for Buffer<E> {
+    type Target = [E];
+
+    fn deref(&self) -> &[E] {
+        &self.values
+    }
+}
+
+impl<E> DerefMut for Buffer<E> {
+    fn deref_mut(&mut self) -> &mut [E] {
+        &mut self.values
+    }
+}

@@ -1,0 +1,215 @@
+//! The two inner loops of every product, in the processor's widest vectors.
+//!
+//! A number's sum is made in an order that depends on the shape of the matrix alone. How columns are grouped, which zeros
+//! are left out and who computes what changes no bit of a result.
+
+// Everything here has to be inlined into the function that the processor's features were switched on for.
+#![allow(clippy::inline_always)]
+
+use std::ops::Range;
+
+use pulp::Simd;
+
+/// A number type's vectors.
+pub trait Lanes: Copy + Default + 'static {
+    /// A vector of as many numbers as the processor takes at once.
+    type Vector<S: Simd>: Copy;
+
+    /// The slice as vectors, and what is left.
+    fn vectors<S: Simd>(values: &[Self]) -> (&[Self::Vector<S>], &[Self]);
+    /// The same to write to.
+    fn vectors_mut<S: Simd>(values: &mut [Self]) -> (&mut [Self::Vector<S>], &mut [Self]);
+    /// A vector from fewer values, zeros behind them.
+    fn load<S: Simd>(simd: S, values: &[Self]) -> Self::Vector<S>;
+    /// Writes a vector's first values.
+    fn store<S: Simd>(simd: S, values: &mut [Self], vector: Self::Vector<S>);
+    /// The value in every lane.
+    fn splat<S: Simd>(simd: S, value: Self) -> Self::Vector<S>;
+    /// a + b.
+    fn add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    /// a b + c.
+    fn mul_add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>, c: Self::Vector<S>) -> Self::Vector<S>;
+    /// The sum of the lanes.
+    fn sum<S: Simd>(simd: S, vector: Self::Vector<S>) -> Self;
+
+    /// How many lanes a vector has.
+    fn lanes<S: Simd>() -> usize {
+        size_of::<Self::Vector<S>>() / size_of::<Self>()
+    }
+}
+
+macro_rules! lanes {
+    ($number:ty, $vector:ident, $as:ident, $as_mut:ident, $load:ident, $store:ident, $splat:ident, $add:ident, $mul_add:ident, $sum:ident) => {
+        impl Lanes for $number {
+            type Vector<S: Simd> = S::$vector;
+
+            #[inline(always)]
+            fn vectors<S: Simd>(values: &[Self]) -> (&[Self::Vector<S>], &[Self]) {
+                S::$as(values)
+            }
+            #[inline(always)]
+            fn vectors_mut<S: Simd>(values: &mut [Self]) -> (&mut [Self::Vector<S>], &mut [Self]) {
+                S::$as_mut(values)
+            }
+            #[inline(always)]
+            fn load<S: Simd>(simd: S, values: &[Self]) -> Self::Vector<S> {
+                simd.$load(values)
+            }
+            #[inline(always)]
+            fn store<S: Simd>(simd: S, values: &mut [Self], vector: Self::Vector<S>) {
+                simd.$store(values, vector);
+            }
+            #[inline(always)]
+            fn splat<S: Simd>(simd: S, value: Self) -> Self::Vector<S> {
+                simd.$splat(value)
+            }
+            #[inline(always)]
+            fn add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S> {
+                simd.$add(a, b)
+            }
+            #[inline(always)]
+            fn mul_add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>, c: Self::Vector<S>) -> Self::Vector<S> {
+                simd.$mul_add(a, b, c)
+            }
+            #[inline(always)]
+            fn sum<S: Simd>(simd: S, vector: Self::Vector<S>) -> Self {
+                simd.$sum(vector)
+            }
+        }
+    };
+}
+lanes!(
+    f32,
+    f32s,
+    as_simd_f32s,
+    as_mut_simd_f32s,
+    partial_load_f32s,
+    partial_store_f32s,
+    splat_f32s,
+    add_f32s,
+    mul_add_e_f32s,
+    reduce_sum_f32s
+);
+lanes!(
+    f64,
+    f64s,
+    as_simd_f64s,
+    as_mut_simd_f64s,
+    partial_load_f64s,
+    partial_store_f64s,
+    splat_f64s,
+    add_f64s,
+    mul_add_e_f64s,
+    reduce_sum_f64s
+);
+
+/// y_c += Σ_a w_a x_ac for N columns of y, over `rows`. w_a begins at `offsets[a]` of `w`, y_c at `columns[c]` of `y`.
+#[inline(always)]
+pub fn combine<S: Simd, T: Lanes, const N: usize>(
+    simd: S,
+    w: &[T],
+    rows: Range<usize>,
+    (offsets, x): (&[usize], &[[T; N]]),
+    y: &mut [T],
+    columns: [usize; N],
+) {
+    let lanes = T::lanes::<S>();
+    let mut row = rows.start;
+    // As many vectors at once as keep a dozen sums in registers.
+    if N == 1 {
+        while row + 8 * lanes <= rows.end {
+            tile::<S, T, 8, N>(simd, w, row, offsets, x, y, columns);
+            row += 8 * lanes;
+        }
+    }
+    if N <= 2 {
+        while row + 4 * lanes <= rows.end {
+            tile::<S, T, 4, N>(simd, w, row, offsets, x, y, columns);
+            row += 4 * lanes;
+        }
+    }
+    while row + 2 * lanes <= rows.end {
+        tile::<S, T, 2, N>(simd, w, row, offsets, x, y, columns);
+        row += 2 * lanes;
+    }
+    while row + lanes <= rows.end {
+        tile::<S, T, 1, N>(simd, w, row, offsets, x, y, columns);
+        row += lanes;
+    }
+    if row < rows.end {
+        let rows = row..rows.end;
+        let mut sums = [T::splat(simd, T::default()); N];
+        for (&at, x) in offsets.iter().zip(x) {
+            let w = T::load(simd, &w[at + rows.start..at + rows.end]);
+            for c in 0..N {
+                sums[c] = T::mul_add(simd, w, T::splat(simd, x[c]), sums[c]);
+            }
+        }
+        for c in 0..N {
+            let y = &mut y[columns[c] + rows.start..columns[c] + rows.end];
+            let sum = T::add(simd, T::load(simd, y), sums[c]);
+            T::store(simd, y, sum);
+        }
+    }
+}
+
+/// [`combine`] over V vectors of rows.
+#[inline(always)]
+fn tile<S: Simd, T: Lanes, const V: usize, const N: usize>(
+    simd: S,
+    w: &[T],
+    row: usize,
+    offsets: &[usize],
+    x: &[[T; N]],
+    y: &mut [T],
+    columns: [usize; N],
+) {
+    let height = V * T::lanes::<S>();
+    let mut sums = [[T::splat(simd, T::default()); V]; N];
+    for (&at, x) in offsets.iter().zip(x) {
+        let (w, _) = T::vectors::<S>(&w[at + row..at + row + height]);
+        // Never otherwise; but so the compiler knows it, too.
+        let Ok(w) = <&[T::Vector<S>; V]>::try_from(w) else { return };
+        for c in 0..N {
+            let x = T::splat(simd, x[c]);
+            for v in 0..V {
+                sums[c][v] = T::mul_add(simd, w[v], x, sums[c][v]);
+            }
+        }
+    }
+    for c in 0..N {
+        let (y, _) = T::vectors_mut::<S>(&mut y[columns[c] + row..columns[c] + row + height]);
+        for (y, sum) in y.iter_mut().zip(sums[c]) {
+            *y = T::add(simd, *y, sum);
+        }
+    }
+}
+
+/// The M x N scalar products of M columns with N columns, all of one length.
+#[inline(always)]
+pub fn dots<S: Simd, T: Lanes, const M: usize, const N: usize>(simd: S, w: [&[T]; M], s: [&[T]; N]) -> [[T; N]; M] {
+    let mut sums = [[T::splat(simd, T::default()); N]; M];
+    let (w, s) = (w.map(T::vectors::<S>), s.map(T::vectors::<S>));
+    let length = w[0].0.len();
+    // Cut to one length, so that the loop below has no check in it.
+    let (w_body, s_body) = (w.map(|w| &w.0[..length]), s.map(|s| &s.0[..length]));
+    for k in 0..length {
+        let s: [_; N] = std::array::from_fn(|c| s_body[c][k]);
+        for i in 0..M {
+            let w = w_body[i][k];
+            for c in 0..N {
+                sums[i][c] = T::mul_add(simd, w, s[c], sums[i][c]);
+            }
+        }
+    }
+    if !w[0].1.is_empty() {
+        let s: [_; N] = std::array::from_fn(|c| T::load(simd, s[c].1));
+        for i in 0..M {
+            let w = T::load(simd, w[i].1);
+            for c in 0..N {
+                sums[i][c] = T::mul_add(simd, w, s[c], sums[i][c]);
+            }
+        }
+    }
+    sums.map(|sums| sums.map(|sum| T::sum(simd, sum)))
+}
