@@ -6,7 +6,9 @@ use std::ops::{Deref, DerefMut};
 #[derive(Debug)]
 pub(crate) struct Buffer<E> {
     number: usize,
+    /// At least as long as the slice.
     values: Vec<E>,
+    size: usize,
 }
 
 /// Buffers to take and to give back.
@@ -53,9 +55,12 @@ impl<E: Copy + Default> Pool<E> {
     pub fn take(&mut self, size: usize) -> Buffer<E> {
         let mut buffer = self.free.pop().unwrap_or_else(|| {
             self.made += 1;
-            Buffer { number: self.made, values: Vec::new() }
+            Buffer { number: self.made, values: Vec::new(), size: 0 }
         });
-        buffer.values.resize(size, E::default());
+        if buffer.values.len() < size {
+            buffer.values.resize(size, E::default());
+        }
+        buffer.size = size;
         buffer
     }
 
@@ -70,11 +75,18 @@ impl<E: Copy + Default> Pool<E> {
 }
 
 impl<E> Buffer<E> {
-    /// Hands the memory out and keeps `other` instead, grown to the same capacity.
-    pub fn exchange(&mut self, mut other: Vec<E>) -> Vec<E> {
-        other.clear();
-        other.reserve_exact(self.values.capacity());
-        std::mem::replace(&mut self.values, other)
+    /// Hands the memory out and keeps `other` instead, grown to the same size; the slice is then empty.
+    pub fn exchange(&mut self, mut other: Vec<E>) -> Vec<E>
+    where
+        E: Copy + Default,
+    {
+        if other.len() < self.values.len() {
+            other.resize(self.values.len(), E::default());
+        }
+        let mut values = std::mem::replace(&mut self.values, other);
+        values.truncate(self.size);
+        self.size = 0;
+        values
     }
 }
 
@@ -82,12 +94,12 @@ impl<E> Deref for Buffer<E> {
     type Target = [E];
 
     fn deref(&self) -> &[E] {
-        &self.values
+        &self.values[..self.size]
     }
 }
 
 impl<E> DerefMut for Buffer<E> {
     fn deref_mut(&mut self) -> &mut [E] {
-        &mut self.values
+        &mut self.values[..self.size]
     }
 }

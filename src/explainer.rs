@@ -77,19 +77,32 @@ impl<T: Scalar> From<DVector<T>> for Targets<T> {
     }
 }
 
-/// The memory of an explanation, for [`Explainer::explain_into`]; each thread wants one of its own.
+/// Memory to explain in, for [`Explainer::explain_into`] and [`Explainer::explain_batch_into`]; it holds their results.
 ///
-/// It fits itself to the explainer that it is given to, and grows to the largest.
+/// It fits itself to the explainer that it is given to, and grows to what is largest. Each thread that explains wants one of
+/// its own.
 #[derive(Debug)]
 pub struct Workspace<T: Scalar> {
+    parts: Vec<Part<T>>,
+    explanations: Vec<Explanation<T>>,
+}
+
+/// What a part of a batch needs.
+#[derive(Debug)]
+struct Part<T> {
     buffers: Buffers<T>,
     stack: Stack<T>,
-    explanation: Option<Explanation<T>>,
 }
 
 impl<T: Scalar> Default for Workspace<T> {
     fn default() -> Self {
-        Self { buffers: Buffers::default(), stack: Stack::default(), explanation: None }
+        Self { parts: Vec::new(), explanations: Vec::new() }
+    }
+}
+
+impl<T> Default for Part<T> {
+    fn default() -> Self {
+        Self { buffers: Buffers::default(), stack: Stack::default() }
     }
 }
 
@@ -279,7 +292,7 @@ impl<T: Scalar> Explainer<T> {
         &self.plan
     }
 
-    /// Memory for [`explain_into`](Self::explain_into).
+    /// Memory for [`explain_into`](Self::explain_into) and [`explain_batch_into`](Self::explain_batch_into).
     #[must_use]
     pub fn workspace(&self) -> Workspace<T> {
         Workspace::default()
@@ -302,7 +315,7 @@ impl<T: Scalar> Explainer<T> {
     pub fn explain_slice(&self, sample: &[T]) -> Result<Explanation<T>, Error> {
         let mut workspace = self.workspace();
         self.explain_into(sample, &mut workspace)?;
-        workspace.explanation.ok_or(Error::EmptyModel)
+        workspace.explanations.pop().ok_or(Error::EmptyModel)
     }
 
     /// The same in memory of the caller's, which holds the explanation until it is used again.
@@ -328,13 +341,10 @@ impl<T: Scalar> Explainer<T> {
     /// ```
     pub fn explain_into<'w>(&self, sample: &[T], workspace: &'w mut Workspace<T>) -> Result<&'w Explanation<T>, Error> {
         self.model.check_input(sample.len())?;
-        let Workspace { buffers, stack, explanation } = workspace;
-        buffers.rewind();
-        let mut run = self.run(sample, buffers, stack)?;
-        let explanation = explanation.get_or_insert_with(|| self.empty());
-        self.fill(&mut run, 0, explanation)?;
-        run.give_back(buffers);
-        Ok(explanation)
+        self.model.check_samples(sample)?;
+        self.reserve(workspace, 1, 1);
+        self.explain_part(sample, &mut workspace.parts[0], &mut workspace.explanations[..1])?;
+        Ok(&workspace.explanations[0])
     }
 
     /// Explains each sample of a batch; samples are columns, inputs x samples.
@@ -343,7 +353,7 @@ impl<T: Scalar> Explainer<T> {
     /// result is the same, bit for bit, for any number of threads and however a batch is split.
     ///
     /// Cost: that of the samples one by one, but what is read of the weights serves several of them. Memory: besides the
-    /// explanations, the blocks of a part of the batch for each thread, about 1 MB or one sample's, whichever is more.
+    /// explanations, the blocks of a part of the batch for each thread.
     ///
     /// # Errors
     /// As [`explain`](Self::explain), of the first sample that has one.
@@ -362,62 +372,93 @@ impl<T: Scalar> Explainer<T> {
     /// ```
     pub fn explain_batch(&self, samples: &DMatrix<T>) -> Result<Vec<Explanation<T>>, Error> {
         self.model.check_input(samples.nrows())?;
-        self.explain_batch_slice(samples.as_slice())
+        let mut workspace = self.workspace();
+        self.explain_batch_into(samples.as_slice(), &mut workspace)?;
+        Ok(workspace.explanations)
     }
 
-    /// The same for samples one after another in a slice: a C-order array of shape samples x inputs, as in PyTorch and numpy.
+    /// The same for samples one after another in a slice (a C-order array of shape samples x inputs, as in PyTorch and
+    /// numpy) and in memory of the caller's, which holds the explanations until it is used again.
+    ///
+    /// A server that explains batch after batch saves the time in which the system makes fresh memory.
     ///
     /// # Errors
-    /// As [`explain_batch`](Self::explain_batch); [`Error::InputShape`] where the length is no multiple of the inputs.
-    pub fn explain_batch_slice(&self, samples: &[T]) -> Result<Vec<Explanation<T>>, Error> {
+    /// As [`explain_batch`](Self::explain_batch); [`Error::InputShape`] where the length is no multiple of the inputs. The
+    /// workspace can be used again.
+    ///
+    /// # Example
+    /// ```
+    /// use relprop::{Linear, Rule, Sequential};
+    /// use relprop::nalgebra::{self, dmatrix};
+    ///
+    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], None)?).build()?;
+    /// let explainer = model.explainer(Rule::Epsilon)?;
+    /// let mut workspace = explainer.workspace();
+    /// assert_eq!(explainer.explain_batch_into(&[1.0, 0.0, 0.0, 1.0, 5.0, 2.0], &mut workspace)?.len(), 3);
+    /// assert_eq!(explainer.explain_batch_into(&[1.0, 0.0], &mut workspace)?.len(), 1);
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    pub fn explain_batch_into<'w>(&self, samples: &[T], workspace: &'w mut Workspace<T>) -> Result<&'w [Explanation<T>], Error> {
         let inputs = self.model.inputs();
+        let count = samples.len() / inputs;
         if samples.len() % inputs != 0 {
             self.model.check_input(samples.len() % inputs)?;
         }
         // Before the batch is split, so that the error's index is that in the batch.
         self.model.check_samples(samples)?;
-        let part = self.part(samples.len() / inputs) * inputs;
-        let explain = |workspace: &mut Workspace<T>, samples: &[T]| -> Result<Vec<Explanation<T>>, Error> {
-            workspace.buffers.rewind();
-            let mut run = self.run(samples, &mut workspace.buffers, &mut workspace.stack)?;
-            let explanations = (0..samples.len() / inputs).map(|sample| {
-                let mut explanation = self.empty();
-                self.fill(&mut run, sample, &mut explanation).map(|()| explanation)
-            });
-            let explanations = explanations.collect();
-            run.give_back(&mut workspace.buffers);
-            explanations
-        };
+        let together = self.together(count);
+        self.reserve(workspace, count.div_ceil(together), count);
+        let Workspace { parts, explanations } = workspace;
+        let explanations = &mut explanations[..count];
         #[cfg(feature = "rayon")]
-        let parts: Vec<_> = {
+        let results: Vec<_> = {
             use rayon::prelude::*;
-            samples.par_chunks(part).map_init(Workspace::default, explain).collect()
+            let batch = samples.par_chunks(together * inputs).zip(explanations.par_chunks_mut(together)).zip(parts);
+            batch.map(|((samples, explanations), part)| self.explain_part(samples, part, explanations)).collect()
         };
         #[cfg(not(feature = "rayon"))]
-        let parts: Vec<_> = {
-            let mut workspace = Workspace::default();
-            samples.chunks(part).map(|samples| explain(&mut workspace, samples)).collect()
+        let results: Vec<_> = {
+            let batch = samples.chunks(together * inputs).zip(explanations.chunks_mut(together)).zip(parts);
+            batch.map(|((samples, explanations), part)| self.explain_part(samples, part, explanations)).collect()
         };
-        let mut explanations = Vec::with_capacity(samples.len() / inputs);
-        for part in parts {
-            explanations.extend(part?);
-        }
+        results.into_iter().collect::<Result<(), Error>>()?;
         Ok(explanations)
     }
 
+    /// Gives a workspace so many parts and explanations, at least.
+    fn reserve(&self, workspace: &mut Workspace<T>, parts: usize, explanations: usize) {
+        let Workspace { parts: those, explanations: these } = workspace;
+        those.resize_with(those.len().max(parts), Part::default);
+        these.resize_with(these.len().max(explanations), || self.empty());
+    }
+
     /// How many samples of a batch go through the layers together. No result depends on it.
-    fn part(&self, samples: usize) -> usize {
-        /// What a thread's blocks should not be larger than, so that they stay in its cache.
-        const VALUES: f64 = 262_144.0;
+    fn together(&self, samples: usize) -> usize {
+        /// A part's largest block should not have more values, so that it stays in a thread's cache.
+        const BLOCK: f64 = 32_768.0;
+        /// From so many weights on it is they that do not, and each reading of them should serve many samples.
+        const WEIGHTS: usize = 4 << 20;
         const MOST: usize = 64;
         #[cfg(feature = "rayon")]
         let threads = rayon::current_num_threads();
         #[cfg(not(feature = "rayon"))]
         let threads = 1;
-        let fits = VALUES / self.plan.largest_block(self.plan.accumulation());
+        let weights: usize = self.prepared.iter().map(|prepared| prepared.inputs * prepared.outputs).sum();
+        let fits = BLOCK / self.plan.largest_block(self.plan.accumulation());
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates, and is at most MOST
-        let fits = (fits as usize).min(MOST);
+        let fits = if weights < WEIGHTS { (fits as usize).min(MOST) } else { MOST };
         samples.div_ceil(threads).min(fits).max(1)
+    }
+
+    /// Explains finite samples of the right length, each into one of the explanations.
+    fn explain_part(&self, samples: &[T], part: &mut Part<T>, explanations: &mut [Explanation<T>]) -> Result<(), Error> {
+        part.buffers.rewind();
+        let mut run = self.run(samples, &mut part.buffers, &mut part.stack)?;
+        for (sample, explanation) in explanations.iter_mut().enumerate() {
+            self.fill(&mut run, sample, explanation)?;
+        }
+        run.give_back(&mut part.buffers);
+        Ok(())
     }
 
     /// One pass over the layers for these samples, which are of the right length.

@@ -13,6 +13,7 @@
 mod kernel;
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -24,21 +25,25 @@ pub use kernel::Lanes;
 const DEPTH: usize = 256;
 /// So many outputs of a scalar product are summed at once.
 const LENGTH: usize = 2048;
-/// So many columns of W stay in the cache while all right hand sides meet them.
-const BREADTH: usize = 32;
+/// So many weights stay in the cache while all right hand sides meet them.
+const CACHED: usize = 32_768;
 /// So many right hand sides are prepared at once.
 const SLAB: usize = 96;
+/// So many samples of one column each go together.
+const TOGETHER: usize = 15;
 /// At most so many columns share what is read of W.
 const GROUP: usize = 6;
-/// Below this density each column is combined by itself, as columns of different patterns would fill up each other's zeros.
+/// Below this density each column goes by itself, as columns of different patterns would fill up each other's zeros.
 const SPARSE: f64 = 0.4;
 
-/// What [`apply`] prepares of its right hand sides, kept by each thread.
+/// What the products prepare of their right hand sides, kept by each thread.
 #[derive(Debug, Default)]
 pub struct Scratch<T> {
     groups: Vec<Group>,
     columns: Vec<usize>,
     offsets: Vec<usize>,
+    /// How many of the offsets are in use.
+    listed: usize,
     x: Vec<T>,
     panel: Vec<T>,
 }
@@ -49,7 +54,8 @@ struct Group {
     width: usize,
     /// Where each column begins in y.
     columns: [usize; GROUP],
-    /// Where its entries begin in the scratch's offsets, how many they are, and where they begin in its x.
+    /// Where its entries begin in the scratch's offsets, how many they are, and how far its x is: in [`apply`] where its
+    /// values begin, in [`apply_transposed`] how many of the entries are done.
     first: usize,
     count: usize,
     x: usize,
@@ -74,7 +80,7 @@ pub(crate) fn apply<T: Scalar>(w: Matrix<'_, T>, u: Option<&[T]>, x: &[T], y: &m
 /// Cost: outputs x inputs x columns multiply-adds, less the rows where u is zero.
 pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&[T]>, x: &mut [T]) {
     let per_sample = u.map_or(1, |u| x.len() / u.len().max(1));
-    Arch::new().dispatch(ApplyTransposed { w, u, per_sample, x, y });
+    T::with_scratch(|scratch| Arch::new().dispatch(ApplyTransposed { w, u, per_sample, x, y, scratch }));
 }
 
 struct Apply<'a, T> {
@@ -102,22 +108,18 @@ impl<T: Scalar> WithSimd for Apply<'_, T> {
                 scratch.prepare(x, u, per_sample, (inputs, outputs), slab.clone(), depth.clone());
                 // Columns far apart in memory share few cache lines and no page: copied closely together they do.
                 let packs = scratch.groups.len() >= 3 && outputs * size_of::<T>() >= 4096;
+                let Scratch { groups, offsets, listed, x, panel, .. } = &mut *scratch;
                 if !packs {
-                    for (at, _) in depth.enumerate() {
-                        scratch.columns[at] = (first + at) * outputs;
-                    }
-                    let Scratch { groups, columns, offsets, x, .. } = &mut *scratch;
-                    for at in offsets.iter_mut() {
-                        *at = columns[*at];
+                    for at in &mut offsets[..*listed] {
+                        *at = (first + *at) * outputs;
                     }
                     for group in groups.iter() {
                         group.combine(simd, w, 0..outputs, offsets, x, y, 0);
                     }
                     continue;
                 }
-                let Scratch { groups, offsets, x, panel, .. } = &mut *scratch;
-                panel.resize(height * DEPTH, T::zero());
-                for at in offsets.iter_mut() {
+                grow(panel, height * DEPTH);
+                for at in &mut offsets[..*listed] {
                     *at *= height;
                 }
                 for top in (0..outputs).step_by(height) {
@@ -144,20 +146,16 @@ impl<T: Scalar> Scratch<T> {
         u: Option<&[T]>,
         per_sample: usize,
         (inputs, outputs): (usize, usize),
-        slab: std::ops::Range<usize>,
-        depth: std::ops::Range<usize>,
+        slab: Range<usize>,
+        depth: Range<usize>,
     ) {
         let Self { groups, columns, offsets, x: prepared, .. } = self;
         groups.clear();
         columns.clear();
-        offsets.clear();
-        prepared.clear();
         let values = |c: usize| &x[c * inputs + depth.start..c * inputs + depth.end];
-        let scale = |c: usize| u.map(|u| &u[c / per_sample * inputs + depth.start..c / per_sample * inputs + depth.end]);
         let mut entries = 0;
         for c in slab {
-            // Vectors count faster than a search stops.
-            let nonzero: usize = values(c).iter().map(|v| usize::from(*v != T::zero())).sum();
+            let nonzero = count_nonzero(values(c));
             if nonzero > 0 {
                 entries += nonzero;
                 columns.push(c);
@@ -166,33 +164,84 @@ impl<T: Scalar> Scratch<T> {
         let density = entries as f64 / (columns.len() * depth.len()).max(1) as f64;
         // The columns of one sample have their zeros in common.
         let alone = per_sample == 1 && density < SPARSE;
+        // More than is needed, so that the loops below write without asking for room.
+        grow(offsets, (columns.len() + 1) * depth.len());
+        grow(prepared, (columns.len() + GROUP) * depth.len());
+        let (mut first, mut at) = (0, 0);
         let mut rest = &columns[..];
         while !rest.is_empty() {
             let width = if alone { 1 } else { [6, 4, 2, 1].into_iter().find(|&width| width <= rest.len()).unwrap_or(1) };
             let (group, others) = rest.split_at(width);
             rest = others;
-            let (first, at) = (offsets.len(), prepared.len());
             let mut starts = [0; GROUP];
             for (start, &c) in starts.iter_mut().zip(group) {
                 *start = c * outputs;
             }
-            for i in 0..depth.len() {
-                let mut entry = [T::zero(); GROUP];
-                let mut any = false;
-                for (entry, &c) in entry.iter_mut().zip(group) {
-                    let v = values(c)[i];
-                    *entry = scale(c).map_or(v, |u| u[i] * v);
-                    any |= *entry != T::zero();
+            let scale = u.map(|u| &u[group[0] / per_sample * inputs + depth.start..]);
+            let one_sample = group[0] / per_sample == group[width - 1] / per_sample;
+            let (offsets, x) = (&mut offsets[first..], &mut prepared[at..]);
+            let count = match (width, scale) {
+                (1, None) => list::<T, 1>([values(group[0])], None, offsets, x),
+                (1, scale) => list::<T, 1>([values(group[0])], scale, offsets, x),
+                (2, scale) if one_sample || scale.is_none() => {
+                    list::<T, 2>([values(group[0]), values(group[1])], scale, offsets, x)
                 }
-                if any {
-                    offsets.push(i);
-                    prepared.extend_from_slice(&entry[..width]);
+                (4, scale) if one_sample || scale.is_none() => {
+                    list::<T, 4>([values(group[0]), values(group[1]), values(group[2]), values(group[3])], scale, offsets, x)
                 }
-            }
-            groups.push(Group { width, columns: starts, first, count: offsets.len() - first, x: at });
+                (6, scale) if one_sample || scale.is_none() => {
+                    let [a, b, c, d, e, f] = [group[0], group[1], group[2], group[3], group[4], group[5]].map(values);
+                    list::<T, 6>([a, b, c, d, e, f], scale, offsets, x)
+                }
+                _ => {
+                    // The columns of two samples, each with its own scale.
+                    let mut count = 0;
+                    for i in 0..depth.len() {
+                        let mut any = false;
+                        for (k, &c) in group.iter().enumerate() {
+                            let u = u.map_or(T::one(), |u| u[c / per_sample * inputs + depth.start + i]);
+                            x[count * width + k] = u * values(c)[i];
+                            any |= x[count * width + k] != T::zero();
+                        }
+                        offsets[count] = i;
+                        count += usize::from(any);
+                    }
+                    count
+                }
+            };
+            groups.push(Group { width, columns: starts, first, count, x: at });
+            (first, at) = (first + count, at + count * width);
         }
-        columns.resize(depth.len(), 0);
+        self.listed = first;
     }
+}
+
+/// Makes a slice at least this long.
+fn grow<E: Copy + Default>(values: &mut Vec<E>, size: usize) {
+    if values.len() < size {
+        values.resize(size, E::default());
+    }
+}
+
+/// Lists where any of N columns is not zero, and the columns' values there side by side, times `scale`. Gives how often.
+#[inline(always)]
+fn list<T: Scalar, const N: usize>(columns: [&[T]; N], scale: Option<&[T]>, offsets: &mut [usize], x: &mut [T]) -> usize {
+    let length = columns[0].len();
+    let (x, _) = x.as_chunks_mut::<N>();
+    let mut count = 0;
+    for i in 0..length {
+        let scale = scale.map_or(T::one(), |scale| scale[i]);
+        let mut any = false;
+        for c in 0..N {
+            let v = columns[c][i] * scale;
+            x[count][c] = v;
+            any |= v != T::zero();
+        }
+        // Written in any case and counted where it holds: no branch to mispredict.
+        offsets[count] = i;
+        count += usize::from(any);
+    }
+    count
 }
 
 impl Group {
@@ -202,7 +251,7 @@ impl Group {
         &self,
         simd: S,
         w: &[T],
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
         offsets: &[usize],
         x: &[T],
         y: &mut [T],
@@ -213,7 +262,10 @@ impl Group {
                 match self.width {
                     $($n => {
                         let x = x[self.x..][..self.count * $n].as_chunks::<$n>().0;
-                        let columns = std::array::from_fn(|c| self.columns[c] + top);
+                        let mut columns = [top; $n];
+                        for c in 0..$n {
+                            columns[c] += self.columns[c];
+                        }
                         kernel::combine::<S, T, $n>(simd, w, rows, (&offsets[self.first..][..self.count], x), y, columns);
                     })*
                     _ => {}
@@ -230,6 +282,7 @@ struct ApplyTransposed<'a, T> {
     per_sample: usize,
     x: &'a mut [T],
     y: &'a [T],
+    scratch: &'a mut Scratch<T>,
 }
 
 impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
@@ -237,28 +290,54 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { w: Matrix { values: w, outputs, inputs }, u, per_sample, x, y } = self;
+        let Self { w: Matrix { values: w, outputs, inputs }, u, per_sample, x, y, scratch } = self;
         x.fill(T::zero());
         let samples = y.len() / outputs / per_sample.max(1);
-        let active = |sample: usize, i: usize| u.is_none_or(|u| u[sample * inputs + i] != T::zero());
+        let Scratch { groups, offsets: lists, .. } = scratch;
+        groups.clear();
+        let dense = u.is_none_or(|u| count_nonzero(u) as f64 >= SPARSE * u.len() as f64);
+        if per_sample == 1 && dense {
+            // Single columns of several samples are taken together: of a row that some do not need little is lost.
+            grow(lists, inputs);
+            lists[..inputs].iter_mut().enumerate().for_each(|(i, list)| *list = i);
+            for first in (0..samples).step_by(TOGETHER) {
+                let width = TOGETHER.min(samples - first);
+                groups.push(Group { width, columns: [first; GROUP], first: 0, count: inputs, x: 0 });
+            }
+        } else {
+            grow(lists, (samples + 1) * inputs);
+            let mut first = 0;
+            for sample in 0..samples {
+                let mut count = 0;
+                match u {
+                    Some(u) => {
+                        for (i, u) in u[sample * inputs..][..inputs].iter().enumerate() {
+                            lists[first + count] = i;
+                            count += usize::from(*u != T::zero());
+                        }
+                    }
+                    None => {
+                        lists[first..first + inputs].iter_mut().enumerate().for_each(|(i, list)| *list = i);
+                        count = inputs;
+                    }
+                }
+                groups.push(Group { width: per_sample, columns: [sample * per_sample; GROUP], first, count, x: 0 });
+                first += count;
+            }
+        }
         for start in (0..outputs).step_by(LENGTH) {
             let length = start..outputs.min(start + LENGTH);
-            for first in (0..inputs).step_by(BREADTH) {
-                let breadth = first..inputs.min(first + BREADTH);
-                let mut sample = 0;
-                while sample < samples {
-                    // Columns of one sample share what is active; single columns of several samples are taken together
-                    // where most is active.
-                    let together = if per_sample > 1 { 1 } else { samples_together(samples - sample, &breadth, sample, &active) };
-                    let mut list = [0; BREADTH];
-                    let mut count = 0;
-                    for i in breadth.clone() {
-                        list[count] = i;
-                        count += usize::from((sample..sample + together).any(|s| active(s, i)));
-                    }
-                    let columns = sample * per_sample..(sample + together) * per_sample;
+            let breadth = (CACHED / length.len()).max(16);
+            for group in groups.iter_mut() {
+                group.x = 0;
+            }
+            for end in (0..inputs).step_by(breadth).map(|first| inputs.min(first + breadth)) {
+                for group in groups.iter_mut() {
+                    let list = &lists[group.first + group.x..group.first + group.count];
+                    let count = list.partition_point(|&i| i < end);
+                    group.x += count;
+                    let columns = group.columns[0]..group.columns[0] + group.width;
                     project(simd, (w, outputs, inputs), length.clone(), &list[..count], columns, y, x);
-                    sample += together;
                 }
             }
         }
@@ -274,37 +353,26 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
     }
 }
 
-/// How many single columns are worth taking together.
-#[inline(always)]
-fn samples_together(
-    left: usize,
-    breadth: &std::ops::Range<usize>,
-    sample: usize,
-    active: &impl Fn(usize, usize) -> bool,
-) -> usize {
-    const TOGETHER: usize = 5;
-    if left < TOGETHER {
-        return 1;
-    }
-    let count: usize = (sample..sample + TOGETHER).map(|s| breadth.clone().filter(|&i| active(s, i)).count()).sum();
-    if count * 2 > TOGETHER * breadth.len() { TOGETHER } else { 1 }
-}
-
 /// x_ic += w_i · y_c for the listed i and the columns c, over a part of the outputs.
 #[inline(always)]
 fn project<S: Simd, T: Scalar>(
     simd: S,
     (w, outputs, inputs): (&[T], usize, usize),
-    length: std::ops::Range<usize>,
+    length: Range<usize>,
     list: &[usize],
-    columns: std::ops::Range<usize>,
+    columns: Range<usize>,
     y: &[T],
     x: &mut [T],
 ) {
     macro_rules! block {
         ($list:expr, $m:literal, $c:expr, $n:literal) => {
-            let of_w: [&[T]; $m] = std::array::from_fn(|i| &w[$list[i] * outputs..][length.clone()]);
-            let of_y: [&[T]; $n] = std::array::from_fn(|c| &y[($c + c) * outputs..][length.clone()]);
+            let (mut of_w, mut of_y) = ([&[][..]; $m], [&[][..]; $n]);
+            for i in 0..$m {
+                of_w[i] = &w[$list[i] * outputs..][length.clone()];
+            }
+            for c in 0..$n {
+                of_y[c] = &y[($c + c) * outputs..][length.clone()];
+            }
             let dots = kernel::dots::<S, T, $m, $n>(simd, of_w, of_y);
             for i in 0..$m {
                 for c in 0..$n {
@@ -319,11 +387,11 @@ fn project<S: Simd, T: Scalar>(
             for list in &mut chunks {
                 block!(list, $m, $c, $n);
             }
-            let mut pairs = chunks.remainder().chunks_exact(2);
-            for list in &mut pairs {
+            let mut rest = chunks.remainder().chunks_exact(2);
+            for list in &mut rest {
                 block!(list, 2, $c, $n);
             }
-            for i in pairs.remainder() {
+            for i in rest.remainder() {
                 block!([*i], 1, $c, $n);
             }
         };
@@ -385,6 +453,12 @@ pub(crate) fn transpose<T: Scalar>(values: &[T], rows: usize, columns: usize, st
     }
 }
 
+/// How many entries are not zero: in vectors, as without an exit it runs faster than a search.
+#[inline(always)]
+fn count_nonzero<T: Scalar>(values: &[T]) -> usize {
+    values.iter().map(|v| usize::from(*v != T::zero())).sum()
+}
+
 /// Whether any entry is not zero.
 pub(crate) fn any_nonzero<T: Scalar>(values: &[T]) -> bool {
     values.iter().any(|v| *v != T::zero())
@@ -393,16 +467,18 @@ pub(crate) fn any_nonzero<T: Scalar>(values: &[T]) -> bool {
 /// The largest magnitude, NaN if any entry is not a number.
 pub(crate) fn max_abs<T: Scalar>(values: &[T]) -> T {
     const LANES: usize = 16;
-    // Written so that a NaN, once met, stays; in lanes, so that it runs in vector registers.
-    let larger = |max: T, v: T| if v <= max || max.is_nan() { max } else { v };
     let (chunks, rest) = values.as_chunks::<LANES>();
-    let mut lanes = [T::zero(); LANES];
+    let (mut lanes, mut not_a_number) = ([T::zero(); LANES], false);
     for chunk in chunks {
         for (max, v) in lanes.iter_mut().zip(chunk) {
-            *max = larger(*max, v.abs());
+            let v = v.abs();
+            not_a_number |= v.is_nan();
+            *max = if v > *max { v } else { *max };
         }
     }
-    lanes.iter().chain(rest).fold(T::zero(), |max, v| larger(max, v.abs()))
+    let max = lanes.iter().chain(rest).fold(T::zero(), |max, v| max.max(v.abs()));
+    // `max` passes over what is not a number.
+    if not_a_number || rest.iter().any(|v| v.is_nan()) { T::nan() } else { max }
 }
 
 /// The first entry that is NaN or infinite.

@@ -176,12 +176,13 @@ impl<T: Scalar> Sequential<T> {
     }
 
     fn run(&self, samples: &[T]) -> Result<Vec<T>, Error> {
+        self.check_samples(samples)?;
         let mut buffers = Buffers::default();
         let outputs = self.pass(samples, &mut buffers, |buffers, leaving| {
             buffers.values.give(leaving.inputs);
             Ok(())
         })?;
-        Ok(outputs.probabilities.unwrap_or(outputs.logits).exchange(Vec::new()))
+        Ok(outputs.probabilities.unwrap_or(outputs.logits).to_vec())
     }
 
     /// A sample has as many values as the model has inputs.
@@ -199,7 +200,7 @@ impl<T: Scalar> Sequential<T> {
         Err(Error::NonFiniteInput { index, sample, value: value.as_f64() })
     }
 
-    /// Runs the network once on samples of the right length, as columns, and shows each linear layer to `visit` as the pass
+    /// Runs the network once on finite samples of the right length, as columns, and shows each linear layer to `visit` as the pass
     /// leaves it.
     ///
     /// This is the only loop over the layers: whoever wants more than the outputs takes it in here.
@@ -209,7 +210,6 @@ impl<T: Scalar> Sequential<T> {
         buffers: &mut Buffers<T>,
         mut visit: impl FnMut(&mut Buffers<T>, Leaving<'_, T>) -> Result<(), Error>,
     ) -> Result<Outputs<T>, Error> {
-        self.check_samples(samples)?;
         let columns = samples.len() / self.inputs;
         let mut values = buffers.values.take(samples.len());
         values.copy_from_slice(samples);

@@ -10,9 +10,9 @@ use relprop::{Accumulation, BiasMode, Epsilon, Explanation, Relative, RelevanceR
 const F64_LIMIT: f64 = 1e-10;
 const F32_LIMIT: f64 = 1e-4;
 
-/// Where f32 is not good to [`F32_LIMIT`]: a network through every activation, some of which are not zero where their total
-/// nearly is, so that a relevance may be divided by a total that has lost its digits. Measured: 1.7e-4.
-const F32_INEXACT: [(&str, f64); 1] = [("15-all-activations", 3e-4)];
+/// Where f32 is not good to [`F32_LIMIT`], because a relevance is divided by a total that has lost its digits: a network
+/// through every activation, some of which are not zero where their total nearly is, and one of twenty layers.
+const F32_INEXACT: [(&str, f64); 2] = [("15-all-activations", 4e-4), ("18-deep-20", 4e-4)];
 
 /// Every network's name and file.
 fn networks() -> Vec<(String, StateDict)> {
@@ -80,7 +80,7 @@ fn compare<T: Scalar>(limit: impl Fn(&str) -> f64) {
                 worst = (difference, format!("{name} {what}"));
             }
         };
-        for accumulation in [Accumulation::Forward, Accumulation::Reverse] {
+        for accumulation in [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse] {
             for (golden, rule) in rules().into_iter().filter(|(golden, _)| file.names().any(|name| name == *golden)) {
                 check(golden, disagreement::<T>(file, golden, accumulation, rule, relevance));
             }

@@ -216,9 +216,7 @@ impl<T: Scalar> Prepared<T> {
         if self.rest != T::zero() {
             let mut sinks = Sinks { causes: &self.causes, outputs: self.outputs, rows: &mut sinks };
             for sample in 0..samples {
-                for j in 0..self.outputs {
-                    sinks.add(Cause::Rest, sample, j, self.rest);
-                }
+                sinks.add(Cause::Rest, sample, |_| self.rest);
             }
         }
         buffers.values.give(numerators);
@@ -235,9 +233,13 @@ struct Sinks<'a, T> {
 }
 
 impl<T: Scalar> Sinks<'_, T> {
-    fn add(&mut self, cause: Cause, sample: usize, output: usize, share: T) {
+    /// Adds a share for each output to a row.
+    fn add(&mut self, cause: Cause, sample: usize, share: impl Fn(usize) -> T) {
         if let Some(row) = self.causes.iter().position(|&c| c == cause) {
-            self.rows[(sample * self.causes.len() + row) * self.outputs + output] += share;
+            let row = &mut self.rows[(sample * self.causes.len() + row) * self.outputs..][..self.outputs];
+            for (j, sum) in row.iter_mut().enumerate() {
+                *sum += share(j);
+            }
         }
     }
 }
@@ -269,12 +271,10 @@ impl<T: Scalar> PreparedGroup<T> {
             match self.divisor {
                 Divisor::Total(stabilizer) => self.divide_by_total(stabilizer, sample, totals, t, sinks),
                 Divisor::FanIn => {
-                    for (j, (t, (&total, &n))) in t.iter_mut().zip(totals.iter().zip(&self.fan_in)).enumerate() {
-                        // An output without inputs (a window in the padding) has nothing to share: its total is 0, all
-                        // of it is rest.
-                        *t = c / n.max(T::one());
-                        sinks.add(Cause::Rest, sample, j, c - total * *t);
-                    }
+                    // An output without inputs (a window in the padding) has nothing to share: its total is 0, all of it
+                    // is rest.
+                    t.iter_mut().zip(&self.fan_in).for_each(|(t, &n)| *t = c / n.max(T::one()));
+                    sinks.add(Cause::Rest, sample, |j| c - totals[j] * t[j]);
                 }
             }
         }
@@ -290,20 +290,16 @@ impl<T: Scalar> PreparedGroup<T> {
                 rms => (T::from_f64(epsilon) * rms).max(T::min_positive_value()),
             },
         };
-        let absorbed = self.bias.as_ref().filter(|_| self.bias_mode == BiasMode::Absorb);
-        for (j, (t, &total)) in t.iter_mut().zip(totals).enumerate() {
-            let epsilon = if total < T::zero() { -epsilon } else { epsilon };
-            let divisor = total + epsilon;
-            if divisor == T::zero() {
-                *t = T::zero();
-                sinks.add(Cause::Dead, sample, j, c);
-            } else {
-                *t = c / divisor;
-                sinks.add(Cause::Stabilizer, sample, j, c * (epsilon / divisor));
-            }
-            if let Some(bias) = absorbed {
-                sinks.add(Cause::Bias, sample, j, *t * bias[j]);
-            }
+        if epsilon == T::zero() {
+            // They are all 0, and nothing keeps them from it.
+            t.fill(T::zero());
+            return sinks.add(Cause::Dead, sample, |_| c);
+        }
+        let signed = |total: T| if total < T::zero() { -epsilon } else { epsilon };
+        t.iter_mut().zip(totals).for_each(|(t, &total)| *t = c / (total + signed(total)));
+        sinks.add(Cause::Stabilizer, sample, |j| t[j] * signed(totals[j]));
+        if let Some(bias) = self.bias.as_ref().filter(|_| self.bias_mode == BiasMode::Absorb) {
+            sinks.add(Cause::Bias, sample, |j| t[j] * bias[j]);
         }
     }
 }

@@ -188,28 +188,53 @@ fn tile<S: Simd, T: Lanes, const V: usize, const N: usize>(
 /// The M x N scalar products of M columns with N columns, all of one length.
 #[inline(always)]
 pub fn dots<S: Simd, T: Lanes, const M: usize, const N: usize>(simd: S, w: [&[T]; M], s: [&[T]; N]) -> [[T; N]; M] {
-    let mut sums = [[T::splat(simd, T::default()); N]; M];
-    let (w, s) = (w.map(T::vectors::<S>), s.map(T::vectors::<S>));
-    let length = w[0].0.len();
+    // Loops, not closures: a closure is a function of its own, without the processor's features.
+    let zero = T::splat(simd, T::default());
+    let mut sums = [[zero; N]; M];
+    let (mut w_body, mut w_rest) = ([&[][..]; M], [&[][..]; M]);
+    for i in 0..M {
+        (w_body[i], w_rest[i]) = T::vectors::<S>(w[i]);
+    }
+    let (mut s_body, mut s_rest) = ([&[][..]; N], [&[][..]; N]);
+    for c in 0..N {
+        (s_body[c], s_rest[c]) = T::vectors::<S>(s[c]);
+    }
     // Cut to one length, so that the loop below has no check in it.
-    let (w_body, s_body) = (w.map(|w| &w.0[..length]), s.map(|s| &s.0[..length]));
+    let length = w_body[0].len();
+    for i in 0..M {
+        w_body[i] = &w_body[i][..length];
+    }
+    for c in 0..N {
+        s_body[c] = &s_body[c][..length];
+    }
+    let mut of_s = [zero; N];
     for k in 0..length {
-        let s: [_; N] = std::array::from_fn(|c| s_body[c][k]);
+        for c in 0..N {
+            of_s[c] = s_body[c][k];
+        }
         for i in 0..M {
             let w = w_body[i][k];
             for c in 0..N {
-                sums[i][c] = T::mul_add(simd, w, s[c], sums[i][c]);
+                sums[i][c] = T::mul_add(simd, w, of_s[c], sums[i][c]);
             }
         }
     }
-    if !w[0].1.is_empty() {
-        let s: [_; N] = std::array::from_fn(|c| T::load(simd, s[c].1));
+    if !w_rest[0].is_empty() {
+        for c in 0..N {
+            of_s[c] = T::load(simd, s_rest[c]);
+        }
         for i in 0..M {
-            let w = T::load(simd, w[i].1);
+            let w = T::load(simd, w_rest[i]);
             for c in 0..N {
-                sums[i][c] = T::mul_add(simd, w, s[c], sums[i][c]);
+                sums[i][c] = T::mul_add(simd, w, of_s[c], sums[i][c]);
             }
         }
     }
-    sums.map(|sums| sums.map(|sum| T::sum(simd, sum)))
+    let mut dots = [[T::default(); N]; M];
+    for i in 0..M {
+        for c in 0..N {
+            dots[i][c] = T::sum(simd, sums[i][c]);
+        }
+    }
+    dots
 }
