@@ -520,7 +520,7 @@ impl<T: Scalar> Explainer<T> {
     fn fill(&self, run: &mut Run<T>, sample: usize, explanation: &mut Explanation<T>) -> Result<(), Error> {
         let (inputs, outputs) = (self.model.inputs(), self.model.outputs());
         let Run { outputs: values, block, selected } = run;
-        let exponent = block.apply_exponent(sample).map_err(|at| self.overflow(&at))?;
+        let (exponent, bound) = block.apply_exponent(sample).map_err(|at| self.overflow(&at))?;
         let targets = block.extent.outputs;
         let sinks = block.extent.sinks * targets;
         let logits = &values.logits[sample * outputs..][..outputs];
@@ -555,7 +555,7 @@ impl<T: Scalar> Explainer<T> {
         explanation.shares = DMatrix::from_vec(inputs, targets, shares);
         explanation.exponent = exponent;
         let overflow = Overflow { layer: self.prepared[0].layer };
-        if explanation.is_finite() { Ok(()) } else { Err(self.overflow(&overflow)) }
+        if explanation.is_finite(bound) { Ok(()) } else { Err(self.overflow(&overflow)) }
     }
 
     fn overflow(&self, at: &Overflow) -> Error {

@@ -217,9 +217,10 @@ impl<T: Scalar> Explanation<T> {
     }
 
     /// Whether all relevances and the ledger's sums are finite: shares may be where shares times outputs are not.
-    pub(crate) fn is_finite(&self) -> bool {
+    /// No magnitude of the inputs' shares is above `bound`.
+    pub(crate) fn is_finite(&self, bound: T) -> bool {
         let largest = T::max_value().as_f64();
-        let share = linalg::max_abs(self.shares.as_slice()).max(linalg::max_abs(&self.sinks)).as_f64();
+        let share = bound.max(linalg::max_abs(&self.sinks)).as_f64();
         let output = linalg::max_abs(self.output.as_slice()).as_f64().max(1.0);
         // Nearly always this bound says so already.
         share * output * (self.shares.len() + self.sinks.len()) as f64 <= largest

@@ -160,20 +160,18 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
         scale_columns(x, u, self.inputs());
     }
 
-    /// Adds diag(t) W diag(u) to `out` (outputs x inputs, column-major): the matrix of the map between two scalings.
+    /// Adds some columns of diag(t) W diag(u) to `out` (outputs x those columns): those of the listed inputs.
     ///
-    /// Worth overriding where the matrix is at hand: the default costs a product with the identity.
-    fn add_scaled_matrix(&self, u: &[T], t: &[T], out: &mut [T]) {
+    /// Worth overriding where the matrix is at hand: the default costs a product for each.
+    fn add_scaled_inputs(&self, listed: &[usize], u: &[T], t: &[T], out: &mut [T]) {
         let mut unit = vec![T::zero(); self.inputs()];
         let mut column = vec![T::zero(); self.outputs()];
-        for (i, (&u, out)) in u.iter().zip(out.chunks_exact_mut(t.len())).enumerate() {
-            if u != T::zero() {
-                unit[i] = u;
-                self.apply(&unit, &mut column);
-                unit[i] = T::zero();
-                for ((out, &v), &t) in out.iter_mut().zip(&column).zip(t) {
-                    *out += v * t;
-                }
+        for (&i, out) in listed.iter().zip(out.chunks_exact_mut(t.len())) {
+            unit[i] = u[i];
+            self.apply(&unit, &mut column);
+            unit[i] = T::zero();
+            for ((out, &v), &t) in out.iter_mut().zip(&column).zip(t) {
+                *out += v * t;
             }
         }
     }

@@ -439,15 +439,15 @@ pub(crate) fn dot<T: Scalar>(a: &[T], b: &[T]) -> T {
     Arch::new().dispatch(Dot(a, b))
 }
 
-/// The transpose of a column-major `rows` x `columns`; `strides` apart stand the columns of `values` and of `out`.
-pub(crate) fn transpose<T: Scalar>(values: &[T], rows: usize, columns: usize, strides: (usize, usize), out: &mut [T]) {
+/// The transpose of a column-major `rows` x `columns`.
+pub(crate) fn transpose<T: Scalar>(values: &[T], rows: usize, columns: usize, out: &mut [T]) {
     // A line of the cache is written before the next is begun.
     const BLOCK: usize = 16;
     for first in (0..columns).step_by(BLOCK) {
         let block = first..columns.min(first + BLOCK);
-        for i in 0..rows {
-            for j in block.clone() {
-                out[i * strides.1 + j] = values[j * strides.0 + i];
+        for (i, out) in out.chunks_exact_mut(columns).enumerate() {
+            for (out, j) in out[block.clone()].iter_mut().zip(block.clone()) {
+                *out = values[j * rows + i];
             }
         }
     }
@@ -459,26 +459,34 @@ fn count_nonzero<T: Scalar>(values: &[T]) -> usize {
     values.iter().map(|v| usize::from(*v != T::zero())).sum()
 }
 
-/// Whether any entry is not zero.
-pub(crate) fn any_nonzero<T: Scalar>(values: &[T]) -> bool {
-    values.iter().any(|v| *v != T::zero())
-}
-
 /// The largest magnitude, NaN if any entry is not a number.
 pub(crate) fn max_abs<T: Scalar>(values: &[T]) -> T {
-    const LANES: usize = 16;
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    let (mut lanes, mut not_a_number) = ([T::zero(); LANES], false);
-    for chunk in chunks {
-        for (max, v) in lanes.iter_mut().zip(chunk) {
-            let v = v.abs();
-            not_a_number |= v.is_nan();
-            *max = if v > *max { v } else { *max };
+    struct MaxAbs<'a, T>(&'a [T]);
+    impl<T: Scalar> WithSimd for MaxAbs<'_, T> {
+        type Output = (T, bool);
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> (T, bool) {
+            const LANES: usize = 32;
+            let (chunks, rest) = self.0.as_chunks::<LANES>();
+            let (mut lanes, mut not_a_number) = ([T::zero(); LANES], false);
+            for chunk in chunks {
+                for l in 0..LANES {
+                    let v = chunk[l].abs();
+                    not_a_number |= v.is_nan();
+                    lanes[l] = if v > lanes[l] { v } else { lanes[l] };
+                }
+            }
+            let mut max = T::zero();
+            for v in lanes.iter().chain(rest) {
+                not_a_number |= v.is_nan();
+                max = max.max(v.abs());
+            }
+            (max, not_a_number)
         }
     }
-    let max = lanes.iter().chain(rest).fold(T::zero(), |max, v| max.max(v.abs()));
-    // `max` passes over what is not a number.
-    if not_a_number || rest.iter().any(|v| v.is_nan()) { T::nan() } else { max }
+    let (max, not_a_number) = Arch::new().dispatch(MaxAbs(values));
+    if not_a_number { T::nan() } else { max }
 }
 
 /// The first entry that is NaN or infinite.

@@ -19,10 +19,16 @@ pub(crate) struct Extent {
     pub samples: usize,
 }
 
-/// The shares of each input, and of each sink, in the outputs: for each sample, outputs x (inputs + sinks).
+/// The shares of each live input, and of each sink, in the outputs: for each sample, outputs x (live inputs + sinks).
+///
+/// An input is live where a share of it can be other than zero; the others have no row.
 #[derive(Debug)]
 pub(crate) struct Prefix<T> {
     extent: Extent,
+    /// For each sample room for all inputs, and how many are live.
+    live: Buffer<usize>,
+    counts: Buffer<usize>,
+    /// For each sample room for all rows.
     values: Buffer<T>,
     /// The true shares of the inputs are `values` · 2^exponent, by sample. The sinks' stand as they are: what underflows
     /// there is nothing against the 1 that the ledger sums to.
@@ -49,6 +55,9 @@ impl Extent {
     }
 }
 
+/// So many rows are transposed together.
+const BLOCK: usize = 32;
+
 fn zeros<T: Scalar>(samples: usize, buffers: &mut Buffers<T>) -> Buffer<i32> {
     let mut exponents = buffers.exponents.take(samples);
     exponents.fill(0);
@@ -56,48 +65,80 @@ fn zeros<T: Scalar>(samples: usize, buffers: &mut Buffers<T>) -> Buffer<i32> {
 }
 
 impl<T: Scalar> Prefix<T> {
-    /// The factor as a block. Cost: inputs x outputs multiply-adds for each sample and term.
+    fn with_room(extent: Extent, buffers: &mut Buffers<T>) -> Self {
+        let Extent { inputs, samples, .. } = extent;
+        Self {
+            extent,
+            live: buffers.indices.take(inputs * samples),
+            counts: buffers.indices.take(samples),
+            values: buffers.values.take(extent.rows() * extent.outputs * samples),
+            exponents: zeros(samples, buffers),
+        }
+    }
+
+    fn live(&self, sample: usize) -> &[usize] {
+        &self.live[sample * self.extent.inputs..][..self.counts[sample]]
+    }
+
+    /// The rows of a sample: the live inputs', then the sinks'.
+    fn rows(&self, sample: usize) -> &[T] {
+        let rows = self.counts[sample] + self.extent.sinks;
+        &self.values[sample * self.extent.rows() * self.extent.outputs..][..rows * self.extent.outputs]
+    }
+
+    fn rows_mut(&mut self, sample: usize) -> &mut [T] {
+        let rows = self.counts[sample] + self.extent.sinks;
+        &mut self.values[sample * self.extent.rows() * self.extent.outputs..][..rows * self.extent.outputs]
+    }
+
+    /// The factor as a block. Cost: live inputs x outputs multiply-adds for each sample and term.
     pub fn new(linked: Linked<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
         let extent = Extent::of(linked);
-        let mut values = buffers.values.take(extent.rows() * extent.outputs * extent.samples);
-        let sinks = linked.factor.sinks.chunks_exact((extent.sinks * extent.outputs).max(1));
-        for (sample, block) in values.chunks_exact_mut(extent.rows() * extent.outputs).enumerate() {
-            let (shares, rows) = block.split_at_mut(extent.inputs * extent.outputs);
-            linked.transposed_matrix(sample, shares, buffers);
-            rows.copy_from_slice(sinks.clone().nth(sample).unwrap_or_default());
+        let mut block = Self::with_room(extent, buffers);
+        for sample in 0..extent.samples {
+            let live = &mut block.live[sample * extent.inputs..][..extent.inputs];
+            let count = linked.live(sample, live);
+            block.counts[sample] = count;
+            let mut live = buffers.indices.take(count);
+            live.copy_from_slice(block.live(sample));
+            let (shares, sinks) = block.rows_mut(sample).split_at_mut(count * extent.outputs);
+            linked.rows(sample, &live, shares, buffers);
+            sinks.copy_from_slice(&linked.factor.sinks[sample * sinks.len()..][..sinks.len()]);
+            buffers.indices.give(live);
         }
-        Self { extent, values, exponents: zeros(extent.samples, buffers) }.normalised(extent.layer)
+        block.normalised(extent.layer)
     }
 
     /// The product with the factor of the next layer.
-    /// Cost: (inputs + sinks) times the factor's product, for each sample and term.
+    /// Cost: (live inputs + sinks) times the factor's product, for each sample and term.
     pub fn times(self, linked: Linked<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
         let next = Extent::of(linked);
         let extent = Extent { outputs: next.outputs, sinks: self.extent.sinks + next.sinks, ..self.extent };
-        let (rows, size) = (self.extent.rows(), extent.rows() * extent.outputs);
-        let mut values = buffers.values.take(size * extent.samples);
-        let mut product = buffers.values.take(rows * extent.outputs * extent.samples);
-        linked.apply_transposed(&self.values, &mut product, buffers);
-        let of_product = product.chunks_exact(rows * extent.outputs);
-        for (sample, (block, product)) in values.chunks_exact_mut(size).zip(of_product).enumerate() {
-            let (before, after) = block.split_at_mut(product.len());
-            before.copy_from_slice(product);
-            after.copy_from_slice(&linked.factor.sinks[sample * after.len()..][..after.len()]);
+        let values = buffers.values.take(extent.rows() * extent.outputs * extent.samples);
+        let old = self.values;
+        let before = Self { values: old, ..self };
+        let mut product = Self { extent, live: before.live, counts: before.counts, values, exponents: before.exponents };
+        for sample in 0..extent.samples {
+            let rows = product.counts[sample] + before.extent.sinks;
+            let size = before.extent.rows() * before.extent.outputs;
+            let x = &before.values[sample * size..][..rows * before.extent.outputs];
+            let (shares, sinks) = product.rows_mut(sample).split_at_mut(rows * extent.outputs);
+            linked.apply_transposed(sample, x, shares, buffers);
+            sinks.copy_from_slice(&linked.factor.sinks[sample * sinks.len()..][..sinks.len()]);
         }
-        buffers.values.give(product);
-        buffers.values.give(self.values);
-        Self { extent, values, exponents: self.exponents }.normalised(next.layer)
+        buffers.values.give(before.values);
+        product.normalised(next.layer)
     }
 
     fn normalised(mut self, layer: usize) -> Result<Self, Overflow> {
-        let Extent { inputs, outputs, .. } = self.extent;
-        let blocks = self.values.chunks_exact_mut(self.extent.rows() * outputs);
-        for (block, exponent) in blocks.zip(self.exponents.iter_mut()) {
-            let (shares, sinks) = block.split_at_mut(inputs * outputs);
-            *exponent += normalise(shares).ok_or(Overflow { layer })?;
+        for sample in 0..self.extent.samples {
+            let inputs = self.counts[sample] * self.extent.outputs;
+            let (shares, sinks) = self.rows_mut(sample).split_at_mut(inputs);
+            let exponent = normalise(shares).ok_or(Overflow { layer })?;
             if linalg::first_non_finite(sinks).is_some() {
                 return Err(Overflow { layer });
             }
+            self.exponents[sample] += exponent;
         }
         Ok(self)
     }
@@ -108,29 +149,32 @@ impl<T: Scalar> Prefix<T> {
         let columns = selected.map_or(outputs, |selected| selected.len() / samples);
         let mut values = buffers.values.take(inputs * columns * samples);
         let mut of_sinks = buffers.values.take(sinks * columns * samples);
-        for (sample, block) in self.values.chunks_exact(self.extent.rows() * outputs).enumerate() {
-            let values = &mut values[sample * inputs * columns..][..inputs * columns];
+        values.fill(T::zero());
+        for sample in 0..samples {
+            let shares = &mut values[sample * inputs * columns..][..inputs * columns];
             let of_sinks = &mut of_sinks[sample * sinks * columns..][..sinks * columns];
-            match selected.map(|selected| &selected[sample * columns..][..columns]) {
-                None => {
-                    linalg::transpose(block, outputs, inputs, (outputs, inputs), values);
-                    of_sinks.copy_from_slice(&block[inputs * outputs..]);
-                }
-                Some(selected) => {
-                    for (row, of_row) in block.chunks_exact(outputs).enumerate() {
-                        for (column, &k) in selected.iter().enumerate() {
-                            match row.checked_sub(inputs) {
-                                None => values[column * inputs + row] = of_row[k],
-                                Some(sink) => of_sinks[sink * columns + column] = of_row[k],
-                            }
-                        }
+            let (of_live, rows) = self.rows(sample).split_at(self.counts[sample] * outputs);
+            let selected = selected.map(|selected| &selected[sample * columns..][..columns]);
+            let output = |column: usize| selected.map_or(column, |selected| selected[column]);
+            for (to, row) in of_sinks.chunks_exact_mut(columns).zip(rows.chunks_exact(outputs)) {
+                to.iter_mut().enumerate().for_each(|(column, share)| *share = row[output(column)]);
+            }
+            // By the column, so that they are written one after another; a few rows at once stay in the cache.
+            let live = self.live(sample);
+            for (live, of_live) in live.chunks(BLOCK).zip(of_live.chunks(BLOCK * outputs)) {
+                for (column, shares) in shares.chunks_exact_mut(inputs).enumerate() {
+                    let output = output(column);
+                    for (&input, row) in live.iter().zip(of_live.chunks_exact(outputs)) {
+                        shares[input] = row[output];
                     }
                 }
             }
         }
-        buffers.values.give(self.values);
-        let extent = Extent { outputs: columns, ..self.extent };
-        Suffix { extent, values, sinks: of_sinks, exponents: self.exponents }
+        let Self { extent, live, counts, values: old, exponents } = self;
+        buffers.values.give(old);
+        buffers.indices.give(counts);
+        buffers.indices.give(live);
+        Suffix { extent: Extent { outputs: columns, ..extent }, values, sinks: of_sinks, exponents }
     }
 }
 
@@ -189,51 +233,41 @@ impl<T: Scalar> Suffix<T> {
     }
 
     /// The product with the block before, sample by sample.
-    /// Cost: (inputs + sinks) x inner size x outputs multiply-adds for each sample, less the rows that are zero.
+    /// Cost: (live inputs + sinks) x inner size x outputs multiply-adds for each sample.
     pub fn join(self, left: Prefix<T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
-        // So many columns are multiplied at once, that they are spread over the rows while they are in the cache.
+        // So many columns are multiplied at once that they are spread over the inputs while they are in the cache.
         const COLUMNS: usize = 24;
         let Extent { inputs: inner, outputs, samples, .. } = self.extent;
-        let (rows, inputs) = (left.extent.rows(), left.extent.inputs);
+        let inputs = left.extent.inputs;
         let extent = Extent { outputs, sinks: left.extent.sinks + self.extent.sinks, ..left.extent };
         let mut values = buffers.values.take(inputs * outputs * samples);
         let mut sinks = buffers.values.take(extent.sinks * outputs * samples);
-        let mut live = buffers.indices.take(rows);
-        let mut matrix = buffers.values.take(rows * inner);
-        let mut product = buffers.values.take(rows * COLUMNS);
+        let mut matrix = buffers.values.take(left.extent.rows() * inner);
+        let mut product = buffers.values.take(left.extent.rows() * COLUMNS);
         values.fill(T::zero());
         for sample in 0..samples {
-            let exponent = self.exponents[sample];
-            let of_left = &left.values[sample * rows * inner..][..rows * inner];
-            let mut count = 0;
-            for (row, values) in of_left.chunks_exact(inner).enumerate() {
-                live[count] = row;
-                count += usize::from(row >= inputs || linalg::any_nonzero(values));
-            }
-            let live = &live[..count];
-            for (at, &row) in live.iter().enumerate() {
-                for (j, &share) in of_left[row * inner..][..inner].iter().enumerate() {
-                    matrix[j * count + at] = share;
-                }
-            }
-            let matrix = Matrix { values: &matrix[..count * inner], outputs: count, inputs: inner };
+            let (live, exponent) = (left.live(sample), self.exponents[sample]);
+            let rows = live.len() + left.extent.sinks;
+            linalg::transpose(left.rows(sample), inner, rows, &mut matrix[..rows * inner]);
+            let matrix = Matrix { values: &matrix[..rows * inner], outputs: rows, inputs: inner };
             let shares = &mut values[sample * inputs * outputs..][..inputs * outputs];
-            let (new, old) = sinks[sample * extent.sinks * outputs..][..extent.sinks * outputs].split_at_mut(left.extent.sinks * outputs);
+            let of_sinks = &mut sinks[sample * extent.sinks * outputs..][..extent.sinks * outputs];
+            let (new, old) = of_sinks.split_at_mut(left.extent.sinks * outputs);
             old.copy_from_slice(&self.sinks[sample * old.len()..][..old.len()]);
             let right = &self.values[sample * inner * outputs..][..inner * outputs];
-            for (first, right) in right.chunks(inner * COLUMNS).enumerate().map(|(at, right)| (at * COLUMNS, right)) {
-                let columns = right.len() / inner;
-                let product = &mut product[..count * columns];
-                if count > 0 {
+            let shares = shares.chunks_mut(inputs * COLUMNS);
+            for (part, (right, shares)) in right.chunks(inner * COLUMNS).zip(shares).enumerate() {
+                let product = &mut product[..rows * (right.len() / inner)];
+                if rows > 0 {
                     linalg::apply(matrix, None, right, product);
                 }
-                for (column, product) in product.chunks_exact(count.max(1)).enumerate() {
-                    let column = first + column;
-                    for (&row, &share) in live.iter().zip(product) {
-                        match row.checked_sub(inputs) {
-                            None => shares[column * inputs + row] = share,
-                            Some(sink) => new[sink * outputs + column] = with_exponent(share, exponent),
-                        }
+                for (column, (product, shares)) in product.chunks_exact(rows.max(1)).zip(shares.chunks_exact_mut(inputs)).enumerate() {
+                    let (of_live, of_sinks) = product.split_at(live.len());
+                    for (&input, &share) in live.iter().zip(of_live) {
+                        shares[input] = share;
+                    }
+                    for (sink, &share) in of_sinks.iter().enumerate() {
+                        new[sink * outputs + part * COLUMNS + column] = with_exponent(share, exponent);
                     }
                 }
             }
@@ -243,7 +277,8 @@ impl<T: Scalar> Suffix<T> {
         for buffer in [product, matrix, self.values, self.sinks, left.values] {
             buffers.values.give(buffer);
         }
-        buffers.indices.give(live);
+        buffers.indices.give(left.counts);
+        buffers.indices.give(left.live);
         buffers.exponents.give(left.exponents);
         Self { extent, values, sinks, exponents }.normalised(extent.layer)
     }
@@ -251,16 +286,17 @@ impl<T: Scalar> Suffix<T> {
     /// The same in the other layout.
     pub fn into_prefix(self, buffers: &mut Buffers<T>) -> Prefix<T> {
         let Extent { inputs, outputs, sinks, samples, .. } = self.extent;
-        let mut values = buffers.values.take(self.extent.rows() * outputs * samples);
-        for (sample, block) in values.chunks_exact_mut(self.extent.rows() * outputs).enumerate() {
-            let (shares, rows) = block.split_at_mut(inputs * outputs);
-            let of_sample = &self.values[sample * inputs * outputs..][..inputs * outputs];
-            linalg::transpose(of_sample, inputs, outputs, (inputs, outputs), shares);
+        let mut prefix = Prefix::with_room(self.extent, buffers);
+        prefix.exponents.copy_from_slice(&self.exponents);
+        for sample in 0..samples {
+            prefix.counts[sample] = inputs;
+            prefix.live[sample * inputs..][..inputs].iter_mut().enumerate().for_each(|(i, live)| *live = i);
+            let (shares, rows) = prefix.rows_mut(sample).split_at_mut(inputs * outputs);
+            linalg::transpose(&self.values[sample * inputs * outputs..][..inputs * outputs], inputs, outputs, shares);
             rows.copy_from_slice(&self.sinks[sample * sinks * outputs..][..sinks * outputs]);
         }
-        buffers.values.give(self.values);
-        buffers.values.give(self.sinks);
-        Prefix { extent: self.extent, values, exponents: self.exponents }
+        self.give_back(buffers);
+        prefix
     }
 
     fn normalised(mut self, layer: usize) -> Result<Self, Overflow> {
@@ -274,11 +310,12 @@ impl<T: Scalar> Suffix<T> {
         }
     }
 
-    /// Applies a sample's exponent where its largest share then keeps its full precision; otherwise it is what is returned.
-    pub fn apply_exponent(&mut self, sample: usize) -> Result<i32, Overflow> {
+    /// Applies a sample's exponent where its largest share then keeps its full precision. Gives the exponent that is left,
+    /// and a bound on the magnitude of the shares.
+    pub fn apply_exponent(&mut self, sample: usize) -> Result<(i32, T), Overflow> {
         let exponent = self.exponents[sample];
         if exponent == 0 {
-            return Ok(0);
+            return Ok((0, T::one().times_two_to(T::RANGE)));
         }
         let size = self.extent.inputs * self.extent.outputs;
         let shares = &mut self.values[sample * size..][..size];
@@ -288,12 +325,12 @@ impl<T: Scalar> Suffix<T> {
             return Err(Overflow { layer: self.extent.layer });
         }
         if max < T::min_positive_value() / T::epsilon() && exponent < 0 && stored != T::zero() {
-            return Ok(exponent);
+            return Ok((exponent, stored));
         }
         for share in shares {
             *share = share.times_two_to(exponent);
         }
-        Ok(0)
+        Ok((0, max))
     }
 
     pub fn give_back(self, buffers: &mut Buffers<T>) {

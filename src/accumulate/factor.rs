@@ -345,43 +345,63 @@ impl<'a, T: Scalar> Linked<'a, T> {
         &self.factor.t[term.t * size..][..size]
     }
 
-    /// For each term, what one sample's u and t make of `form`.
-    fn for_each_term(self, sample: usize, buffers: &mut Buffers<T>, mut form: impl FnMut(&dyn LinearMap<T>, &[T], &[T])) {
-        let (inputs, outputs) = (self.prepared.inputs, self.prepared.outputs);
-        let mut ones = buffers.values.take(inputs);
-        ones.fill(T::one());
-        for term in &self.prepared.terms {
-            let u = self.u(term).map_or(&*ones, |u| &u[sample * inputs..][..inputs]);
-            form(term.v.of(self.map), u, &self.t(term)[sample * outputs..][..outputs]);
-        }
-        buffers.values.give(ones);
+    fn u_of(self, term: &Term<T>, sample: usize) -> Option<&'a [T]> {
+        self.u(term).map(|u| &u[sample * self.prepared.inputs..][..self.prepared.inputs])
     }
 
-    /// Aᵀ of one sample, outputs x inputs, into `out`. Cost: inputs x outputs multiply-adds for each term.
-    pub fn transposed_matrix(self, sample: usize, out: &mut [T], buffers: &mut Buffers<T>) {
-        out.fill(T::zero());
-        self.for_each_term(sample, buffers, |v, u, t| v.add_scaled_matrix(u, t, out));
+    fn t_of(self, term: &Term<T>, sample: usize) -> &'a [T] {
+        &self.t(term)[sample * self.prepared.outputs..][..self.prepared.outputs]
+    }
+
+    /// Lists the inputs that a share of a sample can come to, and gives how many they are.
+    pub fn live(self, sample: usize, list: &mut [usize]) -> usize {
+        let mut count = 0;
+        for i in 0..list.len() {
+            let mut any = false;
+            for term in &self.prepared.terms {
+                any |= self.u_of(term, sample).is_none_or(|u| u[i] != T::zero());
+            }
+            list[count] = i;
+            count += usize::from(any);
+        }
+        count
+    }
+
+    /// The listed rows of A of one sample, outputs x their number, into `out`. Cost: that size for each term.
+    pub fn rows(self, sample: usize, listed: &[usize], out: &mut [T], buffers: &mut Buffers<T>) {
+        self.form(sample, out, buffers, |v, u, t, out| v.add_scaled_inputs(listed, u, t, out));
     }
 
     /// The listed columns of A of one sample, inputs x their number, into `out`. Cost: that size for each term.
     pub fn columns(self, sample: usize, listed: &[usize], out: &mut [T], buffers: &mut Buffers<T>) {
-        out.fill(T::zero());
-        self.for_each_term(sample, buffers, |v, u, t| v.add_scaled_outputs(listed, u, t, out));
+        self.form(sample, out, buffers, |v, u, t, out| v.add_scaled_outputs(listed, u, t, out));
     }
 
-    /// Aᵀ X: `x` has as many columns of `inputs` values for each sample as for any other, `out` those of `outputs`.
+    /// What `add` makes of each term for one sample, from zero.
+    fn form(self, sample: usize, out: &mut [T], buffers: &mut Buffers<T>, add: impl Fn(&dyn LinearMap<T>, &[T], &[T], &mut [T])) {
+        out.fill(T::zero());
+        let mut ones = buffers.values.take(self.prepared.inputs);
+        ones.fill(T::one());
+        for term in &self.prepared.terms {
+            add(term.v.of(self.map), self.u_of(term, sample).unwrap_or(&ones), self.t_of(term, sample), out);
+        }
+        buffers.values.give(ones);
+    }
+
+    /// Aᵀ X for one sample: `x` has columns of `inputs` values, `out` of `outputs`.
     /// Cost: for each column and term the map's product, less the inputs where u is 0.
-    pub fn apply_transposed(self, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
+    pub fn apply_transposed(self, sample: usize, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
         self.sum(out, buffers, |term, out, _| {
-            match self.u(term) {
+            match self.u_of(term, sample) {
                 Some(u) => term.v.of(self.map).apply_scaled(u, x, out),
                 None => term.v.of(self.map).apply(x, out),
             }
-            layer::scale_columns(out, self.t(term), self.prepared.outputs);
+            layer::scale_columns(out, self.t_of(term, sample), self.prepared.outputs);
         });
     }
 
-    /// A X: `x` has columns of `outputs` values, `out` of `inputs`. Cost: as [`apply_transposed`](Self::apply_transposed).
+    /// A X for all samples: `x` has as many columns of `outputs` values for each as for any other, `out` those of `inputs`.
+    /// Cost: as [`apply_transposed`](Self::apply_transposed).
     pub fn apply(self, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
         self.sum(out, buffers, |term, out, buffers| {
             let mut scaled = buffers.values.take(x.len());

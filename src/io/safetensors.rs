@@ -70,7 +70,8 @@ impl<T: Scalar> Sequential<T> {
                 (Operator::Linear(map), Ok(architecture::Parsed::Linear { .. })) => {
                     let (inputs, outputs) = (map.inputs(), map.outputs());
                     let mut columns = vec![T::zero(); inputs * outputs];
-                    map.add_scaled_matrix(&vec![T::one(); inputs], &vec![T::one(); outputs], &mut columns);
+                    let all: Vec<usize> = (0..inputs).collect();
+                    map.add_scaled_inputs(&all, &vec![T::one(); inputs], &vec![T::one(); outputs], &mut columns);
                     let rows = (0..outputs * inputs).map(|at| columns[at / inputs + (at % inputs) * outputs]);
                     tensors.push((format!("{layer}.weight"), vec![outputs, inputs], bytes(rows)));
                     if let Some(bias) = map.bias() {

@@ -152,13 +152,12 @@ impl<T: Scalar> LinearMap<T> for Linear<T> {
         Box::new(Ones { inputs: self.weights.ncols(), outputs: self.weights.nrows() })
     }
 
-    fn add_scaled_matrix(&self, u: &[T], t: &[T], out: &mut [T]) {
-        let rows = self.weights.nrows();
-        for ((&u, w), out) in u.iter().zip(self.weights.as_slice().chunks_exact(rows)).zip(out.chunks_exact_mut(rows)) {
-            if u != T::zero() {
-                for ((out, &w), &t) in out.iter_mut().zip(w).zip(t) {
-                    *out += u * w * t;
-                }
+    fn add_scaled_inputs(&self, listed: &[usize], u: &[T], t: &[T], out: &mut [T]) {
+        let outputs = self.weights.nrows();
+        for (&i, out) in listed.iter().zip(out.chunks_exact_mut(outputs)) {
+            let (u, w) = (u[i], &self.weights.as_slice()[i * outputs..][..outputs]);
+            for ((out, &w), &t) in out.iter_mut().zip(w).zip(t) {
+                *out += u * w * t;
             }
         }
     }
