@@ -244,9 +244,9 @@ impl<T: Scalar> Suffix<T> {
         let mut sinks = buffers.values.take(extent.sinks * outputs * samples);
         let mut matrix = buffers.values.take(left.extent.rows() * inner);
         let mut product = buffers.values.take(left.extent.rows() * COLUMNS);
-        values.fill(T::zero());
+        let mut exponents = self.exponents;
         for sample in 0..samples {
-            let (live, exponent) = (left.live(sample), self.exponents[sample]);
+            let (live, exponent) = (left.live(sample), exponents[sample]);
             let rows = live.len() + left.extent.sinks;
             linalg::transpose(left.rows(sample), inner, rows, &mut matrix[..rows * inner]);
             let matrix = Matrix { values: &matrix[..rows * inner], outputs: rows, inputs: inner };
@@ -255,12 +255,14 @@ impl<T: Scalar> Suffix<T> {
             let (new, old) = of_sinks.split_at_mut(left.extent.sinks * outputs);
             old.copy_from_slice(&self.sinks[sample * old.len()..][..old.len()]);
             let right = &self.values[sample * inner * outputs..][..inner * outputs];
-            let shares = shares.chunks_mut(inputs * COLUMNS);
-            for (part, (right, shares)) in right.chunks(inner * COLUMNS).zip(shares).enumerate() {
+            let mut max = T::zero();
+            let parts = right.chunks(inner * COLUMNS).zip(shares.chunks_mut(inputs * COLUMNS));
+            for (part, (right, shares)) in parts.enumerate() {
                 let product = &mut product[..rows * (right.len() / inner)];
                 if rows > 0 {
                     linalg::apply(matrix, None, right, product);
                 }
+                shares.fill(T::zero());
                 for (column, (product, shares)) in product.chunks_exact(rows.max(1)).zip(shares.chunks_exact_mut(inputs)).enumerate() {
                     let (of_live, of_sinks) = product.split_at(live.len());
                     for (&input, &share) in live.iter().zip(of_live) {
@@ -270,17 +272,18 @@ impl<T: Scalar> Suffix<T> {
                         new[sink * outputs + part * COLUMNS + column] = with_exponent(share, exponent);
                     }
                 }
+                max = larger(max, linalg::max_abs(shares));
             }
+            exponents[sample] += left.exponents[sample] + rescale(shares, max).ok_or(Overflow { layer: extent.layer })?;
         }
-        let mut exponents = self.exponents;
-        exponents.iter_mut().zip(&*left.exponents).for_each(|(a, b)| *a += b);
         for buffer in [product, matrix, self.values, self.sinks, left.values] {
             buffers.values.give(buffer);
         }
         buffers.indices.give(left.counts);
         buffers.indices.give(left.live);
         buffers.exponents.give(left.exponents);
-        Self { extent, values, sinks, exponents }.normalised(extent.layer)
+        let product = Self { extent, values, sinks, exponents };
+        product.sinks_are_finite(extent.layer)
     }
 
     /// The same in the other layout.
@@ -304,6 +307,10 @@ impl<T: Scalar> Suffix<T> {
         for (block, exponent) in blocks.zip(self.exponents.iter_mut()) {
             *exponent += normalise(block).ok_or(Overflow { layer })?;
         }
+        self.sinks_are_finite(layer)
+    }
+
+    fn sinks_are_finite(self, layer: usize) -> Result<Self, Overflow> {
         match linalg::first_non_finite(&self.sinks) {
             Some(_) => Err(Overflow { layer }),
             None => Ok(self),
@@ -344,11 +351,21 @@ fn with_exponent<T: Scalar>(value: T, exponent: i32) -> T {
     if exponent == 0 { value } else { value.times_two_to(exponent) }
 }
 
+/// The larger one, NaN if either is.
+fn larger<T: Scalar>(a: T, b: T) -> T {
+    if a.is_nan() || b <= a { a } else { b }
+}
+
 /// Brings the largest entry into the number type's comfortable range by exact powers of two; the true values are the
 /// new ones times 2^(what is returned). `None` where an entry is not finite.
 fn normalise<T: Scalar>(values: &mut [T]) -> Option<i32> {
+    let max = linalg::max_abs(values);
+    rescale(values, max)
+}
+
+/// The same where the largest magnitude is known.
+fn rescale<T: Scalar>(values: &mut [T], mut max: T) -> Option<i32> {
     let (low, high) = (T::one().times_two_to(-T::RANGE), T::one().times_two_to(T::RANGE));
-    let mut max = linalg::max_abs(values);
     let mut exponent = 0;
     while max.is_finite() && max != T::zero() && !(low..=high).contains(&max) {
         let (by, step) = if max < low { (high, -T::RANGE) } else { (low, T::RANGE) };
