@@ -28,7 +28,7 @@ const LENGTH: usize = 2048;
 /// So many weights stay in the cache while all right hand sides meet them.
 const CACHED: usize = 32_768;
 /// So many right hand sides are prepared at once.
-const SLAB: usize = 96;
+const SLAB: usize = 66;
 /// So many samples of one column each go together.
 const TOGETHER: usize = 15;
 /// At most so many columns share what is read of W.
@@ -107,9 +107,12 @@ impl<T: Scalar> WithSimd for Apply<'_, T> {
                 let depth = first..inputs.min(first + DEPTH);
                 scratch.prepare(x, u, per_sample, (inputs, outputs), slab.clone(), depth.clone());
                 // Columns far apart in memory share few cache lines and no page: copied closely together they do.
-                let packs = scratch.groups.len() >= 3 && outputs * size_of::<T>() >= 4096;
+                let apart = outputs * size_of::<T>() >= 4096;
                 let Scratch { groups, offsets, listed, x, panel, .. } = &mut *scratch;
-                if !packs {
+                if apart {
+                    grow(panel, height * DEPTH);
+                }
+                if !apart || groups.len() < 3 {
                     for at in &mut offsets[..*listed] {
                         *at = (first + *at) * outputs;
                     }
@@ -118,7 +121,6 @@ impl<T: Scalar> WithSimd for Apply<'_, T> {
                     }
                     continue;
                 }
-                grow(panel, height * DEPTH);
                 for at in &mut offsets[..*listed] {
                     *at *= height;
                 }
@@ -152,6 +154,11 @@ impl<T: Scalar> Scratch<T> {
         let Self { groups, columns, offsets, x: prepared, .. } = self;
         groups.clear();
         columns.clear();
+        // Room for the most that there can be: memory does not depend on the values, and the loops below need not ask.
+        groups.reserve(SLAB);
+        columns.reserve(SLAB);
+        grow(offsets, (SLAB + 1) * DEPTH);
+        grow(prepared, (SLAB + GROUP) * DEPTH);
         let values = |c: usize| &x[c * inputs + depth.start..c * inputs + depth.end];
         let mut entries = 0;
         for c in slab {
@@ -164,9 +171,6 @@ impl<T: Scalar> Scratch<T> {
         let density = entries as f64 / (columns.len() * depth.len()).max(1) as f64;
         // The columns of one sample have their zeros in common.
         let alone = per_sample == 1 && density < SPARSE;
-        // More than is needed, so that the loops below write without asking for room.
-        grow(offsets, (columns.len() + 1) * depth.len());
-        grow(prepared, (columns.len() + GROUP) * depth.len());
         let (mut first, mut at) = (0, 0);
         let mut rest = &columns[..];
         while !rest.is_empty() {
@@ -295,17 +299,17 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
         let samples = y.len() / outputs / per_sample.max(1);
         let Scratch { groups, offsets: lists, .. } = scratch;
         groups.clear();
+        groups.reserve(samples);
+        grow(lists, (samples + 1) * inputs);
         let dense = u.is_none_or(|u| count_nonzero(u) as f64 >= SPARSE * u.len() as f64);
         if per_sample == 1 && dense {
             // Single columns of several samples are taken together: of a row that some do not need little is lost.
-            grow(lists, inputs);
             lists[..inputs].iter_mut().enumerate().for_each(|(i, list)| *list = i);
             for first in (0..samples).step_by(TOGETHER) {
                 let width = TOGETHER.min(samples - first);
                 groups.push(Group { width, columns: [first; GROUP], first: 0, count: inputs, x: 0 });
             }
         } else {
-            grow(lists, (samples + 1) * inputs);
             let mut first = 0;
             for sample in 0..samples {
                 let mut count = 0;

@@ -7,7 +7,7 @@ use relprop::{
     Relative, RelevanceRule, Relu, Rule, Scalar, Sequential, Softmax, Softplus,
 };
 
-const ORDERS: [Accumulation; 2] = [Accumulation::Forward, Accumulation::Reverse];
+const ORDERS: [Accumulation; 3] = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
 
 fn linear(outputs: usize, inputs: usize) -> Linear<f64> {
     Linear::new(DMatrix::from_fn(outputs, inputs, |j, i| 1.0 + j as f64 - 0.5 * i as f64), None).unwrap()

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
 use relprop::{Accumulation, BiasMode, Cause, Epsilon, Linear, Relative, Relu, Rule, Scalar, Sequential, Softmax};
 
-const ORDERS: [Accumulation; 2] = [Accumulation::Forward, Accumulation::Reverse];
+const ORDERS: [Accumulation; 3] = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
 
 fn check<T: Scalar>(net: &Net, formula: Formula, tolerance: f64) {
     let expected = net.expected(formula);

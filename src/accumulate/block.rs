@@ -99,10 +99,10 @@ impl<T: Scalar> Prefix<T> {
             let live = &mut block.live[sample * extent.inputs..][..extent.inputs];
             let count = linked.live(sample, live);
             block.counts[sample] = count;
-            let mut live = buffers.indices.take(count);
-            live.copy_from_slice(block.live(sample));
+            let mut live = buffers.indices.take(extent.inputs);
+            live[..count].copy_from_slice(block.live(sample));
             let (shares, sinks) = block.rows_mut(sample).split_at_mut(count * extent.outputs);
-            linked.rows(sample, &live, shares, buffers);
+            linked.rows(sample, &live[..count], shares, buffers);
             sinks.copy_from_slice(&linked.factor.sinks[sample * sinks.len()..][..sinks.len()]);
             buffers.indices.give(live);
         }

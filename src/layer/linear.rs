@@ -217,6 +217,26 @@ impl<T: Scalar> LinearMap<T> for Ones {
         }
     }
 
+    fn apply_scaled(&self, u: &[T], x: &[T], y: &mut [T]) {
+        let per_sample = x.len() / u.len().max(1);
+        for (sample, (x, y)) in x.chunks_exact(self.inputs).zip(y.chunks_exact_mut(self.outputs)).enumerate() {
+            let u = &u[sample / per_sample * self.inputs..][..self.inputs];
+            y.fill(T::from_f64(u.iter().zip(x).map(|(u, x)| u.as_f64() * x.as_f64()).sum()));
+        }
+    }
+
+    fn add_scaled_inputs(&self, listed: &[usize], u: &[T], t: &[T], out: &mut [T]) {
+        for (&i, out) in listed.iter().zip(out.chunks_exact_mut(self.outputs)) {
+            linalg::add_scaled(u[i], t, out);
+        }
+    }
+
+    fn add_scaled_outputs(&self, listed: &[usize], u: &[T], t: &[T], out: &mut [T]) {
+        for (&k, out) in listed.iter().zip(out.chunks_exact_mut(self.inputs)) {
+            linalg::add_scaled(t[k], u, out);
+        }
+    }
+
     fn multiply_adds(&self) -> f64 {
         self.inputs as f64 + self.outputs as f64
     }
