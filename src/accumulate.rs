@@ -27,9 +27,9 @@ use crate::layer::{LinearMap, Operator};
 use crate::scalar::Scalar;
 use crate::sequential::{Leaving, Sequential};
 
-pub use plan::Plan;
 pub(crate) use block::Suffix;
 pub(crate) use factor::Prepared;
+pub use plan::Plan;
 pub(crate) use plan::{End, Link};
 
 /// The order in which the share matrices are multiplied. The shares are the same up to rounding; the cost is not.

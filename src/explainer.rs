@@ -464,9 +464,9 @@ impl<T: Scalar> Explainer<T> {
     /// One pass over the layers for these samples, which are of the right length.
     fn run(&self, samples: &[T], buffers: &mut Buffers<T>, stack: &mut Stack<T>) -> Result<Run<T>, Error> {
         let mut machine = Machine::new(&self.model, &self.prepared, &self.plan, stack);
-        let outputs = self.model.pass(samples, buffers, |buffers, leaving| {
-            machine.shift(leaving, buffers).map_err(|at| self.overflow(&at))
-        })?;
+        let outputs = self
+            .model
+            .pass(samples, buffers, |buffers, leaving| machine.shift(leaving, buffers).map_err(|at| self.overflow(&at)))?;
         let (targets, selected) = self.begin(&outputs.logits, buffers);
         let block = machine.finish(targets, buffers).map_err(|at| self.overflow(&at))?;
         Ok(Run { outputs, block, selected })

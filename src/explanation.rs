@@ -201,10 +201,10 @@ impl<T: Scalar> Explanation<T> {
         let found = match &self.explained {
             Explained::All => Some(target).filter(|&target| target < self.output.len()),
             Explained::Outputs(outputs) if target < self.output.len() => {
-                return outputs.iter().position(|&k| k == target).ok_or_else(|| Error::NotExplained {
-                    target,
-                    explained: outputs.clone(),
-                });
+                return outputs
+                    .iter()
+                    .position(|&k| k == target)
+                    .ok_or_else(|| Error::NotExplained { target, explained: outputs.clone() });
             }
             Explained::Outputs(_) => None,
             Explained::Weightings(weightings) => Some(target).filter(|&target| target < weightings.ncols()),

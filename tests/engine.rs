@@ -147,11 +147,9 @@ fn sample(index: usize, inputs: usize, zeros: usize) -> impl Iterator<Item = f32
 /// Wide enough for every kernel and every way of grouping columns: dense and sparse samples, panels, slabs of columns.
 #[test]
 fn large_batches_are_their_samples() {
-    for (sizes, targets) in [
-        (vec![784, 320, 120, 10], Targets::All),
-        (vec![300, 1100, 70, 40], Targets::Predicted),
-        (vec![6, 1030, 200], Targets::All),
-    ] {
+    for (sizes, targets) in
+        [(vec![784, 320, 120, 10], Targets::All), (vec![300, 1100, 70, 40], Targets::Predicted), (vec![6, 1030, 200], Targets::All)]
+    {
         let explainer = model(&sizes).explainer(Rule::Epsilon).unwrap().targets(targets).unwrap();
         let flat: Vec<f32> = (0..101).flat_map(|index| sample(index, sizes[0], 1 + index % 7)).collect();
         for order in [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse] {

@@ -1,7 +1,7 @@
 //! Blocks: products of neighbouring factors.
 
-use crate::accumulate::factor::Linked;
 use crate::accumulate::Overflow;
+use crate::accumulate::factor::Linked;
 use crate::buffer::{Buffer, Buffers};
 use crate::linalg::{self, Matrix};
 use crate::scalar::Scalar;
@@ -185,9 +185,8 @@ impl<T: Scalar> Suffix<T> {
         let extent = Extent { outputs: selected.len() / whole.samples, ..whole };
         let mut values = buffers.values.take(extent.inputs * selected.len());
         let mut sinks = buffers.values.take(extent.sinks * selected.len());
-        let of_factor = |sample: usize, sink: usize, k: usize| {
-            linked.factor.sinks[(sample * whole.sinks + sink) * whole.outputs + k]
-        };
+        let of_factor =
+            |sample: usize, sink: usize, k: usize| linked.factor.sinks[(sample * whole.sinks + sink) * whole.outputs + k];
         for (sample, selected) in selected.chunks_exact(extent.outputs).enumerate() {
             let size = extent.inputs * extent.outputs;
             linked.columns(sample, selected, &mut values[sample * size..][..size], buffers);
@@ -200,7 +199,13 @@ impl<T: Scalar> Suffix<T> {
     }
 
     /// The block that ends a chain in weightings of its outputs: their relevance to begin with.
-    pub fn of_targets(layer: usize, values: Buffer<T>, outputs: usize, targets: usize, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
+    pub fn of_targets(
+        layer: usize,
+        values: Buffer<T>,
+        outputs: usize,
+        targets: usize,
+        buffers: &mut Buffers<T>,
+    ) -> Result<Self, Overflow> {
         let samples = values.len() / (outputs * targets);
         let extent = Extent { layer, inputs: outputs, outputs: targets, sinks: 0, samples };
         let sinks = buffers.values.take(0);
@@ -263,7 +268,9 @@ impl<T: Scalar> Suffix<T> {
                     linalg::apply(matrix, None, right, product);
                 }
                 shares.fill(T::zero());
-                for (column, (product, shares)) in product.chunks_exact(rows.max(1)).zip(shares.chunks_exact_mut(inputs)).enumerate() {
+                for (column, (product, shares)) in
+                    product.chunks_exact(rows.max(1)).zip(shares.chunks_exact_mut(inputs)).enumerate()
+                {
                     let (of_live, of_sinks) = product.split_at(live.len());
                     for (&input, &share) in live.iter().zip(of_live) {
                         shares[input] = share;
