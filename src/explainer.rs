@@ -401,7 +401,7 @@ impl<T: Scalar> Explainer<T> {
     pub fn explain_batch_into<'w>(&self, samples: &[T], workspace: &'w mut Workspace<T>) -> Result<&'w [Explanation<T>], Error> {
         let inputs = self.model.inputs();
         let count = samples.len() / inputs;
-        if samples.len() % inputs != 0 {
+        if !samples.len().is_multiple_of(inputs) {
             self.model.check_input(samples.len() % inputs)?;
         }
         // Before the batch is split, so that the error's index is that in the batch.

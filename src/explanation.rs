@@ -140,8 +140,41 @@ impl<T: Scalar> Explanation<T> {
     /// # Errors
     /// [`Error::TargetOutOfRange`], and [`Error::NotExplained`] where the explainer was not asked for this output.
     pub fn relevance(&self, target: usize) -> Result<DVector<T>, Error> {
-        let column = self.column(target)?;
-        Ok(self.shares.column(column) * self.scale(target))
+        let (shares, scale) = (self.shares_of(target)?, self.scale(target));
+        Ok(DVector::from_vec(shares.iter().map(|&share| share * scale).collect()))
+    }
+
+    /// The same into a slice of the caller's, as long as the model's inputs.
+    ///
+    /// # Errors
+    /// As [`relevance`](Self::relevance), and [`Error::InputShape`] for a slice of another length.
+    ///
+    /// # Example
+    /// ```
+    /// use relprop::{Linear, Rule, Sequential};
+    /// use relprop::nalgebra::{self, dmatrix, dvector};
+    ///
+    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -5.0], None)?).build()?;
+    /// let mut relevance = [0.0; 2];
+    /// model.explain(&dvector![1.0, 2.0], Rule::Epsilon)?.relevance_into(0, &mut relevance)?;
+    /// assert!((relevance[1] + 10.0).abs() < 1e-4);
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    pub fn relevance_into(&self, target: usize, relevance: &mut [T]) -> Result<(), Error> {
+        let (shares, scale) = (self.shares_of(target)?, self.scale(target));
+        if relevance.len() != shares.len() {
+            let kind = "relevance_into".to_owned();
+            return Err(Error::InputShape { kind, expected: shares.len(), found: relevance.len() });
+        }
+        for (relevance, &share) in relevance.iter_mut().zip(shares) {
+            *relevance = share * scale;
+        }
+        Ok(())
+    }
+
+    fn shares_of(&self, target: usize) -> Result<&[T], Error> {
+        let inputs = self.shares.nrows();
+        Ok(&self.shares.as_slice()[self.column(target)? * inputs..][..inputs])
     }
 
     /// The `count` inputs that contributed most to output `target`, for or against, the strongest first.

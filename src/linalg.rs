@@ -313,17 +313,9 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
             let mut first = 0;
             for sample in 0..samples {
                 let mut count = 0;
-                match u {
-                    Some(u) => {
-                        for (i, u) in u[sample * inputs..][..inputs].iter().enumerate() {
-                            lists[first + count] = i;
-                            count += usize::from(*u != T::zero());
-                        }
-                    }
-                    None => {
-                        lists[first..first + inputs].iter_mut().enumerate().for_each(|(i, list)| *list = i);
-                        count = inputs;
-                    }
+                for i in 0..inputs {
+                    lists[first + count] = i;
+                    count += usize::from(u.is_none_or(|u| u[sample * inputs + i] != T::zero()));
                 }
                 groups.push(Group { width: per_sample, columns: [sample * per_sample; GROUP], first, count, x: 0 });
                 first += count;

@@ -141,7 +141,8 @@ fn model(sizes: &[usize]) -> Sequential<f32> {
 }
 
 fn sample(index: usize, inputs: usize, zeros: usize) -> impl Iterator<Item = f32> {
-    (0..inputs).map(move |i| if (i + index) % zeros == 0 { ((i * 31 + index * 17) % 101) as f32 / 50.0 - 1.0 } else { 0.0 })
+    (0..inputs)
+        .map(move |i| if (i + index).is_multiple_of(zeros) { ((i * 31 + index * 17) % 101) as f32 / 50.0 - 1.0 } else { 0.0 })
 }
 
 /// Wide enough for every kernel and every way of grouping columns: dense and sparse samples, panels, slabs of columns.
@@ -250,10 +251,10 @@ fn a_workspace_serves_any_explainer() {
 
 #[test]
 fn an_explainer_goes_where_a_server_needs_it() {
-    fn check<E: Send + Sync + Clone + 'static>() {}
-    check::<Explainer<f32>>();
-    fn send<W: Send + 'static>() {}
-    send::<Workspace<f32>>();
+    fn shared<E: Send + Sync + Clone + 'static>() {}
+    fn sent<W: Send + 'static>() {}
+    shared::<Explainer<f32>>();
+    sent::<Workspace<f32>>();
 }
 
 #[test]

@@ -253,12 +253,12 @@ impl Chain<'_> {
             (Kind::Factor, Kind::Factor) => {
                 let append = append() + self.formed(left.first, self.columns(left));
                 let prepend = prepend() + self.formed(right.first, self.columns(right));
-                match order {
-                    Accumulation::Forward => (Step::Append, append),
-                    Accumulation::Reverse => (Step::Prepend, prepend),
-                    Accumulation::Optimal if append <= prepend => (Step::Append, append),
-                    Accumulation::Optimal => (Step::Prepend, prepend),
-                }
+                let appends = match order {
+                    Accumulation::Forward => true,
+                    Accumulation::Reverse => false,
+                    Accumulation::Optimal => append <= prepend,
+                };
+                if appends { (Step::Append, append) } else { (Step::Prepend, prepend) }
             }
             (Kind::Factor, Kind::Block) => (Step::Prepend, prepend()),
             (_, Kind::Factor) => (Step::Append, append()),

@@ -4,7 +4,7 @@
 //! are left out and who computes what changes no bit of a result.
 
 // Everything here has to be inlined into the function that the processor's features were switched on for.
-#![allow(clippy::inline_always)]
+#![allow(clippy::inline_always, clippy::needless_range_loop)]
 
 use std::ops::Range;
 

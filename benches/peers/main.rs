@@ -1,0 +1,106 @@
+//! relprop's side of the comparison with other tools: `compare.py` starts it and tells it when to run.
+//!
+//! Arguments: a model and its samples in safetensors files, the targets (`all` or `predicted`), the order of accumulation
+//! (`optimal`, `forward` or `reverse`) and how the samples are explained (`single` or `batch`). Then it reads commands, a
+//! line each:
+//!
+//! - `run N` explains N samples in turn, or the batch N times, with the relevance of every target, and prints the seconds;
+//! - `write PATH` writes, for each sample, the outputs and the relevance of every target, as f32.
+
+use std::error::Error;
+use std::hint::black_box;
+use std::io::{BufRead, Write};
+use std::time::Instant;
+
+use relprop::io::StateDict;
+use relprop::{Accumulation, Explainer, Explanation, Rule, Sequential, Targets, Workspace};
+
+struct Call {
+    explainer: Explainer<f32>,
+    workspace: Workspace<f32>,
+    samples: Vec<f32>,
+    batch: bool,
+    relevance: Vec<f32>,
+}
+
+impl Call {
+    fn new(arguments: &[String]) -> Result<Self, Box<dyn Error>> {
+        let [model, samples, targets, order, how] = arguments else {
+            return Err("wanted: MODEL SAMPLES TARGETS ORDER single|batch".into());
+        };
+        let targets = match targets.as_str() {
+            "all" => Targets::All,
+            "predicted" => Targets::Predicted,
+            other => return Err(format!("no such targets: {other}").into()),
+        };
+        let order = match order.as_str() {
+            "optimal" => Accumulation::Optimal,
+            "forward" => Accumulation::Forward,
+            "reverse" => Accumulation::Reverse,
+            other => return Err(format!("no such order: {other}").into()),
+        };
+        let explainer = Sequential::read_safetensors(model)?.explainer(Rule::Epsilon)?.accumulation(order).targets(targets)?;
+        let (_, samples) = StateDict::open(samples)?.tensor("samples")?;
+        let relevance = vec![0.0; explainer.model().inputs()];
+        Ok(Self { workspace: explainer.workspace(), explainer, samples, batch: how == "batch", relevance })
+    }
+
+    /// The seconds that it takes.
+    fn run(&mut self, times: usize) -> Result<f64, relprop::Error> {
+        let inputs = self.explainer.model().inputs();
+        let start = Instant::now();
+        if self.batch {
+            for _ in 0..times {
+                for explanation in self.explainer.explain_batch_into(&self.samples, &mut self.workspace)? {
+                    read(explanation, &mut self.relevance)?;
+                }
+            }
+        } else {
+            for sample in self.samples.chunks_exact(inputs).cycle().take(times) {
+                read(self.explainer.explain_into(sample, &mut self.workspace)?, &mut self.relevance)?;
+            }
+        }
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    fn write(&mut self, path: &str) -> Result<(), Box<dyn Error>> {
+        let mut bytes = Vec::new();
+        for explanation in self.explainer.explain_batch_into(&self.samples, &mut self.workspace)? {
+            bytes.extend(explanation.output().iter().flat_map(|v| v.to_le_bytes()));
+            for target in explanation.targets() {
+                bytes.extend(explanation.relevance(target)?.iter().flat_map(|v| v.to_le_bytes()));
+            }
+        }
+        Ok(std::fs::write(path, bytes)?)
+    }
+}
+
+/// Takes what the other tools give: the relevance of every target.
+fn read(explanation: &Explanation<f32>, relevance: &mut [f32]) -> Result<(), relprop::Error> {
+    for target in explanation.targets() {
+        explanation.relevance_into(target, relevance)?;
+        black_box(&relevance);
+    }
+    Ok(())
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.is_empty() || arguments.iter().any(|argument| argument == "--bench") {
+        println!("benches/peers/compare.py runs this comparison.");
+        return Ok(());
+    }
+    let mut call = Call::new(&arguments)?;
+    for line in std::io::stdin().lock().lines() {
+        match line?.split_once(' ') {
+            Some(("run", times)) => println!("{:e}", call.run(times.parse()?)?),
+            Some(("write", path)) => {
+                call.write(path)?;
+                println!("written");
+            }
+            _ => return Err("wanted: run N, or write PATH".into()),
+        }
+        std::io::stdout().flush()?;
+    }
+    Ok(())
+}
