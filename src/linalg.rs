@@ -421,32 +421,59 @@ pub(crate) fn add_scaled<T: Scalar>(a: T, x: &[T], y: &mut [T]) {
     }
 }
 
-/// `sum_i a_i b_i`.
-pub(crate) fn dot<T: Scalar>(a: &[T], b: &[T]) -> T {
-    struct Dot<'a, T>(&'a [T], &'a [T]);
-    impl<T: Scalar> WithSimd for Dot<'_, T> {
-        type Output = T;
-
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, simd: S) -> T {
-            kernel::dots::<S, T, 1, 1>(simd, [self.0], [self.1])[0][0]
-        }
-    }
-    Arch::new().dispatch(Dot(a, b))
-}
-
-/// The transpose of a column-major `rows` x `columns`.
-pub(crate) fn transpose<T: Scalar>(values: &[T], rows: usize, columns: usize, out: &mut [T]) {
+/// Rows of a column-major matrix of `rows` x `columns`, one after another: the k-th is row `chosen(k)`, and there are as many
+/// as `out` has room for.
+pub(crate) fn copy_rows<T: Scalar>(
+    values: &[T],
+    rows: usize,
+    columns: usize,
+    chosen: impl Fn(usize) -> usize,
+    out: &mut [T],
+) {
     // A line of the cache is written before the next is begun.
     const BLOCK: usize = 16;
     for first in (0..columns).step_by(BLOCK) {
         let block = first..columns.min(first + BLOCK);
-        for (i, out) in out.chunks_exact_mut(columns).enumerate() {
+        for (k, out) in out.chunks_exact_mut(columns).enumerate() {
+            let i = chosen(k);
             for (out, j) in out[block.clone()].iter_mut().zip(block.clone()) {
                 *out = values[j * rows + i];
             }
         }
     }
+}
+
+/// Writes columns of `rows.len()` values to those rows of columns of `out`, zeros to the others.
+pub(crate) fn spread<T: Scalar>(values: &[T], rows: &[usize], out: &mut [T]) {
+    let columns = values.len().checked_div(rows.len()).unwrap_or(0);
+    if columns == 0 {
+        return out.fill(T::zero());
+    }
+    // Column by column: what is filled is still in the cache when it is written again.
+    for (values, out) in values.chunks_exact(rows.len()).zip(out.chunks_exact_mut(out.len() / columns)) {
+        out.fill(T::zero());
+        for (&row, &v) in rows.iter().zip(values) {
+            out[row] = v;
+        }
+    }
+}
+
+/// Lists the rows of a column-major matrix, as many as `list` is long, that are not all zero. Gives how many they are.
+pub(crate) fn list_nonzero_rows<T: Scalar>(values: &[T], list: &mut [usize]) -> usize {
+    let rows = list.len();
+    list.fill(0);
+    for column in values.chunks_exact(rows) {
+        for (any, v) in list.iter_mut().zip(column) {
+            *any |= usize::from(*v != T::zero());
+        }
+    }
+    let mut count = 0;
+    for i in 0..rows {
+        let any = list[i];
+        list[count] = i;
+        count += any;
+    }
+    count
 }
 
 /// How many entries are not zero: in vectors, as without an exit it runs faster than a search.

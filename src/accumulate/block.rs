@@ -222,12 +222,8 @@ impl<T: Scalar> Suffix<T> {
         for (sample, sinks) in sinks.chunks_exact_mut((extent.sinks * outputs).max(1)).enumerate() {
             let (new, old) = sinks.split_at_mut(before.sinks * outputs);
             let block = &self.values[sample * inner * outputs..][..inner * outputs];
-            let rows = linked.factor.sinks[sample * before.sinks * inner..].chunks_exact(inner);
-            for (share, row) in new.chunks_exact_mut(outputs).zip(rows) {
-                for (share, column) in share.iter_mut().zip(block.chunks_exact(inner)) {
-                    *share = with_exponent(linalg::dot(row, column), self.exponents[sample]);
-                }
-            }
+            let rows = &linked.factor.sinks[sample * before.sinks * inner..][..before.sinks * inner];
+            pass_sinks(rows, block, inner, self.exponents[sample], new);
             old.copy_from_slice(&self.sinks[sample * old.len()..][..old.len()]);
         }
         let mut values = buffers.values.take(extent.inputs * outputs * samples);
@@ -247,41 +243,31 @@ impl<T: Scalar> Suffix<T> {
         let extent = Extent { outputs, sinks: left.extent.sinks + self.extent.sinks, ..left.extent };
         let mut values = buffers.values.take(inputs * outputs * samples);
         let mut sinks = buffers.values.take(extent.sinks * outputs * samples);
-        let mut matrix = buffers.values.take(left.extent.rows() * inner);
-        let mut product = buffers.values.take(left.extent.rows() * COLUMNS);
+        let mut matrix = buffers.values.take(inputs * inner);
+        let mut product = buffers.values.take(inputs * COLUMNS);
         let mut exponents = self.exponents;
         for sample in 0..samples {
-            let (live, exponent) = (left.live(sample), exponents[sample]);
-            let rows = live.len() + left.extent.sinks;
-            linalg::transpose(left.rows(sample), inner, rows, &mut matrix[..rows * inner]);
-            let matrix = Matrix { values: &matrix[..rows * inner], outputs: rows, inputs: inner };
-            let shares = &mut values[sample * inputs * outputs..][..inputs * outputs];
+            let live = left.live(sample);
+            let right = &self.values[sample * inner * outputs..][..inner * outputs];
+            let (rows, rows_of_sinks) = left.rows(sample).split_at(live.len() * inner);
             let of_sinks = &mut sinks[sample * extent.sinks * outputs..][..extent.sinks * outputs];
             let (new, old) = of_sinks.split_at_mut(left.extent.sinks * outputs);
             old.copy_from_slice(&self.sinks[sample * old.len()..][..old.len()]);
-            let right = &self.values[sample * inner * outputs..][..inner * outputs];
-            let mut max = T::zero();
-            let parts = right.chunks(inner * COLUMNS).zip(shares.chunks_mut(inputs * COLUMNS));
-            for (part, (right, shares)) in parts.enumerate() {
-                let product = &mut product[..rows * (right.len() / inner)];
-                if rows > 0 {
+            pass_sinks(rows_of_sinks, right, inner, exponents[sample], new);
+
+            linalg::copy_rows(rows, inner, live.len(), |row| row, &mut matrix[..rows.len()]);
+            let matrix = Matrix { values: &matrix[..rows.len()], outputs: live.len(), inputs: inner };
+            let shares = &mut values[sample * inputs * outputs..][..inputs * outputs];
+            if live.len() == inputs {
+                linalg::apply(matrix, None, right, shares);
+            } else {
+                for (right, shares) in right.chunks(inner * COLUMNS).zip(shares.chunks_mut(inputs * COLUMNS)) {
+                    let product = &mut product[..live.len() * (right.len() / inner)];
                     linalg::apply(matrix, None, right, product);
+                    linalg::spread(product, live, shares);
                 }
-                shares.fill(T::zero());
-                for (column, (product, shares)) in
-                    product.chunks_exact(rows.max(1)).zip(shares.chunks_exact_mut(inputs)).enumerate()
-                {
-                    let (of_live, of_sinks) = product.split_at(live.len());
-                    for (&input, &share) in live.iter().zip(of_live) {
-                        shares[input] = share;
-                    }
-                    for (sink, &share) in of_sinks.iter().enumerate() {
-                        new[sink * outputs + part * COLUMNS + column] = with_exponent(share, exponent);
-                    }
-                }
-                max = larger(max, linalg::max_abs(shares));
             }
-            exponents[sample] += left.exponents[sample] + rescale(shares, max).ok_or(Overflow { layer: extent.layer })?;
+            exponents[sample] += left.exponents[sample] + normalise(shares).ok_or(Overflow { layer: extent.layer })?;
         }
         for buffer in [product, matrix, self.values, self.sinks, left.values] {
             buffers.values.give(buffer);
@@ -299,11 +285,16 @@ impl<T: Scalar> Suffix<T> {
         let mut prefix = Prefix::with_room(self.extent, buffers);
         prefix.exponents.copy_from_slice(&self.exponents);
         for sample in 0..samples {
-            prefix.counts[sample] = inputs;
-            prefix.live[sample * inputs..][..inputs].iter_mut().enumerate().for_each(|(i, live)| *live = i);
-            let (shares, rows) = prefix.rows_mut(sample).split_at_mut(inputs * outputs);
-            linalg::transpose(&self.values[sample * inputs * outputs..][..inputs * outputs], inputs, outputs, shares);
-            rows.copy_from_slice(&self.sinks[sample * sinks * outputs..][..sinks * outputs]);
+            let shares = &self.values[sample * inputs * outputs..][..inputs * outputs];
+            let live = &mut prefix.live[sample * inputs..][..inputs];
+            let count = linalg::list_nonzero_rows(shares, live);
+            prefix.counts[sample] = count;
+            let mut live = buffers.indices.take(inputs);
+            live[..count].copy_from_slice(prefix.live(sample));
+            let (rows, of_sinks) = prefix.rows_mut(sample).split_at_mut(count * outputs);
+            linalg::copy_rows(shares, inputs, outputs, |row| live[row], rows);
+            of_sinks.copy_from_slice(&self.sinks[sample * sinks * outputs..][..sinks * outputs]);
+            buffers.indices.give(live);
         }
         self.give_back(buffers);
         prefix
@@ -354,25 +345,19 @@ impl<T: Scalar> Suffix<T> {
     }
 }
 
-fn with_exponent<T: Scalar>(value: T, exponent: i32) -> T {
-    if exponent == 0 { value } else { value.times_two_to(exponent) }
-}
-
-/// The larger one, NaN if either is.
-fn larger<T: Scalar>(a: T, b: T) -> T {
-    if a.is_nan() || b <= a { a } else { b }
+/// What the sinks of a block get of the outputs of the one after it, whose shares are `right` times 2^exponent.
+fn pass_sinks<T: Scalar>(rows: &[T], right: &[T], inner: usize, exponent: i32, sinks: &mut [T]) {
+    linalg::apply_transposed(Matrix { values: right, outputs: inner, inputs: right.len() / inner }, rows, None, sinks);
+    if exponent != 0 {
+        sinks.iter_mut().for_each(|share| *share = share.times_two_to(exponent));
+    }
 }
 
 /// Brings the largest entry into the number type's comfortable range by exact powers of two; the true values are the
 /// new ones times 2^(what is returned). `None` where an entry is not finite.
 fn normalise<T: Scalar>(values: &mut [T]) -> Option<i32> {
-    let max = linalg::max_abs(values);
-    rescale(values, max)
-}
-
-/// The same where the largest magnitude is known.
-fn rescale<T: Scalar>(values: &mut [T], mut max: T) -> Option<i32> {
     let (low, high) = (T::one().times_two_to(-T::RANGE), T::one().times_two_to(T::RANGE));
+    let mut max = linalg::max_abs(values);
     let mut exponent = 0;
     while max.is_finite() && max != T::zero() && !(low..=high).contains(&max) {
         let (by, step) = if max < low { (high, -T::RANGE) } else { (low, T::RANGE) };

@@ -122,7 +122,7 @@ pub fn combine<S: Simd, T: Lanes, const N: usize>(
             row += 8 * lanes;
         }
     }
-    if N <= 2 {
+    if N <= 2 || S::REGISTER_COUNT >= 32 {
         while row + 4 * lanes <= rows.end {
             tile::<S, T, 4, N>(simd, w, row, offsets, x, y, columns);
             row += 4 * lanes;
