@@ -436,18 +436,22 @@ impl<T: Scalar> Explainer<T> {
     fn together(&self, samples: usize) -> usize {
         /// A part's largest block should not have more values, so that it stays in a thread's cache.
         const BLOCK: f64 = 32_768.0;
-        /// From so many weights on it is they that do not, and each reading of them should serve many samples.
-        const WEIGHTS: usize = 4 << 20;
         const MOST: usize = 64;
+        let weights = |from: usize| -> usize {
+            let sizes = self.prepared.iter().map(|prepared| prepared.inputs * prepared.outputs);
+            sizes.filter(|&weights| weights >= from).sum()
+        };
+        if 2 * weights(linalg::LARGE) >= weights(0) {
+            // The products are shared out among the threads, and each reading of the weights should serve many samples.
+            return samples.clamp(1, MOST);
+        }
         #[cfg(feature = "rayon")]
         let threads = rayon::current_num_threads();
         #[cfg(not(feature = "rayon"))]
         let threads = 1;
-        let weights: usize = self.prepared.iter().map(|prepared| prepared.inputs * prepared.outputs).sum();
-        let fits = BLOCK / self.plan.largest_block(self.plan.accumulation());
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates, and is at most MOST
-        let fits = if weights < WEIGHTS { (fits as usize).min(MOST) } else { MOST };
-        samples.div_ceil(threads).min(fits).max(1)
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates
+        let fits = (BLOCK / self.plan.largest_block(self.plan.accumulation())) as usize;
+        samples.div_ceil(threads).min(fits).clamp(1, MOST)
     }
 
     /// Explains finite samples of the right length, each into one of the explanations.

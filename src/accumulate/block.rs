@@ -236,15 +236,12 @@ impl<T: Scalar> Suffix<T> {
     /// The product with the block before, sample by sample.
     /// Cost: (live inputs + sinks) x inner size x outputs multiply-adds for each sample.
     pub fn join(self, left: Prefix<T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
-        // So many columns are multiplied at once that they are spread over the inputs while they are in the cache.
-        const COLUMNS: usize = 24;
         let Extent { inputs: inner, outputs, samples, .. } = self.extent;
         let inputs = left.extent.inputs;
         let extent = Extent { outputs, sinks: left.extent.sinks + self.extent.sinks, ..left.extent };
         let mut values = buffers.values.take(inputs * outputs * samples);
         let mut sinks = buffers.values.take(extent.sinks * outputs * samples);
         let mut matrix = buffers.values.take(inputs * inner);
-        let mut product = buffers.values.take(inputs * COLUMNS);
         let mut exponents = self.exponents;
         for sample in 0..samples {
             let live = left.live(sample);
@@ -256,20 +253,12 @@ impl<T: Scalar> Suffix<T> {
             pass_sinks(rows_of_sinks, right, inner, exponents[sample], new);
 
             linalg::copy_rows(rows, inner, live.len(), |row| row, &mut matrix[..rows.len()]);
-            let matrix = Matrix { values: &matrix[..rows.len()], outputs: live.len(), inputs: inner };
+            let matrix = Matrix::new(&matrix[..rows.len()], live.len(), inner);
             let shares = &mut values[sample * inputs * outputs..][..inputs * outputs];
-            if live.len() == inputs {
-                linalg::apply(matrix, None, right, shares);
-            } else {
-                for (right, shares) in right.chunks(inner * COLUMNS).zip(shares.chunks_mut(inputs * COLUMNS)) {
-                    let product = &mut product[..live.len() * (right.len() / inner)];
-                    linalg::apply(matrix, None, right, product);
-                    linalg::spread(product, live, shares);
-                }
-            }
-            exponents[sample] += left.exponents[sample] + normalise(shares).ok_or(Overflow { layer: extent.layer })?;
+            let max = linalg::apply_to_rows(matrix, right, live, shares);
+            exponents[sample] += left.exponents[sample] + rescale(shares, max).ok_or(Overflow { layer: extent.layer })?;
         }
-        for buffer in [product, matrix, self.values, self.sinks, left.values] {
+        for buffer in [matrix, self.values, self.sinks, left.values] {
             buffers.values.give(buffer);
         }
         buffers.indices.give(left.counts);
@@ -347,17 +336,24 @@ impl<T: Scalar> Suffix<T> {
 
 /// What the sinks of a block get of the outputs of the one after it, whose shares are `right` times 2^exponent.
 fn pass_sinks<T: Scalar>(rows: &[T], right: &[T], inner: usize, exponent: i32, sinks: &mut [T]) {
-    linalg::apply_transposed(Matrix { values: right, outputs: inner, inputs: right.len() / inner }, rows, None, sinks);
+    linalg::apply_transposed(Matrix::new(right, inner, right.len() / inner), rows, None, sinks);
     if exponent != 0 {
-        sinks.iter_mut().for_each(|share| *share = share.times_two_to(exponent));
+        for share in sinks {
+            *share = share.times_two_to(exponent);
+        }
     }
 }
 
 /// Brings the largest entry into the number type's comfortable range by exact powers of two; the true values are the
 /// new ones times 2^(what is returned). `None` where an entry is not finite.
 fn normalise<T: Scalar>(values: &mut [T]) -> Option<i32> {
+    let max = linalg::max_abs(values);
+    rescale(values, max)
+}
+
+/// The same where the largest magnitude is known.
+fn rescale<T: Scalar>(values: &mut [T], mut max: T) -> Option<i32> {
     let (low, high) = (T::one().times_two_to(-T::RANGE), T::one().times_two_to(T::RANGE));
-    let mut max = linalg::max_abs(values);
     let mut exponent = 0;
     while max.is_finite() && max != T::zero() && !(low..=high).contains(&max) {
         let (by, step) = if max < low { (high, -T::RANGE) } else { (low, T::RANGE) };

@@ -73,7 +73,7 @@ impl<T: Scalar> Linear<T> {
 
     fn matrix(&self) -> Matrix<'_, T> {
         let (outputs, inputs) = self.weights.shape();
-        Matrix { values: self.weights.as_slice(), outputs, inputs }
+        Matrix::new(self.weights.as_slice(), outputs, inputs)
     }
 
     /// W, outputs x inputs.

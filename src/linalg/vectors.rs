@@ -1,0 +1,114 @@
+//! Small operations on slices.
+
+// Inlined into the function that the processor's features were switched on for.
+#![allow(clippy::inline_always)]
+
+use pulp::{Arch, Simd, WithSimd};
+
+use crate::scalar::Scalar;
+
+/// `y += a x`.
+pub(crate) fn add_scaled<T: Scalar>(a: T, x: &[T], y: &mut [T]) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y += a * x;
+    }
+}
+
+/// Rows of a column-major matrix of `rows` x `columns`, one after another: the k-th is row `chosen(k)`, and there are as many
+/// as `out` has room for.
+pub(crate) fn copy_rows<T: Scalar>(values: &[T], rows: usize, columns: usize, chosen: impl Fn(usize) -> usize, out: &mut [T]) {
+    // A line of the cache is written before the next is begun.
+    const BLOCK: usize = 16;
+    for first in (0..columns).step_by(BLOCK) {
+        let block = first..columns.min(first + BLOCK);
+        for (k, out) in out.chunks_exact_mut(columns).enumerate() {
+            let i = chosen(k);
+            for (out, j) in out[block.clone()].iter_mut().zip(block.clone()) {
+                *out = values[j * rows + i];
+            }
+        }
+    }
+}
+
+/// Writes columns of `rows.len()` values to those rows of columns of `out`, zeros to the others.
+pub(super) fn spread<T: Scalar>(values: &[T], rows: &[usize], out: &mut [T]) {
+    let columns = values.len().checked_div(rows.len()).unwrap_or(0);
+    if columns == 0 {
+        return out.fill(T::zero());
+    }
+    // Column by column: what is filled is still in the cache when it is written again.
+    for (values, out) in values.chunks_exact(rows.len()).zip(out.chunks_exact_mut(out.len() / columns)) {
+        out.fill(T::zero());
+        for (&row, &v) in rows.iter().zip(values) {
+            out[row] = v;
+        }
+    }
+}
+
+/// Lists the rows of a column-major matrix, as many as `list` is long, that are not all zero. Gives how many they are.
+pub(crate) fn list_nonzero_rows<T: Scalar>(values: &[T], list: &mut [usize]) -> usize {
+    let rows = list.len();
+    list.fill(0);
+    for column in values.chunks_exact(rows) {
+        for (any, v) in list.iter_mut().zip(column) {
+            *any |= usize::from(*v != T::zero());
+        }
+    }
+    let mut count = 0;
+    for i in 0..rows {
+        let any = list[i];
+        list[count] = i;
+        count += any;
+    }
+    count
+}
+
+/// How many entries are not zero: in vectors, as without an exit it runs faster than a search.
+#[inline(always)]
+pub(super) fn count_nonzero<T: Scalar>(values: &[T]) -> usize {
+    values.iter().map(|v| usize::from(*v != T::zero())).sum()
+}
+
+/// The largest magnitude, NaN if any entry is not a number.
+pub(crate) fn max_abs<T: Scalar>(values: &[T]) -> T {
+    struct MaxAbs<'a, T>(&'a [T]);
+    impl<T: Scalar> WithSimd for MaxAbs<'_, T> {
+        type Output = (T, bool);
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> (T, bool) {
+            const LANES: usize = 32;
+            let (chunks, rest) = self.0.as_chunks::<LANES>();
+            let (mut lanes, mut not_a_number) = ([T::zero(); LANES], false);
+            for chunk in chunks {
+                for l in 0..LANES {
+                    let v = chunk[l].abs();
+                    not_a_number |= v.is_nan();
+                    lanes[l] = if v > lanes[l] { v } else { lanes[l] };
+                }
+            }
+            let mut max = T::zero();
+            for v in lanes.iter().chain(rest) {
+                not_a_number |= v.is_nan();
+                max = max.max(v.abs());
+            }
+            (max, not_a_number)
+        }
+    }
+    let (max, not_a_number) = Arch::new().dispatch(MaxAbs(values));
+    if not_a_number { T::nan() } else { max }
+}
+
+/// The first entry that is NaN or infinite.
+pub(crate) fn first_non_finite<T: Scalar>(values: &[T]) -> Option<(usize, T)> {
+    // Without an early exit the sweep runs in vector registers, and it nearly always finds nothing.
+    if values.iter().fold(true, |finite, v| finite & v.is_finite()) {
+        return None;
+    }
+    values.iter().copied().enumerate().find(|(_, v)| !v.is_finite())
+}
+
+/// The larger one, NaN if either is.
+pub(super) fn larger<T: Scalar>(a: T, b: T) -> T {
+    if a.is_nan() || b <= a { a } else { b }
+}
