@@ -13,6 +13,10 @@ use crate::scalar::Scalar;
 
 /// So many inputs are combined at once; the sums of such blocks are added up.
 const DEPTH: usize = 256;
+/// So many where each column has a page of memory, or more, of its own.
+const FEW: usize = 64;
+/// Bytes.
+const PAGE: usize = 4096;
 /// So many right hand sides are prepared at once.
 const SLAB: usize = 66;
 
@@ -33,17 +37,18 @@ impl<T: Scalar> WithSimd for Apply<'_, T> {
         let Self { w: Matrix { values: w, stride, outputs, inputs }, u, per_sample, x, y, scratch } = self;
         y.fill(T::zero());
         let columns = x.len() / inputs;
-        let height = 8 * T::lanes::<S>();
-        // Columns far apart in memory share few cache lines and no page: copied closely together they do.
-        let apart = stride * size_of::<T>() >= 4096;
+        // Columns far apart in memory share few cache lines and no page: copied closely together, in runs of a page, they do.
+        let apart = stride * size_of::<T>() >= PAGE;
+        let height = PAGE / size_of::<T>();
+        let together = if apart { FEW } else { DEPTH };
         for slab in (0..columns).step_by(SLAB) {
             let slab = slab..columns.min(slab + SLAB);
-            for first in (0..inputs).step_by(DEPTH) {
-                let depth = first..inputs.min(first + DEPTH);
+            for first in (0..inputs).step_by(together) {
+                let depth = first..inputs.min(first + together);
                 scratch.prepare(x, u, per_sample, (inputs, outputs), slab.clone(), depth.clone());
                 let Scratch { groups, offsets, listed, x, panel, .. } = &mut *scratch;
                 if apart {
-                    grow(panel, height * DEPTH);
+                    grow(panel, height * FEW);
                 }
                 if !apart || groups.len() < 3 {
                     for at in &mut offsets[..*listed] {
