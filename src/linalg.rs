@@ -105,16 +105,18 @@ pub(crate) fn apply_to_rows<T: Scalar>(w: Matrix<'_, T>, x: &[T], rows: &[usize]
     let height = y.len() / (x.len() / w.inputs).max(1);
     let mut product = T::with_scratch(|scratch| std::mem::take(&mut scratch.parts));
     grow(&mut product, height * COLUMNS);
-    let mut max = T::zero();
-    for (x, y) in x.chunks(w.inputs * COLUMNS).zip(y.chunks_mut(height * COLUMNS)) {
-        let all = w.outputs == height;
-        let values = if all { &mut *y } else { &mut product[..w.outputs * (x.len() / w.inputs)] };
-        apply(w, None, x, values);
-        max = larger(max, max_abs(values));
-        if !all {
-            vectors::spread(&product[..w.outputs * (x.len() / w.inputs)], rows, y);
+    let of_columns = |(x, y): (&[T], &mut [T])| {
+        if w.outputs == height {
+            apply(w, None, x, y);
+            return max_abs(y);
         }
-    }
+        let values = &mut product[..w.outputs * (x.len() / w.inputs)];
+        apply(w, None, x, values);
+        vectors::spread(values, rows, y);
+        max_abs(values)
+    };
+    let parts = x.chunks(w.inputs * COLUMNS).zip(y.chunks_mut(height * COLUMNS));
+    let max = parts.map(of_columns).fold(T::zero(), larger);
     T::with_scratch(|scratch| scratch.parts = product);
     max
 }

@@ -103,37 +103,38 @@ lanes!(
     reduce_sum_f64s
 );
 
-/// y_c += Σ_a w_a x_ac for N columns of y, over `rows`. w_a begins at `offsets[a]` of `w`, y_c at `columns[c]` of `y`.
+/// y_c = Σ_a w_a x_ac for N columns of y, over `rows`, or added to what is there. w_a begins at `offsets[a]` of `w`, y_c at
+/// `columns[c]` of `y`.
 #[inline(always)]
 pub fn combine<S: Simd, T: Lanes, const N: usize>(
     simd: S,
     w: &[T],
     rows: Range<usize>,
     (offsets, x): (&[usize], &[[T; N]]),
-    y: &mut [T],
-    columns: [usize; N],
+    (y, columns): (&mut [T], [usize; N]),
+    add: bool,
 ) {
     let lanes = T::lanes::<S>();
     let mut row = rows.start;
     // As many vectors at once as keep a dozen sums in registers.
     if N == 1 {
         while row + 8 * lanes <= rows.end {
-            tile::<S, T, 8, N>(simd, w, row, offsets, x, y, columns);
+            tile::<S, T, 8, N>(simd, w, row, (offsets, x), (y, columns), add);
             row += 8 * lanes;
         }
     }
     if N <= 2 || S::REGISTER_COUNT >= 32 {
         while row + 4 * lanes <= rows.end {
-            tile::<S, T, 4, N>(simd, w, row, offsets, x, y, columns);
+            tile::<S, T, 4, N>(simd, w, row, (offsets, x), (y, columns), add);
             row += 4 * lanes;
         }
     }
     while row + 2 * lanes <= rows.end {
-        tile::<S, T, 2, N>(simd, w, row, offsets, x, y, columns);
+        tile::<S, T, 2, N>(simd, w, row, (offsets, x), (y, columns), add);
         row += 2 * lanes;
     }
     while row + lanes <= rows.end {
-        tile::<S, T, 1, N>(simd, w, row, offsets, x, y, columns);
+        tile::<S, T, 1, N>(simd, w, row, (offsets, x), (y, columns), add);
         row += lanes;
     }
     if row < rows.end {
@@ -147,7 +148,7 @@ pub fn combine<S: Simd, T: Lanes, const N: usize>(
         }
         for c in 0..N {
             let y = &mut y[columns[c] + rows.start..columns[c] + rows.end];
-            let sum = T::add(simd, T::load(simd, y), sums[c]);
+            let sum = if add { T::add(simd, T::load(simd, y), sums[c]) } else { sums[c] };
             T::store(simd, y, sum);
         }
     }
@@ -159,10 +160,9 @@ fn tile<S: Simd, T: Lanes, const V: usize, const N: usize>(
     simd: S,
     w: &[T],
     row: usize,
-    offsets: &[usize],
-    x: &[[T; N]],
-    y: &mut [T],
-    columns: [usize; N],
+    (offsets, x): (&[usize], &[[T; N]]),
+    (y, columns): (&mut [T], [usize; N]),
+    add: bool,
 ) {
     let height = V * T::lanes::<S>();
     let mut sums = [[T::splat(simd, T::default()); V]; N];
@@ -180,7 +180,7 @@ fn tile<S: Simd, T: Lanes, const V: usize, const N: usize>(
     for c in 0..N {
         let (y, _) = T::vectors_mut::<S>(&mut y[columns[c] + row..columns[c] + row + height]);
         for (y, sum) in y.iter_mut().zip(sums[c]) {
-            *y = T::add(simd, *y, sum);
+            *y = if add { T::add(simd, *y, sum) } else { sum };
         }
     }
 }

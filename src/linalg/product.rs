@@ -35,7 +35,6 @@ impl<T: Scalar> WithSimd for Apply<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { w: Matrix { values: w, stride, outputs, inputs }, u, per_sample, x, y, scratch } = self;
-        y.fill(T::zero());
         let columns = x.len() / inputs;
         // Columns far apart in memory share few cache lines and no page: copied closely together, in runs of a page, they do.
         let apart = stride * size_of::<T>() >= PAGE;
@@ -55,7 +54,7 @@ impl<T: Scalar> WithSimd for Apply<'_, T> {
                         *at = (first + *at) * stride;
                     }
                     for group in groups.iter() {
-                        group.combine(simd, w, 0..outputs, offsets, x, y, 0);
+                        group.combine(simd, w, 0..outputs, offsets, x, (y, 0), first > 0);
                     }
                     continue;
                 }
@@ -68,7 +67,7 @@ impl<T: Scalar> WithSimd for Apply<'_, T> {
                         packed[..rows.len()].copy_from_slice(&w[i * stride + rows.start..i * stride + rows.end]);
                     }
                     for group in groups.iter() {
-                        group.combine(simd, panel, 0..rows.len(), offsets, x, y, top);
+                        group.combine(simd, panel, 0..rows.len(), offsets, x, (y, top), first > 0);
                     }
                 }
             }
@@ -101,7 +100,8 @@ impl<T: Scalar> Scratch<T> {
         let mut entries = 0;
         for c in slab {
             let nonzero = count_nonzero(values(c));
-            if nonzero > 0 {
+            // The first block writes all of y, the others add to it.
+            if nonzero > 0 || depth.start == 0 {
                 entries += nonzero;
                 columns.push(c);
             }
@@ -189,8 +189,8 @@ impl Group {
         rows: Range<usize>,
         offsets: &[usize],
         x: &[T],
-        y: &mut [T],
-        top: usize,
+        (y, top): (&mut [T], usize),
+        add: bool,
     ) {
         macro_rules! of_width {
             ($($n:literal),*) => {
@@ -201,7 +201,7 @@ impl Group {
                         for c in 0..$n {
                             columns[c] += self.columns[c];
                         }
-                        kernel::combine::<S, T, $n>(simd, w, rows, (&offsets[self.first..][..self.count], x), y, columns);
+                        kernel::combine::<S, T, $n>(simd, w, rows, (&offsets[self.first..][..self.count], x), (y, columns), add);
                     })*
                     _ => {}
                 }
