@@ -320,7 +320,8 @@ impl<T: Scalar> Explainer<T> {
 
     /// The same in memory of the caller's, which holds the explanation until it is used again.
     ///
-    /// After the first successful call nothing is allocated, so long as the model's layers do not.
+    /// After the first successful call nothing is allocated, so long as the model's layers do not allocate. (With the feature
+    /// `rayon`, products with a million weights or more are shared out among the threads, for which rayon may allocate.)
     ///
     /// # Errors
     /// As [`explain`](Self::explain); the workspace can be used again.

@@ -29,8 +29,6 @@ use vectors::{count_nonzero, larger};
 pub(crate) const LARGE: usize = 1 << 20;
 /// At most so many columns share what is read of W.
 const GROUP: usize = 6;
-/// Below this density each column goes by itself, as columns of different patterns would fill up each other's zeros.
-const SPARSE: f64 = 0.4;
 
 /// What the products prepare of their right hand sides, kept by each thread.
 #[derive(Debug, Default)]

@@ -348,20 +348,22 @@ def number(value):
     return f"{value:,.{min(digits, 2)}f}"
 
 
+def judged(ratio, bar):
+    if ratio is None:
+        return ""
+    return f"{number(ratio)}x" + ("" if bar is None else f" (bar {bar}x{'' if ratio >= bar else ', missed'})")
+
+
 def row(cells):
     return "| " + " | ".join(cells) + " |"
 
 
-def table(results):
+def table(results, bars):
     """us per sample, then the ratios with what they should reach."""
     yield row(["us per sample", "relprop", *PEERS, "zennit, captum", "the fastest", "off by"])
     yield "|---" + "|---:" * (len(PEERS) + 4) + "|"
     for name, result in results.items():
-        bars = BARS.get(name, (None, None))
-        against = [
-            "" if ratio is None else f"{number(ratio)}x" + ("" if bar is None else f" (bar {bar}x{'' if ratio >= bar else ', missed'})")
-            for ratio, bar in zip(ratios(result), bars)
-        ]
+        against = [judged(ratio, bar) for ratio, bar in zip(ratios(result), bars.get(name, (None, None)))]
         times = [number(result["peers"].get(peer)) for peer in PEERS]
         yield row([f"`{name}`", number(result["relprop_us"]), *times, *against, f"{result['max_rel_diff']:.0e}"])
 
@@ -397,7 +399,7 @@ def main():
     for title, shifted in digits_of.items():
         chosen = [name for name in options.only if not shifted or WORKLOADS[name][0][0] == 784]
         results = {name: compare(program, name, shifted, options) for name in chosen}
-        print(f"\n{title}; weights random (He)\n", *table(results), sep="\n", flush=True)
+        print(f"\n{title}; weights random (He)\n", *table(results, {} if shifted else BARS), sep="\n", flush=True)
         written |= {f"{name}/shifted" if shifted else name: result for name, result in results.items()}
     if options.json:
         options.json.write_text(json.dumps(written, indent=2) + "\n")

@@ -8,7 +8,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use crate::linalg::kernel;
-use crate::linalg::{GROUP, Group, Matrix, SPARSE, Scratch, count_nonzero, grow};
+use crate::linalg::{GROUP, Group, Matrix, Scratch, count_nonzero, grow};
 use crate::scalar::Scalar;
 
 /// So many inputs are combined at once; the sums of such blocks are added up.
@@ -19,6 +19,8 @@ const FEW: usize = 64;
 const PAGE: usize = 4096;
 /// So many right hand sides are prepared at once.
 const SLAB: usize = 66;
+/// Below this density each column goes by itself, as columns of different patterns would fill up each other's zeros.
+const SPARSE: f64 = 0.25;
 
 pub struct Apply<'a, T> {
     pub w: Matrix<'a, T>,

@@ -8,7 +8,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use crate::linalg::kernel;
-use crate::linalg::{Columns, GROUP, Group, Matrix, SPARSE, Scratch, count_nonzero, grow};
+use crate::linalg::{Columns, GROUP, Group, Matrix, Scratch, count_nonzero, grow};
 use crate::scalar::Scalar;
 
 /// So many outputs of a scalar product are summed at once.
@@ -17,6 +17,8 @@ const LENGTH: usize = 2048;
 const CACHED: usize = 32_768;
 /// So many samples of one column each go together.
 const TOGETHER: usize = 15;
+/// Below this density each sample goes by itself, as those of different patterns would fill up each other's zeros.
+const SPARSE: f64 = 0.4;
 
 pub struct ApplyTransposed<'a, T> {
     pub w: Matrix<'a, T>,
@@ -41,7 +43,7 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
         grow(lists, (samples + 1) * inputs);
         let live = |u: Columns<'_, T>| (0..samples).map(|sample| count_nonzero(u.column(sample, inputs))).sum::<usize>();
         let dense = u.is_none_or(|u| live(u) as f64 >= SPARSE * (samples * inputs) as f64);
-        if per_sample == 1 && dense {
+        if per_sample == 1 && samples > 1 && dense {
             // Single columns of several samples are taken together: of a row that some do not need little is lost.
             lists[..inputs].iter_mut().enumerate().for_each(|(i, list)| *list = i);
             for first in (0..samples).step_by(TOGETHER) {
