@@ -155,7 +155,7 @@ impl<T: Scalar> Explanation<T> {
     /// use relprop::nalgebra::{self, dmatrix, dvector};
     ///
     /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -5.0], None)?).build()?;
-    /// let mut relevance = [0.0; 2];
+    /// let mut relevance = [0.0_f64; 2];
     /// model.explain(&dvector![1.0, 2.0], Rule::Epsilon)?.relevance_into(0, &mut relevance)?;
     /// assert!((relevance[1] + 10.0).abs() < 1e-4);
     /// # Ok::<(), relprop::Error>(())
