@@ -82,6 +82,8 @@ pub enum Cause {
     Rest,
     /// The total was exactly 0 and there was no stabiliser: there was nothing to share it by.
     Dead,
+    /// A rule shares by what is positive, or negative, and there was nothing of that sign.
+    Empty,
 }
 
 /// Relevances that have outgrown the number type at a layer.

@@ -1,5 +1,6 @@
 //! The explainer: a model and a rule, prepared once.
 
+use std::fmt;
 use std::sync::Arc;
 
 use nalgebra::{DMatrix, DVector};
@@ -12,7 +13,7 @@ use crate::layer::{self, Operator};
 use crate::linalg;
 use crate::rule::{RelevanceRule, Site};
 use crate::scalar::Scalar;
-use crate::sequential::{Outputs, Sequential};
+use crate::sequential::{self, Outputs, Sequential};
 
 /// What to explain: the fewer targets, the less it costs.
 ///
@@ -195,18 +196,20 @@ impl<T: Scalar> Sequential<T> {
         let linear = |operator| matches!(operator, Operator::Linear(_));
         let layers: Vec<usize> = (0..self.layers().len()).filter(|&index| linear(self.layers()[index].operator())).collect();
         let mut prepared = Vec::with_capacity(layers.len());
+        let mut rules = Vec::with_capacity(layers.len());
         for (linear_index, &layer) in layers.iter().enumerate() {
             let Some(map) = accumulate::linear_map(self, layer) else { continue };
-            let kind = self.layers()[layer].kind();
+            let (name, kind) = (self.names()[layer].as_str(), self.layers()[layer].kind());
             let (inputs, outputs, linear_count) = (map.inputs(), map.outputs(), layers.len());
-            let site = Site { layer, kind, inputs, outputs, linear_index, linear_count };
+            let site = Site { layer, name, kind, inputs, outputs, linear_index, linear_count };
+            rules.push((layer, rule.name_at(&site)));
             prepared.push(Prepared::new(&rule, &site, map)?);
         }
         let sinks = prepared.iter().flat_map(|prepared| {
             let sink = |&cause| Sink { layer: prepared.layer, kind: self.layers()[prepared.layer].kind().to_owned(), cause };
             prepared.causes.iter().map(sink)
         });
-        let about = Arc::new(About { rule: rule.name(), sinks: sinks.collect() });
+        let about = Arc::new(About { rule: rule.name(), rules, sinks: sinks.collect() });
         let plan = plan(self, &prepared, Accumulation::default(), End::All);
         let (model, prepared) = (self.clone(), prepared.into());
         Ok(Explainer { model, about, prepared, targets: Targets::All, explained: Explained::All, plan })
@@ -284,6 +287,11 @@ impl<T: Scalar> Explainer<T> {
     #[must_use]
     pub fn model(&self) -> &Sequential<T> {
         &self.model
+    }
+
+    /// The rule of each linear layer, with the layer's index.
+    pub fn rules(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.about.rules.iter().map(|(layer, rule)| (*layer, rule.as_str()))
     }
 
     /// In which order the share matrices are multiplied, and what each order would cost.
@@ -565,6 +573,18 @@ impl<T: Scalar> Explainer<T> {
 
     fn overflow(&self, at: &Overflow) -> Error {
         Error::Overflow { layer: at.layer, kind: self.model.layers()[at.layer].kind().to_owned() }
+    }
+}
+
+impl<T: Scalar> fmt::Display for Explainer<T> {
+    /// The rule, and a line for each linear layer with the one that it gets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.about.rule)?;
+        for (layer, rule) in self.rules() {
+            let described = sequential::describe(&*self.model.layers()[layer]);
+            write!(f, "\n  {:<8} {described:<50} {rule}", self.model.names()[layer])?;
+        }
+        Ok(())
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Explanation<T: Scalar> {
 #[derive(Debug, PartialEq)]
 pub(crate) struct About {
     pub rule: String,
+    /// The linear layers' indices, and the rule of each.
+    pub rules: Vec<(usize, String)>,
     pub sinks: Vec<Sink>,
 }
 

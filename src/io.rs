@@ -201,7 +201,7 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
                     let (_, weight) = self.weights.tensor(&format!("{name}.weight"))?;
                     let bias = if bias { Some(self.weights.tensor(&format!("{name}.bias"))?.1) } else { None };
                     let named = |error| name_layer(error, &name);
-                    model.layer(Linear::from_rows(outputs, inputs, &weight, bias.as_deref()).map_err(named)?)
+                    model.named(&name, Linear::from_rows(outputs, inputs, &weight, bias.as_deref()).map_err(named)?)
                 }
             };
         }

@@ -53,7 +53,7 @@ use crate::scalar::Scalar;
 
 pub use activation::{Dropout, Elu, Gelu, HardTanh, Identity, LeakyRelu, Relu, Sigmoid, Silu, Softmax, Softplus, Tanh};
 pub use linear::Linear;
-pub(crate) use linear::check_bias;
+pub(crate) use linear::{check_bias, same};
 
 /// One layer of a [`Sequential`](crate::Sequential).
 pub trait Layer<T: Scalar>: Debug + Send + Sync {

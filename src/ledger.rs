@@ -143,6 +143,7 @@ impl fmt::Display for Cause {
             Self::Stabilizer => "stabilizer",
             Self::Rest => "rest",
             Self::Dead => "dead",
+            Self::Empty => "empty",
         })
     }
 }

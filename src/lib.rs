@@ -12,6 +12,7 @@ pub mod rule;
 
 mod accumulate;
 mod buffer;
+mod composite;
 mod error;
 mod explainer;
 mod explanation;
@@ -23,6 +24,7 @@ mod sequential;
 pub use nalgebra;
 
 pub use accumulate::{Accumulation, Cause, Plan};
+pub use composite::Composite;
 pub use error::{Error, Misshapen};
 pub use explainer::{Explainer, Targets, Workspace};
 pub use explanation::{Contribution, Explanation};
@@ -31,6 +33,8 @@ pub use layer::{
     Softmax, Softplus, Tanh,
 };
 pub use ledger::{Ledger, LedgerEntry};
-pub use rule::{BiasMode, Epsilon, Relative, RelevanceRule, Rule};
+pub use rule::{
+    AlphaBeta, BiasMode, Epsilon, Flat, Gamma, GammaPlain, Lrp0, Norm, Pass, Relative, RelevanceRule, Rule, WSquare, ZBox, ZPlus,
+};
 pub use scalar::Scalar;
 pub use sequential::{Sequential, SequentialBuilder};

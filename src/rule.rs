@@ -6,14 +6,24 @@
 //!     A_ij = Σ_groups c Σ_parts  f(z_i) g(w_ij) / d_j        R_i = Σ_j A_ij R_j
 //! ```
 //!
-//! f and g are functions of one number ([`Transform`]), c is the group's coefficient, d_j its divisor ([`Divisor`]). From that data the crate
-//! makes the factors diag(u) V diag(t), with u = f(z), V = g(W) and t = c / d. V does not depend on the sample and is
-//! prepared once. Nothing else in the crate knows one rule from another.
+//! f and g are functions of one number ([`Transform`]), c is the group's coefficient, d_j its divisor ([`Divisor`]), and a
+//! group may be there for outputs of one sign only ([`Gate`]). From that data the crate makes the factors diag(u) V diag(t),
+//! with u = f(z), V = g(W) and t = c / d. V does not depend on the sample and is prepared once. Nothing else in the crate
+//! knows one rule from another.
 //!
 //! A rule of your own implements [`RelevanceRule`]; `examples/custom_rule.rs` shows one.
 
+mod alpha_beta;
 mod epsilon;
+mod flat;
+mod gamma;
+mod lrp0;
+mod norm;
+mod pass;
 mod relative;
+mod wsquare;
+mod zbox;
+mod zplus;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -21,8 +31,17 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::scalar::Scalar;
 
+pub use alpha_beta::AlphaBeta;
 pub use epsilon::Epsilon;
+pub use flat::Flat;
+pub use gamma::{Gamma, GammaPlain};
+pub use lrp0::Lrp0;
+pub use norm::Norm;
+pub use pass::Pass;
 pub use relative::Relative;
+pub use wsquare::WSquare;
+pub use zbox::ZBox;
+pub use zplus::ZPlus;
 
 /// How relevance is shared at each linear layer.
 ///
@@ -30,6 +49,12 @@ pub use relative::Relative;
 pub trait RelevanceRule<T: Scalar>: Send + Sync {
     /// The rule's name with its parameters, as it stands in results.
     fn name(&self) -> String;
+
+    /// The name of the rule at one layer, where that depends on the layer.
+    fn name_at(&self, site: &Site<'_>) -> String {
+        let _ = site;
+        self.name()
+    }
 
     /// The rule at one layer.
     ///
@@ -45,6 +70,10 @@ macro_rules! forward_rule {
                 (**self).name()
             }
 
+            fn name_at(&self, site: &Site<'_>) -> String {
+                (**self).name_at(site)
+            }
+
             fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
                 (**self).decompose(site)
             }
@@ -57,8 +86,19 @@ forward_rule!(&R, Box<R>, Arc<R>);
 ///
 /// | rule | share of output j's relevance that goes to input i | source |
 /// |---|---|---|
+/// | `Lrp0` | z_i w_ij / y_j: [`Lrp0::default`] | Bach et al. 2015 |
 /// | `Epsilon` | z_i w_ij / (y_j + ε sgn y_j), ε = 1e-6: [`Epsilon::default`] | Bach et al. 2015 |
+/// | `Gamma` | what has the sign of y_j counts 1 + γ times, γ = 0.25: [`Gamma::default`] | Montavon et al. 2019; Andéol et al. 2021 |
+/// | `GammaPlain` | positive weights count 1 + γ times, γ = 0.25: [`GammaPlain::default`] | Montavon et al. 2019 |
+/// | `ZPlus` | what is positive, over its sum: [`ZPlus::default`] | Montavon et al. 2017 |
+/// | `AlphaBeta` | what is positive α times, what is negative -β times, α = 2, β = 1: [`AlphaBeta::default`] | Bach et al. 2015 |
+/// | `WSquare` | w_ij² over its sum: [`WSquare::default`] | Montavon et al. 2017 |
+/// | `Flat` | 1 / n, n inputs: [`Flat`] | Lapuschkin et al. 2017 |
+/// | `Pass` | all to the input of the same index: [`Pass`] | |
+/// | `Norm` | as `Epsilon`, for poolings and sums: [`Norm`] | |
 /// | `Relative` | z_i w_ij / n, n inputs: [`Relative::default`] | fan-in instead of the total |
+///
+/// [`ZBox`] has no usual parameters: its box is that of the data.
 ///
 /// ```
 /// use relprop::{Epsilon, Linear, Rule, Sequential};
@@ -75,25 +115,70 @@ forward_rule!(&R, Box<R>, Arc<R>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rule {
+    /// [`Lrp0::default`].
+    Lrp0,
     /// [`Epsilon::default`].
     Epsilon,
+    /// [`Gamma::default`].
+    Gamma,
+    /// [`GammaPlain::default`].
+    GammaPlain,
+    /// [`ZPlus::default`].
+    ZPlus,
+    /// [`AlphaBeta::default`].
+    AlphaBeta,
+    /// [`WSquare::default`].
+    WSquare,
+    /// [`Flat`].
+    Flat,
+    /// [`Pass`].
+    Pass,
+    /// [`Norm`].
+    Norm,
     /// [`Relative::default`].
     Relative,
 }
 
+impl Rule {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Lrp0,
+        Self::Epsilon,
+        Self::Gamma,
+        Self::GammaPlain,
+        Self::ZPlus,
+        Self::AlphaBeta,
+        Self::WSquare,
+        Self::Flat,
+        Self::Pass,
+        Self::Norm,
+        Self::Relative,
+    ];
+
+    fn with<T: Scalar, R>(self, f: impl FnOnce(&dyn RelevanceRule<T>) -> R) -> R {
+        match self {
+            Self::Lrp0 => f(&Lrp0::default()),
+            Self::Epsilon => f(&Epsilon::default()),
+            Self::Gamma => f(&Gamma::default()),
+            Self::GammaPlain => f(&GammaPlain::default()),
+            Self::ZPlus => f(&ZPlus::default()),
+            Self::AlphaBeta => f(&AlphaBeta::default()),
+            Self::WSquare => f(&WSquare::default()),
+            Self::Flat => f(&Flat),
+            Self::Pass => f(&Pass),
+            Self::Norm => f(&Norm),
+            Self::Relative => f(&Relative::default()),
+        }
+    }
+}
+
 impl<T: Scalar> RelevanceRule<T> for Rule {
     fn name(&self) -> String {
-        match self {
-            Self::Epsilon => RelevanceRule::<T>::name(&Epsilon::default()),
-            Self::Relative => RelevanceRule::<T>::name(&Relative::default()),
-        }
+        self.with::<T, _>(|rule| rule.name())
     }
 
     fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
-        match self {
-            Self::Epsilon => Epsilon::default().decompose(site),
-            Self::Relative => Relative::default().decompose(site),
-        }
+        self.with::<T, _>(|rule| rule.decompose(site))
     }
 }
 
@@ -103,6 +188,8 @@ impl<T: Scalar> RelevanceRule<T> for Rule {
 pub struct Site<'a> {
     /// The layer's index in the model.
     pub layer: usize,
+    /// The layer's name: the one it was given, else its index.
+    pub name: &'a str,
     /// The layer's kind.
     pub kind: &'a str,
     /// How many inputs the layer has.
@@ -143,6 +230,8 @@ pub struct Group<T> {
     pub(crate) bias: Transform<T>,
     pub(crate) bias_mode: BiasMode,
     pub(crate) divisor: Divisor,
+    pub(crate) gate: Gate,
+    pub(crate) one_sign: bool,
 }
 
 impl<T: Scalar> Group<T> {
@@ -151,7 +240,8 @@ impl<T: Scalar> Group<T> {
     /// A [`Divisor::FanIn`] knows no total: set another bias mode there.
     #[must_use]
     pub fn new(parts: Vec<Part<T>>, divisor: Divisor) -> Self {
-        Self { coefficient: T::one(), parts, bias: Transform::Identity, bias_mode: BiasMode::Absorb, divisor }
+        let (bias, bias_mode) = (Transform::Identity, BiasMode::Absorb);
+        Self { coefficient: T::one(), parts, bias, bias_mode, divisor, gate: Gate::Always, one_sign: false }
     }
 
     /// The same times c. Where the coefficients of a decomposition do not sum to 1, the ledger shows the rest.
@@ -168,20 +258,76 @@ impl<T: Scalar> Group<T> {
         self.bias = transform;
         self
     }
+
+    /// The same for outputs of one sign only; for the others the group is not there.
+    #[must_use]
+    pub fn where_output(mut self, gate: Gate) -> Self {
+        self.gate = gate;
+        self
+    }
+
+    /// The same, and all of its numerators, with the bias, have one sign: a total of 0 then means that there are none, and
+    /// the group's coefficient goes to the sink [`Cause::Empty`](crate::Cause::Empty).
+    #[must_use]
+    pub fn of_one_sign(mut self) -> Self {
+        self.one_sign = true;
+        self
+    }
+}
+
+/// For which outputs a group is there, by the sign of the layer's own output y_j.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Gate {
+    /// For all.
+    #[default]
+    Always,
+    /// Where y_j > 0.
+    Positive,
+    /// Where y_j < 0.
+    Negative,
 }
 
 /// One numerator, f(z_i) g(w_ij).
 #[derive(Debug, Clone)]
 pub struct Part<T> {
-    pub(crate) input: Transform<T>,
-    pub(crate) weight: Transform<T>,
+    pub(crate) input: Input<T>,
+    pub(crate) weight: Weight<T>,
+}
+
+/// What a numerator takes of an input.
+#[derive(Debug, Clone)]
+pub(crate) enum Input<T> {
+    Of(Transform<T>),
+    /// Values of the rule's own, one for each input.
+    Fixed(Arc<[T]>),
+}
+
+/// What a numerator takes of a weight.
+#[derive(Debug, Clone)]
+pub(crate) enum Weight<T> {
+    Of(Transform<T>),
+    /// 1 between an input and the output of the same index, else 0.
+    Same,
 }
 
 impl<T: Scalar> Part<T> {
     /// f(z_i) g(w_ij) with f = `input` and g = `weight`.
     #[must_use]
     pub fn new(input: Transform<T>, weight: Transform<T>) -> Self {
-        Self { input, weight }
+        Self { input: Input::Of(input), weight: Weight::Of(weight) }
+    }
+
+    /// l_i g(w_ij) with g = `weight` and a value of the rule's own for each input of the layer.
+    #[must_use]
+    pub fn fixed(values: impl Into<Arc<[T]>>, weight: Transform<T>) -> Self {
+        Self { input: Input::Fixed(values.into()), weight: Weight::Of(weight) }
+    }
+
+    /// 1 for the input of the same index as the output, else 0; for layers with as many inputs as outputs.
+    #[must_use]
+    pub fn same() -> Self {
+        Self { input: Input::Of(Transform::One), weight: Weight::Same }
     }
 }
 
@@ -196,6 +342,10 @@ pub enum Transform<T> {
     Identity,
     /// 1.
     One,
+    /// max(v, 0).
+    Positive,
+    /// min(v, 0).
+    Negative,
     /// Any other function; it must be finite where its argument is.
     Map(Arc<dyn Fn(T) -> T + Send + Sync>),
 }
@@ -206,12 +356,22 @@ impl<T: Scalar> Transform<T> {
         Self::Map(Arc::new(f))
     }
 
+    /// Whether both are known to be the same function.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Map(f), Self::Map(g)) => Arc::ptr_eq(f, g),
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+
     /// The function's value.
     #[must_use]
     pub fn value(&self, v: T) -> T {
         match self {
             Self::Identity => v,
             Self::One => T::one(),
+            Self::Positive => v.max(T::zero()),
+            Self::Negative => v.min(T::zero()),
             Self::Map(f) => f(v),
         }
     }
@@ -222,6 +382,8 @@ impl<T> Debug for Transform<T> {
         f.write_str(match self {
             Self::Identity => "Identity",
             Self::One => "One",
+            Self::Positive => "Positive",
+            Self::Negative => "Negative",
             Self::Map(_) => "Map(..)",
         })
     }
@@ -235,16 +397,49 @@ pub enum Divisor {
     Total(Stabilizer),
     /// The number of inputs that the output has, a constant.
     FanIn,
+    /// 1.
+    One,
 }
 
 /// What keeps a total away from zero: S(t) = t + ε sgn(t), with sgn(0) = 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Stabilizer {
+    /// ε = 0. Where a total is exactly 0 the shares are 0, and the relevance goes to the sink [`Cause::Dead`](crate::Cause::Dead).
+    None,
     /// ε itself.
     Absolute(f64),
     /// ε as a multiple of the root mean square of the layer's totals at the sample.
     RelativeToRms(f64),
+}
+
+impl Default for Stabilizer {
+    /// ε = 1e-6.
+    fn default() -> Self {
+        Self::Absolute(1e-6)
+    }
+}
+
+impl Stabilizer {
+    /// An ε is finite and above 0.
+    fn check(self, rule: &str) -> Result<Self, Error> {
+        match self {
+            Self::Absolute(epsilon) | Self::RelativeToRms(epsilon) if !(epsilon.is_finite() && epsilon > 0.0) => {
+                Err(Error::parameter(rule, "epsilon", epsilon, "finite and above 0"))
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+impl fmt::Display for Stabilizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("0"),
+            Self::Absolute(epsilon) => write!(f, "{epsilon:?}"),
+            Self::RelativeToRms(epsilon) => write!(f, "{epsilon:?} rms"),
+        }
+    }
 }
 
 /// What becomes of the bias.
@@ -259,3 +454,39 @@ pub enum BiasMode {
     /// b_j / n is added to each of the n numerators of output j (the LRP toolbox of Lapuschkin et al. 2016).
     Distribute,
 }
+
+/// A rule's name with its parameters, and its settings where they are not the usual ones.
+fn describe(rule: &str, parameters: &[f64], stabilizer: Stabilizer, bias: BiasMode) -> String {
+    let mut inner: Vec<String> = parameters.iter().map(|p| format!("{p:?}")).collect();
+    if stabilizer != Stabilizer::default() {
+        inner.push(format!("epsilon: {stabilizer}"));
+    }
+    if bias != BiasMode::default() {
+        inner.push(format!("bias: {bias:?}"));
+    }
+    if inner.is_empty() { rule.to_owned() } else { format!("{rule}({})", inner.join(", ")) }
+}
+
+/// The settings of a rule that divides by totals.
+macro_rules! settings {
+    ($rule:ident) => {
+        impl $rule {
+            /// The same with another stabiliser of the totals.
+            ///
+            /// # Errors
+            /// [`Error::InvalidParameter`](crate::Error::InvalidParameter) where ε is not finite or not above 0.
+            pub fn with_stabilizer(mut self, stabilizer: crate::rule::Stabilizer) -> Result<Self, crate::Error> {
+                self.stabilizer = stabilizer.check(stringify!($rule))?;
+                Ok(self)
+            }
+
+            /// The same with another use of the bias.
+            #[must_use]
+            pub fn with_bias(mut self, bias: crate::BiasMode) -> Self {
+                self.bias = bias;
+                self
+            }
+        }
+    };
+}
+use settings;

@@ -18,6 +18,7 @@ use crate::scalar::Scalar;
 #[derive(Debug, Clone)]
 pub struct Sequential<T: Scalar> {
     layers: Arc<[Box<dyn Layer<T>>]>,
+    names: Arc<[String]>,
     inputs: usize,
     outputs: usize,
 }
@@ -27,12 +28,20 @@ pub struct Sequential<T: Scalar> {
 #[must_use = "a builder does nothing until it is built"]
 pub struct SequentialBuilder<T: Scalar> {
     layers: Vec<Box<dyn Layer<T>>>,
+    names: Vec<String>,
 }
 
 impl<T: Scalar> SequentialBuilder<T> {
     /// Adds a layer behind those that are there.
-    pub fn layer(mut self, layer: impl Layer<T> + 'static) -> Self {
+    pub fn layer(self, layer: impl Layer<T> + 'static) -> Self {
+        let name = self.layers.len().to_string();
+        self.named(&name, layer)
+    }
+
+    /// Adds a layer under a name, by which a [`Composite`](crate::Composite) can speak of it; else its index is its name.
+    pub fn named(mut self, name: &str, layer: impl Layer<T> + 'static) -> Self {
         self.layers.push(Box::new(layer));
+        self.names.push(name.to_owned());
         self
     }
 
@@ -61,7 +70,7 @@ impl<T: Scalar> SequentialBuilder<T> {
             }
         }
         match ends {
-            Some((inputs, outputs)) => Ok(Sequential { layers: self.layers.into(), inputs, outputs }),
+            Some((inputs, outputs)) => Ok(Sequential { layers: self.layers.into(), names: self.names.into(), inputs, outputs }),
             None if self.layers.is_empty() => Err(Error::EmptyModel),
             None => Err(Error::NoLinearLayer { layers: self.layers.len() }),
         }
@@ -112,7 +121,7 @@ impl<T: Scalar> Sequential<T> {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn builder() -> SequentialBuilder<T> {
-        SequentialBuilder { layers: Vec::new() }
+        SequentialBuilder { layers: Vec::new(), names: Vec::new() }
     }
 
     /// How many values a sample has.
@@ -131,6 +140,12 @@ impl<T: Scalar> Sequential<T> {
     #[must_use]
     pub fn layers(&self) -> &[Box<dyn Layer<T>>] {
         &self.layers
+    }
+
+    /// The layers' names, in order: those they were given, else their indices.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
     /// The model's output at one sample: probabilities where it ends with a softmax.

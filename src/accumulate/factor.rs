@@ -1,10 +1,12 @@
 //! Factors: one layer's share matrix at the current samples.
 
+use std::sync::Arc;
+
 use crate::accumulate::Cause;
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
 use crate::layer::{self, LinearMap};
-use crate::rule::{BiasMode, Decomposition, Divisor, RelevanceRule, Site, Stabilizer, Transform};
+use crate::rule::{BiasMode, Decomposition, Divisor, Gate, Input, RelevanceRule, Site, Stabilizer, Transform, Weight};
 use crate::scalar::Scalar;
 use crate::sequential::Leaving;
 
@@ -18,13 +20,15 @@ pub(crate) struct Prepared<T: Scalar> {
     pub causes: Vec<Cause>,
     groups: Vec<PreparedGroup<T>>,
     /// A = Σ diag(u) V diag(t).
-    terms: Vec<Term<T>>,
-    /// The inputs' transforms, beside the identity and 1, of which a u is made.
-    transforms: Vec<Transform<T>>,
+    terms: Vec<Term>,
+    /// What the u are made of, beside z itself and 1.
+    mapped: Vec<Input<T>>,
+    /// The V beside the layer's own weights.
+    maps: Vec<Box<dyn LinearMap<T>>>,
     /// How many t there are.
     scales: usize,
-    /// What the coefficients lack of 1.
-    rest: T,
+    /// What the coefficients lack of 1 where the output is positive, negative, 0.
+    rest: [T; 3],
 }
 
 #[derive(Debug)]
@@ -38,31 +42,34 @@ struct PreparedGroup<T: Scalar> {
     bias: Option<Vec<T>>,
     bias_mode: BiasMode,
     divisor: Divisor,
+    gate: Gate,
+    one_sign: bool,
     fan_in: Vec<T>,
 }
 
 #[derive(Debug)]
-struct Term<T: Scalar> {
+struct Term {
     u: Scale,
-    v: Weights<T>,
+    v: Weights,
     /// Which of the factor's t.
     t: usize,
 }
 
-/// u = f(z).
+/// u.
 #[derive(Debug, Clone, Copy)]
 enum Scale {
     Inputs,
     Ones,
-    /// By one of the transforms.
+    /// One of the mapped.
     Mapped(usize),
 }
 
-/// V: the layer's weights after a transform.
-#[derive(Debug)]
-enum Weights<T: Scalar> {
+/// V.
+#[derive(Debug, Clone, Copy)]
+enum Weights {
     Own,
-    Other(Box<dyn LinearMap<T>>),
+    /// One of the maps.
+    Other(usize),
 }
 
 /// The numbers of A = Σ diag(u) V diag(t) for some samples, and the sinks as rows below it. The V stand in [`Prepared`].
@@ -90,6 +97,12 @@ impl<T: Scalar> Prepared<T> {
             kind: site.kind.to_owned(),
             reason: reason.to_owned(),
         };
+        let rest = |open: &[Gate]| {
+            let coefficients = groups.iter().filter(|group| open.contains(&group.gate)).map(|group| group.coefficient);
+            let rest = coefficients.fold(T::one(), |rest, c| rest - c);
+            // Coefficients such as 1.1 and -0.1 sum to 1 up to rounding.
+            if rest.abs() <= T::epsilon() * T::from_f64(4.0) { T::zero() } else { rest }
+        };
         let mut prepared = Self {
             layer: site.layer,
             inputs: site.inputs,
@@ -97,28 +110,20 @@ impl<T: Scalar> Prepared<T> {
             causes: Vec::new(),
             groups: Vec::with_capacity(groups.len()),
             terms: Vec::new(),
-            transforms: Vec::new(),
+            mapped: Vec::new(),
+            maps: Vec::new(),
             scales: 0,
-            rest: groups.iter().fold(T::one(), |rest, group| rest - group.coefficient),
+            rest: [rest(&[Gate::Always, Gate::Positive]), rest(&[Gate::Always, Gate::Negative]), rest(&[Gate::Always])],
         };
+        // What the maps were made by: groups have some in common.
+        let mut made: Vec<Weight<T>> = Vec::new();
         for group in groups {
             check_divisor::<T>(group.divisor, group.bias_mode).map_err(|reason| refuse(&reason))?;
             let (first, own) = (prepared.terms.len(), prepared.scales);
             prepared.scales += 1;
             for part in group.parts {
-                let v = match &part.weight {
-                    Transform::Identity => Weights::Own,
-                    Transform::One => Weights::Other(map.ones()),
-                    other => Weights::Other(map.map_weights(&|w| other.value(w))),
-                };
-                let u = match part.input {
-                    Transform::Identity => Scale::Inputs,
-                    Transform::One => Scale::Ones,
-                    other => {
-                        prepared.transforms.push(other);
-                        Scale::Mapped(prepared.transforms.len() - 1)
-                    }
-                };
+                let u = prepared.scale(part.input).map_err(|reason| refuse(&reason))?;
+                let v = prepared.weights(part.weight, map, &mut made).map_err(|reason| refuse(&reason))?;
                 prepared.terms.push(Term { u, v, t: own });
             }
             let terms = first..prepared.terms.len();
@@ -132,19 +137,23 @@ impl<T: Scalar> Prepared<T> {
             if let (true, Some(bias)) = (distributes, &mut bias) {
                 // An output without inputs (a window in the padding) has nobody to give its bias to.
                 bias.iter_mut().zip(&fan_in).filter(|(_, n)| **n == T::zero()).for_each(|(b, _)| *b = T::zero());
-                prepared.terms.push(Term { u: Scale::Ones, v: Weights::Other(map.ones()), t: own + 1 });
+                let v = prepared.weights(Weight::Of(Transform::One), map, &mut made).map_err(|reason| refuse(&reason))?;
+                prepared.terms.push(Term { u: Scale::Ones, v, t: own + 1 });
                 prepared.scales += 1;
             }
-            let of_divisor = match group.divisor {
+            match group.divisor {
                 Divisor::Total(stabilizer) => {
-                    let absorbed = (group.bias_mode == BiasMode::Absorb && bias.is_some()).then_some(Cause::Bias);
+                    let absorbed = group.bias_mode == BiasMode::Absorb && bias.is_some();
                     // Where all totals are 0, so is a stabiliser that is relative to them.
-                    let dead = matches!(stabilizer, Stabilizer::RelativeToRms(_)).then_some(Cause::Dead);
-                    [absorbed, Some(Cause::Stabilizer), dead]
+                    let dead = matches!(stabilizer, Stabilizer::RelativeToRms(_) | Stabilizer::None) && !group.one_sign;
+                    prepared.add_cause(Cause::Bias, absorbed);
+                    prepared.add_cause(Cause::Stabilizer, stabilizer != Stabilizer::None);
+                    prepared.add_cause(Cause::Dead, dead);
+                    prepared.add_cause(Cause::Empty, group.one_sign);
                 }
-                Divisor::FanIn => [Some(Cause::Rest), None, None],
-            };
-            of_divisor.into_iter().flatten().for_each(|cause| prepared.add_cause(cause));
+                Divisor::FanIn => prepared.add_cause(Cause::Rest, true),
+                Divisor::One => {}
+            }
             prepared.groups.push(PreparedGroup {
                 coefficient: group.coefficient,
                 terms,
@@ -152,54 +161,127 @@ impl<T: Scalar> Prepared<T> {
                 bias,
                 bias_mode: group.bias_mode,
                 divisor: group.divisor,
+                gate: group.gate,
+                one_sign: group.one_sign,
                 fan_in,
             });
         }
-        if prepared.rest != T::zero() {
-            prepared.add_cause(Cause::Rest);
-        }
+        let [positive, negative, _] = prepared.rest;
+        prepared.add_cause(Cause::Rest, positive != T::zero() || negative != T::zero());
+        prepared.add_cause(Cause::Dead, prepared.is_gated());
         Ok(prepared)
     }
 
-    fn add_cause(&mut self, cause: Cause) {
-        if !self.causes.contains(&cause) {
+    fn add_cause(&mut self, cause: Cause, there: bool) {
+        if there && !self.causes.contains(&cause) {
             self.causes.push(cause);
+        }
+    }
+
+    /// Whether the groups depend on the output's sign.
+    fn is_gated(&self) -> bool {
+        self.groups.iter().any(|group| group.gate != Gate::Always)
+    }
+
+    fn scale(&mut self, input: Input<T>) -> Result<Scale, String> {
+        match &input {
+            Input::Of(Transform::Identity) => return Ok(Scale::Inputs),
+            Input::Of(Transform::One) => return Ok(Scale::Ones),
+            Input::Fixed(values) if values.len() != self.inputs => {
+                return Err(format!("it has values for {} inputs, the layer has {}", values.len(), self.inputs));
+            }
+            Input::Fixed(values) if values.iter().any(|v| !v.is_finite()) => {
+                return Err("not all of its values for the inputs are finite".to_owned());
+            }
+            _ => {}
+        }
+        let same = |other: &Input<T>| match (&input, other) {
+            (Input::Of(f), Input::Of(g)) => f.is(g),
+            (Input::Fixed(a), Input::Fixed(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        let known = self.mapped.iter().position(same);
+        Ok(Scale::Mapped(known.unwrap_or_else(|| {
+            self.mapped.push(input);
+            self.mapped.len() - 1
+        })))
+    }
+
+    fn weights(&mut self, weight: Weight<T>, own: &dyn LinearMap<T>, made: &mut Vec<Weight<T>>) -> Result<Weights, String> {
+        match &weight {
+            Weight::Of(Transform::Identity) => return Ok(Weights::Own),
+            Weight::Same if self.inputs != self.outputs => {
+                return Err(format!("it has {} inputs and {} outputs, not as many of both", self.inputs, self.outputs));
+            }
+            _ => {}
+        }
+        let same = |other: &Weight<T>| match (&weight, other) {
+            (Weight::Of(f), Weight::Of(g)) => f.is(g),
+            (Weight::Same, Weight::Same) => true,
+            _ => false,
+        };
+        if let Some(known) = made.iter().position(same) {
+            return Ok(Weights::Other(known));
+        }
+        self.maps.push(match &weight {
+            Weight::Same => layer::same(self.inputs),
+            Weight::Of(Transform::One) => own.ones(),
+            Weight::Of(transform) => own.map_weights(&|w| transform.value(w)),
+        });
+        made.push(weight);
+        Ok(Weights::Other(self.maps.len() - 1))
+    }
+
+    fn map<'a>(&'a self, weights: Weights, own: &'a dyn LinearMap<T>) -> &'a dyn LinearMap<T> {
+        match weights {
+            Weights::Own => own,
+            Weights::Other(index) => &*self.maps[index],
         }
     }
 
     /// What all terms cost for one column, and how many they are.
     pub fn cost(&self, map: &dyn LinearMap<T>) -> (f64, usize) {
-        (self.terms.iter().map(|term| term.v.of(map).multiply_adds()).sum(), self.terms.len())
+        (self.terms.iter().map(|term| self.map(term.v, map).multiply_adds()).sum(), self.terms.len())
     }
 
     /// The factor of the layer that the pass leaves.
     pub fn factor(&self, leaving: Leaving<'_, T>, buffers: &mut Buffers<T>) -> Factor<T> {
         let Leaving { linear, map, inputs: z, product } = leaving;
         let (samples, outputs) = (product.len() / self.outputs, product.len());
-        let mut mapped = buffers.values.take(self.transforms.len() * z.len());
-        for (transform, mapped) in self.transforms.iter().zip(mapped.chunks_exact_mut(z.len().max(1))) {
-            mapped.iter_mut().zip(&*z).for_each(|(u, &z)| *u = transform.value(z));
+        let mut mapped = buffers.values.take(self.mapped.len() * z.len());
+        for (input, mapped) in self.mapped.iter().zip(mapped.chunks_exact_mut(z.len().max(1))) {
+            match input {
+                Input::Of(transform) => mapped.iter_mut().zip(&*z).for_each(|(u, &z)| *u = transform.value(z)),
+                Input::Fixed(values) => mapped.chunks_exact_mut(values.len()).for_each(|u| u.copy_from_slice(values)),
+            }
         }
         let mut t = buffers.values.take(self.scales * outputs);
         let mut sinks = buffers.values.take(self.causes.len() * outputs);
         sinks.fill(T::zero());
         let mut total = buffers.values.take(outputs);
         let mut numerators = buffers.values.take(outputs);
+        // The layer's own output, where its sign decides.
+        let mut y = buffers.values.take(if self.is_gated() { outputs } else { 0 });
+        if !y.is_empty() {
+            y.copy_from_slice(product);
+            layer::add_bias(map.bias(), &mut y);
+        }
         for group in &self.groups {
             total.fill(T::zero());
             for term in &self.terms[group.terms.clone()] {
-                if let (Scale::Inputs, Weights::Own) = (term.u, &term.v) {
+                if let (Scale::Inputs, Weights::Own) = (term.u, term.v) {
                     // The forward pass has made this product already.
                     add(&mut total, product);
                     continue;
                 }
+                let v = self.map(term.v, map);
                 match term.u {
-                    Scale::Inputs => term.v.of(map).apply(&z, &mut numerators),
-                    Scale::Mapped(k) => term.v.of(map).apply(&mapped[k * z.len()..][..z.len()], &mut numerators),
+                    Scale::Inputs => v.apply(&z, &mut numerators),
+                    Scale::Mapped(k) => v.apply(&mapped[k * z.len()..][..z.len()], &mut numerators),
                     Scale::Ones => {
                         let mut ones = buffers.values.take(z.len());
                         ones.fill(T::one());
-                        term.v.of(map).apply(&ones, &mut numerators);
+                        v.apply(&ones, &mut numerators);
                         buffers.values.give(ones);
                     }
                 }
@@ -207,18 +289,26 @@ impl<T: Scalar> Prepared<T> {
             }
             layer::add_bias(group.bias.as_deref(), &mut total);
             let (own, rest) = t[group.t * outputs..].split_at_mut(outputs);
-            group.divide(&total, own, &mut Sinks { causes: &self.causes, outputs: self.outputs, rows: &mut sinks });
+            group.divide(&total, &y, own, &mut Sinks { causes: &self.causes, outputs: self.outputs, rows: &mut sinks });
             if group.distributes() {
                 let shares = group.bias.iter().flatten().zip(&group.fan_in).map(|(&b, &n)| b / n.max(T::one())).cycle();
                 rest.iter_mut().zip(own).zip(shares).for_each(|((distributed, t), share)| *distributed = *t * share);
             }
         }
-        if self.rest != T::zero() {
-            let mut sinks = Sinks { causes: &self.causes, outputs: self.outputs, rows: &mut sinks };
-            for sample in 0..samples {
-                sinks.add(Cause::Rest, sample, |_| self.rest);
+        let mut rows = Sinks { causes: &self.causes, outputs: self.outputs, rows: &mut sinks };
+        let [positive, negative, zero] = self.rest;
+        for sample in 0..samples {
+            match y.get(sample * self.outputs..(sample + 1) * self.outputs) {
+                Some(y) => {
+                    let of_sign = |j: usize| if y[j] > T::zero() { positive } else { negative };
+                    rows.add(Cause::Rest, sample, |j| if y[j] == T::zero() { T::zero() } else { of_sign(j) });
+                    rows.add(Cause::Dead, sample, |j| if y[j] == T::zero() { zero } else { T::zero() });
+                }
+                None if zero != T::zero() => rows.add(Cause::Rest, sample, |_| zero),
+                None => {}
             }
         }
+        buffers.values.give(y);
         buffers.values.give(numerators);
         buffers.values.give(total);
         Factor { linear, samples, z, mapped, t, sinks }
@@ -247,15 +337,16 @@ impl<T: Scalar> Sinks<'_, T> {
 /// A total's stabiliser must be a number of the type, and a divisor that is no total cannot absorb a bias.
 fn check_divisor<T: Scalar>(divisor: Divisor, bias: BiasMode) -> Result<(), String> {
     match divisor {
-        Divisor::FanIn if bias == BiasMode::Absorb => Err("a divisor that is no total cannot absorb the bias".to_owned()),
-        Divisor::FanIn => Ok(()),
-        Divisor::Total(Stabilizer::Absolute(epsilon) | Stabilizer::RelativeToRms(epsilon)) => {
+        Divisor::FanIn | Divisor::One if bias == BiasMode::Absorb => {
+            Err("a divisor that is no total cannot absorb the bias".to_owned())
+        }
+        Divisor::Total(Stabilizer::Absolute(epsilon) | Stabilizer::RelativeToRms(epsilon))
             // The reciprocal of a smaller one is infinite.
-            if T::from_f64(epsilon) >= T::min_positive_value() && T::from_f64(epsilon).is_finite() {
-                return Ok(());
-            }
+            if T::from_f64(epsilon) < T::min_positive_value() || !T::from_f64(epsilon).is_finite() =>
+        {
             Err(format!("the stabilizer {epsilon:?} is outside the number type's range"))
         }
+        _ => Ok(()),
     }
 }
 
@@ -264,52 +355,61 @@ impl<T: Scalar> PreparedGroup<T> {
         self.bias_mode == BiasMode::Distribute && self.bias.is_some()
     }
 
-    /// t = c / d, with what does not go to the inputs as sinks.
-    fn divide(&self, total: &[T], t: &mut [T], sinks: &mut Sinks<'_, T>) {
+    /// t = c / d, with what does not go to the inputs as sinks. `y` is the layer's own output where a gate asks for it.
+    fn divide(&self, total: &[T], y: &[T], t: &mut [T], sinks: &mut Sinks<'_, T>) {
         let (outputs, c) = (sinks.outputs, self.coefficient);
         for (sample, (totals, t)) in total.chunks_exact(outputs).zip(t.chunks_exact_mut(outputs)).enumerate() {
             match self.divisor {
-                Divisor::Total(stabilizer) => self.divide_by_total(stabilizer, sample, totals, t, sinks),
+                Divisor::Total(stabilizer) => {
+                    let y = y.get(sample * outputs..(sample + 1) * outputs).unwrap_or(totals);
+                    self.divide_by_total(stabilizer, sample, (totals, y), t, sinks);
+                }
                 Divisor::FanIn => {
                     // An output without inputs (a window in the padding) has nothing to share: its total is 0, all of it
                     // is rest.
                     t.iter_mut().zip(&self.fan_in).for_each(|(t, &n)| *t = c / n.max(T::one()));
                     sinks.add(Cause::Rest, sample, |j| c - totals[j] * t[j]);
                 }
+                Divisor::One => t.fill(c),
             }
         }
     }
 
-    /// t = c / S(total), with the stabiliser's, the bias's and the dead totals' shares as sinks.
-    fn divide_by_total(&self, stabilizer: Stabilizer, sample: usize, totals: &[T], t: &mut [T], sinks: &mut Sinks<'_, T>) {
-        let c = self.coefficient;
+    /// t = c / S(total), with the stabiliser's, the bias's, the empty and the dead totals' shares as sinks.
+    fn divide_by_total(
+        &self,
+        stabilizer: Stabilizer,
+        sample: usize,
+        (totals, y): (&[T], &[T]),
+        t: &mut [T],
+        sinks: &mut Sinks<'_, T>,
+    ) {
+        let (c, zero) = (self.coefficient, T::zero());
         let epsilon = match stabilizer {
+            Stabilizer::None => zero,
             Stabilizer::Absolute(epsilon) => T::from_f64(epsilon),
             Stabilizer::RelativeToRms(epsilon) => match root_mean_square(totals) {
-                rms if rms == T::zero() => rms,
+                rms if rms == zero => rms,
                 rms => (T::from_f64(epsilon) * rms).max(T::min_positive_value()),
             },
         };
-        if epsilon == T::zero() {
-            // They are all 0, and nothing keeps them from it.
-            t.fill(T::zero());
-            return sinks.add(Cause::Dead, sample, |_| c);
+        let signed = |total: T| if total < zero { -epsilon } else { epsilon };
+        let open = |j: usize| match self.gate {
+            Gate::Always => true,
+            Gate::Positive => y[j] > zero,
+            Gate::Negative => y[j] < zero,
+        };
+        // Where there is nothing to share by.
+        let nothing = |j: usize| totals[j] == zero && (self.one_sign || epsilon == zero);
+        for j in 0..t.len() {
+            t[j] = if open(j) && !nothing(j) { c / (totals[j] + signed(totals[j])) } else { zero };
         }
-        let signed = |total: T| if total < T::zero() { -epsilon } else { epsilon };
-        t.iter_mut().zip(totals).for_each(|(t, &total)| *t = c / (total + signed(total)));
         sinks.add(Cause::Stabilizer, sample, |j| t[j] * signed(totals[j]));
         if let Some(bias) = self.bias.as_ref().filter(|_| self.bias_mode == BiasMode::Absorb) {
             sinks.add(Cause::Bias, sample, |j| t[j] * bias[j]);
         }
-    }
-}
-
-impl<T: Scalar> Weights<T> {
-    fn of<'a>(&'a self, own: &'a dyn LinearMap<T>) -> &'a dyn LinearMap<T> {
-        match self {
-            Self::Own => own,
-            Self::Other(map) => &**map,
-        }
+        let lost = if self.one_sign { Cause::Empty } else { Cause::Dead };
+        sinks.add(lost, sample, |j| if open(j) && nothing(j) { c } else { zero });
     }
 }
 
@@ -331,7 +431,7 @@ impl<T: Scalar> Factor<T> {
 
 impl<'a, T: Scalar> Linked<'a, T> {
     /// u of a term for every sample, `None` for ones.
-    fn u(self, term: &Term<T>) -> Option<&'a [T]> {
+    fn u(self, term: &Term) -> Option<&'a [T]> {
         let Factor { z, mapped, .. } = self.factor;
         match term.u {
             Scale::Inputs => Some(z),
@@ -340,16 +440,16 @@ impl<'a, T: Scalar> Linked<'a, T> {
         }
     }
 
-    fn t(self, term: &Term<T>) -> &'a [T] {
+    fn t(self, term: &Term) -> &'a [T] {
         let size = self.factor.samples * self.prepared.outputs;
         &self.factor.t[term.t * size..][..size]
     }
 
-    fn u_of(self, term: &Term<T>, sample: usize) -> Option<&'a [T]> {
+    fn u_of(self, term: &Term, sample: usize) -> Option<&'a [T]> {
         self.u(term).map(|u| &u[sample * self.prepared.inputs..][..self.prepared.inputs])
     }
 
-    fn t_of(self, term: &Term<T>, sample: usize) -> &'a [T] {
+    fn t_of(self, term: &Term, sample: usize) -> &'a [T] {
         &self.t(term)[sample * self.prepared.outputs..][..self.prepared.outputs]
     }
 
@@ -383,7 +483,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
         let mut ones = buffers.values.take(self.prepared.inputs);
         ones.fill(T::one());
         for term in &self.prepared.terms {
-            add(term.v.of(self.map), self.u_of(term, sample).unwrap_or(&ones), self.t_of(term, sample), out);
+            add(self.prepared.map(term.v, self.map), self.u_of(term, sample).unwrap_or(&ones), self.t_of(term, sample), out);
         }
         buffers.values.give(ones);
     }
@@ -393,8 +493,8 @@ impl<'a, T: Scalar> Linked<'a, T> {
     pub fn apply_transposed(self, sample: usize, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
         self.sum(out, buffers, |term, out, _| {
             match self.u_of(term, sample) {
-                Some(u) => term.v.of(self.map).apply_scaled(u, x, out),
-                None => term.v.of(self.map).apply(x, out),
+                Some(u) => self.prepared.map(term.v, self.map).apply_scaled(u, x, out),
+                None => self.prepared.map(term.v, self.map).apply(x, out),
             }
             layer::scale_columns(out, self.t_of(term, sample), self.prepared.outputs);
         });
@@ -408,15 +508,15 @@ impl<'a, T: Scalar> Linked<'a, T> {
             scaled.copy_from_slice(x);
             layer::scale_columns(&mut scaled, self.t(term), self.prepared.outputs);
             match self.u(term) {
-                Some(u) => term.v.of(self.map).apply_transposed_scaled(&scaled, u, out),
-                None => term.v.of(self.map).apply_transposed(&scaled, out),
+                Some(u) => self.prepared.map(term.v, self.map).apply_transposed_scaled(&scaled, u, out),
+                None => self.prepared.map(term.v, self.map).apply_transposed(&scaled, out),
             }
             buffers.values.give(scaled);
         });
     }
 
     /// The sum of what `product` makes of each term.
-    fn sum(self, out: &mut [T], buffers: &mut Buffers<T>, product: impl Fn(&Term<T>, &mut [T], &mut Buffers<T>)) {
+    fn sum(self, out: &mut [T], buffers: &mut Buffers<T>, product: impl Fn(&Term, &mut [T], &mut Buffers<T>)) {
         let Some((first, others)) = self.prepared.terms.split_first() else {
             return out.fill(T::zero());
         };

@@ -246,3 +246,45 @@ impl<T: Scalar> LinearMap<T> for Ones {
         Box::new(Linear { weights: Arc::new(weights), bias: None })
     }
 }
+
+/// Each input goes to the output of the same index, unchanged.
+#[derive(Debug)]
+struct Same<T> {
+    size: usize,
+    weight: T,
+}
+
+/// The map that changes nothing.
+pub(crate) fn same<T: Scalar>(size: usize) -> Box<dyn LinearMap<T>> {
+    Box::new(Same { size, weight: T::one() })
+}
+
+impl<T: Scalar> LinearMap<T> for Same<T> {
+    fn inputs(&self) -> usize {
+        self.size
+    }
+
+    fn outputs(&self) -> usize {
+        self.size
+    }
+
+    fn bias(&self) -> Option<&[T]> {
+        None
+    }
+
+    fn apply(&self, x: &[T], y: &mut [T]) {
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = self.weight * x);
+    }
+
+    fn apply_transposed(&self, y: &[T], x: &mut [T]) {
+        self.apply(y, x);
+    }
+
+    fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
+        Box::new(Self { size: self.size, weight: f(self.weight) })
+    }
+
+    fn multiply_adds(&self) -> f64 {
+        self.size as f64
+    }
+}

@@ -7,7 +7,7 @@
 //! S. Bach, A. Binder, G. Montavon, F. Klauschen, K.-R. Müller, W. Samek: On pixel-wise explanations for non-linear
 //! classifier decisions by layer-wise relevance propagation. PLoS ONE 10(7): e0130140, 2015. Equation 58.
 
-use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform};
+use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform, settings};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
@@ -36,7 +36,7 @@ use crate::scalar::Scalar;
 /// assert!((ignore.shares() - dmatrix![2.0 / 3.0; 1.0 / 3.0]).amax() < 1e-8);
 /// # Ok::<(), relprop::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Epsilon {
     stabilizer: Stabilizer,
     bias: BiasMode,
@@ -48,7 +48,7 @@ impl Epsilon {
     /// # Errors
     /// [`Error::InvalidParameter`] where ε is not finite or not above 0.
     pub fn new(epsilon: f64) -> Result<Self, Error> {
-        check(epsilon).map(|()| Self { stabilizer: Stabilizer::Absolute(epsilon), bias: BiasMode::Absorb })
+        Self::default().with_stabilizer(Stabilizer::Absolute(epsilon))
     }
 
     /// ε as a multiple of the root mean square of the layer's totals, taken anew at each layer and sample.
@@ -64,36 +64,15 @@ impl Epsilon {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn relative_to_rms(epsilon: f64) -> Result<Self, Error> {
-        check(epsilon).map(|()| Self { stabilizer: Stabilizer::RelativeToRms(epsilon), bias: BiasMode::Absorb })
-    }
-
-    /// The same with another use of the bias.
-    #[must_use]
-    pub fn with_bias(mut self, bias: BiasMode) -> Self {
-        self.bias = bias;
-        self
+        Self::default().with_stabilizer(Stabilizer::RelativeToRms(epsilon))
     }
 }
 
-impl Default for Epsilon {
-    fn default() -> Self {
-        Self { stabilizer: Stabilizer::Absolute(1e-6), bias: BiasMode::Absorb }
-    }
-}
-
-fn check(epsilon: f64) -> Result<(), Error> {
-    if epsilon.is_finite() && epsilon > 0.0 {
-        return Ok(());
-    }
-    Err(Error::parameter("Epsilon", "epsilon", epsilon, "finite and above 0"))
-}
+settings!(Epsilon);
 
 impl<T: Scalar> RelevanceRule<T> for Epsilon {
     fn name(&self) -> String {
-        let epsilon = match self.stabilizer {
-            Stabilizer::Absolute(epsilon) => format!("{epsilon:?}"),
-            Stabilizer::RelativeToRms(epsilon) => format!("{epsilon:?} rms"),
-        };
+        let epsilon = self.stabilizer;
         match self.bias {
             BiasMode::Absorb => format!("Epsilon({epsilon})"),
             mode => format!("Epsilon({epsilon}, bias: {mode:?})"),

@@ -16,8 +16,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import nn
-from zennit.composites import LayerMapComposite
-from zennit.rules import Epsilon, Pass
+from zennit.composites import (
+    EpsilonAlpha2Beta1,
+    EpsilonPlus,
+    LayerMapComposite,
+    SpecialFirstLayerMapComposite,
+)
+from zennit.rules import AlphaBeta, Epsilon, Flat, Gamma, Norm, Pass, WSquare, ZBox, ZPlus
 
 EPS = 1e-6
 EPS_LARGE = 0.25
@@ -27,6 +32,7 @@ SAMPLES = 3
 # measure the order of summation. Such draws are thrown away.
 SMALLEST_TOTAL = 1e-3
 PIECEWISE_LINEAR = (nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Dropout)
+CURVED = (nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Hardtanh)
 
 # name: (bias mode, eps); the Relative rule has no eps.
 RULES = {
@@ -39,6 +45,43 @@ RULES = {
     "relative.distribute": ("distribute", None),
 }
 ZENNIT_RULES = [name for name, (mode, eps) in RULES.items() if eps and mode != "distribute"]
+
+# The box of the inputs, wider than what is drawn.
+LOW, HIGH = -2.5, 3.0
+# zennit adds this to the number of inputs; below rounding it is nothing.
+NO_STABILIZER = 1e-100
+
+# Rules for every layer. GammaPlain is in zennit only where it is the same as Gamma.
+MORE_RULES = {
+    "lrp0": None,
+    "gamma": lambda: Gamma(gamma=0.25),
+    "gamma-1": lambda: Gamma(gamma=1.0),
+    "gamma-plain": None,
+    "zplus": lambda: ZPlus(),
+    "alpha2-beta1": lambda: AlphaBeta(alpha=2.0, beta=1.0),
+    "alpha1-beta0": lambda: AlphaBeta(alpha=1.0, beta=0.0),
+    "zbox": lambda: ZBox(low=LOW, high=HIGH),
+    "wsquare": lambda: WSquare(zero_params="bias"),
+    "wsquare.absorb": lambda: WSquare(),
+    "flat": lambda: Flat(stabilizer=NO_STABILIZER),
+    "norm": lambda: Norm(),
+}
+
+
+def first_and_others(first):
+    """zennit's own adds 1e-6 to Flat's number of inputs, and has the box for a first convolution only."""
+    layer_map = [(PIECEWISE_LINEAR + CURVED, Pass()), (nn.Linear, Epsilon(epsilon=EPS))]
+    return SpecialFirstLayerMapComposite(layer_map=layer_map, first_map=[(nn.Linear, first)])
+
+
+# Composites, and the formulas that they come to in a dense network, of the first layer and of the others.
+PRESETS = {
+    "epsilon-plus": (lambda: EpsilonPlus(), "norm", "norm"),
+    "epsilon-plus-flat": (lambda: first_and_others(Flat(stabilizer=NO_STABILIZER)), "flat", "norm"),
+    "epsilon-alpha2-beta1": (lambda: EpsilonAlpha2Beta1(), "norm", "norm"),
+    "epsilon-alpha2-beta1-flat": (lambda: first_and_others(Flat(stabilizer=NO_STABILIZER)), "flat", "norm"),
+    "epsilon-gamma-box": (lambda: first_and_others(ZBox(low=LOW, high=HIGH)), "zbox", "norm"),
+}
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
@@ -330,6 +373,18 @@ def by_zennit(body, x, mode, eps):
         return per_output(hooked, x, lambda x_k, y, top, k: torch.autograd.grad(y, x_k, top)[0])
 
 
+def by_zennit_rule(body, x, rule):
+    others = tuple({type(m) for m in body if not isinstance(m, nn.Linear)})
+    layer_map = [(nn.Linear, rule)] + ([(others, Pass())] if others else [])
+    with LayerMapComposite(layer_map).context(body) as hooked:
+        return per_output(hooked, x, lambda x_k, y, top, k: torch.autograd.grad(y, x_k, top)[0])
+
+
+def by_zennit_composite(body, x, composite):
+    with composite.context(body) as hooked:
+        return per_output(hooked, x, lambda x_k, y, top, k: torch.autograd.grad(y, x_k, top)[0])
+
+
 def by_vjp(body, x, mode, eps):
     """Reverse loop; the share of input i is the derivative by a factor put before its part."""
     inputs = layer_inputs(body, x)
@@ -427,6 +482,83 @@ class Dense:
         return [math.fsum(part) for part in parts]
 
 
+def positive(v):
+    return max(v, 0.0)
+
+
+def negative(v):
+    return min(v, 0.0)
+
+
+def over(numerators, bias, eps=EPS):
+    """Each over the stabilised sum of all and of the bias."""
+    total = math.fsum(numerators + [bias])
+    stabilised = total + (eps if total >= 0 else -eps)
+    return [q / stabilised if stabilised != 0 else 0.0 for q in numerators]
+
+
+def gamma(z, w, b, y, g):
+    if y == 0:
+        return [0.0] * len(z)
+    first, second = (positive, negative) if y > 0 else (negative, positive)
+    numerators = [positive(z_i) * (w_i + g * first(w_i)) + negative(z_i) * (w_i + g * second(w_i)) for z_i, w_i in zip(z, w)]
+    return over(numerators, b + g * first(b))
+
+
+def of_sign(z, w, b, same, other):
+    return over([positive(z_i) * same(w_i) + negative(z_i) * other(w_i) for z_i, w_i in zip(z, w)], same(b))
+
+
+def alpha_beta(z, w, b, alpha, beta):
+    fors, againsts = of_sign(z, w, b, positive, negative), of_sign(z, w, b, negative, positive)
+    return [alpha * p - beta * n for p, n in zip(fors, againsts)]
+
+
+# The shares of one output: its inputs z, weights w, bias b and value y.
+FORMULAS = {
+    "lrp0": lambda z, w, b, y: over([z_i * w_i for z_i, w_i in zip(z, w)], b, 0.0),
+    "gamma": lambda z, w, b, y: gamma(z, w, b, y, 0.25),
+    "gamma-1": lambda z, w, b, y: gamma(z, w, b, y, 1.0),
+    "gamma-plain": lambda z, w, b, y: over(
+        [z_i * (w_i + 0.25 * positive(w_i)) for z_i, w_i in zip(z, w)], b + 0.25 * positive(b)
+    ),
+    "zplus": lambda z, w, b, y: of_sign(z, w, b, positive, negative),
+    "alpha2-beta1": lambda z, w, b, y: alpha_beta(z, w, b, 2.0, 1.0),
+    "alpha1-beta0": lambda z, w, b, y: alpha_beta(z, w, b, 1.0, 0.0),
+    "zbox": lambda z, w, b, y: over(
+        [z_i * w_i - LOW * positive(w_i) - HIGH * negative(w_i) for z_i, w_i in zip(z, w)], 0.0
+    ),
+    "wsquare": lambda z, w, b, y: over([w_i * w_i for w_i in w], 0.0),
+    "wsquare.absorb": lambda z, w, b, y: over([w_i * w_i for w_i in w], b * b),
+    "flat": lambda z, w, b, y: [1 / len(z)] * len(z),
+    "norm": lambda z, w, b, y: over([z_i * w_i for z_i, w_i in zip(z, w)], b),
+}
+
+
+def more_by_loops(body, x, first, others):
+    """Relevances [N, K, D] with one formula for the first layer and one for the others."""
+    layers = [Dense(m) if isinstance(m, nn.Linear) else m for m in body]
+    relevances = []
+    for sample in x.numpy():
+        z, kept = sample.tolist(), []
+        for layer in layers:
+            if isinstance(layer, Dense):
+                y = layer.forward(z)
+                formula = FORMULAS[others if kept else first]
+                kept.append([formula(z, w_j, b_j, y_j) for w_j, b_j, y_j in zip(layer.w, layer.b, y)])
+                z = y
+            else:
+                z = np.asarray(activate(layer, np.array(z))).tolist()
+        rows = []
+        for k, f_k in enumerate(z):
+            r = [f_k if j == k else 0.0 for j in range(len(z))]
+            for shares in reversed(kept):
+                r = [math.fsum(share[i] * r_j for share, r_j in zip(shares, r)) for i in range(len(shares[0]))]
+            rows.append(r)
+        relevances.append(rows)
+    return np.array(relevances)
+
+
 def by_loops(body, x, rules):
     """Outputs [N, K], and for each rule the relevances [N, K, D]."""
     layers = [Dense(m) if isinstance(m, nn.Linear) else m for m in body]
@@ -492,6 +624,15 @@ def compute(net, x, worst):
             golden[name] = by_zennit(body, x, mode, eps)
             check(f"{name}: zennit - loops", golden[name].numpy(), loops[name])
             check(f"{name}: zennit - autograd", golden[name].numpy(), vjp.numpy())
+    for name, rule in MORE_RULES.items():
+        golden[name] = torch.from_numpy(more_by_loops(body, x, name, name))
+        if rule is not None:
+            zennit = by_zennit_rule(body, x, rule())
+            check(f"{name}: zennit - loops", zennit.numpy(), golden[name].numpy())
+            golden[name] = zennit
+    for name, (composite, first, others) in PRESETS.items():
+        golden[name] = by_zennit_composite(body, x, composite())
+        check(f"{name}: zennit - loops", golden[name].numpy(), more_by_loops(body, x, first, others))
     if "gradient_x_input" in rules:
         golden["gradient_x_input"] = by_gradient_x_input(body, x)
         check("gradient_x_input: autograd - loops", golden["gradient_x_input"].numpy(), loops["gradient_x_input"])

@@ -1,0 +1,230 @@
+//! Composites: which rule for which layer.
+//!
+//! Deep networks are best explained by different rules in different places: one that is robust where features are
+//! coarse, one that is exact near the output, one for the pixels at the first layer (Montavon et al. 2019; Kohlbrenner et
+//! al. 2020).
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::rule::{AlphaBeta, Decomposition, Epsilon, Flat, Gamma, Norm, RelevanceRule, Site, ZBox, ZPlus};
+use crate::scalar::Scalar;
+
+/// A rule for each layer, by kind, place or name. It goes wherever a rule goes.
+///
+/// Of all settings that fit a layer the one that was made last holds.
+///
+/// ```
+/// use relprop::{Composite, Epsilon, Gamma, Linear, Relu, Rule, Sequential};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+///
+/// let model = Sequential::builder()
+///     .layer(Linear::new(dmatrix![1.0, -1.0; 0.5, 2.0; 0.0, 1.0], dvector![0.0, 0.1, -0.2])?)
+///     .layer(Relu)
+///     .named("head", Linear::new(dmatrix![1.0, 1.0, -1.0], dvector![0.05])?)
+///     .build()?;
+/// let composite = Composite::new(Gamma::new(0.1)?).first(Rule::WSquare).name("head", Epsilon::new(0.01)?);
+/// let explainer = model.explainer(composite)?;
+/// println!("{explainer}"); // which rule each layer gets
+/// assert_eq!(explainer.rules().collect::<Vec<_>>(), [(0, "WSquare"), (2, "Epsilon(0.01)")]);
+/// assert_eq!(explainer.explain(&dvector![1.0, 2.0])?.shares().shape(), (2, 1));
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Composite<T: Scalar> {
+    name: Option<String>,
+    settings: Vec<(Place, Arc<dyn RelevanceRule<T>>)>,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    Any,
+    Kind(String),
+    Layer(usize),
+    Range(Range<usize>),
+    Name(String),
+    First,
+    Last,
+}
+
+impl Place {
+    fn is(&self, site: &Site<'_>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Kind(kind) => kind == site.kind,
+            Self::Layer(layer) => *layer == site.layer,
+            Self::Range(range) => range.contains(&site.layer),
+            Self::Name(name) => name == site.name,
+            Self::First => site.linear_index == 0,
+            Self::Last => site.linear_index + 1 == site.linear_count,
+        }
+    }
+}
+
+const CONVOLUTIONS: [&str; 3] = ["Conv1d", "Conv2d", "ConvTranspose2d"];
+const POOLINGS: [&str; 5] = ["AvgPool1d", "AvgPool2d", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "Residual"];
+
+impl<T: Scalar> Composite<T> {
+    /// This rule for every layer, until other settings follow.
+    #[must_use]
+    pub fn new(rule: impl RelevanceRule<T> + 'static) -> Self {
+        Self { name: None, settings: Vec::new() }.with(Place::Any, rule)
+    }
+
+    fn with(mut self, place: Place, rule: impl RelevanceRule<T> + 'static) -> Self {
+        self.settings.push((place, Arc::new(rule)));
+        self
+    }
+
+    /// For the layers of a kind, such as `"Linear"`.
+    #[must_use]
+    pub fn kind(self, kind: &str, rule: impl RelevanceRule<T> + 'static) -> Self {
+        self.with(Place::Kind(kind.to_owned()), rule)
+    }
+
+    /// For the layer of this index in the model, counted from 0 with the activations.
+    #[must_use]
+    pub fn layer(self, index: usize, rule: impl RelevanceRule<T> + 'static) -> Self {
+        self.with(Place::Layer(index), rule)
+    }
+
+    /// For the layers of these indices.
+    #[must_use]
+    pub fn range(self, indices: Range<usize>, rule: impl RelevanceRule<T> + 'static) -> Self {
+        self.with(Place::Range(indices), rule)
+    }
+
+    /// For the layer of this name: the one it was given, in a state dict that of its tensors, else its index.
+    #[must_use]
+    pub fn name(self, name: &str, rule: impl RelevanceRule<T> + 'static) -> Self {
+        self.with(Place::Name(name.to_owned()), rule)
+    }
+
+    /// For the first linear layer: the one whose inputs are the model's.
+    #[must_use]
+    pub fn first(self, rule: impl RelevanceRule<T> + 'static) -> Self {
+        self.with(Place::First, rule)
+    }
+
+    /// For the last linear layer.
+    #[must_use]
+    pub fn last(self, rule: impl RelevanceRule<T> + 'static) -> Self {
+        self.with(Place::Last, rule)
+    }
+
+    fn preset(name: String, convolutions: impl RelevanceRule<T> + 'static) -> Self {
+        let convolutions: Arc<dyn RelevanceRule<T>> = Arc::new(convolutions);
+        let mut composite = Self { name: Some(name), ..Self::new(Epsilon::default()) };
+        for kind in CONVOLUTIONS {
+            composite = composite.kind(kind, convolutions.clone());
+        }
+        for kind in POOLINGS {
+            composite = composite.kind(kind, Norm);
+        }
+        composite
+    }
+
+    /// Convolutions by [`ZPlus`], dense layers by [`Epsilon`], poolings and sums by [`Norm`].
+    #[must_use]
+    pub fn epsilon_plus() -> Self {
+        Self::preset("EpsilonPlus".to_owned(), ZPlus::default())
+    }
+
+    /// [`epsilon_plus`](Self::epsilon_plus) with [`Flat`] for the first layer.
+    #[must_use]
+    pub fn epsilon_plus_flat() -> Self {
+        Self::preset("EpsilonPlusFlat".to_owned(), ZPlus::default()).first(Flat)
+    }
+
+    /// Convolutions by [`AlphaBeta`] (2, 1), dense layers by [`Epsilon`], poolings and sums by [`Norm`].
+    #[must_use]
+    pub fn epsilon_alpha2_beta1() -> Self {
+        Self::preset("EpsilonAlpha2Beta1".to_owned(), AlphaBeta::default())
+    }
+
+    /// [`epsilon_alpha2_beta1`](Self::epsilon_alpha2_beta1) with [`Flat`] for the first layer.
+    #[must_use]
+    pub fn epsilon_alpha2_beta1_flat() -> Self {
+        Self::preset("EpsilonAlpha2Beta1Flat".to_owned(), AlphaBeta::default()).first(Flat)
+    }
+
+    /// Convolutions by [`Gamma`] (0.25), dense layers by [`Epsilon`], poolings and sums by [`Norm`], the first layer by
+    /// [`ZBox`] with the bounds of the inputs.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless low <= high, both finite.
+    pub fn epsilon_gamma_box(low: f64, high: f64) -> Result<Self, Error> {
+        Ok(Self::preset(format!("EpsilonGammaBox({low:?}, {high:?})"), Gamma::default()).first(ZBox::new(low, high)?))
+    }
+
+    fn at(&self, site: &Site<'_>) -> Option<&dyn RelevanceRule<T>> {
+        self.settings.iter().rev().find(|(place, _)| place.is(site)).map(|(_, rule)| &**rule)
+    }
+}
+
+impl<T: Scalar> RelevanceRule<T> for Composite<T> {
+    fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| "Composite".to_owned())
+    }
+
+    fn name_at(&self, site: &Site<'_>) -> String {
+        self.at(site).map_or_else(|| self.name(), |rule| rule.name_at(site))
+    }
+
+    fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
+        // There is always one: the first setting is for any layer.
+        self.at(site).map_or_else(|| Epsilon::default().decompose(site), |rule| rule.decompose(site))
+    }
+}
+
+impl<T: Scalar> fmt::Debug for Composite<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let settings = self.settings.iter().map(|(place, rule)| (place, rule.name()));
+        f.debug_map().entries(settings).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(layer: usize, name: &'static str, kind: &'static str) -> Site<'static> {
+        Site { layer, name, kind, inputs: 2, outputs: 2, linear_index: layer, linear_count: 4 }
+    }
+
+    #[test]
+    fn the_last_setting_that_fits_holds() {
+        let composite = Composite::<f64>::new(Epsilon::default())
+            .kind("Conv2d", ZPlus::default())
+            .range(1..3, Gamma::default())
+            .name("head", Flat)
+            .layer(2, Norm)
+            .first(AlphaBeta::default());
+        let at = |layer, name, kind| composite.name_at(&site(layer, name, kind));
+        assert_eq!(at(0, "0", "Conv2d"), "AlphaBeta(2.0, 1.0)");
+        assert_eq!(at(1, "1", "Conv2d"), "Gamma(0.25)");
+        assert_eq!(at(2, "head", "Linear"), "Norm");
+        assert_eq!(at(3, "head", "Linear"), "Flat");
+        assert_eq!(at(3, "3", "Conv2d"), "ZPlus");
+        assert_eq!(at(3, "3", "Linear"), "Epsilon(1e-6)");
+        assert_eq!(composite.last(Flat).name_at(&site(3, "3", "Linear")), "Flat");
+    }
+
+    #[test]
+    fn presets_are_those_of_the_literature() {
+        let names = |composite: Composite<f64>| {
+            [site(0, "", "Conv2d"), site(1, "", "Conv2d"), site(1, "", "AvgPool2d"), site(1, "", "Residual"), site(3, "", "Linear")]
+                .map(|site| composite.name_at(&site))
+        };
+        assert_eq!(names(Composite::epsilon_plus()), ["ZPlus", "ZPlus", "Norm", "Norm", "Epsilon(1e-6)"]);
+        assert_eq!(names(Composite::epsilon_plus_flat()), ["Flat", "ZPlus", "Norm", "Norm", "Epsilon(1e-6)"]);
+        let alpha = "AlphaBeta(2.0, 1.0)";
+        assert_eq!(names(Composite::epsilon_alpha2_beta1()), [alpha, alpha, "Norm", "Norm", "Epsilon(1e-6)"]);
+        assert_eq!(names(Composite::epsilon_alpha2_beta1_flat()), ["Flat", alpha, "Norm", "Norm", "Epsilon(1e-6)"]);
+        let gamma = Composite::epsilon_gamma_box(-1.0, 1.0).unwrap();
+        assert_eq!(names(gamma), ["ZBox(-1.0, 1.0)", "Gamma(0.25)", "Norm", "Norm", "Epsilon(1e-6)"]);
+        assert!(Composite::<f64>::epsilon_gamma_box(1.0, -1.0).is_err());
+    }
+}

@@ -1,0 +1,101 @@
+//! # AlphaBeta
+//!
+//! ```text
+//!     A_ij = α (z_i+ w_ij+ + z_i- w_ij-) / S(their sum + b_j+) - β (z_i+ w_ij- + z_i- w_ij+) / S(their sum + b_j-)
+//! ```
+//!
+//! with α - β = 1, p+ = max(p, 0), p- = min(p, 0).
+//!
+//! S. Bach, A. Binder, G. Montavon, F. Klauschen, K.-R. Müller, W. Samek: On pixel-wise explanations for non-linear
+//! classifier decisions by layer-wise relevance propagation. PLoS ONE 10(7): e0130140, 2015. Equation 60.
+
+use super::zplus::of_sign;
+use super::{BiasMode, Decomposition, RelevanceRule, Site, Stabilizer, describe, settings};
+use crate::error::Error;
+use crate::scalar::Scalar;
+
+/// What is positive α times and what is negative -β times, each over its own sum: no total cancels, and what speaks against
+/// an output still shows.
+///
+/// (1, 0) is [`ZPlus`](crate::ZPlus).
+///
+/// | parameter | default | purpose | range |
+/// |---|---|---|---|
+/// | alpha, beta | 2, 1 | the weight of what is positive and negative | finite, α >= 1, β >= 0, α - β = 1 |
+/// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
+/// | bias | [`BiasMode::Absorb`] | what becomes of b+ and b- | any mode |
+///
+/// Sinks: the bias, α b_j+ / S - β b_j- / S (under `Absorb`), the stabiliser, and a group's coefficient, α or -β, where it is
+/// empty (`Empty`).
+///
+/// # Example
+/// ```
+/// use relprop::{AlphaBeta, Linear, Sequential};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+///
+/// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -1.0, 3.0], None)?).build()?;
+/// let explanation = model.explain(&dvector![1.0, 1.0, 1.0], AlphaBeta::new(2.0, 1.0)?)?;
+/// assert!((explanation.shares() - dmatrix![0.5; -1.0; 1.5]).amax() < 1e-5);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AlphaBeta {
+    alpha: f64,
+    beta: f64,
+    stabilizer: Stabilizer,
+    bias: BiasMode,
+}
+
+impl AlphaBeta {
+    /// The rule with α and β.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless α >= 1, β >= 0 and α - β = 1 (to 1e-9).
+    pub fn new(alpha: f64, beta: f64) -> Result<Self, Error> {
+        if alpha.is_finite() && alpha >= 1.0 && beta >= 0.0 && (alpha - beta - 1.0).abs() <= 1e-9 {
+            return Ok(Self { alpha, beta, ..Self::default() });
+        }
+        Err(Error::parameter("AlphaBeta", "(alpha, beta)", (alpha, beta), "alpha >= 1, beta >= 0, alpha - beta = 1"))
+    }
+}
+
+impl Default for AlphaBeta {
+    fn default() -> Self {
+        Self { alpha: 2.0, beta: 1.0, stabilizer: Stabilizer::default(), bias: BiasMode::default() }
+    }
+}
+
+settings!(AlphaBeta);
+
+impl<T: Scalar> RelevanceRule<T> for AlphaBeta {
+    fn name(&self) -> String {
+        describe("AlphaBeta", &[self.alpha, self.beta], self.stabilizer, self.bias)
+    }
+
+    fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
+        let mut groups = vec![of_sign(true, self.stabilizer, self.bias).times(T::from_f64(self.alpha))];
+        if self.beta > 0.0 {
+            groups.push(of_sign(false, self.stabilizer, self.bias).times(T::from_f64(-self.beta)));
+        }
+        Ok(Decomposition::new(groups))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_send_sync_and_clone() {
+        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
+        check::<AlphaBeta>();
+    }
+
+    #[test]
+    fn refuses_what_does_not_conserve() {
+        for (alpha, beta) in [(0.5, -0.5), (2.0, 0.0), (2.0, f64::NAN), (f64::INFINITY, f64::INFINITY)] {
+            assert!(matches!(AlphaBeta::new(alpha, beta), Err(Error::InvalidParameter { .. })));
+        }
+        assert!(AlphaBeta::new(1.0, 0.0).is_ok());
+    }
+}

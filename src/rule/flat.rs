@@ -1,0 +1,50 @@
+//! # Flat
+//!
+//! ```text
+//!     A_ij = 1 / n_j        n_j: how many inputs output j has
+//! ```
+//!
+//! S. Lapuschkin, A. Binder, K.-R. Müller, W. Samek: Understanding and comparing deep neural networks for age and gender
+//! classification. ICCV workshops, 2017, pp. 1629-1638.
+
+use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Transform};
+use crate::error::Error;
+use crate::scalar::Scalar;
+
+/// The same to every input: for a first layer, where only the place matters.
+///
+/// No parameters. Padding is not an input. No sinks, but for outputs that have no inputs (`Rest`).
+///
+/// # Example
+/// ```
+/// use relprop::{Linear, Rule, Sequential};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+///
+/// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -3.0], None)?).build()?;
+/// assert_eq!(model.explain(&dvector![5.0, 0.0], Rule::Flat)?.shares(), &dmatrix![0.5; 0.5]);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flat;
+
+impl<T: Scalar> RelevanceRule<T> for Flat {
+    fn name(&self) -> String {
+        "Flat".to_owned()
+    }
+
+    fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
+        let part = Part::new(Transform::One, Transform::One);
+        Ok(Group::new(vec![part], Divisor::FanIn).with_bias(BiasMode::Ignore, Transform::Identity).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_send_sync_and_clone() {
+        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
+        check::<Flat>();
+    }
+}

@@ -1,0 +1,162 @@
+//! # Gamma and GammaPlain
+//!
+//! With p+ = max(p, 0) and p- = min(p, 0), Gamma is
+//!
+//! ```text
+//!     y_j > 0:  A_ij = (z_i+ (w_ij + γ w_ij+) + z_i- (w_ij + γ w_ij-)) / S(their sum + b_j + γ b_j+)
+//!     y_j < 0:  A_ij = (z_i+ (w_ij + γ w_ij-) + z_i- (w_ij + γ w_ij+)) / S(their sum + b_j + γ b_j-)
+//! ```
+//!
+//! and GammaPlain, which is made for z >= 0 and y > 0, where both are the same,
+//!
+//! ```text
+//!     A_ij = z_i (w_ij + γ w_ij+) / S(their sum + b_j + γ b_j+)
+//! ```
+//!
+//! G. Montavon, A. Binder, S. Lapuschkin, W. Samek, K.-R. Müller: Layer-wise relevance propagation: an overview. In:
+//! Explainable AI, LNCS 11700, Springer, 2019, pp. 193-209.
+//!
+//! L. Andéol, Y. Kawakami, Y. Wada, T. Kanamori, K.-R. Müller, G. Montavon: Learning domain invariant representations by
+//! joint Wasserstein distance minimization. arXiv:2106.04923, 2021 (the form for both signs).
+
+use super::{BiasMode, Decomposition, Divisor, Gate, Group, Part, RelevanceRule, Site, Stabilizer, Transform, describe, settings};
+use crate::error::Error;
+use crate::scalar::Scalar;
+
+const GAMMA: f64 = 0.25;
+
+/// What has the sign of the output counts 1 + γ times: relevance for and against, with less of what cancels.
+///
+/// γ = 0 is [`Epsilon`](crate::Epsilon), γ → ∞ is [`ZPlus`](crate::ZPlus) where y_j > 0.
+///
+/// | parameter | default | purpose | range |
+/// |---|---|---|---|
+/// | gamma | 0.25 | how much the output's own sign is preferred | finite, at least 0 |
+/// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
+/// | bias | [`BiasMode::Absorb`] | what becomes of b | any mode |
+///
+/// Sinks: the bias (under `Absorb`), the stabiliser, and all of it (`Dead`) where y_j is exactly 0.
+///
+/// # Example
+/// ```
+/// use relprop::{Gamma, Linear, Sequential};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+///
+/// let model = Sequential::builder().layer(Linear::new(dmatrix![2.0, -1.0], None)?).build()?;
+/// let explanation = model.explain(&dvector![1.0, 1.0], Gamma::new(1.0)?)?;
+/// assert!((explanation.shares() - dmatrix![4.0 / 3.0; -1.0 / 3.0]).amax() < 1e-6); // (2 + 2) and -1 of 3
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(clippy::struct_field_names)] // γ has this name
+pub struct Gamma {
+    gamma: f64,
+    stabilizer: Stabilizer,
+    bias: BiasMode,
+}
+
+/// Positive weights count 1 + γ times, whatever the sign of inputs and output.
+///
+/// The parameters are those of [`Gamma`], which is the same where no input is negative and the output is positive. Where
+/// they are, it may divide by a total near zero: take [`Gamma`] there.
+///
+/// Sinks: the bias (under `Absorb`) and the stabiliser.
+///
+/// # Example
+/// ```
+/// use relprop::{GammaPlain, Linear, Sequential};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+///
+/// let model = Sequential::builder().layer(Linear::new(dmatrix![2.0, -1.0], None)?).build()?;
+/// let explanation = model.explain(&dvector![1.0, 1.0], GammaPlain::new(1.0)?)?;
+/// assert!((explanation.shares() - dmatrix![4.0 / 3.0; -1.0 / 3.0]).amax() < 1e-6);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GammaPlain {
+    gamma: f64,
+    stabilizer: Stabilizer,
+    bias: BiasMode,
+}
+
+macro_rules! constructors {
+    ($rule:ident) => {
+        impl $rule {
+            /// The rule with γ.
+            ///
+            /// # Errors
+            /// [`Error::InvalidParameter`] where γ is not finite or below 0.
+            pub fn new(gamma: f64) -> Result<Self, Error> {
+                if gamma.is_finite() && gamma >= 0.0 {
+                    return Ok(Self { gamma, ..Self::default() });
+                }
+                Err(Error::parameter(stringify!($rule), "gamma", gamma, "finite and at least 0"))
+            }
+        }
+
+        impl Default for $rule {
+            fn default() -> Self {
+                Self { gamma: GAMMA, stabilizer: Stabilizer::default(), bias: BiasMode::default() }
+            }
+        }
+
+        settings!($rule);
+    };
+}
+constructors!(Gamma);
+constructors!(GammaPlain);
+
+/// v + γ v+ and v + γ v-.
+fn preferring<T: Scalar>(gamma: f64) -> [Transform<T>; 2] {
+    let gamma = T::from_f64(gamma);
+    [Transform::map(move |v: T| v + gamma * v.max(T::zero())), Transform::map(move |v: T| v + gamma * v.min(T::zero()))]
+}
+
+impl<T: Scalar> RelevanceRule<T> for Gamma {
+    fn name(&self) -> String {
+        describe("Gamma", &[self.gamma], self.stabilizer, self.bias)
+    }
+
+    fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
+        let [positive, negative] = preferring::<T>(self.gamma);
+        // What z >= 0 and z < 0 are multiplied by, where the output has this sign.
+        let group = |gate, [with, against]: [&Transform<T>; 2]| {
+            let parts = vec![Part::new(Transform::Positive, with.clone()), Part::new(Transform::Negative, against.clone())];
+            let group = Group::new(parts, Divisor::Total(self.stabilizer)).with_bias(self.bias, with.clone());
+            group.where_output(gate)
+        };
+        Ok(Decomposition::new(vec![group(Gate::Positive, [&positive, &negative]), group(Gate::Negative, [&negative, &positive])]))
+    }
+}
+
+impl<T: Scalar> RelevanceRule<T> for GammaPlain {
+    fn name(&self) -> String {
+        describe("GammaPlain", &[self.gamma], self.stabilizer, self.bias)
+    }
+
+    fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
+        let [positive, _] = preferring::<T>(self.gamma);
+        let part = Part::new(Transform::Identity, positive.clone());
+        Ok(Group::new(vec![part], Divisor::Total(self.stabilizer)).with_bias(self.bias, positive).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_send_sync_and_clone() {
+        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
+        check::<Gamma>();
+    }
+
+    #[test]
+    fn refuses_what_is_no_gamma() {
+        for bad in [-1e-6, f64::NAN, f64::INFINITY] {
+            assert!(matches!(Gamma::new(bad), Err(Error::InvalidParameter { .. })));
+            assert!(matches!(GammaPlain::new(bad), Err(Error::InvalidParameter { .. })));
+        }
+        assert!(Gamma::new(0.0).is_ok());
+    }
+}

@@ -1,0 +1,71 @@
+//! # LRP-0
+//!
+//! ```text
+//!     A_ij = z_i w_ij / y_j        y_j = Σ_i z_i w_ij + b_j
+//! ```
+//!
+//! S. Bach, A. Binder, G. Montavon, F. Klauschen, K.-R. Müller, W. Samek: On pixel-wise explanations for non-linear
+//! classifier decisions by layer-wise relevance propagation. PLoS ONE 10(7): e0130140, 2015. Equation 56.
+
+use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform};
+use crate::error::Error;
+use crate::scalar::Scalar;
+
+/// z_i w_ij / y_j: relevance in proportion to what each input added to the output, with nothing to keep y_j from zero.
+///
+/// In a network of linear layers and ReLUs it is gradient times input. Where y_j is exactly 0 the shares are 0.
+///
+/// | parameter | default | purpose | range |
+/// |---|---|---|---|
+/// | bias | [`BiasMode::Absorb`] | what becomes of b | any mode |
+///
+/// Sinks: the bias b_j / y_j (under `Absorb`), and all of it (`Dead`) where y_j is 0.
+///
+/// # Example
+/// ```
+/// use relprop::{Linear, Rule, Sequential};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+///
+/// let model = Sequential::builder().layer(Linear::new(dmatrix![2.0, 1.0], dvector![1.0])?).build()?;
+/// let explanation = model.explain(&dvector![1.0, 1.0], Rule::Lrp0)?;
+/// assert_eq!(explanation.shares(), &dmatrix![0.5; 0.25]);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lrp0 {
+    bias: BiasMode,
+}
+
+impl Lrp0 {
+    /// The same with another use of the bias.
+    #[must_use]
+    pub fn with_bias(mut self, bias: BiasMode) -> Self {
+        self.bias = bias;
+        self
+    }
+}
+
+impl<T: Scalar> RelevanceRule<T> for Lrp0 {
+    fn name(&self) -> String {
+        match self.bias {
+            BiasMode::Absorb => "Lrp0".to_owned(),
+            mode => format!("Lrp0(bias: {mode:?})"),
+        }
+    }
+
+    fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
+        let part = Part::new(Transform::Identity, Transform::Identity);
+        Ok(Group::new(vec![part], Divisor::Total(Stabilizer::None)).with_bias(self.bias, Transform::Identity).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_send_sync_and_clone() {
+        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
+        check::<Lrp0>();
+    }
+}

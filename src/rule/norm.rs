@@ -1,0 +1,49 @@
+//! # Norm
+//!
+//! ```text
+//!     A_ij = z_i w_ij / S(y_j)
+//! ```
+//!
+//! The name that zennit gives to the rule of poolings and sums (C. Anders, D. Neumann, W. Samek, K.-R. Müller, S. Lapuschkin:
+//! Software for dataset-wide XAI, arXiv:2106.13200, 2021): their weights are no parameters, only normalised.
+
+use super::{Decomposition, Epsilon, RelevanceRule, Site};
+use crate::error::Error;
+use crate::scalar::Scalar;
+
+/// In proportion to what each input added: [`Epsilon::default`] under the name that it has for poolings and sums.
+///
+/// No parameters. Sinks: those of [`Epsilon`].
+///
+/// # Example
+/// ```
+/// use relprop::{Linear, Rule, Sequential};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+///
+/// let mean = Sequential::builder().layer(Linear::new(dmatrix![0.5, 0.5], None)?).build()?;
+/// assert!((mean.explain(&dvector![3.0, 1.0], Rule::Norm)?.shares() - dmatrix![0.75; 0.25]).amax() < 1e-6);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Norm;
+
+impl<T: Scalar> RelevanceRule<T> for Norm {
+    fn name(&self) -> String {
+        "Norm".to_owned()
+    }
+
+    fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
+        Epsilon::default().decompose(site)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_send_sync_and_clone() {
+        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
+        check::<Norm>();
+    }
+}

@@ -1,0 +1,54 @@
+//! # Pass
+//!
+//! ```text
+//!     A_ij = 1 where i = j, else 0
+//! ```
+
+use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Transform};
+use crate::error::Error;
+use crate::scalar::Scalar;
+
+/// All to the input of the same index, as if the layer were not there.
+///
+/// No parameters, no sinks. [`Error::Unsupported`] for a layer that has not as many inputs as outputs.
+///
+/// # Example
+/// ```
+/// use relprop::{Linear, Rule, Sequential};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+///
+/// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -3.0; 2.0, 2.0], None)?).build()?;
+/// assert_eq!(model.explain(&dvector![5.0, 1.0], Rule::Pass)?.shares(), &dmatrix![1.0, 0.0; 0.0, 1.0]);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pass;
+
+impl<T: Scalar> RelevanceRule<T> for Pass {
+    fn name(&self) -> String {
+        "Pass".to_owned()
+    }
+
+    fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
+        if site.inputs != site.outputs {
+            return Err(Error::Unsupported {
+                rule: RelevanceRule::<T>::name(self),
+                layer: site.layer,
+                kind: site.kind.to_owned(),
+                reason: format!("it has {} inputs and {} outputs, not as many of both", site.inputs, site.outputs),
+            });
+        }
+        Ok(Group::new(vec![Part::same()], Divisor::One).with_bias(BiasMode::Ignore, Transform::Identity).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_send_sync_and_clone() {
+        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
+        check::<Pass>();
+    }
+}

@@ -1,0 +1,68 @@
+//! # WSquare
+//!
+//! ```text
+//!     A_ij = w_ij² / S(Σ_i w_ij²)
+//! ```
+//!
+//! G. Montavon, S. Lapuschkin, A. Binder, W. Samek, K.-R. Müller: Explaining nonlinear classification decisions with deep
+//! Taylor decomposition. Pattern Recognition 65, 2017, pp. 211-222.
+
+use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform, describe, settings};
+use crate::error::Error;
+use crate::scalar::Scalar;
+
+/// In proportion to the squared weights, whatever the inputs: for a first layer with inputs of any size.
+///
+/// | parameter | default | purpose | range |
+/// |---|---|---|---|
+/// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
+/// | bias | [`BiasMode::Ignore`] | `Absorb` puts b² into the total, as zennit does | `Ignore` or `Absorb` |
+///
+/// Sinks: the stabiliser, the bias (under `Absorb`).
+///
+/// # Example
+/// ```
+/// use relprop::{Linear, Rule, Sequential};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+///
+/// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -3.0], None)?).build()?;
+/// let explanation = model.explain(&dvector![5.0, 0.0], Rule::WSquare)?;
+/// assert!((explanation.shares() - dmatrix![0.1; 0.9]).amax() < 1e-6);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WSquare {
+    stabilizer: Stabilizer,
+    bias: BiasMode,
+}
+
+impl Default for WSquare {
+    fn default() -> Self {
+        Self { stabilizer: Stabilizer::default(), bias: BiasMode::Ignore }
+    }
+}
+
+settings!(WSquare);
+
+impl<T: Scalar> RelevanceRule<T> for WSquare {
+    fn name(&self) -> String {
+        describe("WSquare", &[], self.stabilizer, if self.bias == BiasMode::Ignore { BiasMode::default() } else { self.bias })
+    }
+
+    fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
+        let square = Transform::map(|w: T| w * w);
+        let part = Part::new(Transform::One, square.clone());
+        Ok(Group::new(vec![part], Divisor::Total(self.stabilizer)).with_bias(self.bias, square).of_one_sign().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_send_sync_and_clone() {
+        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
+        check::<WSquare>();
+    }
+}

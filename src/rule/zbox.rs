@@ -1,0 +1,124 @@
+//! # ZBox
+//!
+//! ```text
+//!     A_ij = (z_i w_ij - l_i w_ij+ - h_i w_ij-) / S(their sum)        p+ = max(p, 0), p- = min(p, 0)
+//! ```
+//!
+//! G. Montavon, S. Lapuschkin, A. Binder, W. Samek, K.-R. Müller: Explaining nonlinear classification decisions with deep
+//! Taylor decomposition. Pattern Recognition 65, 2017, pp. 211-222. The bias cancels: b - b+ - b- = 0.
+
+use std::sync::Arc;
+
+use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform};
+use crate::error::Error;
+use crate::scalar::Scalar;
+
+/// For a first layer whose inputs lie in a box, such as pixels: z_i against the corner that speaks most against the output.
+///
+/// No numerator is negative for a sample in the box, so that no total cancels; and an input of 0 gets relevance, too.
+///
+/// | parameter | default | purpose | range |
+/// |---|---|---|---|
+/// | low, high | none | the box, for all inputs or for each | finite, low <= high |
+/// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
+///
+/// Sink: the stabiliser.
+///
+/// # Example
+/// ```
+/// use relprop::{Linear, Sequential, ZBox};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+///
+/// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -1.0], None)?).build()?;
+/// let explanation = model.explain(&dvector![1.0, 0.0], ZBox::new(0.0, 1.0)?)?;
+/// // 1 - 0 and 0 - 1 · -1: a dark pixel that would have spoken against counts as much as the bright one.
+/// assert!((explanation.shares() - dmatrix![0.5; 0.5]).amax() < 1e-6);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct ZBox {
+    low: Arc<[f64]>,
+    high: Arc<[f64]>,
+    stabilizer: Stabilizer,
+}
+
+impl ZBox {
+    /// The box of all inputs.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless low <= high, both finite.
+    pub fn new(low: f64, high: f64) -> Result<Self, Error> {
+        Self::per_input(vec![low], vec![high])
+    }
+
+    /// A box with sides of its own for each input, as pixels of normalised channels have. One value stands for all.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] unless there are as many of both, and low <= high, all finite. Another number than the
+    /// layer's inputs is an error where the rule is used.
+    pub fn per_input(low: Vec<f64>, high: Vec<f64>) -> Result<Self, Error> {
+        let ordered = low.iter().zip(&high).all(|(low, high)| low.is_finite() && high.is_finite() && low <= high);
+        if low.len() != high.len() || low.is_empty() || !ordered {
+            return Err(Error::parameter("ZBox", "low, high", (low, high), "finite, as many of both, low <= high"));
+        }
+        Ok(Self { low: low.into(), high: high.into(), stabilizer: Stabilizer::default() })
+    }
+
+    /// The same with another stabiliser of the totals.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] where ε is not finite or not above 0.
+    pub fn with_stabilizer(mut self, stabilizer: Stabilizer) -> Result<Self, Error> {
+        self.stabilizer = stabilizer.check("ZBox")?;
+        Ok(self)
+    }
+}
+
+impl<T: Scalar> RelevanceRule<T> for ZBox {
+    fn name(&self) -> String {
+        match (&*self.low, &*self.high) {
+            ([low], [high]) => format!("ZBox({low:?}, {high:?})"),
+            (low, _) => format!("ZBox({} inputs)", low.len()),
+        }
+    }
+
+    fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
+        let negated = |bounds: &[f64]| -> Result<Vec<T>, Error> {
+            match bounds {
+                [all] => Ok(vec![T::from_f64(-all); site.inputs]),
+                each if each.len() == site.inputs => Ok(each.iter().map(|&bound| T::from_f64(-bound)).collect()),
+                each => Err(Error::Unsupported {
+                    rule: RelevanceRule::<T>::name(self),
+                    layer: site.layer,
+                    kind: site.kind.to_owned(),
+                    reason: format!("the box has {} sides, the layer {} inputs", each.len(), site.inputs),
+                }),
+            }
+        };
+        let parts = vec![
+            Part::new(Transform::Identity, Transform::Identity),
+            Part::fixed(negated(&self.low)?, Transform::Positive),
+            Part::fixed(negated(&self.high)?, Transform::Negative),
+        ];
+        Ok(Group::new(parts, Divisor::Total(self.stabilizer)).with_bias(BiasMode::Ignore, Transform::Identity).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_send_sync_and_clone() {
+        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
+        check::<ZBox>();
+    }
+
+    #[test]
+    fn refuses_what_is_no_box() {
+        assert!(ZBox::new(1.0, 0.0).is_err());
+        assert!(ZBox::new(f64::NAN, 0.0).is_err());
+        assert!(ZBox::per_input(vec![0.0], vec![1.0, 1.0]).is_err());
+        assert!(ZBox::new(0.0, 0.0).is_ok());
+    }
+}
