@@ -94,16 +94,23 @@ proptest! {
         split in 1..8_usize,
         order in prop_oneof![Just(Accumulation::Optimal), Just(Accumulation::Forward), Just(Accumulation::Reverse)],
         predicted in any::<bool>(),
+        rule in prop::sample::select(Rule::ALL.to_vec()).prop_filter("fits every layer", |&rule| rule != Rule::Pass),
     ) {
-        let targets = if predicted { Targets::Predicted } else { Targets::All };
-        batch_is_its_samples::<f64>(&net, &samples, split, order, targets);
-        batch_is_its_samples::<f32>(&net, &samples, split, order, if predicted { Targets::Predicted } else { Targets::All });
+        batch_is_its_samples::<f64>(&net, &samples, split, rule, order, if predicted { Targets::Predicted } else { Targets::All });
+        batch_is_its_samples::<f32>(&net, &samples, split, rule, order, if predicted { Targets::Predicted } else { Targets::All });
     }
 }
 
 /// Bit for bit: as a whole, split, one by one, and on one thread or three.
-fn batch_is_its_samples<T: Scalar>(net: &Net, samples: &[Vec<f64>], split: usize, order: Accumulation, targets: Targets<T>) {
-    let explainer = net.model::<T>().explainer(Rule::Epsilon).unwrap().targets(targets).unwrap().accumulation(order);
+fn batch_is_its_samples<T: Scalar>(
+    net: &Net,
+    samples: &[Vec<f64>],
+    split: usize,
+    rule: Rule,
+    order: Accumulation,
+    targets: Targets<T>,
+) {
+    let explainer = net.model::<T>().explainer(rule).unwrap().targets(targets).unwrap().accumulation(order);
     let flat: Vec<T> = samples.iter().flatten().map(|&v| T::from_f64(v)).collect();
     let inputs = net.x.len();
     let whole = explainer.explain_batch(&DMatrix::from_column_slice(inputs, samples.len(), &flat)).unwrap();

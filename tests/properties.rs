@@ -5,15 +5,23 @@ mod common;
 use common::{Dense, Net};
 use proptest::prelude::*;
 use relprop::nalgebra::DMatrix;
-use relprop::{Accumulation, Epsilon, Explanation, RelevanceRule, Scalar};
+use relprop::rule::Stabilizer;
+use relprop::{
+    Accumulation, AlphaBeta, BiasMode, Cause, Composite, Epsilon, Explanation, Flat, Gamma, LedgerEntry, Norm, RelevanceRule, Rule,
+    Scalar, ZBox, ZPlus,
+};
 
 fn explain<T: Scalar>(net: &Net, rule: impl RelevanceRule<T>, order: Accumulation) -> Explanation<T> {
     net.model::<T>().explainer(rule).unwrap().accumulation(order).explain(&net.sample()).unwrap()
 }
 
-/// An epsilon that vanishes against every total.
 fn lrp_0(net: &Net) -> Explanation<f64> {
-    explain(net, Epsilon::new(1e-200).unwrap(), Accumulation::Forward)
+    explain(net, Rule::Lrp0, Accumulation::Forward)
+}
+
+/// One that vanishes against every total, where a rule wants one.
+fn nothing() -> Stabilizer {
+    Stabilizer::Absolute(1e-200)
 }
 
 /// S · f, inputs x outputs.
@@ -87,10 +95,88 @@ proptest! {
     }
 
     #[test]
+    fn what_lrp_0_gives_to_biases_is_their_gradient_times_them(net in common::net(true, true)) {
+        prop_assume!(clear(&net, 1e-9));
+        let explanation = lrp_0(&net);
+        for (linear, layer) in net.layers.iter().enumerate() {
+            // An input of value 1 whose weights are the biases.
+            let Some(bias) = &layer.bias else { continue };
+            let mut above = Net { layers: net.layers[linear..].to_vec(), relu: net.relu, x: net.activations()[linear].clone() };
+            above.layers[0].weights.iter_mut().zip(bias).for_each(|(row, &b)| row.push(b));
+            above.layers[0].bias = None;
+            above.x.push(1.0);
+            let expected = gradient_times_input(&above);
+            for k in 0..explanation.output().len() {
+                let ledger = explanation.ledger(k).unwrap();
+                let of_layer = |e: &&LedgerEntry| e.layer() == net.index(linear) && e.cause() == Cause::Bias;
+                let found: f64 = ledger.entries().iter().filter(of_layer).map(LedgerEntry::relevance).sum();
+                let largest = relevances(&net).amax().max(expected.amax());
+                // What comes to a total of exactly 0 is lost; the gradient knows nothing of it.
+                prop_assume!(ledger.total(Cause::Dead) == 0.0);
+                prop_assert!((found - expected[(above.x.len() - 1, k)]).abs() <= 1e-9 * largest);
+            }
+        }
+    }
+
+    #[test]
     fn scaling_the_sample_leaves_the_shares(net in common::net(false, true), c in 0.1..10.0_f64) {
         prop_assume!(clear(&net, 1e-6));
         let scaled = Net { x: net.x.iter().map(|v| c * v).collect(), ..net.clone() };
-        prop_assert!(close(lrp_0(&net).shares(), lrp_0(&scaled).shares(), 1e-8));
+        let rules: [Box<dyn RelevanceRule<f64>>; 4] = [
+            Box::new(Rule::Lrp0),
+            Box::new(Gamma::default().with_stabilizer(nothing()).unwrap()),
+            Box::new(ZPlus::default().with_stabilizer(nothing()).unwrap()),
+            Box::new(AlphaBeta::default().with_stabilizer(nothing()).unwrap()),
+        ];
+        for rule in &rules {
+            let [before, after] = [&net, &scaled].map(|net| explain(net, rule, Accumulation::Optimal).shares().clone());
+            prop_assert!(close(&before, &after, 1e-8), "{}", rule.name());
+        }
+    }
+
+    #[test]
+    fn rules_meet_where_they_should(net in common::net(true, true)) {
+        let shares = |rule: &dyn RelevanceRule<f64>| explain(&net, rule, Accumulation::Optimal).shares().clone();
+        let wide = Stabilizer::Absolute(1e-2);
+        let epsilon = |bias| Epsilon::new(1e-2).unwrap().with_bias(bias);
+        let same = |a: &dyn RelevanceRule<f64>, b: &dyn RelevanceRule<f64>| close(&shares(a), &shares(b), 1e-9);
+        prop_assert!(same(&AlphaBeta::new(1.0, 0.0).unwrap(), &ZPlus::default()));
+        prop_assert!(same(&ZBox::new(0.0, 0.0).unwrap().with_stabilizer(wide).unwrap(), &epsilon(BiasMode::Ignore)));
+        prop_assert!(same(&Norm, &Epsilon::default()));
+        // Gamma loses what comes to an output of exactly 0, Epsilon shares it over the stabiliser.
+        if net.totals().iter().flatten().all(|&total| total != 0.0) {
+            prop_assert!(same(&Gamma::new(0.0).unwrap().with_stabilizer(wide).unwrap(), &epsilon(BiasMode::Absorb)));
+        }
+        // Where all outputs are positive, a large gamma leaves what is positive alone.
+        let first = Net { layers: net.layers[..1].to_vec(), relu: false, x: net.x.clone() };
+        let large = explain::<f64>(&first, Gamma::new(1e12).unwrap().with_stabilizer(nothing()).unwrap(), Accumulation::Optimal);
+        let plus = explain::<f64>(&first, ZPlus::default().with_stabilizer(nothing()).unwrap(), Accumulation::Optimal);
+        for (j, &total) in first.totals()[0].iter().enumerate().filter(|(_, total)| **total > 1e-3) {
+            let error = (large.shares().column(j) - plus.shares().column(j)).amax();
+            prop_assert!(error <= 1e-6, "{error:e} where y = {total}");
+        }
+    }
+
+    #[test]
+    fn box_and_flat_conserve(net in common::net(true, true), low in -2.0..0.0, high in 0.0..2.0_f64) {
+        let sums = |rule: &dyn RelevanceRule<f64>| -> Vec<f64> {
+            explain(&net, rule, Accumulation::Optimal).shares().row_sum().iter().copied().collect()
+        };
+        prop_assert!(sums(&Flat).iter().all(|sum| (sum - 1.0).abs() < 1e-12));
+        let first = Composite::new(Flat).first(ZBox::new(low, high).unwrap().with_stabilizer(nothing()).unwrap());
+        // In the box, no numerator is negative: a total of 0 says that there is none.
+        let inside = net.x.iter().all(|&x| low <= x && x <= high) && net.layers[0].weights.iter().all(|w| w.iter().any(|&w| w != 0.0));
+        prop_assert!(!inside || low == high || sums(&first).iter().all(|sum| (sum - 1.0).abs() < 1e-9));
+    }
+
+    #[test]
+    fn every_ready_rule_closes_its_ledger(net in common::net(true, true)) {
+        for rule in Rule::ALL.into_iter().filter(|&rule| rule != Rule::Pass) {
+            let explanation = explain::<f64>(&net, rule, Accumulation::Optimal);
+            for k in 0..explanation.output().len() {
+                prop_assert!(explanation.ledger(k).unwrap().imbalance() <= 1e-12, "{rule:?}");
+            }
+        }
     }
 
     #[test]
@@ -153,5 +239,22 @@ proptest! {
         let merged = Net { layers: vec![layer(product)], relu: false, x };
         prop_assume!(clear(&split, 1e-6));
         prop_assert!(close(&relevances(&split), &relevances(&merged), 1e-8));
+    }
+}
+
+/// What cancels between the two maps is not there in their product.
+#[test]
+fn gamma_and_z_plus_see_how_a_linear_map_is_split() {
+    let layer = |weights| Dense { weights, bias: None };
+    let split = Net {
+        layers: vec![layer(vec![vec![1.0, -0.5], vec![-0.5, 1.0]]), layer(vec![vec![1.0, 0.5]])],
+        relu: false,
+        x: vec![1.0, 1.0],
+    };
+    let merged = Net { layers: vec![layer(vec![vec![0.75, 0.0]])], ..split.clone() };
+    let shares = |net: &Net, rule: Rule| explain::<f64>(net, rule, Accumulation::Optimal).shares().clone();
+    assert!((shares(&split, Rule::Lrp0) - shares(&merged, Rule::Lrp0)).amax() < 1e-12);
+    for rule in [Rule::Gamma, Rule::ZPlus] {
+        assert!((shares(&split, rule) - shares(&merged, rule)).amax() > 0.1, "{rule:?}");
     }
 }

@@ -8,7 +8,10 @@ mod common;
 use common::{Dense, Formula, Net};
 use proptest::prelude::*;
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
-use relprop::{Accumulation, BiasMode, Cause, Epsilon, Linear, Relative, Relu, Rule, Scalar, Sequential, Softmax};
+use relprop::{
+    Accumulation, AlphaBeta, BiasMode, Cause, Composite, Epsilon, Gamma, GammaPlain, Linear, Relative, RelevanceRule, Relu, Rule,
+    Scalar, Sequential, Softmax,
+};
 
 const ORDERS: [Accumulation; 3] = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
 
@@ -22,11 +25,27 @@ fn check<T: Scalar>(net: &Net, formula: Formula, tolerance: f64) {
 }
 
 proptest! {
-    #![proptest_config(common::config(400))]
+    #![proptest_config(common::config(600))]
 
     #[test]
     fn equals_the_formulas(net in any::<bool>().prop_flat_map(|relu| common::net(true, relu)), formula in common::formula(1e-3)) {
         check::<f64>(&net, formula, 1e-10);
+    }
+
+    #[test]
+    fn a_composite_is_the_formula_of_each_layer(
+        net in common::net(true, true),
+        formulas in prop::collection::vec(common::formula(1e-3), 5),
+    ) {
+        let mut composite = Composite::new(Rule::Epsilon);
+        for (linear, formula) in formulas.iter().enumerate().take(net.layers.len()) {
+            composite = composite.layer(net.index(linear), formula.rule::<f64>());
+        }
+        let expected = net.expected_by(&formulas);
+        for order in ORDERS {
+            let explainer = net.model::<f64>().explainer(&composite).unwrap().accumulation(order);
+            expected.assert_is(&explainer.explain(&net.sample()).unwrap(), 1e-10);
+        }
     }
 
     #[test]
@@ -72,6 +91,77 @@ fn captum_test_network() {
         let relevance = explainer.explain(&dvector![1.0, 2.0, 3.0]).unwrap().relevance(0).unwrap();
         assert!((relevance - dvector![18.0, 36.0, 54.0]).amax() < 1e-4);
     }
+}
+
+/// The same with one weight of -2, by the gamma rule in both of its forms, and by positive weights alone.
+#[test]
+fn gamma_test_network() {
+    let mut weights = DMatrix::from_element(3, 3, 2.0);
+    weights[(0, 0)] = -2.0;
+    let model = Sequential::builder()
+        .layer(Linear::new(weights, None).unwrap())
+        .layer(Relu)
+        .layer(Linear::new(DMatrix::from_element(1, 3, 3.0), None).unwrap())
+        .build()
+        .unwrap();
+    let last = Composite::new(GammaPlain::new(0.25).unwrap());
+    for (first, expected) in [
+        (last.clone().first(Gamma::new(1.0).unwrap()), dvector![28.0 / 3.0, 104.0 / 3.0, 52.0]),
+        (last.clone().first(Rule::ZPlus), dvector![12.0, 33.6, 50.4]),
+    ] {
+        for order in ORDERS {
+            let explainer = model.explainer(&first).unwrap().accumulation(order);
+            let relevance = explainer.explain(&dvector![1.0, 2.0, 3.0]).unwrap().relevance(0).unwrap();
+            assert!((relevance - &expected).amax() < 1e-4);
+        }
+    }
+}
+
+/// Where nothing is clamped but the weights, the total of what is positive is 1 - 1 here.
+#[test]
+fn z_plus_and_alpha_beta_clamp_inputs_and_bias() {
+    let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -1.0], dvector![-1.0]).unwrap()).build().unwrap();
+    let x = dvector![1.0, 1.0];
+    let check = |rule: &dyn RelevanceRule<f64>, expected: DVector<f64>, bias: f64| {
+        let explanation = model.explain(&x, rule).unwrap();
+        assert!((explanation.relevance(0).unwrap() - expected).amax() < 1e-5, "{}", rule.name());
+        let ledger = explanation.ledger(0).unwrap();
+        assert!((ledger.total(Cause::Bias) - bias).abs() < 1e-5, "{}", rule.name());
+        assert!(ledger.imbalance() < 1e-15);
+    };
+    check(&Rule::ZPlus, dvector![-1.0, 0.0], 0.0);
+    check(&AlphaBeta::new(1.0, 0.0).unwrap(), dvector![-1.0, 0.0], 0.0);
+    check(&Rule::AlphaBeta, dvector![-2.0, 0.5], 0.5);
+}
+
+#[test]
+fn what_cannot_be_shared_stands_in_the_ledger() {
+    let sink = |weights: [f64; 2], rule: &dyn RelevanceRule<f64>, cause| {
+        let layer = Linear::new(dmatrix![weights[0], weights[1]], None).unwrap();
+        let model = Sequential::builder().layer(layer).build().unwrap();
+        let explanation = model.explain(&dvector![1.0, 1.0], rule).unwrap();
+        let ledger = explanation.ledger(0).unwrap();
+        let share: f64 = ledger.entries().iter().filter(|e| e.cause() == cause).map(relprop::LedgerEntry::share).sum();
+        assert!(ledger.imbalance() < 1e-15 && explanation.shares().iter().all(|share| share.is_finite()));
+        share
+    };
+    // A total of 0 without a stabiliser; an output of 0 has no sign to prefer.
+    assert_eq!(sink([1.0, -1.0], &Rule::Lrp0, Cause::Dead), 1.0);
+    assert_eq!(sink([1.0, -1.0], &Rule::Gamma, Cause::Dead), 1.0);
+    // Nothing positive, nothing negative.
+    assert_eq!(sink([-1.0, -1.0], &Rule::ZPlus, Cause::Empty), 1.0);
+    assert_eq!(sink([-1.0, -1.0], &Rule::AlphaBeta, Cause::Empty), 2.0);
+    assert_eq!(sink([1.0, 1.0], &Rule::AlphaBeta, Cause::Empty), -1.0);
+    assert_eq!(sink([0.0, 0.0], &Rule::WSquare, Cause::Empty), 1.0);
+}
+
+#[test]
+fn pass_wants_as_many_inputs_as_outputs() {
+    let square = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0; 3.0, 4.0], None).unwrap()).build().unwrap();
+    let shares = square.explain(&dvector![5.0, -1.0], Rule::Pass).unwrap().shares().clone();
+    assert_eq!(shares, dmatrix![1.0, 0.0; 0.0, 1.0]);
+    let wide = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], None).unwrap()).build().unwrap();
+    assert!(matches!(wide.explain(&dvector![5.0, -1.0], Rule::Pass), Err(relprop::Error::Unsupported { layer: 0, .. })));
 }
 
 #[test]

@@ -9,7 +9,11 @@
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use relprop::nalgebra::{DMatrix, DVector};
-use relprop::{BiasMode, Cause, Epsilon, Explanation, Linear, Relative, RelevanceRule, Relu, Scalar, Sequential};
+use relprop::rule::Stabilizer;
+use relprop::{
+    AlphaBeta, BiasMode, Cause, Epsilon, Explanation, Flat, Gamma, GammaPlain, Linear, Lrp0, Relative, RelevanceRule, Relu, Scalar,
+    Sequential, WSquare, ZBox, ZPlus,
+};
 
 /// Rows of numbers.
 pub type Matrix = Vec<Vec<f64>>;
@@ -32,7 +36,15 @@ pub struct Net {
 /// A rule of the reference.
 #[derive(Debug, Clone, Copy)]
 pub enum Formula {
+    Lrp0 { bias: BiasMode },
     Epsilon { epsilon: f64, relative: bool, bias: BiasMode },
+    Gamma { gamma: f64, epsilon: f64, bias: BiasMode },
+    GammaPlain { gamma: f64, epsilon: f64, bias: BiasMode },
+    ZPlus { epsilon: f64, bias: BiasMode },
+    AlphaBeta { alpha: f64, epsilon: f64, bias: BiasMode },
+    ZBox { low: f64, high: f64, epsilon: f64 },
+    WSquare { epsilon: f64, bias: BiasMode },
+    Flat,
     Relative { bias: BiasMode },
 }
 
@@ -79,80 +91,183 @@ pub fn net(biases: bool, relu: bool) -> impl Strategy<Value = Net> {
 
 /// Any rule, with an epsilon of at least `smallest`: with a vanishing one a total near zero leaves no digits to compare.
 pub fn formula(smallest: f64) -> impl Strategy<Value = Formula> {
-    let bias = prop_oneof![Just(BiasMode::Absorb), Just(BiasMode::Ignore), Just(BiasMode::Distribute)];
+    let bias = || prop_oneof![Just(BiasMode::Absorb), Just(BiasMode::Ignore), Just(BiasMode::Distribute)];
+    let either = || prop_oneof![Just(BiasMode::Absorb), Just(BiasMode::Ignore)];
     let of_relative = prop_oneof![Just(BiasMode::Ignore), Just(BiasMode::Distribute)];
+    let epsilon = move || smallest..1.0;
     prop_oneof![
-        3 => (smallest..1.0, any::<bool>(), bias)
+        3 => (epsilon(), any::<bool>(), bias())
             .prop_map(|(epsilon, relative, bias)| Formula::Epsilon { epsilon, relative, bias }),
+        2 => (0.0..2.0, epsilon(), bias()).prop_map(|(gamma, epsilon, bias)| Formula::Gamma { gamma, epsilon, bias }),
+        1 => (0.0..2.0, epsilon(), bias()).prop_map(|(gamma, epsilon, bias)| Formula::GammaPlain { gamma, epsilon, bias }),
+        1 => (epsilon(), bias()).prop_map(|(epsilon, bias)| Formula::ZPlus { epsilon, bias }),
+        2 => (prop_oneof![Just(1.0), 1.0..3.0], epsilon(), bias())
+            .prop_map(|(alpha, epsilon, bias)| Formula::AlphaBeta { alpha, epsilon, bias }),
+        1 => (-1.0..0.5, 0.0..2.0, epsilon())
+            .prop_map(|(low, size, epsilon)| Formula::ZBox { low, high: low + size, epsilon }),
+        1 => (epsilon(), either()).prop_map(|(epsilon, bias)| Formula::WSquare { epsilon, bias }),
+        1 => Just(Formula::Flat),
         1 => of_relative.prop_map(|bias| Formula::Relative { bias }),
     ]
+}
+
+fn positive(v: f64) -> f64 {
+    if v > 0.0 { v } else { 0.0 }
+}
+
+fn negative(v: f64) -> f64 {
+    if v < 0.0 { v } else { 0.0 }
+}
+
+/// One output's shares while they are made.
+struct Column {
+    shares: Vec<f64>,
+    sinks: Vec<(Cause, f64)>,
+}
+
+impl Column {
+    /// Adds `c` times each numerator over the stabilised sum of all of them and of what the bias comes to. Where there is
+    /// nothing to share by, `c` is lost.
+    fn share(&mut self, c: f64, numerators: &[f64], bias: f64, mode: BiasMode, epsilon: f64, lost: Cause) {
+        let mut total = 0.0;
+        for numerator in numerators {
+            total += numerator;
+        }
+        if mode != BiasMode::Ignore {
+            total += bias;
+        }
+        if total == 0.0 && (epsilon == 0.0 || lost == Cause::Empty) {
+            self.sinks.push((lost, c));
+            return;
+        }
+        let signed = if total < 0.0 { -epsilon } else { epsilon };
+        let divisor = total + signed;
+        for (share, numerator) in self.shares.iter_mut().zip(numerators) {
+            let distributed = if mode == BiasMode::Distribute { bias / numerators.len() as f64 } else { 0.0 };
+            *share += c * (numerator + distributed) / divisor;
+        }
+        if mode == BiasMode::Absorb {
+            self.sinks.push((Cause::Bias, c * bias / divisor));
+        }
+        self.sinks.push((Cause::Stabilizer, c * signed / divisor));
+    }
 }
 
 impl Formula {
     /// The crate's rule of the same name.
     pub fn rule<T: Scalar>(self) -> Box<dyn RelevanceRule<T>> {
+        let absolute = Stabilizer::Absolute;
         match self {
+            Self::Lrp0 { bias } => Box::new(Lrp0::default().with_bias(bias)),
             Self::Epsilon { epsilon, relative: false, bias } => Box::new(Epsilon::new(epsilon).unwrap().with_bias(bias)),
             Self::Epsilon { epsilon, relative: true, bias } => Box::new(Epsilon::relative_to_rms(epsilon).unwrap().with_bias(bias)),
+            Self::Gamma { gamma, epsilon, bias } => {
+                Box::new(Gamma::new(gamma).unwrap().with_stabilizer(absolute(epsilon)).unwrap().with_bias(bias))
+            }
+            Self::GammaPlain { gamma, epsilon, bias } => {
+                Box::new(GammaPlain::new(gamma).unwrap().with_stabilizer(absolute(epsilon)).unwrap().with_bias(bias))
+            }
+            Self::ZPlus { epsilon, bias } => Box::new(ZPlus::default().with_stabilizer(absolute(epsilon)).unwrap().with_bias(bias)),
+            Self::AlphaBeta { alpha, epsilon, bias } => {
+                let rule = AlphaBeta::new(alpha, alpha - 1.0).unwrap();
+                Box::new(rule.with_stabilizer(absolute(epsilon)).unwrap().with_bias(bias))
+            }
+            Self::ZBox { low, high, epsilon } => {
+                Box::new(ZBox::new(low, high).unwrap().with_stabilizer(absolute(epsilon)).unwrap())
+            }
+            Self::WSquare { epsilon, bias } => {
+                Box::new(WSquare::default().with_stabilizer(absolute(epsilon)).unwrap().with_bias(bias))
+            }
+            Self::Flat => Box::new(Flat),
             Self::Relative { bias } => Box::new(Relative::new(bias).unwrap()),
         }
     }
 
-    /// One layer's A (inputs x outputs) and its sinks.
-    fn factor(self, layer: &Dense, z: &[f64]) -> (Matrix, Vec<(Cause, Vec<f64>)>) {
-        let (inputs, outputs) = (z.len(), layer.weights.len());
-        let fan_in = inputs as f64;
-        let bias = layer.bias.clone().unwrap_or_else(|| vec![0.0; outputs]);
-        let mode = match self {
-            Self::Epsilon { bias, .. } | Self::Relative { bias } => bias,
-        };
-        let numerator = |i: usize, j: usize| {
-            let distributed = if mode == BiasMode::Distribute { bias[j] / fan_in } else { 0.0 };
-            z[i] * layer.weights[j][i] + distributed
-        };
-        let mut shares = vec![vec![0.0; outputs]; inputs];
+    /// The shares of one output with the weights w, the bias b and the value y; `rms` is that of the layer's totals.
+    fn column(self, z: &[f64], w: &[f64], b: f64, y: f64, rms: f64) -> Column {
+        let n = z.len();
+        let mut column = Column { shares: vec![0.0; n], sinks: Vec::new() };
+        let numerators = |f: &dyn Fn(f64, f64) -> f64| -> Vec<f64> { (0..n).map(|i| f(z[i], w[i])).collect() };
+        let product = numerators(&|z, w| z * w);
         match self {
-            Self::Relative { .. } => {
-                let mut rest = vec![1.0; outputs];
-                for j in 0..outputs {
-                    for i in 0..inputs {
-                        shares[i][j] = numerator(i, j) / fan_in;
-                        rest[j] -= shares[i][j];
-                    }
-                }
-                (shares, vec![(Cause::Rest, rest)])
+            Self::Lrp0 { bias } => column.share(1.0, &product, b, bias, 0.0, Cause::Dead),
+            Self::Epsilon { epsilon, relative, bias } => {
+                column.share(1.0, &product, b, bias, if relative { epsilon * rms } else { epsilon }, Cause::Dead);
             }
-            Self::Epsilon { epsilon, relative, .. } => {
-                let mut totals = vec![0.0; outputs];
-                for j in 0..outputs {
-                    for i in 0..inputs {
-                        totals[j] += z[i] * layer.weights[j][i];
-                    }
-                    if mode != BiasMode::Ignore {
-                        totals[j] += bias[j];
-                    }
+            Self::Gamma { gamma: g, epsilon, bias } => {
+                let of = |with: fn(f64) -> f64, against: fn(f64) -> f64| {
+                    numerators(&|z, w| positive(z) * (w + g * with(w)) + negative(z) * (w + g * against(w)))
+                };
+                if y > 0.0 {
+                    column.share(1.0, &of(positive, negative), b + g * positive(b), bias, epsilon, Cause::Dead);
+                } else if y < 0.0 {
+                    column.share(1.0, &of(negative, positive), b + g * negative(b), bias, epsilon, Cause::Dead);
+                } else {
+                    column.sinks.push((Cause::Dead, 1.0));
                 }
-                let mean_square = totals.iter().map(|t| t * t).sum::<f64>() / outputs as f64;
-                let epsilon = if relative { epsilon * mean_square.sqrt() } else { epsilon };
-                let (mut of_bias, mut stabilizer, mut dead) = (vec![0.0; outputs], vec![0.0; outputs], vec![0.0; outputs]);
-                for j in 0..outputs {
-                    let signed = if totals[j] < 0.0 { -epsilon } else { epsilon };
-                    let divisor = totals[j] + signed;
-                    if divisor == 0.0 {
-                        dead[j] = 1.0;
-                        continue;
-                    }
-                    for i in 0..inputs {
-                        shares[i][j] = numerator(i, j) / divisor;
-                    }
-                    if mode == BiasMode::Absorb {
-                        of_bias[j] = bias[j] / divisor;
-                    }
-                    stabilizer[j] = signed / divisor;
+            }
+            Self::GammaPlain { gamma: g, epsilon, bias } => {
+                column.share(1.0, &numerators(&|z, w| z * (w + g * positive(w))), b + g * positive(b), bias, epsilon, Cause::Dead);
+            }
+            Self::ZPlus { epsilon, bias } => {
+                let fors = numerators(&|z, w| positive(z) * positive(w) + negative(z) * negative(w));
+                column.share(1.0, &fors, positive(b), bias, epsilon, Cause::Empty);
+            }
+            Self::AlphaBeta { alpha, epsilon, bias } => {
+                let fors = numerators(&|z, w| positive(z) * positive(w) + negative(z) * negative(w));
+                let againsts = numerators(&|z, w| positive(z) * negative(w) + negative(z) * positive(w));
+                column.share(alpha, &fors, positive(b), bias, epsilon, Cause::Empty);
+                if alpha > 1.0 {
+                    column.share(1.0 - alpha, &againsts, negative(b), bias, epsilon, Cause::Empty);
                 }
-                (shares, vec![(Cause::Bias, of_bias), (Cause::Stabilizer, stabilizer), (Cause::Dead, dead)])
+            }
+            Self::ZBox { low, high, epsilon } => {
+                let corner = numerators(&|z, w| z * w - low * positive(w) - high * negative(w));
+                column.share(1.0, &corner, 0.0, BiasMode::Ignore, epsilon, Cause::Dead);
+            }
+            Self::WSquare { epsilon, bias } => {
+                column.share(1.0, &numerators(&|_, w| w * w), b * b, bias, epsilon, Cause::Empty);
+            }
+            Self::Flat => column.shares.fill(1.0 / n as f64),
+            Self::Relative { bias } => {
+                let mut rest = 1.0;
+                for i in 0..n {
+                    let distributed = if bias == BiasMode::Distribute { b / n as f64 } else { 0.0 };
+                    column.shares[i] = (product[i] + distributed) / n as f64;
+                    rest -= column.shares[i];
+                }
+                column.sinks.push((Cause::Rest, rest));
             }
         }
+        column
+    }
+
+    /// One layer's A (inputs x outputs) and its sinks.
+    fn factor(self, layer: &Dense, z: &[f64]) -> (Matrix, Vec<(Cause, Vec<f64>)>) {
+        let outputs = layer.weights.len();
+        let bias = layer.bias.clone().unwrap_or_else(|| vec![0.0; outputs]);
+        let products: Vec<f64> = layer.weights.iter().map(|w| w.iter().zip(z).map(|(w, z)| w * z).sum()).collect();
+        let y: Vec<f64> = products.iter().zip(&bias).map(|(product, b)| product + b).collect();
+        let totals = match self {
+            Self::Epsilon { bias: BiasMode::Ignore, .. } => &products,
+            _ => &y,
+        };
+        let rms = (totals.iter().map(|t| t * t).sum::<f64>() / outputs as f64).sqrt();
+        let mut shares = vec![vec![0.0; outputs]; z.len()];
+        let mut sinks: Vec<(Cause, Vec<f64>)> = Vec::new();
+        for j in 0..outputs {
+            let column = self.column(z, &layer.weights[j], bias[j], y[j], rms);
+            for i in 0..z.len() {
+                shares[i][j] = column.shares[i];
+            }
+            for (cause, share) in column.sinks {
+                match sinks.iter_mut().find(|(known, _)| *known == cause) {
+                    Some((_, row)) => row[j] += share,
+                    None => sinks.push((cause, (0..outputs).map(|k| if k == j { share } else { 0.0 }).collect())),
+                }
+            }
+        }
+        (shares, sinks)
     }
 }
 
@@ -221,8 +336,14 @@ impl Net {
     }
 
     pub fn expected(&self, formula: Formula) -> Expected {
+        self.expected_by(&vec![formula; self.layers.len()])
+    }
+
+    /// The same with a formula for each layer.
+    pub fn expected_by(&self, formulas: &[Formula]) -> Expected {
         let values = self.activations();
-        let factors: Vec<_> = self.layers.iter().zip(&values).map(|(layer, z)| formula.factor(layer, z)).collect();
+        let layers = self.layers.iter().zip(&values);
+        let factors: Vec<_> = layers.zip(formulas).map(|((layer, z), formula)| formula.factor(layer, z)).collect();
         let mut shares: Option<Matrix> = None;
         let mut sinks = Vec::new();
         for (linear, (a, rows)) in factors.into_iter().enumerate().rev() {
@@ -266,7 +387,7 @@ impl Expected {
                 let is: f64 = entries.map(relprop::LedgerEntry::share).sum();
                 assert!((is - row[k]).abs() <= allowed, "layer {layer} {cause:?} in output {k}: {is} for {}", row[k]);
             }
-            for entry in ledger.entries() {
+            for entry in ledger.entries().iter().filter(|entry| entry.share() != 0.0) {
                 let known = self.sinks.iter().any(|(layer, cause, _)| entry.layer() == *layer && entry.cause() == *cause);
                 assert!(known, "a sink that the formulas do not have: {entry:?}");
             }
