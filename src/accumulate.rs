@@ -16,6 +16,7 @@
 
 mod block;
 mod factor;
+mod kept;
 mod plan;
 
 use block::Prefix;
@@ -23,12 +24,14 @@ use factor::{Factor, Linked};
 use plan::Step;
 
 use crate::buffer::{Buffer, Buffers};
+use crate::error::Error;
 use crate::layer::{LinearMap, Operator};
 use crate::scalar::Scalar;
 use crate::sequential::{Leaving, Sequential};
 
 pub(crate) use block::Suffix;
 pub(crate) use factor::Prepared;
+pub(crate) use kept::Kept;
 pub use plan::Plan;
 pub(crate) use plan::{End, Link};
 
@@ -89,6 +92,12 @@ pub enum Cause {
 /// Relevances that have outgrown the number type at a layer.
 pub(crate) struct Overflow {
     pub layer: usize,
+}
+
+impl Overflow {
+    pub fn error<T: Scalar>(&self, model: &Sequential<T>) -> Error {
+        Error::Overflow { layer: self.layer, kind: model.layers()[self.layer].kind().to_owned() }
+    }
 }
 
 /// What can lie on the stack.
@@ -197,9 +206,7 @@ impl<'a, T: Scalar> Machine<'a, T> {
     }
 
     fn linked<'b>(&'b self, factor: &'b Factor<T>) -> Result<Linked<'b, T>, Overflow> {
-        let prepared = &self.prepared[factor.linear];
-        let map = linear_map(self.model, prepared.layer).ok_or(Overflow { layer: prepared.layer })?;
-        Ok(Linked { factor, prepared, map })
+        link(self.model, self.prepared, factor)
     }
 
     fn prefix(&self, item: Item<T>, buffers: &mut Buffers<T>) -> Result<Prefix<T>, Overflow> {
@@ -221,6 +228,17 @@ impl<'a, T: Scalar> Machine<'a, T> {
             other => Ok(self.prefix(other, buffers)?.into_suffix(None, buffers)),
         }
     }
+}
+
+/// A factor with the maps that it is made of.
+fn link<'a, T: Scalar>(
+    model: &'a Sequential<T>,
+    prepared: &'a [Prepared<T>],
+    factor: &'a Factor<T>,
+) -> Result<Linked<'a, T>, Overflow> {
+    let prepared = &prepared[factor.linear];
+    let map = linear_map(model, prepared.layer).ok_or(Overflow { layer: prepared.layer })?;
+    Ok(Linked { factor, prepared, map })
 }
 
 /// The map of a linear layer. `None` for others only; a layer from outside the crate might change its mind.

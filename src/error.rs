@@ -109,6 +109,33 @@ pub enum Error {
         explained: Vec<usize>,
     },
 
+    /// A layer was asked for that the model does not have.
+    #[error("layer {layer} was asked for, the model has layers 0 to {last}, and {layers} stands for the outputs", last = .layers - 1)]
+    LayerOutOfRange {
+        /// The layer asked for.
+        layer: usize,
+        /// How many layers the model has.
+        layers: usize,
+    },
+
+    /// The weights of a layer were asked for that has none.
+    #[error("layer {layer} is not a linear layer: it has no weights")]
+    NotLinear {
+        /// The layer asked for.
+        layer: usize,
+    },
+
+    /// A unit was asked for that a layer does not have.
+    #[error("unit {unit} was asked for, layer {layer} has {units} inputs")]
+    UnitOutOfRange {
+        /// The unit asked for.
+        unit: usize,
+        /// The layer.
+        layer: usize,
+        /// How many inputs the layer has.
+        units: usize,
+    },
+
     /// Weightings of outputs have not one weight for each output.
     #[error("the weightings have {found} rows, the model has {outputs} outputs")]
     WeightingShape {

@@ -14,69 +14,7 @@ use crate::linalg;
 use crate::rule::{RelevanceRule, Site};
 use crate::scalar::Scalar;
 use crate::sequential::{self, Outputs, Sequential};
-
-/// What to explain: the fewer targets, the less it costs.
-///
-/// ```
-/// use relprop::{Linear, Rule, Sequential, Targets};
-/// use relprop::nalgebra::{self, dmatrix, dvector};
-///
-/// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0; 3.0, 1.0; 0.0, 5.0], None)?).build()?;
-/// let (x, explainer) = (dvector![1.0, 1.0], model.explainer(Rule::Epsilon)?);
-///
-/// let predicted = explainer.clone().targets(Targets::Predicted)?.explain(&x)?;
-/// assert_eq!(predicted.targets().collect::<Vec<_>>(), [2]);
-/// let some = explainer.clone().targets([0, 1])?.explain(&x)?;
-/// assert_eq!(some.shares().shape(), (2, 2));
-/// // Why output 1 and not output 0: f_1 - f_0 = 1.
-/// let contrast = explainer.targets(dvector![-1.0, 1.0, 0.0])?.explain(&x)?;
-/// assert!((contrast.relevance(0)? - dvector![2.0, -1.0]).amax() < 1e-5);
-/// # Ok::<(), relprop::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Default)]
-pub enum Targets<T: Scalar> {
-    /// Every output.
-    #[default]
-    All,
-    /// The largest output of each sample, the first of equals.
-    Predicted,
-    /// These outputs, in this order.
-    Outputs(Vec<usize>),
-    /// Weightings c of the outputs, one in each column (outputs x weightings): Σ_k c_k f_k, with the relevance
-    /// Σ_k c_k f_k S_k. A contrast f_3 - f_5 has 1 in row 3 and -1 in row 5.
-    Weighted(DMatrix<T>),
-}
-
-impl<T: Scalar> From<usize> for Targets<T> {
-    fn from(output: usize) -> Self {
-        Self::Outputs(vec![output])
-    }
-}
-
-impl<T: Scalar> From<Vec<usize>> for Targets<T> {
-    fn from(outputs: Vec<usize>) -> Self {
-        Self::Outputs(outputs)
-    }
-}
-
-impl<T: Scalar, const N: usize> From<[usize; N]> for Targets<T> {
-    fn from(outputs: [usize; N]) -> Self {
-        Self::Outputs(outputs.to_vec())
-    }
-}
-
-impl<T: Scalar> From<DMatrix<T>> for Targets<T> {
-    fn from(weightings: DMatrix<T>) -> Self {
-        Self::Weighted(weightings)
-    }
-}
-
-impl<T: Scalar> From<DVector<T>> for Targets<T> {
-    fn from(weighting: DVector<T>) -> Self {
-        let outputs = weighting.len();
-        Self::Weighted(DMatrix::from_vec(outputs, 1, weighting.data.into()))
-    }
-}
+use crate::targets::Targets;
 
 /// Memory to explain in, for [`Explainer::explain_into`] and [`Explainer::explain_batch_into`]; it holds their results.
 ///
@@ -289,6 +227,10 @@ impl<T: Scalar> Explainer<T> {
         &self.model
     }
 
+    pub(crate) fn prepared(&self) -> &Arc<[Prepared<T>]> {
+        &self.prepared
+    }
+
     /// The rule of each linear layer, with the layer's index.
     pub fn rules(&self) -> impl Iterator<Item = (usize, &str)> {
         self.about.rules.iter().map(|(layer, rule)| (*layer, rule.as_str()))
@@ -476,17 +418,27 @@ impl<T: Scalar> Explainer<T> {
 
     /// One pass over the layers for these samples, which are of the right length.
     fn run(&self, samples: &[T], buffers: &mut Buffers<T>, stack: &mut Stack<T>) -> Result<Run<T>, Error> {
-        let mut machine = Machine::new(&self.model, &self.prepared, &self.plan, stack);
+        let mut machine = self.machine(stack);
         let outputs = self
             .model
             .pass(samples, buffers, |buffers, leaving| machine.shift(leaving, buffers).map_err(|at| self.overflow(&at)))?;
+        self.finish(machine, outputs, buffers)
+    }
+
+    /// What accumulates while the network runs.
+    pub(crate) fn machine<'a>(&'a self, stack: &'a mut Stack<T>) -> Machine<'a, T> {
+        Machine::new(&self.model, &self.prepared, &self.plan, stack)
+    }
+
+    /// What has been accumulated, now that the outputs are known.
+    pub(crate) fn finish(&self, machine: Machine<'_, T>, outputs: Outputs<T>, buffers: &mut Buffers<T>) -> Result<Run<T>, Error> {
         let (targets, selected) = self.begin(&outputs.logits, buffers);
         let block = machine.finish(targets, buffers).map_err(|at| self.overflow(&at))?;
         Ok(Run { outputs, block, selected })
     }
 
     /// The targets, now that the outputs are known; and the selected outputs once more where they are the samples' own.
-    fn begin(&self, logits: &[T], buffers: &mut Buffers<T>) -> (accumulate::Targets<T>, Option<Buffer<usize>>) {
+    pub(crate) fn begin(&self, logits: &[T], buffers: &mut Buffers<T>) -> (accumulate::Targets<T>, Option<Buffer<usize>>) {
         let outputs = self.model.outputs();
         let samples = logits.len() / outputs;
         match &self.targets {
@@ -517,7 +469,7 @@ impl<T: Scalar> Explainer<T> {
     }
 
     /// An explanation without contents.
-    fn empty(&self) -> Explanation<T> {
+    pub(crate) fn empty(&self) -> Explanation<T> {
         Explanation {
             about: self.about.clone(),
             output: DVector::zeros(0),
@@ -530,7 +482,7 @@ impl<T: Scalar> Explainer<T> {
     }
 
     /// Writes one sample's results into an explanation, in its memory.
-    fn fill(&self, run: &mut Run<T>, sample: usize, explanation: &mut Explanation<T>) -> Result<(), Error> {
+    pub(crate) fn fill(&self, run: &mut Run<T>, sample: usize, explanation: &mut Explanation<T>) -> Result<(), Error> {
         let (inputs, outputs) = (self.model.inputs(), self.model.outputs());
         let Run { outputs: values, block, selected } = run;
         let (exponent, bound) = block.apply_exponent(sample).map_err(|at| self.overflow(&at))?;
@@ -571,8 +523,8 @@ impl<T: Scalar> Explainer<T> {
         if explanation.is_finite(bound) { Ok(()) } else { Err(self.overflow(&overflow)) }
     }
 
-    fn overflow(&self, at: &Overflow) -> Error {
-        Error::Overflow { layer: at.layer, kind: self.model.layers()[at.layer].kind().to_owned() }
+    pub(crate) fn overflow(&self, at: &Overflow) -> Error {
+        at.error(&self.model)
     }
 }
 
@@ -589,11 +541,11 @@ impl<T: Scalar> fmt::Display for Explainer<T> {
 }
 
 /// What one pass leaves behind.
-struct Run<T> {
-    outputs: Outputs<T>,
-    block: Suffix<T>,
+pub(crate) struct Run<T> {
+    pub outputs: Outputs<T>,
+    pub block: Suffix<T>,
     /// The outputs that were selected, where they are each sample's own.
-    selected: Option<Buffer<usize>>,
+    pub selected: Option<Buffer<usize>>,
 }
 
 impl<T: Scalar> Run<T> {

@@ -85,6 +85,15 @@ pub(crate) fn largest<T: Scalar>(values: &[T]) -> usize {
     values.iter().enumerate().fold(0, |best, (k, value)| if *value > values[best] { k } else { best })
 }
 
+/// The `count` largest in magnitude, the strongest first.
+pub(crate) fn strongest<T: Scalar>(relevance: &DVector<T>, count: usize) -> Vec<Contribution<T>> {
+    let mut order: Vec<_> = relevance.iter().enumerate().map(|(input, &relevance)| Contribution { input, relevance }).collect();
+    // Magnitudes are never NaN, so that all compare; the sort is stable, so equals stay in the inputs' order.
+    order.sort_by(|a, b| b.relevance.abs().partial_cmp(&a.relevance.abs()).unwrap_or(std::cmp::Ordering::Equal));
+    order.truncate(count);
+    order
+}
+
 impl<T: Scalar> Explanation<T> {
     /// The name of the rule.
     #[must_use]
@@ -195,12 +204,27 @@ impl<T: Scalar> Explanation<T> {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn top(&self, target: usize, count: usize) -> Result<Vec<Contribution<T>>, Error> {
-        let relevance = self.relevance(target)?;
-        let mut order: Vec<_> = relevance.iter().enumerate().map(|(input, &relevance)| Contribution { input, relevance }).collect();
-        // Magnitudes are never NaN, so that all compare; the sort is stable, so equals stay in the inputs' order.
-        order.sort_by(|a, b| b.relevance.abs().partial_cmp(&a.relevance.abs()).unwrap_or(std::cmp::Ordering::Equal));
-        order.truncate(count);
-        Ok(order)
+        Ok(strongest(&self.relevance(target)?, count))
+    }
+
+    /// Why output `a` and not output `b`: the relevance of each input for a, less that for b. It is that of f_a - f_b.
+    ///
+    /// # Errors
+    /// As [`relevance`](Self::relevance).
+    ///
+    /// # Example
+    /// ```
+    /// use relprop::{Linear, Rule, Sequential};
+    /// use relprop::nalgebra::{self, dmatrix, dvector};
+    ///
+    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0; 3.0, 1.0], None)?).build()?;
+    /// let explanation = model.explain(&dvector![1.0, 2.0], Rule::Lrp0)?;
+    /// assert_eq!(explanation.contrast(1, 0)?, dvector![2.0, -2.0]);
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    pub fn contrast(&self, a: usize, b: usize) -> Result<DVector<T>, Error> {
+        // Either is finite; the difference of two that nearly are not may not be.
+        Ok((self.relevance(a)? - self.relevance(b)?).map(|v| v.max(T::min_value()).min(T::max_value())))
     }
 
     /// Where all relevance of output `target` went.
@@ -229,6 +253,25 @@ impl<T: Scalar> Explanation<T> {
                 })
                 .collect(),
         })
+    }
+
+    /// Which column of the shares is of a target, and what makes relevance of it.
+    pub(crate) fn place(&self, target: usize) -> Result<(usize, T), Error> {
+        Ok((self.column(target)?, self.scale(target)))
+    }
+
+    /// The shares of the outputs themselves in the targets, outputs x targets.
+    pub(crate) fn of_outputs(&self) -> DMatrix<T> {
+        let outputs = self.output.len();
+        let mut shares = DMatrix::zeros(outputs, self.shares.ncols());
+        match &self.explained {
+            Explained::Weightings(weightings) => {
+                shares.copy_from(weightings);
+                shares.column_iter_mut().for_each(|mut column| column.component_mul_assign(&self.output));
+            }
+            _ => self.targets().enumerate().for_each(|(column, target)| shares[(target, column)] = T::one()),
+        }
+        shares
     }
 
     /// Which column of the shares is of this target.

@@ -20,13 +20,16 @@ mod ledger;
 mod linalg;
 mod scalar;
 mod sequential;
+mod sweep;
+mod targets;
+mod trace;
 
 pub use nalgebra;
 
 pub use accumulate::{Accumulation, Cause, Plan};
 pub use composite::Composite;
 pub use error::{Error, Misshapen};
-pub use explainer::{Explainer, Targets, Workspace};
+pub use explainer::{Explainer, Workspace};
 pub use explanation::{Contribution, Explanation};
 pub use layer::{
     Dropout, Elementwise, Elu, Gelu, HardTanh, Identity, Layer, LeakyRelu, Linear, LinearMap, Operator, Relu, Sigmoid, Silu,
@@ -38,3 +41,6 @@ pub use rule::{
 };
 pub use scalar::Scalar;
 pub use sequential::{Sequential, SequentialBuilder};
+pub use sweep::Sweep;
+pub use targets::Targets;
+pub use trace::{Path, Trace};

@@ -1,5 +1,7 @@
 //! Blocks: products of neighbouring factors.
 
+use nalgebra::DMatrix;
+
 use crate::accumulate::Overflow;
 use crate::accumulate::factor::Linked;
 use crate::buffer::{Buffer, Buffers};
@@ -210,6 +212,28 @@ impl<T: Scalar> Suffix<T> {
         let extent = Extent { layer, inputs: outputs, outputs: targets, sinks: 0, samples };
         let sinks = buffers.values.take(0);
         Self { extent, values, sinks, exponents: zeros(samples, buffers) }.normalised(layer)
+    }
+
+    /// The same once more.
+    pub fn copy(&self, buffers: &mut Buffers<T>) -> Self {
+        let mut copied = |from: &[T]| {
+            let mut to = buffers.values.take(from.len());
+            to.copy_from_slice(from);
+            to
+        };
+        let (values, sinks) = (copied(&self.values), copied(&self.sinks));
+        let mut exponents = buffers.exponents.take(self.exponents.len());
+        exponents.copy_from_slice(&self.exponents);
+        Self { extent: self.extent, values, sinks, exponents }
+    }
+
+    /// The true shares of one sample, inputs x outputs; what is too small for the number type is 0.
+    pub fn to_matrix(&self, sample: usize) -> Result<DMatrix<T>, Overflow> {
+        let Extent { layer, inputs, outputs, .. } = self.extent;
+        let stored = &self.values[sample * inputs * outputs..][..inputs * outputs];
+        let shares = stored.iter().map(|share| share.times_two_to(self.exponents[sample]));
+        let shares = DMatrix::from_iterator(inputs, outputs, shares);
+        if linalg::first_non_finite(shares.as_slice()).is_some() { Err(Overflow { layer }) } else { Ok(shares) }
     }
 
     /// The product with the factor of the layer before.

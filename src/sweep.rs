@@ -1,0 +1,117 @@
+//! Sweeps: one forward pass for several rules.
+
+use nalgebra::DVector;
+
+use crate::accumulate::Stack;
+use crate::buffer::{Buffer, Buffers};
+use crate::error::Error;
+use crate::explainer::{Explainer, Run};
+use crate::explanation::Explanation;
+use crate::rule::RelevanceRule;
+use crate::scalar::Scalar;
+use crate::sequential::{Leaving, Outputs, Sequential};
+use crate::targets::Targets;
+
+/// A model and several rules, prepared once: the network runs once for all of them.
+///
+/// ```
+/// use relprop::{Gamma, Linear, Relu, Rule, Sequential};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+///
+/// let model = Sequential::builder()
+///     .layer(Linear::new(dmatrix![1.0, -1.0; 0.5, 2.0], None)?)
+///     .layer(Relu)
+///     .layer(Linear::new(dmatrix![1.0, 1.0], None)?)
+///     .build()?;
+/// let x = dvector![3.0, 1.0];
+/// for explanation in model.sweep([Rule::Epsilon, Rule::ZPlus, Rule::AlphaBeta])?.explain(&x)? {
+///     println!("{explanation}");
+/// }
+/// let gammas: Vec<Gamma> = [0.0, 0.1, 0.25, 0.5, 1.0].into_iter().map(Gamma::new).collect::<Result<_, _>>()?;
+/// assert_eq!(model.sweep(gammas)?.explain(&x)?.len(), 5);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Sweep<T: Scalar> {
+    explainers: Vec<Explainer<T>>,
+}
+
+impl<T: Scalar> Sequential<T> {
+    /// Prepares several rules for this model, to be used on the same samples.
+    ///
+    /// Rules of different types go as `Box<dyn RelevanceRule<T>>`. Cost: as [`explainer`](Self::explainer), for each.
+    ///
+    /// # Errors
+    /// As [`explainer`](Self::explainer).
+    pub fn sweep<R: RelevanceRule<T>>(&self, rules: impl IntoIterator<Item = R>) -> Result<Sweep<T>, Error> {
+        let explainers = rules.into_iter().map(|rule| self.explainer(rule)).collect::<Result<_, _>>()?;
+        Ok(Sweep { explainers })
+    }
+}
+
+impl<T: Scalar> Sweep<T> {
+    /// The same for other [`Targets`].
+    ///
+    /// # Errors
+    /// As [`Explainer::targets`].
+    pub fn targets(self, targets: impl Into<Targets<T>>) -> Result<Self, Error> {
+        let targets = targets.into();
+        let explainers =
+            self.explainers.into_iter().map(|explainer| explainer.targets(targets.clone())).collect::<Result<_, _>>()?;
+        Ok(Self { explainers })
+    }
+
+    /// The explainers, in the rules' order.
+    #[must_use]
+    pub fn explainers(&self) -> &[Explainer<T>] {
+        &self.explainers
+    }
+
+    /// An explanation by each rule, in the rules' order. Each is the same, bit for bit, as its explainer's own.
+    ///
+    /// Cost: one forward pass, and each rule's accumulation.
+    ///
+    /// # Errors
+    /// As [`Explainer::explain`].
+    pub fn explain(&self, sample: &DVector<T>) -> Result<Vec<Explanation<T>>, Error> {
+        self.explain_slice(sample.as_slice())
+    }
+
+    /// The same for a sample in a slice.
+    ///
+    /// # Errors
+    /// As [`Explainer::explain`].
+    pub fn explain_slice(&self, sample: &[T]) -> Result<Vec<Explanation<T>>, Error> {
+        let Some(first) = self.explainers.first() else { return Ok(Vec::new()) };
+        let model = first.model();
+        model.check_input(sample.len())?;
+        model.check_samples(sample)?;
+        let mut buffers = Buffers::default();
+        let mut stacks: Vec<Stack<T>> = self.explainers.iter().map(|_| Stack::default()).collect();
+        let mut machines: Vec<_> =
+            self.explainers.iter().zip(&mut stacks).map(|(explainer, stack)| explainer.machine(stack)).collect();
+        let outputs = model.pass(sample, &mut buffers, |buffers, leaving| {
+            for machine in &mut machines {
+                let inputs = copy(&leaving.inputs, buffers);
+                machine.shift(Leaving { inputs, ..leaving }, buffers).map_err(|at| at.error(model))?;
+            }
+            buffers.values.give(leaving.inputs);
+            Ok(())
+        })?;
+        let explanations = self.explainers.iter().zip(machines).map(|(explainer, machine)| {
+            let logits = copy(&outputs.logits, &mut buffers);
+            let probabilities = outputs.probabilities.as_ref().map(|values| copy(values, &mut buffers));
+            let mut run: Run<T> = explainer.finish(machine, Outputs { logits, probabilities }, &mut buffers)?;
+            let mut explanation = explainer.empty();
+            explainer.fill(&mut run, 0, &mut explanation)?;
+            Ok(explanation)
+        });
+        explanations.collect()
+    }
+}
+
+fn copy<T: Scalar>(values: &[T], buffers: &mut Buffers<T>) -> Buffer<T> {
+    let mut copied = buffers.values.take(values.len());
+    copied.copy_from_slice(values);
+    copied
+}

@@ -1,0 +1,68 @@
+//! Targets: which outputs are explained.
+
+use nalgebra::{DMatrix, DVector};
+
+use crate::scalar::Scalar;
+
+/// What to explain: the fewer targets, the less it costs.
+///
+/// ```
+/// use relprop::{Linear, Rule, Sequential, Targets};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+///
+/// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0; 3.0, 1.0; 0.0, 5.0], None)?).build()?;
+/// let (x, explainer) = (dvector![1.0, 1.0], model.explainer(Rule::Epsilon)?);
+///
+/// let predicted = explainer.clone().targets(Targets::Predicted)?.explain(&x)?;
+/// assert_eq!(predicted.targets().collect::<Vec<_>>(), [2]);
+/// let some = explainer.clone().targets([0, 1])?.explain(&x)?;
+/// assert_eq!(some.shares().shape(), (2, 2));
+/// // Why output 1 and not output 0: f_1 - f_0 = 1.
+/// let contrast = explainer.targets(dvector![-1.0, 1.0, 0.0])?.explain(&x)?;
+/// assert!((contrast.relevance(0)? - dvector![2.0, -1.0]).amax() < 1e-5);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Targets<T: Scalar> {
+    /// Every output.
+    #[default]
+    All,
+    /// The largest output of each sample, the first of equals.
+    Predicted,
+    /// These outputs, in this order.
+    Outputs(Vec<usize>),
+    /// Weightings c of the outputs, one in each column (outputs x weightings): Σ_k c_k f_k, with the relevance
+    /// Σ_k c_k f_k S_k. A contrast f_3 - f_5 has 1 in row 3 and -1 in row 5.
+    Weighted(DMatrix<T>),
+}
+
+impl<T: Scalar> From<usize> for Targets<T> {
+    fn from(output: usize) -> Self {
+        Self::Outputs(vec![output])
+    }
+}
+
+impl<T: Scalar> From<Vec<usize>> for Targets<T> {
+    fn from(outputs: Vec<usize>) -> Self {
+        Self::Outputs(outputs)
+    }
+}
+
+impl<T: Scalar, const N: usize> From<[usize; N]> for Targets<T> {
+    fn from(outputs: [usize; N]) -> Self {
+        Self::Outputs(outputs.to_vec())
+    }
+}
+
+impl<T: Scalar> From<DMatrix<T>> for Targets<T> {
+    fn from(weightings: DMatrix<T>) -> Self {
+        Self::Weighted(weightings)
+    }
+}
+
+impl<T: Scalar> From<DVector<T>> for Targets<T> {
+    fn from(weighting: DVector<T>) -> Self {
+        let outputs = weighting.len();
+        Self::Weighted(DMatrix::from_vec(outputs, 1, weighting.data.into()))
+    }
+}

@@ -1,0 +1,305 @@
+//! Inside the network: the relevance of every layer's inputs, and what of it goes through a unit, a path or a weight.
+
+use std::fmt;
+
+use nalgebra::{DMatrix, DVector};
+
+use crate::accumulate::{Kept, Overflow, Suffix};
+use crate::buffer::Buffers;
+use crate::error::Error;
+use crate::explainer::{Explainer, Run};
+use crate::explanation::{Contribution, Explanation, strongest};
+use crate::scalar::Scalar;
+
+/// One explained sample with the shares at every layer kept, so that any unit inside can be asked.
+///
+/// A layer is named by its index in the model, and *its units* are its inputs: those of layer 0 are the sample's values,
+/// those behind the last layer (`layers().len()`) the outputs. Relevance passes an activation unchanged, so a unit's is the
+/// same before and after it.
+///
+/// With P the shares of the sample's values in the units of a layer and S the shares of its units in the targets,
+/// P[i, j] S[j, k] f_k is how much of output k's relevance goes from unit j to input i: the *conditional relevance* (R.
+/// Achtibat et al.: From attribution maps to human-understandable explanations through concept relevance propagation. Nature
+/// Machine Intelligence 5, 2023). Both factors are known for all units and targets at once.
+///
+/// What is too small for the number type is 0 here; [`Explanation::exponent`] knows of it.
+///
+/// ```
+/// use relprop::{Linear, Relu, Rule, Sequential};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+///
+/// let model = Sequential::builder()
+///     .layer(Linear::new(dmatrix![1.0, 0.0; 1.0, 1.0; 0.0, -1.0], None)?)
+///     .layer(Relu)
+///     .layer(Linear::new(dmatrix![1.0, 2.0, 5.0], None)?)
+///     .build()?;
+/// let trace = model.explainer(Rule::Lrp0)?.trace(&dvector![1.0, 2.0])?;
+/// assert_eq!(trace.relevance(0, 0)?, dvector![3.0, 4.0]); // of the inputs
+/// assert_eq!(trace.relevance(2, 0)?, dvector![1.0, 6.0, 0.0]); // of the hidden units
+/// assert_eq!(trace.through(2, &[1], 0)?, dvector![2.0, 4.0]); // of the inputs, as far as it goes through hidden unit 1
+/// let strongest = &trace.paths(0, 1)?[0];
+/// assert_eq!(strongest.to_string(), "1 -> 1 -> 0: +4.0000"); // input, hidden unit, output
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Trace<T: Scalar> {
+    explanation: Explanation<T>,
+    kept: Kept<T>,
+    /// For each linear layer the shares of its inputs in the targets.
+    shares: Vec<DMatrix<T>>,
+    /// Those of the outputs.
+    of_outputs: DMatrix<T>,
+}
+
+/// A way from an input to an output, through one unit of each linear layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Path<T> {
+    /// An input of each linear layer, the sample's first, and the output at which the path ends.
+    pub units: Vec<usize>,
+    /// The relevance that comes down this path: the product of its shares, times the output.
+    pub relevance: T,
+}
+
+impl<T: fmt::Display> fmt::Display for Path<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for unit in &self.units[..self.units.len() - 1] {
+            write!(f, "{unit} -> ")?;
+        }
+        write!(f, "{}: {:+.4}", self.units[self.units.len() - 1], self.relevance)
+    }
+}
+
+impl<T: Scalar> Explainer<T> {
+    /// Explains the targets at one sample and keeps what is known inside the network.
+    ///
+    /// Cost: that of [`Accumulation::Reverse`](crate::Accumulation::Reverse), whatever the explainer's order. Memory: the
+    /// activations, and for each linear layer its inputs x targets.
+    ///
+    /// # Errors
+    /// As [`explain`](Self::explain).
+    pub fn trace(&self, sample: &DVector<T>) -> Result<Trace<T>, Error> {
+        self.trace_slice(sample.as_slice())
+    }
+
+    /// The same for a sample in a slice.
+    ///
+    /// # Errors
+    /// As [`explain`](Self::explain).
+    pub fn trace_slice(&self, sample: &[T]) -> Result<Trace<T>, Error> {
+        let overflow = |at: Overflow| self.overflow(&at);
+        let model = self.model();
+        model.check_input(sample.len())?;
+        model.check_samples(sample)?;
+        let mut buffers = Buffers::default();
+        let mut kept = Kept::new(model.clone(), self.prepared().clone());
+        let outputs = model.pass(sample, &mut buffers, |buffers, leaving| {
+            kept.keep(leaving, buffers);
+            Ok(())
+        })?;
+        let (targets, selected) = self.begin(&outputs.logits, &mut buffers);
+        let mut blocks = kept.suffixes(targets, &mut buffers).map_err(overflow)?;
+        blocks.reverse();
+        let shares = blocks.iter().map(|block| block.to_matrix(0).map_err(overflow)).collect::<Result<_, _>>()?;
+        let mut explanation = self.empty();
+        self.fill(&mut Run { outputs, block: blocks.swap_remove(0), selected }, 0, &mut explanation)?;
+        let of_outputs = explanation.of_outputs();
+        Ok(Trace { explanation, kept, shares, of_outputs })
+    }
+}
+
+impl<T: Scalar> Trace<T> {
+    /// The explanation of the sample.
+    #[must_use]
+    pub fn explanation(&self) -> &Explanation<T> {
+        &self.explanation
+    }
+
+    /// The linear layer whose inputs a layer's are: the next one, or as many as there are at the outputs.
+    fn linear(&self, layer: usize) -> Result<usize, Error> {
+        let layers = self.kept.model().layers().len();
+        if layer > layers {
+            return Err(Error::LayerOutOfRange { layer, layers });
+        }
+        Ok((0..self.kept.len()).find(|&linear| layer <= self.kept.layer(linear)).unwrap_or(self.kept.len()))
+    }
+
+    fn units(&self, linear: usize) -> usize {
+        self.shares.get(linear).unwrap_or(&self.of_outputs).nrows()
+    }
+
+    /// The shares of a layer's units in the targets, units x targets.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`].
+    pub fn shares(&self, layer: usize) -> Result<&DMatrix<T>, Error> {
+        Ok(self.shares.get(self.linear(layer)?).unwrap_or(&self.of_outputs))
+    }
+
+    /// The relevance of each of a layer's units for a target.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`], and as [`Explanation::relevance`].
+    pub fn relevance(&self, layer: usize, target: usize) -> Result<DVector<T>, Error> {
+        let (column, scale) = self.explanation.place(target)?;
+        Ok(self.shares(layer)?.column(column) * scale)
+    }
+
+    /// The `count` of a layer's units that contributed most to a target, for or against, the strongest first.
+    ///
+    /// # Errors
+    /// As [`relevance`](Self::relevance).
+    pub fn top(&self, layer: usize, target: usize, count: usize) -> Result<Vec<Contribution<T>>, Error> {
+        Ok(strongest(&self.relevance(layer, target)?, count))
+    }
+
+    /// The shares of the sample's values in each of a layer's units, inputs x units.
+    ///
+    /// Times the relevance of the units, column by column, this is the conditional relevance of all units at once.
+    /// Cost: that of [`Accumulation::Forward`](crate::Accumulation::Forward) up to this layer.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`], [`Error::Overflow`].
+    pub fn prefix(&self, layer: usize) -> Result<DMatrix<T>, Error> {
+        match self.linear(layer)? {
+            0 => Ok(DMatrix::identity(self.units(0), self.units(0))),
+            linear => self.whole(self.kept.prefix(linear, &mut Buffers::default())),
+        }
+    }
+
+    /// The relevance of the sample's values for a target, as far as it goes through these units of a layer.
+    ///
+    /// Over all units of a layer these sum to the whole relevance. Cost: accumulation in reverse, for one target, from
+    /// this layer on; the network does not run again.
+    ///
+    /// # Errors
+    /// As [`relevance`](Self::relevance), and [`Error::UnitOutOfRange`].
+    pub fn through(&self, layer: usize, units: &[usize], target: usize) -> Result<DVector<T>, Error> {
+        let (linear, relevance) = (self.linear(layer)?, self.relevance(layer, target)?);
+        let mut buffers = Buffers::default();
+        let mut chosen = buffers.values.take(relevance.len());
+        chosen.fill(T::zero());
+        for &unit in units {
+            if unit >= relevance.len() {
+                return Err(Error::UnitOutOfRange { unit, layer, units: relevance.len() });
+            }
+            chosen[unit] = relevance[unit];
+        }
+        let from = self.kept.layer(linear.min(self.kept.len() - 1));
+        let block = Suffix::of_targets(from, chosen, relevance.len(), 1, &mut buffers);
+        let inputs = self.whole(block.and_then(|block| self.kept.back_from(linear, block, &mut buffers)))?;
+        Ok(inputs.column(0).into_owned())
+    }
+
+    /// The relevance for a target of each weight of a linear layer, A_ij R_j: what flows between input i and output j. Shape
+    /// outputs x inputs, as the weights have it. Cost: its size for each of the rule's terms.
+    ///
+    /// # Errors
+    /// As [`relevance`](Self::relevance), and [`Error::NotLinear`] for a layer without weights.
+    pub fn of_weights(&self, layer: usize, target: usize) -> Result<DMatrix<T>, Error> {
+        let linear = self.linear(layer)?;
+        if linear == self.kept.len() || self.kept.layer(linear) != layer {
+            return Err(Error::NotLinear { layer });
+        }
+        let (column, scale) = self.explanation.place(target)?;
+        let above = self.shares.get(linear + 1).unwrap_or(&self.of_outputs).column(column);
+        let mut shares = self.of_factor(linear)?;
+        for (mut share, above) in shares.column_iter_mut().zip(&above) {
+            share *= *above * scale;
+        }
+        Ok(shares.transpose())
+    }
+
+    /// The `count` strongest paths from an input to a target: those whose product of shares is largest, for or against.
+    ///
+    /// They are found exactly, by dynamic programming over the layers. Cost: the size of every share matrix times `count`
+    /// at worst, and its formation; for a weighting of outputs, paths end at any of them.
+    ///
+    /// # Errors
+    /// As [`relevance`](Self::relevance).
+    pub fn paths(&self, target: usize, count: usize) -> Result<Vec<Path<T>>, Error> {
+        let (column, scale) = self.explanation.place(target)?;
+        let mut ends = Ends::at_inputs(self.units(0));
+        for linear in 0..self.kept.len() {
+            ends.lengthen(&self.of_factor(linear)?, count);
+        }
+        // A last step, to the target itself.
+        ends.lengthen(&(self.of_outputs.columns(column, 1) * scale), count);
+        let paths = ends.paths(0);
+        match paths.iter().all(|path: &Path<T>| path.relevance.is_finite()) {
+            true => Ok(paths),
+            false => Err(Overflow { layer: self.kept.layer(0) }.error(self.kept.model())),
+        }
+    }
+
+    fn of_factor(&self, linear: usize) -> Result<DMatrix<T>, Error> {
+        self.whole(self.kept.shares(linear, &mut Buffers::default()))
+    }
+
+    fn whole(&self, block: Result<Suffix<T>, Overflow>) -> Result<DMatrix<T>, Error> {
+        let overflow = |at: Overflow| at.error(self.kept.model());
+        block.map_err(overflow)?.to_matrix(0).map_err(overflow)
+    }
+}
+
+/// The strongest paths to each unit of a layer.
+struct Ends {
+    /// For each step, and each of its units, how the strongest paths come there, the strongest first.
+    steps: Vec<Vec<Vec<Arrival>>>,
+}
+
+/// The end of one path.
+#[derive(Clone, Copy)]
+struct Arrival {
+    /// ln of the magnitude of the product: products of many shares leave every number type.
+    size: f64,
+    negative: bool,
+    /// The unit before, and which of its arrivals.
+    from: usize,
+    rank: usize,
+}
+
+impl Ends {
+    fn at_inputs(inputs: usize) -> Self {
+        let start = |from| vec![Arrival { size: 0.0, negative: false, from, rank: 0 }];
+        Self { steps: vec![(0..inputs).map(start).collect()] }
+    }
+
+    /// Makes each path longer by a step with these shares, and keeps the strongest to each unit.
+    fn lengthen<T: Scalar>(&mut self, shares: &DMatrix<T>, count: usize) {
+        let before = &self.steps[self.steps.len() - 1];
+        let arrive = |shares: nalgebra::DVectorView<'_, T>| {
+            let mut best: Vec<Arrival> = Vec::new();
+            for (from, share) in shares.iter().enumerate().filter(|(_, share)| **share != T::zero()) {
+                let step = share.as_f64().abs().ln();
+                for (rank, arrival) in before[from].iter().enumerate() {
+                    let size = arrival.size + step;
+                    let place = best.partition_point(|other| other.size >= size);
+                    if place >= count {
+                        break;
+                    }
+                    best.truncate(count - 1);
+                    best.insert(place, Arrival { size, negative: arrival.negative != (*share < T::zero()), from, rank });
+                }
+            }
+            best
+        };
+        let arrivals = shares.column_iter().map(arrive).collect();
+        self.steps.push(arrivals);
+    }
+
+    /// The paths to a unit of the last step, without that step.
+    fn paths<T: Scalar>(&self, unit: usize) -> Vec<Path<T>> {
+        let last = self.steps.len() - 1;
+        let path = |arrival: &Arrival| {
+            let mut units = vec![0; last];
+            let mut at = *arrival;
+            for place in (0..last).rev() {
+                units[place] = at.from;
+                at = self.steps[place][at.from][at.rank];
+            }
+            let size = arrival.size.exp();
+            Path { units, relevance: T::from_f64(if arrival.negative { -size } else { size }) }
+        };
+        self.steps[last][unit].iter().map(path).collect()
+    }
+}
