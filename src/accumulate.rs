@@ -18,6 +18,7 @@ mod block;
 mod factor;
 mod kept;
 mod plan;
+mod rounding;
 
 use block::Prefix;
 use factor::{Factor, Linked};
@@ -34,6 +35,7 @@ pub(crate) use factor::Prepared;
 pub(crate) use kept::Kept;
 pub use plan::Plan;
 pub(crate) use plan::{End, Link};
+pub(crate) use rounding::{Magnitudes, Rounded, Rounding};
 
 /// The order in which the share matrices are multiplied. The shares are the same up to rounding; the cost is not.
 ///

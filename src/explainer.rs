@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use nalgebra::{DMatrix, DVector};
 
-use crate::accumulate::{self, Accumulation, End, Link, Machine, Overflow, Plan, Prepared, Stack, Suffix};
+use crate::accumulate::{self, Accumulation, End, Link, Machine, Magnitudes, Overflow, Plan, Prepared, Rounding, Stack, Suffix};
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
 use crate::explanation::{self, About, Explained, Explanation, Sink};
-use crate::layer::{self, Operator};
+use crate::health::Health;
+use crate::layer;
 use crate::linalg;
-use crate::rule::{RelevanceRule, Site};
+use crate::rule::RelevanceRule;
 use crate::scalar::Scalar;
-use crate::sequential::{self, Outputs, Sequential};
+use crate::sequential::{self, Leaving, Outputs, Sequential};
 use crate::targets::Targets;
 
 /// Memory to explain in, for [`Explainer::explain_into`] and [`Explainer::explain_batch_into`]; it holds their results.
@@ -73,6 +74,8 @@ pub struct Explainer<T: Scalar> {
     targets: Targets<T>,
     explained: Explained<T>,
     plan: Plan,
+    /// One for each linear layer, where explanations are to tell of their health.
+    magnitudes: Option<Arc<[Magnitudes<T>]>>,
 }
 
 impl<T: Scalar> Sequential<T> {
@@ -131,16 +134,9 @@ impl<T: Scalar> Sequential<T> {
     /// # Errors
     /// [`Error::Unsupported`] where the rule cannot be used at a layer, and whatever the rule itself returns.
     pub fn explainer(&self, rule: impl RelevanceRule<T>) -> Result<Explainer<T>, Error> {
-        let linear = |operator| matches!(operator, Operator::Linear(_));
-        let layers: Vec<usize> = (0..self.layers().len()).filter(|&index| linear(self.layers()[index].operator())).collect();
-        let mut prepared = Vec::with_capacity(layers.len());
-        let mut rules = Vec::with_capacity(layers.len());
-        for (linear_index, &layer) in layers.iter().enumerate() {
-            let Some(map) = accumulate::linear_map(self, layer) else { continue };
-            let (name, kind) = (self.names()[layer].as_str(), self.layers()[layer].kind());
-            let (inputs, outputs, linear_count) = (map.inputs(), map.outputs(), layers.len());
-            let site = Site { layer, name, kind, inputs, outputs, linear_index, linear_count };
-            rules.push((layer, rule.name_at(&site)));
+        let (mut prepared, mut rules) = (Vec::new(), Vec::new());
+        for (site, map) in self.sites() {
+            rules.push((site.layer, rule.name_at(&site)));
             prepared.push(Prepared::new(&rule, &site, map)?);
         }
         let sinks = prepared.iter().flat_map(|prepared| {
@@ -150,7 +146,7 @@ impl<T: Scalar> Sequential<T> {
         let about = Arc::new(About { rule: rule.name(), rules, sinks: sinks.collect() });
         let plan = plan(self, &prepared, Accumulation::default(), End::All);
         let (model, prepared) = (self.clone(), prepared.into());
-        Ok(Explainer { model, about, prepared, targets: Targets::All, explained: Explained::All, plan })
+        Ok(Explainer { model, about, prepared, targets: Targets::All, explained: Explained::All, plan, magnitudes: None })
     }
 }
 
@@ -210,6 +206,38 @@ impl<T: Scalar> Explainer<T> {
         self.targets = targets;
         self.plan = plan(&self.model, &self.prepared, self.plan.accumulation(), self.end());
         Ok(self)
+    }
+
+    /// The same, with explanations that tell how far their numbers can be trusted ([`Explanation::health`]).
+    ///
+    /// Cost: a copy of the weights for each of the rule's transforms now, and for each sample about four more passes.
+    ///
+    /// # Example
+    /// ```
+    /// use relprop::{Linear, Relu, Rule, Sequential};
+    /// use relprop::nalgebra::{self, dmatrix, dvector};
+    ///
+    /// let model = Sequential::builder()
+    ///     .layer(Linear::new(dmatrix![1.0, -1.0; 0.5, 2.0], None)?)
+    ///     .layer(Relu)
+    ///     .layer(Linear::new(dmatrix![1.0, 1.0], None)?)
+    ///     .build()?;
+    /// // 1000 - 999 in the first hidden unit: what is left over has lost three digits.
+    /// let explanation = model.explainer(Rule::Epsilon)?.with_health().explain(&dvector![1000.0, 999.0])?;
+    /// let health = explanation.health().unwrap();
+    /// assert!((health.layers()[0].worst() - 1999.0).abs() < 0.01);
+    /// assert!(health.bound(0).unwrap() < 1e-9);
+    /// println!("{health}");
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_health(mut self) -> Self {
+        let maps = self
+            .prepared
+            .iter()
+            .filter_map(|prepared| Some(Magnitudes::new(prepared, accumulate::linear_map(&self.model, prepared.layer)?)));
+        self.magnitudes = Some(maps.collect());
+        self
     }
 
     fn end(&self) -> End {
@@ -412,6 +440,9 @@ impl<T: Scalar> Explainer<T> {
         for (sample, explanation) in explanations.iter_mut().enumerate() {
             self.fill(&mut run, sample, explanation)?;
         }
+        for (explanation, sample) in explanations.iter_mut().zip(samples.chunks_exact(self.model.inputs())) {
+            self.examine(sample, explanation)?;
+        }
         run.give_back(&mut part.buffers);
         Ok(())
     }
@@ -419,9 +450,9 @@ impl<T: Scalar> Explainer<T> {
     /// One pass over the layers for these samples, which are of the right length.
     fn run(&self, samples: &[T], buffers: &mut Buffers<T>, stack: &mut Stack<T>) -> Result<Run<T>, Error> {
         let mut machine = self.machine(stack);
-        let outputs = self
-            .model
-            .pass(samples, buffers, |buffers, leaving| machine.shift(leaving, buffers).map_err(|at| self.overflow(&at)))?;
+        let outputs = self.model.pass(samples, buffers, &mut |buffers: &mut Buffers<T>, leaving: Leaving<'_, T>| {
+            machine.shift(leaving, buffers).map_err(|at| self.overflow(&at))
+        })?;
         self.finish(machine, outputs, buffers)
     }
 
@@ -478,6 +509,7 @@ impl<T: Scalar> Explainer<T> {
             shares: DMatrix::zeros(0, 0),
             exponent: 0,
             sinks: Vec::new(),
+            health: None,
         }
     }
 
@@ -521,6 +553,22 @@ impl<T: Scalar> Explainer<T> {
         explanation.exponent = exponent;
         let overflow = Overflow { layer: self.prepared[0].layer };
         if explanation.is_finite(bound) { Ok(()) } else { Err(self.overflow(&overflow)) }
+    }
+
+    /// Adds an explanation's health, where it is wanted.
+    pub(crate) fn examine(&self, sample: &[T], explanation: &mut Explanation<T>) -> Result<(), Error> {
+        explanation.health = None;
+        if let Some(magnitudes) = &self.magnitudes {
+            let mut rounding = Rounding::new(&self.prepared, magnitudes);
+            self.model.pass(sample, &mut Buffers::default(), &mut rounding)?;
+            let weightings = match &self.targets {
+                Targets::Weighted(weightings) => Some(weightings),
+                _ => None,
+            };
+            let rounded = rounding.back(&explanation.of_outputs(), weightings);
+            explanation.health = Some(Health::new(&rounded, &self.about.rules, explanation));
+        }
+        Ok(())
     }
 
     pub(crate) fn overflow(&self, at: &Overflow) -> Error {

@@ -7,6 +7,7 @@ use nalgebra::{DMatrix, DVector};
 
 use crate::accumulate::Cause;
 use crate::error::Error;
+use crate::health::Health;
 use crate::ledger::{Ledger, LedgerEntry};
 use crate::linalg;
 use crate::scalar::Scalar;
@@ -41,6 +42,7 @@ pub struct Explanation<T: Scalar> {
     pub(crate) exponent: i32,
     /// For each of the sinks that `about` names, one share for each column of `shares`.
     pub(crate) sinks: Vec<T>,
+    pub(crate) health: Option<Health>,
 }
 
 /// What all explanations of an explainer have in common.
@@ -253,6 +255,13 @@ impl<T: Scalar> Explanation<T> {
                 })
                 .collect(),
         })
+    }
+
+    /// How far the numbers can be trusted; `None` unless the explainer was asked for it
+    /// ([`Explainer::with_health`](crate::Explainer::with_health)).
+    #[must_use]
+    pub fn health(&self) -> Option<&Health> {
+        self.health.as_ref()
     }
 
     /// Which column of the shares is of a target, and what makes relevance of it.

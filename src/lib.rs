@@ -12,10 +12,12 @@ pub mod rule;
 
 mod accumulate;
 mod buffer;
+mod check;
 mod composite;
 mod error;
 mod explainer;
 mod explanation;
+mod health;
 mod ledger;
 mod linalg;
 mod scalar;
@@ -27,10 +29,12 @@ mod trace;
 pub use nalgebra;
 
 pub use accumulate::{Accumulation, Cause, Plan};
+pub use check::{Code, Finding};
 pub use composite::Composite;
 pub use error::{Error, Misshapen};
 pub use explainer::{Explainer, Workspace};
 pub use explanation::{Contribution, Explanation};
+pub use health::{Health, LayerHealth};
 pub use layer::{
     Dropout, Elementwise, Elu, Gelu, HardTanh, Identity, Layer, LeakyRelu, Linear, LinearMap, Operator, Relu, Sigmoid, Silu,
     Softmax, Softplus, Tanh,

@@ -7,8 +7,9 @@ use nalgebra::{DMatrix, DVector};
 
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
-use crate::layer::{self, Layer, LinearMap, Operator};
+use crate::layer::{self, Elementwise, Layer, LinearMap, Operator};
 use crate::linalg;
+use crate::rule::Site;
 use crate::scalar::Scalar;
 
 /// A network of layers that follow one another.
@@ -104,6 +105,21 @@ pub(crate) struct Leaving<'a, T: Scalar> {
     pub product: &'a [T],
 }
 
+/// Who looks at the layers while the network runs.
+pub(crate) trait Visitor<T: Scalar> {
+    /// Takes what a linear layer leaves.
+    fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error>;
+
+    /// Sees what goes into an activation.
+    fn meet(&mut self, _function: &dyn Elementwise<T>, _values: &[T]) {}
+}
+
+impl<T: Scalar, F: FnMut(&mut Buffers<T>, Leaving<'_, T>) -> Result<(), Error>> Visitor<T> for F {
+    fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error> {
+        self(buffers, leaving)
+    }
+}
+
 impl<T: Scalar> Sequential<T> {
     /// Starts a model.
     ///
@@ -146,6 +162,21 @@ impl<T: Scalar> Sequential<T> {
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// The linear layers, as a rule is asked about them.
+    pub(crate) fn sites(&self) -> impl Iterator<Item = (Site<'_>, &dyn LinearMap<T>)> {
+        let linear = |layer: &dyn Layer<T>| matches!(layer.operator(), Operator::Linear(_));
+        let linear_count = self.layers.iter().filter(|layer| linear(&***layer)).count();
+        let maps = self.layers.iter().enumerate().filter_map(|(index, layer)| match layer.operator() {
+            Operator::Linear(map) => Some((index, layer, map)),
+            _ => None,
+        });
+        maps.enumerate().map(move |(linear_index, (layer, node, map))| {
+            let (name, kind) = (self.names[layer].as_str(), node.kind());
+            let (inputs, outputs) = (map.inputs(), map.outputs());
+            (Site { layer, name, kind, inputs, outputs, linear_index, linear_count }, map)
+        })
     }
 
     /// The model's output at one sample: probabilities where it ends with a softmax.
@@ -193,7 +224,7 @@ impl<T: Scalar> Sequential<T> {
     fn run(&self, samples: &[T]) -> Result<Vec<T>, Error> {
         self.check_samples(samples)?;
         let mut buffers = Buffers::default();
-        let outputs = self.pass(samples, &mut buffers, |buffers, leaving| {
+        let outputs = self.pass(samples, &mut buffers, &mut |buffers: &mut Buffers<T>, leaving: Leaving<'_, T>| {
             buffers.values.give(leaving.inputs);
             Ok(())
         })?;
@@ -215,16 +246,11 @@ impl<T: Scalar> Sequential<T> {
         Err(Error::NonFiniteInput { index, sample, value: value.as_f64() })
     }
 
-    /// Runs the network once on finite samples of the right length, as columns, and shows each linear layer to `visit` as the pass
-    /// leaves it.
+    /// Runs the network once on finite samples of the right length, as columns, and shows the layers to a visitor as the pass
+    /// leaves them.
     ///
     /// This is the only loop over the layers: whoever wants more than the outputs takes it in here.
-    pub(crate) fn pass(
-        &self,
-        samples: &[T],
-        buffers: &mut Buffers<T>,
-        mut visit: impl FnMut(&mut Buffers<T>, Leaving<'_, T>) -> Result<(), Error>,
-    ) -> Result<Outputs<T>, Error> {
+    pub(crate) fn pass(&self, samples: &[T], buffers: &mut Buffers<T>, visitor: &mut impl Visitor<T>) -> Result<Outputs<T>, Error> {
         let columns = samples.len() / self.inputs;
         let mut values = buffers.values.take(samples.len());
         values.copy_from_slice(samples);
@@ -237,12 +263,15 @@ impl<T: Scalar> Sequential<T> {
                     map.apply(&values, &mut product);
                     // Before the visit, so that the visitor meets finite numbers only.
                     check_output(layer, &**node, &product, map.outputs())?;
-                    visit(buffers, Leaving { linear, map, inputs: values, product: &product })?;
+                    visitor.leave(buffers, Leaving { linear, map, inputs: values, product: &product })?;
                     layer::add_bias(map.bias(), &mut product);
                     values = product;
                     linear += 1;
                 }
-                Operator::Elementwise(function) => function.apply(&mut values),
+                Operator::Elementwise(function) => {
+                    visitor.meet(function, &values);
+                    function.apply(&mut values);
+                }
                 Operator::Softmax => {
                     let mut softmax = buffers.values.take(values.len());
                     softmax.copy_from_slice(&values);

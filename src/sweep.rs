@@ -90,7 +90,7 @@ impl<T: Scalar> Sweep<T> {
         let mut stacks: Vec<Stack<T>> = self.explainers.iter().map(|_| Stack::default()).collect();
         let mut machines: Vec<_> =
             self.explainers.iter().zip(&mut stacks).map(|(explainer, stack)| explainer.machine(stack)).collect();
-        let outputs = model.pass(sample, &mut buffers, |buffers, leaving| {
+        let outputs = model.pass(sample, &mut buffers, &mut |buffers: &mut Buffers<T>, leaving: Leaving<'_, T>| {
             for machine in &mut machines {
                 let inputs = copy(&leaving.inputs, buffers);
                 machine.shift(Leaving { inputs, ..leaving }, buffers).map_err(|at| at.error(model))?;
@@ -104,6 +104,7 @@ impl<T: Scalar> Sweep<T> {
             let mut run: Run<T> = explainer.finish(machine, Outputs { logits, probabilities }, &mut buffers)?;
             let mut explanation = explainer.empty();
             explainer.fill(&mut run, 0, &mut explanation)?;
+            explainer.examine(sample, &mut explanation)?;
             Ok(explanation)
         });
         explanations.collect()

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::explainer::{Explainer, Run};
 use crate::explanation::{Contribution, Explanation, strongest};
 use crate::scalar::Scalar;
+use crate::sequential::Leaving;
 
 /// One explained sample with the shares at every layer kept, so that any unit inside can be asked.
 ///
@@ -92,7 +93,7 @@ impl<T: Scalar> Explainer<T> {
         model.check_samples(sample)?;
         let mut buffers = Buffers::default();
         let mut kept = Kept::new(model.clone(), self.prepared().clone());
-        let outputs = model.pass(sample, &mut buffers, |buffers, leaving| {
+        let outputs = model.pass(sample, &mut buffers, &mut |buffers: &mut Buffers<T>, leaving: Leaving<'_, T>| {
             kept.keep(leaving, buffers);
             Ok(())
         })?;
@@ -102,6 +103,7 @@ impl<T: Scalar> Explainer<T> {
         let shares = blocks.iter().map(|block| block.to_matrix(0).map_err(overflow)).collect::<Result<_, _>>()?;
         let mut explanation = self.empty();
         self.fill(&mut Run { outputs, block: blocks.swap_remove(0), selected }, 0, &mut explanation)?;
+        self.examine(sample, &mut explanation)?;
         let of_outputs = explanation.of_outputs();
         Ok(Trace { explanation, kept, shares, of_outputs })
     }
@@ -225,10 +227,10 @@ impl<T: Scalar> Trace<T> {
         // A last step, to the target itself.
         ends.lengthen(&(self.of_outputs.columns(column, 1) * scale), count);
         let paths = ends.paths(0);
-        match paths.iter().all(|path: &Path<T>| path.relevance.is_finite()) {
-            true => Ok(paths),
-            false => Err(Overflow { layer: self.kept.layer(0) }.error(self.kept.model())),
+        if paths.iter().any(|path: &Path<T>| !path.relevance.is_finite()) {
+            return Err(Overflow { layer: self.kept.layer(0) }.error(self.kept.model()));
         }
+        Ok(paths)
     }
 
     fn of_factor(&self, linear: usize) -> Result<DMatrix<T>, Error> {

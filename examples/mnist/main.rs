@@ -25,7 +25,8 @@ usage: cargo run --release --example mnist -- [options]
   --model FILE    a safetensors file: a whole model written by relprop, or the state dict of a
                   784-320-120-40-10 network whose layers are net.1, net.3, net.5 and net.7
                   (default: the network that comes with the example)
-  --rule RULE     epsilon or relative: the rule for the maps of all outputs (default: epsilon)
+  --rule RULE     the rule for the maps of all outputs: lrp0, epsilon, gamma, gammaplain, zplus, alphabeta, wsquare, flat,
+                  norm, relative (default: epsilon)
   --count N       how many digits to explain, 1 to 150 (default: 10)
   --out FILE      the picture (default: mnist-relevance.png)
   --help          this text
@@ -81,7 +82,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
         digit.print(&mut out, data.images.columns)?;
     }
     writeln!(out, "\nexplained {} digits, {} outputs each", digits.len(), model.outputs())?;
-    draw(&digits, data.images.rows, data.images.columns, options.rule_name())?.write_png(&options.out)?;
+    draw(&digits, data.images.rows, data.images.columns, &options.rule_name())?.write_png(&options.out)?;
     writeln!(out, "wrote {}", options.out.display())?;
     Ok(())
 }
@@ -142,17 +143,23 @@ impl Options {
         }
     }
 
-    fn rule_name(&self) -> &'static str {
-        if self.rule == Rule::Relative { "relative" } else { "epsilon" }
+    fn rule_name(&self) -> String {
+        name(self.rule)
     }
 }
 
-fn parse_rule(name: &str) -> Result<Rule, String> {
-    match name {
-        "epsilon" => Ok(Rule::Epsilon),
-        "relative" => Ok(Rule::Relative),
-        _ => Err(format!("unknown rule {name}; there are epsilon and relative")),
-    }
+/// A rule as it is called on the command line.
+fn name(rule: Rule) -> String {
+    format!("{rule:?}").to_lowercase()
+}
+
+fn parse_rule(text: &str) -> Result<Rule, String> {
+    // Pass wants layers with as many inputs as outputs, which no such network has.
+    let usable = Rule::ALL.into_iter().filter(|&rule| rule != Rule::Pass);
+    usable.clone().find(|&rule| name(rule) == text).ok_or_else(|| {
+        let names: Vec<String> = usable.map(name).collect();
+        format!("unknown rule {text}; there are {}", names.join(", "))
+    })
 }
 
 fn parse_count(text: &str) -> Result<usize, String> {
@@ -212,36 +219,32 @@ struct Digit {
     input: Vec<f32>,
     epsilon: Explanation<f32>,
     relative: Explanation<f32>,
-    /// Whether the rule asked for is `Relative`.
-    chosen_relative: bool,
+    /// By the rule asked for.
+    chosen: Explanation<f32>,
 }
 
 fn explain(model: &Sequential<f32>, data: &Dataset, options: &Options) -> Result<Vec<Digit>, relprop::Error> {
-    let (epsilon, relative) = (model.explainer(Rule::Epsilon)?, model.explainer(Rule::Relative)?);
+    let (epsilon, relative, rule) =
+        (model.explainer(Rule::Epsilon)?, model.explainer(Rule::Relative)?, model.explainer(options.rule)?);
     let chosen = choose(&data.labels, options.count);
     let digits = chosen.iter().filter_map(|&index| Some((data.images.iter().nth(index)?, *data.labels.get(index)?)));
     let explained = digits.map(|(image, label)| {
         let input: Vec<f32> = scaled(image).collect();
         let sample = DVector::from_column_slice(&input);
-        let (epsilon, relative) = (epsilon.explain(&sample)?, relative.explain(&sample)?);
-        Ok(Digit { label, input, epsilon, relative, chosen_relative: options.rule == Rule::Relative })
+        let (epsilon, relative, chosen) = (epsilon.explain(&sample)?, relative.explain(&sample)?, rule.explain(&sample)?);
+        Ok(Digit { label, input, epsilon, relative, chosen })
     });
     explained.collect()
 }
 
 impl Digit {
-    /// The explanation by the rule asked for.
-    fn chosen(&self) -> &Explanation<f32> {
-        if self.chosen_relative { &self.relative } else { &self.epsilon }
-    }
-
     /// The probability of the prediction in per cent, where the model gives one.
     fn percent(&self) -> Option<f32> {
-        self.chosen().probabilities().and_then(|all| all.get(self.chosen().predicted())).map(|probability| 100.0 * probability)
+        self.chosen.probabilities().and_then(|all| all.get(self.chosen.predicted())).map(|probability| 100.0 * probability)
     }
 
     fn print(&self, out: &mut impl Write, columns: usize) -> Result<(), Failure> {
-        let explanation = self.chosen();
+        let explanation = &self.chosen;
         let predicted = explanation.predicted();
         write!(out, "\ndigit {}, read as {predicted}", self.label)?;
         if let Some(percent) = self.percent() {
@@ -253,7 +256,7 @@ impl Digit {
             let (row, column) = (pixel.input / columns, pixel.input % columns);
             let relevance = f64::from(pixel.relevance) * scale;
             // Relative relevances are far below 1, and fixed decimals would show them as zero.
-            if self.chosen_relative {
+            if relevance.abs() < 1e-3 {
                 write!(out, " ({row}, {column}) {relevance:+.3e}")?;
             } else {
                 write!(out, " ({row}, {column}) {relevance:+.4}")?;
@@ -304,7 +307,7 @@ fn draw(digits: &[Digit], rows: usize, columns: usize, rule: &str) -> Result<Can
 
     for (row, digit) in digits.iter().enumerate() {
         let top = MARGIN + 4 * LINE + row * height;
-        let predicted = digit.chosen().predicted();
+        let predicted = digit.chosen.predicted();
         let wrong = predicted != usize::from(digit.label);
         canvas.draw_text(MARGIN, top + 4, &format!("digit {}", digit.label), TEXT, BLACK);
         let colour = if wrong { diverging(1.0) } else { BLACK };
@@ -314,7 +317,7 @@ fn draw(digits: &[Digit], rows: usize, columns: usize, rule: &str) -> Result<Can
         }
         canvas.draw_map(left(0), top, &digit.input, columns, CELL, sequential);
         let maps = [(&digit.epsilon, predicted), (&digit.relative, predicted)];
-        for (column, (explanation, target)) in maps.into_iter().chain((0..outputs).map(|k| (digit.chosen(), k))).enumerate() {
+        for (column, (explanation, target)) in maps.into_iter().chain((0..outputs).map(|k| (&digit.chosen, k))).enumerate() {
             let x = left(column + 1);
             // The map of the prediction stands out by a black frame.
             let (frame, colour) = if column > 1 && target == predicted { (2, BLACK) } else { (1, GREY) };

@@ -18,46 +18,46 @@ pub(crate) struct Prepared<T: Scalar> {
     pub outputs: usize,
     /// Why relevance leaves at this layer: one row of sinks each.
     pub causes: Vec<Cause>,
-    groups: Vec<PreparedGroup<T>>,
+    pub(super) groups: Vec<PreparedGroup<T>>,
     /// A = Σ diag(u) V diag(t).
-    terms: Vec<Term>,
+    pub(super) terms: Vec<Term>,
     /// What the u are made of, beside z itself and 1.
-    mapped: Vec<Input<T>>,
+    pub(super) mapped: Vec<Input<T>>,
     /// The V beside the layer's own weights.
-    maps: Vec<Box<dyn LinearMap<T>>>,
+    pub(super) maps: Vec<Box<dyn LinearMap<T>>>,
     /// How many t there are.
-    scales: usize,
+    pub(super) scales: usize,
     /// What the coefficients lack of 1 where the output is positive, negative, 0.
     rest: [T; 3],
 }
 
 #[derive(Debug)]
-struct PreparedGroup<T: Scalar> {
-    coefficient: T,
+pub(super) struct PreparedGroup<T: Scalar> {
+    pub coefficient: T,
     /// The group's among the terms.
-    terms: std::ops::Range<usize>,
+    pub terms: std::ops::Range<usize>,
     /// Which t is theirs; that of a distributed bias is the one behind it.
-    t: usize,
+    pub t: usize,
     /// The transformed bias, and the fan-in by which it is distributed if it is.
-    bias: Option<Vec<T>>,
-    bias_mode: BiasMode,
-    divisor: Divisor,
-    gate: Gate,
-    one_sign: bool,
-    fan_in: Vec<T>,
+    pub bias: Option<Vec<T>>,
+    pub bias_mode: BiasMode,
+    pub divisor: Divisor,
+    pub gate: Gate,
+    pub one_sign: bool,
+    pub fan_in: Vec<T>,
 }
 
 #[derive(Debug)]
-struct Term {
-    u: Scale,
-    v: Weights,
+pub(super) struct Term {
+    pub u: Scale,
+    pub v: Weights,
     /// Which of the factor's t.
-    t: usize,
+    pub t: usize,
 }
 
 /// u.
 #[derive(Debug, Clone, Copy)]
-enum Scale {
+pub(super) enum Scale {
     Inputs,
     Ones,
     /// One of the mapped.
@@ -66,7 +66,7 @@ enum Scale {
 
 /// V.
 #[derive(Debug, Clone, Copy)]
-enum Weights {
+pub(super) enum Weights {
     Own,
     /// One of the maps.
     Other(usize),
@@ -79,11 +79,11 @@ pub(crate) struct Factor<T> {
     pub linear: usize,
     pub samples: usize,
     /// z, samples as columns.
-    z: Buffer<T>,
+    pub(super) z: Buffer<T>,
     /// f(z) for each transform, samples as columns.
-    mapped: Buffer<T>,
+    pub(super) mapped: Buffer<T>,
     /// Each t, samples as columns.
-    t: Buffer<T>,
+    pub(super) t: Buffer<T>,
     /// For each sample and cause, one share for each output.
     pub sinks: Buffer<T>,
 }
@@ -232,7 +232,7 @@ impl<T: Scalar> Prepared<T> {
         Ok(Weights::Other(self.maps.len() - 1))
     }
 
-    fn map<'a>(&'a self, weights: Weights, own: &'a dyn LinearMap<T>) -> &'a dyn LinearMap<T> {
+    pub(super) fn map<'a>(&'a self, weights: Weights, own: &'a dyn LinearMap<T>) -> &'a dyn LinearMap<T> {
         match weights {
             Weights::Own => own,
             Weights::Other(index) => &*self.maps[index],
@@ -351,7 +351,7 @@ fn check_divisor<T: Scalar>(divisor: Divisor, bias: BiasMode) -> Result<(), Stri
 }
 
 impl<T: Scalar> PreparedGroup<T> {
-    fn distributes(&self) -> bool {
+    pub fn distributes(&self) -> bool {
         self.bias_mode == BiasMode::Distribute && self.bias.is_some()
     }
 
@@ -385,14 +385,7 @@ impl<T: Scalar> PreparedGroup<T> {
         sinks: &mut Sinks<'_, T>,
     ) {
         let (c, zero) = (self.coefficient, T::zero());
-        let epsilon = match stabilizer {
-            Stabilizer::None => zero,
-            Stabilizer::Absolute(epsilon) => T::from_f64(epsilon),
-            Stabilizer::RelativeToRms(epsilon) => match root_mean_square(totals) {
-                rms if rms == zero => rms,
-                rms => (T::from_f64(epsilon) * rms).max(T::min_positive_value()),
-            },
-        };
+        let epsilon = epsilon(stabilizer, totals);
         let signed = |total: T| if total < zero { -epsilon } else { epsilon };
         let open = |j: usize| match self.gate {
             Gate::Always => true,
@@ -410,6 +403,18 @@ impl<T: Scalar> PreparedGroup<T> {
         }
         let lost = if self.one_sign { Cause::Empty } else { Cause::Dead };
         sinks.add(lost, sample, |j| if open(j) && nothing(j) { c } else { zero });
+    }
+}
+
+/// ε at a sample's totals.
+pub(super) fn epsilon<T: Scalar>(stabilizer: Stabilizer, totals: &[T]) -> T {
+    match stabilizer {
+        Stabilizer::None => T::zero(),
+        Stabilizer::Absolute(epsilon) => T::from_f64(epsilon),
+        Stabilizer::RelativeToRms(epsilon) => match root_mean_square(totals) {
+            rms if rms == T::zero() => rms,
+            rms => (T::from_f64(epsilon) * rms).max(T::min_positive_value()),
+        },
     }
 }
 

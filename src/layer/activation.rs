@@ -8,21 +8,30 @@ use crate::scalar::Scalar;
 
 /// An activation without settings: the type, PyTorch's name and the function.
 macro_rules! activation {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, |$z:ident| $value:expr) => {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $steepest:literal, |$z:ident| $value:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         pub struct $name;
-        elementwise!($name, $kind, |_this, $z| $value, |_this| String::new());
+        elementwise!($name, $kind, |_this, $z| $value, |_this| Some($steepest), |_this| String::new());
     };
 }
 
-/// The two traits of an activation, from its kind, its function and its arguments as PyTorch prints them.
+/// The two traits of an activation, from its kind, its function, the most that it can steepen and its arguments as PyTorch
+/// prints them.
 macro_rules! elementwise {
-    ($name:ident, $kind:literal, |$this:ident, $z:ident| $value:expr, |$settings:ident| $arguments:expr) => {
+    (
+        $name:ident, $kind:literal, |$this:ident, $z:ident| $value:expr, |$slope:ident| $steepest:expr,
+        |$settings:ident| $arguments:expr
+    ) => {
         impl<T: Scalar> Elementwise<T> for $name {
             fn value(&self, $z: T) -> T {
                 let $this = self;
                 $value
+            }
+
+            fn steepest(&self) -> Option<f64> {
+                let $slope = self;
+                $steepest
             }
         }
 
@@ -45,23 +54,23 @@ macro_rules! elementwise {
 
 activation!(
     /// max(z, 0).
-    Relu, "ReLU", |z| z.max(T::zero())
+    Relu, "ReLU", 1.0, |z| z.max(T::zero())
 );
 activation!(
     /// z σ(z), with σ the logistic function.
-    Silu, "SiLU", |z| z * sigmoid(z)
+    Silu, "SiLU", 1.1, |z| z * sigmoid(z)
 );
 activation!(
     /// The logistic function σ(z) = 1 / (1 + exp(-z)).
-    Sigmoid, "Sigmoid", |z| sigmoid(z)
+    Sigmoid, "Sigmoid", 0.25, |z| sigmoid(z)
 );
 activation!(
     /// tanh(z).
-    Tanh, "Tanh", |z| z.tanh()
+    Tanh, "Tanh", 1.0, |z| z.tanh()
 );
 activation!(
     /// z.
-    Identity, "Identity", |z| z
+    Identity, "Identity", 1.0, |z| z
 );
 
 fn sigmoid<T: Scalar>(z: T) -> T {
@@ -92,10 +101,13 @@ impl Default for LeakyRelu {
     }
 }
 
-elementwise!(LeakyRelu, "LeakyReLU", |this, z| if z > T::zero() { z } else { T::from_f64(this.slope) * z }, |this| format!(
-    "negative_slope={}",
-    this.slope
-));
+elementwise!(
+    LeakyRelu,
+    "LeakyReLU",
+    |this, z| if z > T::zero() { z } else { T::from_f64(this.slope) * z },
+    |this| Some(this.slope.abs().max(1.0)),
+    |this| format!("negative_slope={}", this.slope)
+);
 
 /// z where z > 0, otherwise alpha (exp(z) - 1).
 ///
@@ -121,10 +133,13 @@ impl Default for Elu {
     }
 }
 
-elementwise!(Elu, "ELU", |this, z| if z > T::zero() { z } else { T::from_f64(this.alpha) * z.exp_m1() }, |this| format!(
-    "alpha={:?}",
-    this.alpha
-));
+elementwise!(
+    Elu,
+    "ELU",
+    |this, z| if z > T::zero() { z } else { T::from_f64(this.alpha) * z.exp_m1() },
+    |this| Some(this.alpha.abs().max(1.0)),
+    |this| format!("alpha={:?}", this.alpha)
+);
 
 /// z Φ(z), with Φ the normal distribution function, exact or in its tanh approximation (Hendrycks and Gimpel 2016).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -146,6 +161,7 @@ elementwise!(
         };
         T::from_f64(0.5) * z * (T::one() + inner)
     },
+    |_this| Some(1.13),
     |this| format!("approximate='{}'", if *this == Self::Exact { "none" } else { "tanh" })
 );
 
@@ -186,6 +202,8 @@ elementwise!(
         let (beta, scaled) = (T::from_f64(this.beta), T::from_f64(this.beta) * z);
         if scaled > T::from_f64(this.threshold) { z } else { scaled.exp().ln_1p() / beta }
     },
+    // There is a step at the threshold; one below rounding is none.
+    |this| Some(1.0).filter(|_| (-this.threshold).exp() <= T::epsilon().as_f64() * this.threshold),
     |this| format!("beta={:?}, threshold={:?}", this.beta, this.threshold)
 );
 
@@ -220,10 +238,13 @@ impl Default for HardTanh {
     }
 }
 
-elementwise!(HardTanh, "Hardtanh", |this, z| z.max(T::from_f64(this.min)).min(T::from_f64(this.max)), |this| format!(
-    "min_val={:?}, max_val={:?}",
-    this.min, this.max
-));
+elementwise!(
+    HardTanh,
+    "Hardtanh",
+    |this, z| z.max(T::from_f64(this.min)).min(T::from_f64(this.max)),
+    |_this| Some(1.0),
+    |this| format!("min_val={:?}, max_val={:?}", this.min, this.max)
+);
 
 /// Dropout as it is at inference: z.
 ///
@@ -249,7 +270,7 @@ impl Default for Dropout {
     }
 }
 
-elementwise!(Dropout, "Dropout", |_this, z| z, |this| format!("p={:?}, inplace=False", this.p));
+elementwise!(Dropout, "Dropout", |_this, z| z, |_this| Some(1.0), |this| format!("p={:?}, inplace=False", this.p));
 
 /// Softmax over all values, at the end of a model only.
 ///

@@ -1,0 +1,335 @@
+//! What rounding can have done to a sample's shares: a bound, made step by step beside the numbers themselves.
+//!
+//! With u half the number type's epsilon and γ_n = n u / (1 - n u), a sum of n products is right to γ_n times the sum of
+//! their magnitudes, in whatever order it is made (N. J. Higham: Accuracy and Stability of Numerical Algorithms, 2002,
+//! section 3.1). Forward, that bounds the error e of every layer's z: |W| e and what the product itself adds. At each layer it
+//! bounds the error of the totals, of t = c / S(total), and so of A = Σ diag(u) V diag(t). Backward, with N the product of the
+//! |A| above and E the error so far,
+//!
+//! ```text
+//!     E ← |A| E + |ΔA| (N + E) + γ |A| N        N ← |A| N
+//! ```
+//!
+//! A total whose sign the error could turn bounds nothing but by the stabiliser: |t| <= |c| / ε. `docs/numerics.md` has it
+//! at length.
+
+use nalgebra::DMatrix;
+
+use super::factor::{self, Factor, Prepared, PreparedGroup, Scale, Term, Weights};
+use crate::buffer::Buffers;
+use crate::error::Error;
+use crate::layer::{self, Elementwise, LinearMap};
+use crate::rule::{BiasMode, Divisor, Gate, Input, Stabilizer, Transform};
+use crate::scalar::Scalar;
+use crate::sequential::{Leaving, Visitor};
+
+/// |V| for every V of a layer's factor, and |W|.
+#[derive(Debug)]
+pub(crate) struct Magnitudes<T: Scalar> {
+    own: Box<dyn LinearMap<T>>,
+    maps: Vec<Box<dyn LinearMap<T>>>,
+}
+
+impl<T: Scalar> Magnitudes<T> {
+    pub fn new(prepared: &Prepared<T>, map: &dyn LinearMap<T>) -> Self {
+        let magnitudes = |map: &dyn LinearMap<T>| map.map_weights(&|w| w.abs());
+        Self { own: magnitudes(map), maps: prepared.maps.iter().map(|map| magnitudes(&**map)).collect() }
+    }
+
+    fn of(&self, weights: Weights) -> &dyn LinearMap<T> {
+        match weights {
+            Weights::Own => &*self.own,
+            Weights::Other(index) => &*self.maps[index],
+        }
+    }
+}
+
+/// The bound while it is made: a visitor of one sample's pass.
+pub(crate) struct Rounding<'a, T: Scalar> {
+    prepared: &'a [Prepared<T>],
+    magnitudes: &'a [Magnitudes<T>],
+    /// What each of the pass's values may be off by.
+    error: Vec<T>,
+    layers: Vec<Passed<T>>,
+    bounded: bool,
+}
+
+/// What is known of a linear layer once the pass has left it.
+struct Passed<T> {
+    /// |u| and its error for each term.
+    u: Vec<[Vec<T>; 2]>,
+    /// |t| and its error for each t.
+    t: Vec<[Vec<T>; 2]>,
+    /// Σ_i |numerators| / |S(total)| for each output.
+    kappa: Vec<T>,
+}
+
+/// What there is to say of the rounding.
+pub(crate) struct Rounded<T> {
+    /// For each linear layer κ of each output that a target's relevance comes to, with the output.
+    pub kappas: Vec<Vec<(usize, T)>>,
+    /// What a share of each target may be off by; `None` where nothing bounds it.
+    pub bounds: Option<Vec<T>>,
+}
+
+/// γ_n, with some room for the rounding of the bound itself.
+fn gamma<T: Scalar>(n: usize) -> T {
+    let rounding = n as f64 * T::epsilon().as_f64() / 2.0;
+    T::from_f64(if rounding < 0.5 { 1.1 * rounding / (1.0 - rounding) } else { f64::INFINITY })
+}
+
+/// What a few operations on one number may do to it.
+const FEW: usize = 8;
+
+fn count_nonzero<T: Scalar>(values: &[T]) -> usize {
+    values.iter().filter(|v| **v != T::zero()).count()
+}
+
+fn product<T: Scalar>(map: &dyn LinearMap<T>, x: &[T]) -> Vec<T> {
+    let mut y = vec![T::zero(); x.len() / map.inputs() * map.outputs()];
+    map.apply(x, &mut y);
+    y
+}
+
+fn add<T: Scalar>(sum: &mut [T], values: &[T], by: T) {
+    for (sum, &v) in sum.iter_mut().zip(values) {
+        *sum += v * by;
+    }
+}
+
+impl<T: Scalar> Visitor<T> for Rounding<'_, T> {
+    fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error> {
+        let (prepared, magnitudes) = (&self.prepared[leaving.linear], &self.magnitudes[leaving.linear]);
+        let map = leaving.map;
+        let z: Vec<T> = leaving.inputs.iter().map(|z| z.abs()).collect();
+        // Of the layer's own output.
+        let mut y = leaving.product.to_vec();
+        layer::add_bias(map.bias(), &mut y);
+        let mut of_y = product(&*magnitudes.own, &self.error);
+        let mut size = product(&*magnitudes.own, &z);
+        map.bias().into_iter().for_each(|bias| size.iter_mut().zip(bias).for_each(|(size, b)| *size += b.abs()));
+        add(&mut size, &of_y.clone(), T::one());
+        add(&mut of_y, &size, gamma(count_nonzero(&z) + FEW));
+
+        let factor = prepared.factor(leaving, buffers);
+        let passed = self.passed(prepared, magnitudes, map, &factor, (&y, &of_y));
+        factor.give_back(buffers);
+        self.layers.push(passed);
+        self.error = of_y;
+        Ok(())
+    }
+
+    fn meet(&mut self, function: &dyn Elementwise<T>, values: &[T]) {
+        let slope = function.steepest();
+        self.bounded &= slope.is_some();
+        let (slope, few) = (T::from_f64(slope.unwrap_or(1.0)), gamma::<T>(FEW));
+        for (error, &z) in self.error.iter_mut().zip(values) {
+            let f = function.value(z);
+            // Nothing to round where f is the identity or a constant, as most often.
+            let own = if f == z || f == T::zero() { T::zero() } else { few * (z.abs() + f.abs()) };
+            // A unit that a ReLU has shut for certain is exactly 0.
+            let shut = f == T::zero()
+                && function.value(z + *error) == T::zero()
+                && function.value(z - *error) == T::zero()
+                && slope <= T::one();
+            *error = if shut { T::zero() } else { slope * *error + own };
+        }
+    }
+}
+
+impl<'a, T: Scalar> Rounding<'a, T> {
+    pub fn new(prepared: &'a [Prepared<T>], magnitudes: &'a [Magnitudes<T>]) -> Self {
+        let inputs = prepared.first().map_or(0, |prepared| prepared.inputs);
+        Self { prepared, magnitudes, error: vec![T::zero(); inputs], layers: Vec::new(), bounded: true }
+    }
+
+    fn passed(
+        &mut self,
+        prepared: &Prepared<T>,
+        magnitudes: &Magnitudes<T>,
+        map: &dyn LinearMap<T>,
+        factor: &Factor<T>,
+        y: (&[T], &[T]),
+    ) -> Passed<T> {
+        let outputs = prepared.outputs;
+        let u: Vec<_> = prepared.terms.iter().map(|term| self.u(prepared, factor, term)).collect();
+        let t_of = |index: usize| factor.t[index * outputs..][..outputs].iter().map(|t| t.abs()).collect::<Vec<T>>();
+        let few = gamma::<T>(FEW);
+        let mut t: Vec<_> = (0..prepared.scales).map(|index| [t_of(index), vec![T::zero(); outputs]]).collect();
+        let mut kappa = vec![T::zero(); outputs];
+        for group in &prepared.groups {
+            let [of_t, error] = &mut t[group.t];
+            match group.divisor {
+                Divisor::Total(stabilizer) => {
+                    // The totals, the sum of their numerators' magnitudes, and the error.
+                    let mut totals = vec![T::zero(); outputs];
+                    let (mut size, mut error_of_totals) = (totals.clone(), totals.clone());
+                    let mut summands = FEW;
+                    for index in group.terms.clone() {
+                        let (term, [u, error_of_u]) = (&prepared.terms[index], &u[index]);
+                        let v = magnitudes.of(term.v);
+                        add(&mut size, &product(v, u), T::one());
+                        add(&mut error_of_totals, &product(v, error_of_u), T::one());
+                        summands += count_nonzero(u) + 1;
+                        let with_sign = factor_u(prepared, factor, term);
+                        add(&mut totals, &product(prepared.map(term.v, map), &with_sign), T::one());
+                    }
+                    if let Some(bias) = group.bias.as_ref().filter(|_| group.bias_mode != BiasMode::Ignore) {
+                        size.iter_mut().zip(bias).for_each(|(size, b)| *size += b.abs());
+                        add(&mut totals, bias, T::one());
+                    }
+                    let magnitude = |j: usize| size[j] + error_of_totals[j];
+                    let delta: Vec<T> = (0..outputs).map(|j| error_of_totals[j] + gamma::<T>(summands) * magnitude(j)).collect();
+                    Self::divided(group, stabilizer, (&totals, &delta), y, of_t, error);
+                    for (j, kappa) in kappa.iter_mut().enumerate().filter(|(j, _)| of_t[*j] != T::zero()) {
+                        *kappa = kappa.max(size[j] * of_t[j] / group.coefficient.abs());
+                    }
+                }
+                Divisor::FanIn | Divisor::One => error.iter_mut().zip(of_t).for_each(|(error, t)| *error = few * *t),
+            }
+            if group.distributes() {
+                let own = error.clone();
+                let shares = group.bias.iter().flatten().zip(&group.fan_in).map(|(b, &n)| b.abs() / n.max(T::one()));
+                let [of_t, error] = &mut t[group.t + 1];
+                for ((error, t), (own, share)) in error.iter_mut().zip(of_t).zip(own.iter().zip(shares)) {
+                    *error = if share == T::zero() { T::zero() } else { *own * share } + few * *t;
+                }
+            }
+        }
+        Passed { u, t, kappa }
+    }
+
+    /// |u| of a term, and its error.
+    fn u(&mut self, prepared: &Prepared<T>, factor: &Factor<T>, term: &Term) -> [Vec<T>; 2] {
+        let u: Vec<T> = factor_u(prepared, factor, term).iter().map(|u| u.abs()).collect();
+        let few = gamma::<T>(FEW);
+        let error = match term.u {
+            Scale::Inputs => self.error.clone(),
+            Scale::Ones => vec![T::zero(); u.len()],
+            Scale::Mapped(index) => match &prepared.mapped[index] {
+                Input::Of(Transform::Positive | Transform::Negative) => {
+                    // What has another sign for certain is 0, and exact.
+                    u.iter()
+                        .zip(&self.error)
+                        .zip(factor.z.iter())
+                        .map(|((u, &e), z)| if *u == T::zero() && z.abs() > e { *u } else { e })
+                        .collect()
+                }
+                Input::Fixed(_) => u.iter().map(|&u| few * u).collect(),
+                Input::Of(_) => {
+                    // Nothing is known of how f carries an error on.
+                    self.bounded &= self.error.iter().all(|e| *e == T::zero());
+                    u.iter().map(|&u| few * u).collect()
+                }
+            },
+        };
+        [u, error]
+    }
+
+    /// The errors of a group's t = c / S(total).
+    fn divided(
+        group: &PreparedGroup<T>,
+        stabilizer: Stabilizer,
+        (totals, delta): (&[T], &[T]),
+        (y, of_y): (&[T], &[T]),
+        t: &[T],
+        errors: &mut [T],
+    ) {
+        let (zero, few, c) = (T::zero(), gamma::<T>(FEW), group.coefficient.abs());
+        let epsilon = factor::epsilon(stabilizer, totals);
+        // The root mean square moves no more than the worst of the totals.
+        let moved = match stabilizer {
+            Stabilizer::RelativeToRms(epsilon) => T::from_f64(epsilon) * delta.iter().fold(zero, |max, &d| max.max(d)),
+            _ => zero,
+        };
+        let least = epsilon - moved;
+        let most = if least > zero { c / least } else { T::infinity() };
+        for j in 0..errors.len() {
+            let gate_turns = group.gate != Gate::Always && of_y[j] > zero && y[j].abs() <= of_y[j];
+            let is_open = match group.gate {
+                Gate::Always => true,
+                Gate::Positive => y[j] > zero,
+                Gate::Negative => y[j] < zero,
+            };
+            let delta = delta[j] + moved;
+            errors[j] = if t[j] == zero {
+                // Shut, or nothing to share by: is it for certain?
+                if gate_turns || is_open && delta > zero { most } else { zero }
+            } else {
+                let divisor = c / t[j];
+                let turns = gate_turns || (!group.one_sign && totals[j].abs() <= delta) || divisor <= delta;
+                if turns { t[j] + most } else { t[j] * (delta / (divisor - delta) + few) }
+            };
+        }
+    }
+
+    /// Goes back from the targets, with the outputs' own shares in them. A weighting's begin with the outputs, which are
+    /// rounded themselves.
+    pub fn back(mut self, of_outputs: &DMatrix<T>, weightings: Option<&DMatrix<T>>) -> Rounded<T> {
+        let (outputs, targets) = of_outputs.shape();
+        let mut n: Vec<T> = of_outputs.iter().map(|share| share.abs()).collect();
+        let mut e = vec![T::zero(); n.len()];
+        for (at, c) in weightings.into_iter().flatten().enumerate() {
+            e[at] = c.abs() * self.error[at % outputs] + gamma::<T>(FEW) * n[at];
+        }
+        let mut kappas = Vec::with_capacity(self.layers.len());
+        let layers = std::mem::take(&mut self.layers);
+        for (linear, passed) in layers.iter().enumerate().rev() {
+            let (prepared, magnitudes) = (&self.prepared[linear], &self.magnitudes[linear]);
+            let outputs = prepared.outputs;
+            let reached = |j: &usize| (0..targets).any(|k| n[k * outputs + j] != T::zero());
+            let live: Vec<usize> = (0..outputs).filter(reached).collect();
+            kappas.push(live.iter().map(|&j| (j, passed.kappa[j])).filter(|(_, kappa)| *kappa != T::zero()).collect());
+            let was = n.iter().any(|n| *n != T::zero());
+            let mut next = [vec![T::zero(); prepared.inputs * targets], vec![T::zero(); prepared.inputs * targets]];
+            for (term, [u, of_u]) in prepared.terms.iter().zip(&passed.u) {
+                let [t, of_t] = &passed.t[term.t];
+                let scaled = |by: &dyn Fn(usize, usize) -> T| -> Vec<T> { (0..n.len()).map(|at| by(at, at % outputs)).collect() };
+                let times = |a: T, b: T| if b == T::zero() { b } else { a * b };
+                let [of_n, of_a, of_b] = [
+                    scaled(&|at, j| t[j] * n[at]),
+                    scaled(&|at, j| t[j] * e[at] + times(of_t[j], n[at] + e[at])),
+                    scaled(&|at, j| times(t[j] + of_t[j], n[at] + e[at])),
+                ];
+                let v = magnitudes.of(term.v);
+                for (of, u, to) in [(of_n, u, 0), (of_a, u, 1), (of_b, of_u, 1)] {
+                    let of = self.finite(of);
+                    let mut x = vec![T::zero(); prepared.inputs * targets];
+                    v.apply_transposed(&of, &mut x);
+                    let x = self.finite(x);
+                    next[to].iter_mut().enumerate().for_each(|(at, next)| *next += u[at % u.len()] * x[at]);
+                }
+            }
+            let [next_n, next_e] = next;
+            n = self.finite(next_n);
+            e = self.finite(next_e);
+            add(&mut e, &n, gamma(live.len() + prepared.terms.len() + FEW));
+            // Shares below the number type's range have no relative errors.
+            let largest = n.iter().fold(T::zero(), |max, &n| max.max(n));
+            self.bounded &= !was || largest == T::zero() || largest > T::min_positive_value() / T::epsilon();
+        }
+        kappas.reverse();
+        let e = self.finite(e);
+        let inputs = e.len() / targets;
+        let bounds = e.chunks_exact(inputs).map(|column| column.iter().fold(T::zero(), |max, &e| max.max(e))).collect();
+        Rounded { kappas, bounds: self.bounded.then_some(bounds) }
+    }
+
+    /// The same with the largest number in place of what is beyond it, and then nothing is bounded.
+    fn finite(&mut self, mut values: Vec<T>) -> Vec<T> {
+        for v in values.iter_mut().filter(|v| !v.is_finite()) {
+            self.bounded = false;
+            *v = T::max_value() * T::epsilon();
+        }
+        values
+    }
+}
+
+/// u of a term.
+fn factor_u<T: Scalar>(prepared: &Prepared<T>, factor: &Factor<T>, term: &Term) -> Vec<T> {
+    match term.u {
+        Scale::Inputs => factor.z.to_vec(),
+        Scale::Ones => vec![T::one(); prepared.inputs],
+        Scale::Mapped(index) => factor.mapped[index * prepared.inputs..][..prepared.inputs].to_vec(),
+    }
+}

@@ -1,0 +1,178 @@
+//! The check of a model and a rule, before there is any sample.
+
+use std::fmt;
+
+use crate::error::Error;
+use crate::layer::{LinearMap, Operator};
+use crate::rule::{BiasMode, Decomposition, Divisor, Group, Input, RelevanceRule};
+use crate::scalar::Scalar;
+use crate::sequential::Sequential;
+
+/// What a [`Finding`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Code {
+    /// The model ends with a softmax, and its logits are explained.
+    SoftmaxLast,
+    /// A rule gives relevance to units that are shut.
+    DeadUnits,
+    /// A normalisation is a layer of its own.
+    UnmergedNorm,
+    /// Biases are large against what inputs add to the outputs.
+    LargeBiases,
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::SoftmaxLast => "softmax-last",
+            Self::DeadUnits => "dead-units",
+            Self::UnmergedNorm => "unmerged-norm",
+            Self::LargeBiases => "large-biases",
+        })
+    }
+}
+
+/// Something about a model and a rule that can make an explanation misleading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finding {
+    /// What it is about.
+    pub code: Code,
+    /// The layer's index.
+    pub layer: usize,
+    /// The layer's kind.
+    pub kind: String,
+    /// What was found, as a sentence.
+    pub sentence: String,
+    /// What to do.
+    pub advice: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at layer {} ({}): {} {}", self.code, self.layer, self.kind, self.sentence, self.advice)
+    }
+}
+
+impl<T: Scalar> Sequential<T> {
+    /// What makes explanations of this model by this rule misleading, as far as it shows without a sample.
+    ///
+    /// Biases are compared with what inputs of rms 1 would add to the outputs, which is a guess at the inputs' size. Cost: a
+    /// forward pass, and one copy of a layer's weights at a time.
+    ///
+    /// # Errors
+    /// Whatever the rule itself returns where it cannot be used.
+    ///
+    /// # Example
+    /// ```
+    /// use relprop::{Code, Composite, Linear, Relu, Rule, Sequential};
+    /// use relprop::nalgebra::{self, dmatrix};
+    ///
+    /// let model = Sequential::builder()
+    ///     .layer(Linear::new(dmatrix![1.0, -1.0; 0.5, 2.0], None)?)
+    ///     .layer(Relu)
+    ///     .layer(Linear::new(dmatrix![1.0, 1.0], None)?)
+    ///     .build()?;
+    /// let findings = model.check(Rule::Flat)?;
+    /// assert_eq!((findings[0].code, findings[0].layer), (Code::DeadUnits, 2));
+    /// println!("{}", findings[0]);
+    /// assert!(model.check(Composite::new(Rule::Epsilon).first(Rule::Flat))?.is_empty());
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    pub fn check(&self, rule: impl RelevanceRule<T>) -> Result<Vec<Finding>, Error> {
+        let mut findings = Vec::new();
+        // The mean square of each value, had the inputs one of 1.
+        let mut squares = vec![T::one(); self.inputs()];
+        // What a unit below zero becomes until the next linear layer: nothing is known of the inputs.
+        let mut below_zero: Option<[T; 2]> = None;
+        let mut sites = self.sites();
+        for (layer, node) in self.layers().iter().enumerate() {
+            let mut find = |code, sentence: String, advice: &str| {
+                let (kind, advice) = (node.kind().to_owned(), advice.to_owned());
+                findings.push(Finding { code, layer, kind, sentence, advice });
+            };
+            match node.operator() {
+                Operator::Linear(map) => {
+                    let Some((site, _)) = sites.next() else { continue };
+                    let (name, decomposition) = (rule.name_at(&site), rule.decompose(&site)?);
+                    if below_zero.is_some_and(|values| values == [T::zero(); 2]) && gives_to_zeros(&decomposition, map) {
+                        find(
+                            Code::DeadUnits,
+                            format!(
+                                "{name} gives relevance to units that the activation before it has shut, which had no part in the output."
+                            ),
+                            "Use it at the first layer only, as Composite::first does, or at one whose inputs are never shut.",
+                        );
+                    }
+                    if node.kind().starts_with("BatchNorm") {
+                        find(
+                            Code::UnmergedNorm,
+                            format!(
+                                "The normalisation is explained by {name} as a layer of its own, so that relevance goes to its shift."
+                            ),
+                            "Merge it into the linear layer beside it; most rules give another answer then, and the published one.",
+                        );
+                    }
+                    let typical = mean_squares(map, &squares);
+                    if let Some((of_bias, of_sum)) = bias_against(map, &typical, &decomposition) {
+                        find(
+                            Code::LargeBiases,
+                            format!(
+                                "The biases (rms {of_bias:.2}) are larger than what inputs of rms 1 add to the outputs (rms {of_sum:.2}); under {name} much of the relevance may end in them."
+                            ),
+                            "Look at the ledger, and compare with BiasMode::Ignore or BiasMode::Distribute.",
+                        );
+                    }
+                    squares = typical;
+                    for (square, &b) in squares.iter_mut().zip(map.bias().into_iter().flatten()) {
+                        *square += b * b;
+                    }
+                    below_zero = Some([-T::one(), -T::one() - T::one()]);
+                }
+                Operator::Elementwise(function) => {
+                    below_zero = below_zero.map(|values| values.map(|v| function.value(v)));
+                    for square in &mut squares {
+                        let (a, b) = (function.value(square.sqrt()), function.value(-square.sqrt()));
+                        *square = (a * a + b * b) * T::from_f64(0.5);
+                    }
+                }
+                Operator::Softmax => find(
+                    Code::SoftmaxLast,
+                    "The model ends with a softmax; its logits are explained, not the probabilities.".to_owned(),
+                    "Nothing, if the logits are meant; why one output and not another is a contrast of logits.",
+                ),
+            }
+        }
+        Ok(findings)
+    }
+}
+
+/// Whether an input of zero can get a share.
+fn gives_to_zeros<T: Scalar>(decomposition: &Decomposition<T>, map: &dyn LinearMap<T>) -> bool {
+    decomposition.groups.iter().any(|group| {
+        let distributes = group.bias_mode == BiasMode::Distribute && map.bias().is_some();
+        let gives = |input: &Input<T>| match input {
+            Input::Of(transform) => transform.value(T::zero()) != T::zero(),
+            Input::Fixed(values) => values.iter().any(|v| *v != T::zero()),
+        };
+        distributes || group.parts.iter().any(|part| gives(&part.input))
+    })
+}
+
+/// The mean squares of W z, of independent z with these mean squares.
+fn mean_squares<T: Scalar>(map: &dyn LinearMap<T>, squares: &[T]) -> Vec<T> {
+    let mut sums = vec![T::zero(); map.outputs()];
+    map.map_weights(&|w| w * w).apply(squares, &mut sums);
+    sums
+}
+
+/// The root mean squares of the biases and of W z, where the former is larger and the rule gives biases a share.
+fn bias_against<T: Scalar>(map: &dyn LinearMap<T>, typical: &[T], decomposition: &Decomposition<T>) -> Option<(f64, f64)> {
+    let absorbs = |group: &Group<T>| matches!(group.divisor, Divisor::Total(_)) && group.bias_mode == BiasMode::Absorb;
+    let bias = map.bias().filter(|_| decomposition.groups.iter().any(absorbs))?;
+    let mean = |squares: &mut dyn Iterator<Item = f64>| (squares.sum::<f64>() / typical.len() as f64).sqrt();
+    let of_bias = mean(&mut bias.iter().map(|b| b.as_f64() * b.as_f64()));
+    let of_sum = mean(&mut typical.iter().map(|square| square.as_f64()));
+    (of_bias > of_sum).then_some((of_bias, of_sum))
+}

@@ -1,0 +1,102 @@
+//! The model check finds what misleads, and nothing where nothing does.
+
+use relprop::nalgebra::{DVector, dmatrix, dvector};
+use relprop::rule::{Decomposition, Divisor, Group, Part, Site, Stabilizer, Transform};
+use relprop::{
+    BiasMode, Code, Composite, Epsilon, Error, Gelu, Identity, Layer, Linear, LinearMap, Operator, RelevanceRule, Relu, Rule,
+    Scalar, Sequential, Softmax, ZBox,
+};
+
+fn codes(model: &Sequential<f64>, rule: impl RelevanceRule<f64>) -> Vec<(Code, usize)> {
+    let findings = model.check(&rule).unwrap();
+    for finding in &findings {
+        assert!(finding.sentence.ends_with('.') && finding.advice.ends_with('.'), "{finding}");
+        assert!(finding.to_string().starts_with(&finding.code.to_string()));
+    }
+    findings.iter().map(|finding| (finding.code, finding.layer)).collect()
+}
+
+fn layer(bias: impl Into<Option<DVector<f64>>>) -> Linear<f64> {
+    Linear::new(dmatrix![1.0, -1.0; 0.5, 2.0], bias).unwrap()
+}
+
+fn model(activation: impl Layer<f64> + 'static) -> Sequential<f64> {
+    Sequential::builder().layer(layer(dvector![0.1, -0.1])).layer(activation).layer(Identity).layer(layer(None)).build().unwrap()
+}
+
+/// A rule of one's own: by w² + 1 of the inputs.
+struct Own;
+
+impl<T: Scalar> RelevanceRule<T> for Own {
+    fn name(&self) -> String {
+        "Own".to_owned()
+    }
+    fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
+        let part = Part::new(Transform::map(|z: T| z * z + T::one()), Transform::map(|w: T| w.abs()));
+        Ok(Group::new(vec![part], Divisor::Total(Stabilizer::default())).into())
+    }
+}
+
+#[test]
+fn rules_that_give_to_shut_units() {
+    for rule in [Rule::Lrp0, Rule::Epsilon, Rule::Gamma, Rule::GammaPlain, Rule::ZPlus, Rule::AlphaBeta, Rule::Norm, Rule::Relative]
+    {
+        assert_eq!(codes(&model(Relu), rule), [], "{rule:?}");
+    }
+    let zbox = ZBox::new(-1.0, 1.0).unwrap();
+    for rule in [&Rule::WSquare as &dyn RelevanceRule<f64>, &Rule::Flat, &Rule::Pass, &zbox, &Own] {
+        assert_eq!(codes(&model(Relu), rule), [(Code::DeadUnits, 3)], "{}", rule.name());
+        // A GELU shuts nothing for certain; the first layer has pixels.
+        assert_eq!(codes(&model(Gelu::Exact), rule), [], "{}", rule.name());
+        assert_eq!(codes(&model(Relu), Composite::new(Rule::Epsilon).layer(0, rule_of(rule))), []);
+    }
+    // A corner at 0 gives nothing to zeros.
+    assert_eq!(codes(&model(Relu), ZBox::new(0.0, 0.0).unwrap()), []);
+    let biased = Sequential::builder().layer(layer(None)).layer(Relu).layer(layer(dvector![0.1, 0.1])).build().unwrap();
+    assert_eq!(codes(&biased, Epsilon::default().with_bias(BiasMode::Distribute)), [(Code::DeadUnits, 2)]);
+}
+
+/// The same rule, owned.
+fn rule_of(rule: &dyn RelevanceRule<f64>) -> Box<dyn RelevanceRule<f64>> {
+    match rule.name().as_str() {
+        "WSquare" => Box::new(Rule::WSquare),
+        "Flat" => Box::new(Rule::Flat),
+        "Pass" => Box::new(Rule::Pass),
+        "Own" => Box::new(Own),
+        _ => Box::new(ZBox::new(-1.0, 1.0).unwrap()),
+    }
+}
+
+#[test]
+fn a_softmax_and_large_biases() {
+    let model =
+        Sequential::builder().layer(layer(dvector![10.0, -7.0])).layer(Relu).layer(layer(None)).layer(Softmax).build().unwrap();
+    assert_eq!(codes(&model, Rule::Epsilon), [(Code::LargeBiases, 0), (Code::SoftmaxLast, 3)]);
+    assert_eq!(codes(&model, Epsilon::default().with_bias(BiasMode::Ignore)), [(Code::SoftmaxLast, 3)]);
+    let text = model.check(Rule::Epsilon).unwrap()[0].to_string();
+    assert!(text.contains("large-biases at layer 0 (Linear): The biases (rms 8.63) are larger"), "{text}");
+}
+
+#[test]
+fn a_normalisation_of_its_own() {
+    #[derive(Debug)]
+    struct BatchNorm(Linear<f64>);
+    impl Layer<f64> for BatchNorm {
+        fn kind(&self) -> &str {
+            "BatchNorm1d"
+        }
+        fn operator(&self) -> Operator<'_, f64> {
+            let map: &dyn LinearMap<f64> = &self.0;
+            Operator::Linear(map)
+        }
+    }
+    let norm = BatchNorm(Linear::new(dmatrix![0.5, 0.0; 0.0, 2.0], dvector![0.1, 0.1]).unwrap());
+    let model = Sequential::builder().layer(layer(None)).layer(norm).layer(Relu).layer(layer(None)).build().unwrap();
+    assert_eq!(codes(&model, Rule::Epsilon), [(Code::UnmergedNorm, 1)]);
+}
+
+#[test]
+fn a_rule_that_does_not_fit_is_an_error() {
+    let three = ZBox::per_input(vec![0.0; 3], vec![1.0; 3]).unwrap();
+    assert!(matches!(model(Relu).check(three), Err(Error::Unsupported { layer: 0, .. })));
+}
