@@ -9,10 +9,7 @@ mod idx;
 
 use relprop::heatmap::{Canvas, diverging, sequential, text_width};
 use relprop::io::StateDict;
-use relprop::{
-    BiasMode, Cause, Composite, Epsilon, Explanation, Flat, Gamma, RelevanceRule, Relu, Rule, Softmax, Sweep, Targets, WSquare,
-    ZBox,
-};
+use relprop::{BiasMode, Cause, Composite, Epsilon, Explanation, Gamma, RelevanceRule, Relu, Rule, Softmax, Sweep, Targets, ZBox};
 
 use idx::Dataset;
 
@@ -43,8 +40,8 @@ fn rules() -> Result<Vec<Named>, relprop::Error> {
         ("w squared", Box::new(Rule::WSquare)),
         ("flat", Box::new(Rule::Flat)),
         ("z-box, gamma, eps", Box::new(first(Box::new(pixels()?)))),
-        ("w2, gamma, eps", Box::new(first(Box::new(WSquare::default())))),
-        ("flat, gamma, eps", Box::new(first(Box::new(Flat)))),
+        ("w2, gamma, eps", Box::new(first(Box::new(Rule::WSquare)))),
+        ("flat, gamma, eps", Box::new(first(Box::new(Rule::Flat)))),
     ])
 }
 
@@ -102,7 +99,9 @@ fn count(rules: &[Named], sweep: &Sweep<f32>, inputs: &[Vec<f32>]) -> Result<(),
     println!("{:<18} {:>9} {:>9} {:>9} {:>9}", "", "", "against)", "", "izer");
     for ((name, _), means) in rules.iter().zip(&means) {
         print!("{name:<18}");
-        means.iter().for_each(|mean| print!(" {mean:>9.2}"));
+        for mean in means {
+            print!(" {mean:>9.2}");
+        }
         println!();
     }
     println!();

@@ -106,7 +106,7 @@ proptest! {
         for target in 0..trace.explanation().output().len() {
             let mut last = factors.clone();
             let end = last.len() - 1;
-            last[end] = &factors[end].columns(target, 1) * trace.explanation().output()[target];
+            last[end] = factors[end].columns(target, 1) * trace.explanation().output()[target];
             let expected = all_paths(&last);
             let found = trace.paths(target, count).unwrap();
             prop_assert_eq!(found.len(), expected.len().min(count));
