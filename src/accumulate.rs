@@ -1,7 +1,7 @@
 //! The accumulation: S = A¹ A² … Aᴸ, made while the forward pass runs.
 //!
-//! Each linear layer gives one [`Factor`](factor::Factor), its share matrix A as a few terms diag(u) V diag(t). A factor is
-//! only ever applied, or formed where the chain needs a block to begin with. The machine here is a shift-reduce parser of
+//! Each layer that does more than pass relevance on gives one [`Factor`](factor::Factor): a linear layer its share matrix A as
+//! a few terms diag(u) V diag(t). A factor is only ever applied, or formed where the chain needs a block to begin with. The machine here is a shift-reduce parser of
 //! the product: as the pass leaves a layer its factor is *shifted* on a stack, and the [`Plan`] says which neighbours to
 //! *reduce* to their product. What is left at the end is S.
 //!
@@ -19,19 +19,19 @@ mod factor;
 mod kept;
 mod plan;
 mod rounding;
+mod ruled;
 
 use block::Prefix;
-use factor::{Factor, Linked};
+use factor::{Factor, Linked, Open, Values};
 use plan::Step;
 
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
-use crate::layer::{LinearMap, Operator};
 use crate::scalar::Scalar;
-use crate::sequential::{Leaving, Sequential};
+use crate::sequential::{Leaving, Sequential, Visitor};
 
 pub(crate) use block::Suffix;
-pub(crate) use factor::Prepared;
+pub(crate) use factor::Network;
 pub(crate) use kept::Kept;
 pub use plan::Plan;
 pub(crate) use plan::{End, Link};
@@ -98,7 +98,7 @@ pub(crate) struct Overflow {
 
 impl Overflow {
     pub fn error<T: Scalar>(&self, model: &Sequential<T>) -> Error {
-        Error::Overflow { layer: self.layer, kind: model.layers()[self.layer].kind().to_owned() }
+        Error::Overflow { layer: self.layer, kind: model.kind(self.layer).to_owned() }
     }
 }
 
@@ -114,11 +114,14 @@ enum Item<T> {
 
 /// The memory of the stack.
 #[derive(Debug)]
-pub(crate) struct Stack<T>(Vec<Item<T>>);
+pub(crate) struct Stack<T> {
+    items: Vec<Item<T>>,
+    open: Open<T>,
+}
 
 impl<T> Default for Stack<T> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self { items: Vec::new(), open: Open::default() }
     }
 }
 
@@ -134,25 +137,54 @@ pub(crate) enum Targets<T> {
 /// The stack, and the plan that says what to do with it.
 pub(crate) struct Machine<'a, T: Scalar> {
     model: &'a Sequential<T>,
-    prepared: &'a [Prepared<T>],
+    network: &'a Network<T>,
     steps: std::slice::Iter<'a, Step>,
     stack: &'a mut Vec<Item<T>>,
+    open: &'a mut Open<T>,
+}
+
+impl<T: Scalar> Visitor<T> for Machine<'_, T> {
+    fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error> {
+        let factor = self.network.factor(leaving, buffers);
+        self.shift(factor, buffers)
+    }
+
+    fn route(&mut self, buffers: &mut Buffers<T>, number: usize, from: Buffer<usize>, samples: usize) -> Result<(), Error> {
+        self.shift(Factor { number, samples, values: Values::Route(from) }, buffers)
+    }
+
+    fn open(&mut self) {
+        self.open.open();
+    }
+
+    fn next(&mut self) {
+        self.open.next();
+    }
+
+    fn close(&mut self, buffers: &mut Buffers<T>, number: usize, samples: usize) -> Result<(), Error> {
+        let factor = self.open.close(number, samples);
+        self.shift(factor, buffers)
+    }
 }
 
 impl<'a, T: Scalar> Machine<'a, T> {
-    pub fn new(model: &'a Sequential<T>, prepared: &'a [Prepared<T>], plan: &'a Plan, stack: &'a mut Stack<T>) -> Self {
-        stack.0.clear();
+    pub fn new(model: &'a Sequential<T>, network: &'a Network<T>, plan: &'a Plan, stack: &'a mut Stack<T>) -> Self {
+        let Stack { items, open } = stack;
+        items.clear();
+        open.clear();
         let mut steps = plan.steps().iter();
         // The first shift is what the machine waits for.
         steps.next();
-        Self { model, prepared, steps, stack: &mut stack.0 }
+        Self { model, network, steps, stack: items, open }
     }
 
     /// Takes the factor of the layer that the pass has just left.
-    pub fn shift(&mut self, leaving: Leaving<'_, T>, buffers: &mut Buffers<T>) -> Result<(), Overflow> {
-        let factor = self.prepared[leaving.linear].factor(leaving, buffers);
-        self.stack.push(Item::Factor(factor));
-        self.reduce(buffers)
+    fn shift(&mut self, factor: Factor<T>, buffers: &mut Buffers<T>) -> Result<(), Error> {
+        if let Some(factor) = self.open.place(factor) {
+            self.stack.push(Item::Factor(factor));
+            self.reduce(buffers).map_err(|at| at.error(self.model))?;
+        }
+        Ok(())
     }
 
     /// Takes the targets and gives what is left: the shares of all samples.
@@ -161,9 +193,10 @@ impl<'a, T: Scalar> Machine<'a, T> {
             Targets::All => {}
             Targets::Selected(selected) => self.stack.push(Item::Selection(selected)),
             Targets::Weighted(values, targets) => {
-                let last = &self.prepared[self.prepared.len() - 1];
-                let block = Suffix::of_targets(last.layer, values, last.outputs, targets, buffers)?;
-                self.stack.push(Item::Suffix(block));
+                if let Some(last) = self.network.chain().last() {
+                    let block = Suffix::of_targets(last.layer, values, last.outputs, targets, buffers)?;
+                    self.stack.push(Item::Suffix(block));
+                }
             }
         }
         self.reduce(buffers)?;
@@ -177,12 +210,12 @@ impl<'a, T: Scalar> Machine<'a, T> {
             let (Some(right), Some(left)) = (self.stack.pop(), self.stack.pop()) else { return Ok(()) };
             let product = match (step, left, right) {
                 (Step::Append, left, Item::Factor(right)) => {
-                    let product = self.prefix(left, buffers)?.times(self.linked(&right)?, buffers)?;
+                    let product = self.prefix(left, buffers)?.times(self.linked(&right), buffers)?;
                     right.give_back(buffers);
                     Item::Prefix(product)
                 }
                 (Step::Select, Item::Factor(left), Item::Selection(selected)) => {
-                    let product = Suffix::of_outputs(self.linked(&left)?, &selected, buffers)?;
+                    let product = Suffix::of_outputs(self.linked(&left), &selected, buffers)?;
                     left.give_back(buffers);
                     buffers.indices.give(selected);
                     Item::Suffix(product)
@@ -193,7 +226,7 @@ impl<'a, T: Scalar> Machine<'a, T> {
                     Item::Suffix(product)
                 }
                 (_, Item::Factor(left), right) => {
-                    let product = self.suffix(right, buffers)?.after(self.linked(&left)?, buffers)?;
+                    let product = self.suffix(right, buffers)?.after(self.linked(&left), buffers)?;
                     left.give_back(buffers);
                     Item::Suffix(product)
                 }
@@ -207,8 +240,8 @@ impl<'a, T: Scalar> Machine<'a, T> {
         Ok(())
     }
 
-    fn linked<'b>(&'b self, factor: &'b Factor<T>) -> Result<Linked<'b, T>, Overflow> {
-        link(self.model, self.prepared, factor)
+    fn linked<'b>(&'b self, factor: &'b Factor<T>) -> Linked<'b, T> {
+        Linked { factor, network: self.network }
     }
 
     fn prefix(&self, item: Item<T>, buffers: &mut Buffers<T>) -> Result<Prefix<T>, Overflow> {
@@ -216,7 +249,7 @@ impl<'a, T: Scalar> Machine<'a, T> {
             Item::Prefix(prefix) => Ok(prefix),
             Item::Suffix(suffix) => Ok(suffix.into_prefix(buffers)),
             Item::Factor(factor) => {
-                let prefix = Prefix::new(self.linked(&factor)?, buffers)?;
+                let prefix = Prefix::new(self.linked(&factor), buffers)?;
                 factor.give_back(buffers);
                 Ok(prefix)
             }
@@ -229,24 +262,5 @@ impl<'a, T: Scalar> Machine<'a, T> {
             Item::Suffix(suffix) => Ok(suffix),
             other => Ok(self.prefix(other, buffers)?.into_suffix(None, buffers)),
         }
-    }
-}
-
-/// A factor with the maps that it is made of.
-fn link<'a, T: Scalar>(
-    model: &'a Sequential<T>,
-    prepared: &'a [Prepared<T>],
-    factor: &'a Factor<T>,
-) -> Result<Linked<'a, T>, Overflow> {
-    let prepared = &prepared[factor.linear];
-    let map = linear_map(model, prepared.layer).ok_or(Overflow { layer: prepared.layer })?;
-    Ok(Linked { factor, prepared, map })
-}
-
-/// The map of a linear layer. `None` for others only; a layer from outside the crate might change its mind.
-pub(crate) fn linear_map<T: Scalar>(model: &Sequential<T>, layer: usize) -> Option<&dyn LinearMap<T>> {
-    match model.layers().get(layer)?.operator() {
-        Operator::Linear(map) => Some(map),
-        _ => None,
     }
 }

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use crate::error::Error;
-use crate::layer::{LinearMap, Operator};
-use crate::rule::{BiasMode, Decomposition, Divisor, Group, Input, RelevanceRule};
+use crate::layer::LinearMap;
+use crate::rule::{BiasMode, Decomposition, Divisor, Group, Input, RelevanceRule, Site, rule_at};
 use crate::scalar::Scalar;
-use crate::sequential::Sequential;
+use crate::sequential::{Bound, Chain, Linear, Node, Sequential};
 
 /// What a [`Finding`] is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,70 +81,112 @@ impl<T: Scalar> Sequential<T> {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn check(&self, rule: impl RelevanceRule<T>) -> Result<Vec<Finding>, Error> {
-        let mut findings = Vec::new();
-        // The mean square of each value, had the inputs one of 1.
-        let mut squares = vec![T::one(); self.inputs()];
-        // What a unit below zero becomes until the next linear layer: nothing is known of the inputs.
-        let mut below_zero: Option<[T; 2]> = None;
-        let mut sites = self.sites();
-        for (layer, node) in self.layers().iter().enumerate() {
-            let mut find = |code, sentence: String, advice: &str| {
-                let (kind, advice) = (node.kind().to_owned(), advice.to_owned());
-                findings.push(Finding { code, layer, kind, sentence, advice });
-            };
-            match node.operator() {
-                Operator::Linear(map) => {
-                    let Some((site, _)) = sites.next() else { continue };
-                    let (name, decomposition) = (rule.name_at(&site), rule.decompose(&site)?);
-                    if below_zero.is_some_and(|values| values == [T::zero(); 2]) && gives_to_zeros(&decomposition, map) {
-                        find(
-                            Code::DeadUnits,
-                            format!(
-                                "{name} gives relevance to units that the activation before it has shut, which had no part in the output."
-                            ),
-                            "Use it at the first layer only, as Composite::first does, or at one whose inputs are never shut.",
-                        );
-                    }
-                    if node.kind().starts_with("BatchNorm") {
-                        find(
-                            Code::UnmergedNorm,
-                            format!(
-                                "The normalisation is explained by {name} as a layer of its own, so that relevance goes to its shift."
-                            ),
-                            "Merge it into the linear layer beside it; most rules give another answer then, and the published one.",
-                        );
-                    }
-                    let typical = mean_squares(map, &squares);
-                    if let Some((of_bias, of_sum)) = bias_against(map, &typical, &decomposition) {
-                        find(
-                            Code::LargeBiases,
-                            format!(
-                                "The biases (rms {of_bias:.2}) are larger than what inputs of rms 1 add to the outputs (rms {of_sum:.2}); under {name} much of the relevance may end in them."
-                            ),
-                            "Look at the ledger, and compare with BiasMode::Ignore or BiasMode::Distribute.",
-                        );
-                    }
-                    squares = typical;
-                    for (square, &b) in squares.iter_mut().zip(map.bias().into_iter().flatten()) {
-                        *square += b * b;
-                    }
-                    below_zero = Some([-T::one(), -T::one() - T::one()]);
-                }
-                Operator::Elementwise(function) => {
-                    below_zero = below_zero.map(|values| values.map(|v| function.value(v)));
-                    for square in &mut squares {
+        let mut check = Check { rule: &rule, sites: self.sites(), findings: Vec::new() };
+        let values = Values { squares: vec![T::one(); self.inputs()], below_zero: None };
+        check.chain(self.chain(), values)?;
+        Ok(check.findings)
+    }
+}
+
+/// What is known of a layer's values before there is any sample.
+#[derive(Clone)]
+struct Values<T> {
+    /// The mean square of each value, had the inputs one of 1.
+    squares: Vec<T>,
+    /// What a unit below zero becomes until the next linear layer: nothing is known of the inputs.
+    below_zero: Option<[T; 2]>,
+}
+
+struct Check<'a, T: Scalar> {
+    rule: &'a dyn RelevanceRule<T>,
+    sites: Vec<(Site<'a>, &'a Linear<T>)>,
+    findings: Vec<Finding>,
+}
+
+impl<T: Scalar> Check<'_, T> {
+    fn find(&mut self, node: &Node<T>, code: Code, sentence: String, advice: &str) {
+        let (layer, kind, advice) = (node.index, node.layer.kind().to_owned(), advice.to_owned());
+        self.findings.push(Finding { code, layer, kind, sentence, advice });
+    }
+
+    fn chain(&mut self, chain: &Chain<T>, mut values: Values<T>) -> Result<Values<T>, Error> {
+        for node in &chain.nodes {
+            match &node.bound {
+                Bound::Linear(linear) => values = self.linear(node, linear, values)?,
+                Bound::Elementwise(function) => {
+                    values.below_zero = values.below_zero.map(|values| values.map(|v| function.value(v)));
+                    for square in &mut values.squares {
                         let (a, b) = (function.value(square.sqrt()), function.value(-square.sqrt()));
                         *square = (a * a + b * b) * T::from_f64(0.5);
                     }
                 }
-                Operator::Softmax => find(
+                Bound::Reshape => {}
+                Bound::Route { route, inputs, .. } => {
+                    let mut from = vec![0; node.output.size()];
+                    route.route(&values.squares, &mut from);
+                    values.squares = from.iter().map(|&i| values.squares[i.min(inputs - 1)]).collect();
+                }
+                Bound::Branches { branches, sum, .. } => {
+                    let branches: Vec<Values<T>> =
+                        branches.iter().map(|branch| self.chain(branch, values.clone())).collect::<Result<_, _>>()?;
+                    let below_zero = branches[0].below_zero;
+                    let alike = branches.iter().all(|branch| branch.below_zero == below_zero);
+                    let squares = branches.into_iter().flat_map(|branch| branch.squares).collect();
+                    values = Values { squares, below_zero: below_zero.filter(|_| alike) };
+                    if let Some(sum) = sum {
+                        values = self.linear(node, sum, values)?;
+                    }
+                }
+                Bound::Softmax => self.find(
+                    node,
                     Code::SoftmaxLast,
                     "The model ends with a softmax; its logits are explained, not the probabilities.".to_owned(),
                     "Nothing, if the logits are meant; why one output and not another is a contrast of logits.",
                 ),
             }
         }
-        Ok(findings)
+        Ok(values)
+    }
+
+    fn linear(&mut self, node: &Node<T>, linear: &Linear<T>, values: Values<T>) -> Result<Values<T>, Error> {
+        let map = &*linear.map;
+        let Some((site, _)) = self.sites.iter().find(|(_, other)| other.factor == linear.factor) else { return Ok(values) };
+        let rule = rule_at(self.rule, site);
+        let (name, decomposition) = (rule.name_at(site), rule.decompose(site)?);
+        if values.below_zero.is_some_and(|values| values == [T::zero(); 2]) && gives_to_zeros(&decomposition, map) {
+            self.find(
+                node,
+                Code::DeadUnits,
+                format!("{name} gives relevance to units that the activation before it has shut, which had no part in the output."),
+                "Use it at the first layer only, as Composite::first does, or at one whose inputs are never shut.",
+            );
+        }
+        if node.layer.per_channel().is_some() || node.layer.kind().starts_with("BatchNorm") {
+            self.find(
+                node,
+                Code::UnmergedNorm,
+                format!("The normalisation is explained by {name} as a layer of its own, so that relevance goes to its shift."),
+                "Merge it into the linear layer beside it, with Sequential::canonize: most rules give another answer then, and the published one.",
+            );
+        }
+        let typical = mean_squares(map, &values.squares);
+        if let Some((of_bias, of_sum)) = bias_against(map, &typical, &decomposition) {
+            self.find(
+                node,
+                Code::LargeBiases,
+                format!(
+                    "The biases (rms {of_bias:.2}) are larger than what inputs of rms 1 add to the outputs (rms {of_sum:.2}); under {name} much of the relevance may end in them."
+                ),
+                "Look at the ledger, and compare with BiasMode::Ignore or BiasMode::Distribute.",
+            );
+        }
+        let mut squares = typical;
+        if let Some(bias) = map.bias() {
+            squares.iter_mut().zip(bias.iter()).for_each(|(square, b)| *square += b * b);
+        }
+        // An average of values that are shut is shut; of the others nothing is new.
+        let below_zero = if linear.learned { Some([-T::one(), -T::one() - T::one()]) } else { values.below_zero };
+        Ok(Values { squares, below_zero })
     }
 }
 

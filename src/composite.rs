@@ -52,19 +52,18 @@ enum Place {
 impl Place {
     fn is(&self, site: &Site<'_>) -> bool {
         match self {
-            Self::Any => true,
+            Self::Any => site.learned,
             Self::Kind(kind) => kind == site.kind,
             Self::Layer(layer) => *layer == site.layer,
             Self::Range(range) => range.contains(&site.layer),
             Self::Name(name) => name == site.name,
-            Self::First => site.linear_index == 0,
-            Self::Last => site.linear_index + 1 == site.linear_count,
+            Self::First => site.learned && site.linear_index == 0,
+            Self::Last => site.learned && site.linear_index + 1 == site.linear_count,
         }
     }
 }
 
 const CONVOLUTIONS: [&str; 3] = ["Conv1d", "Conv2d", "ConvTranspose2d"];
-const POOLINGS: [&str; 5] = ["AvgPool1d", "AvgPool2d", "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "Residual"];
 
 impl<T: Scalar> Composite<T> {
     /// This rule for every layer, until other settings follow.
@@ -120,9 +119,6 @@ impl<T: Scalar> Composite<T> {
         for kind in CONVOLUTIONS {
             composite = composite.kind(kind, convolutions.clone());
         }
-        for kind in POOLINGS {
-            composite = composite.kind(kind, Norm);
-        }
         composite
     }
 
@@ -159,8 +155,9 @@ impl<T: Scalar> Composite<T> {
         Ok(Self::preset(format!("EpsilonGammaBox({low:?}, {high:?})"), Gamma::default()).first(ZBox::new(low, high)?))
     }
 
-    fn at(&self, site: &Site<'_>) -> Option<&dyn RelevanceRule<T>> {
-        self.settings.iter().rev().find(|(place, _)| place.is(site)).map(|(_, rule)| &**rule)
+    fn at(&self, site: &Site<'_>) -> &dyn RelevanceRule<T> {
+        // The first setting is for any layer with weights of its own.
+        self.settings.iter().rev().find(|(place, _)| place.is(site)).map_or(&Norm, |(_, rule)| &**rule)
     }
 }
 
@@ -170,12 +167,15 @@ impl<T: Scalar> RelevanceRule<T> for Composite<T> {
     }
 
     fn name_at(&self, site: &Site<'_>) -> String {
-        self.at(site).map_or_else(|| self.name(), |rule| rule.name_at(site))
+        self.at(site).name_at(site)
+    }
+
+    fn is_composite(&self) -> bool {
+        true
     }
 
     fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
-        // There is always one: the first setting is for any layer.
-        self.at(site).map_or_else(|| Epsilon::default().decompose(site), |rule| rule.decompose(site))
+        self.at(site).decompose(site)
     }
 }
 
@@ -191,7 +191,16 @@ mod tests {
     use super::*;
 
     fn site(layer: usize, name: &'static str, kind: &'static str) -> Site<'static> {
-        Site { layer, name, kind, inputs: 2, outputs: 2, linear_index: layer, linear_count: 4 }
+        Site {
+            layer,
+            name,
+            kind,
+            inputs: 2,
+            outputs: 2,
+            learned: !matches!(kind, "AvgPool2d" | "Residual"),
+            linear_index: layer,
+            linear_count: 4,
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The one error type of the crate.
 
+use crate::shape::Shape;
+
 /// What can go wrong, each case with what is needed to mend it.
 ///
 /// Layers are counted from 0 in the order in which they were added, as in PyTorch's `nn.Sequential`; `kind` is the
@@ -19,16 +21,34 @@ pub enum Error {
     },
 
     /// A layer does not take as many values as the layers before it give.
-    #[error("layer {layer} ({kind}) takes {expected} inputs, but the layers before it give {found}")]
+    #[error("layer {layer} ({kind}) takes {expected}, but the layers before it give {found}")]
     LayerShape {
         /// The layer's index.
         layer: usize,
         /// The layer's kind.
         kind: String,
-        /// How many values the layer takes.
-        expected: usize,
-        /// How many values it would be given.
-        found: usize,
+        /// What the layer takes.
+        expected: String,
+        /// The shape that it would be given.
+        found: Shape,
+    },
+
+    /// A layer cannot take values of the shape that the layers before it give.
+    #[error("{kind} takes {expected}, but is given {found}")]
+    Shape {
+        /// The layer's kind, with its place in the model where that is known.
+        kind: String,
+        /// What the layer takes.
+        expected: String,
+        /// The shape found.
+        found: Shape,
+    },
+
+    /// A model does not begin with a layer that says how many inputs it takes, and was not told its input's shape.
+    #[error("layer 0 ({kind}) takes inputs of many shapes: say which, with SequentialBuilder::input")]
+    UnknownInput {
+        /// The first layer's kind.
+        kind: String,
     },
 
     /// A layer's bias has not one value for each of its outputs.
@@ -297,6 +317,11 @@ impl Error {
     #[cfg(any(feature = "safetensors", feature = "heatmap"))]
     pub(crate) fn io(path: &std::path::Path, source: std::io::Error) -> Self {
         Self::Io { path: path.display().to_string(), source }
+    }
+
+    /// The error for a shape that a layer cannot take.
+    pub(crate) fn shape(kind: &str, found: Shape, expected: impl Into<String>) -> Self {
+        Self::Shape { kind: kind.to_owned(), expected: expected.into(), found }
     }
 
     pub(crate) fn parameter(of: &str, parameter: &str, value: impl std::fmt::Debug, requirement: &str) -> Self {

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use nalgebra::{DMatrix, DVector};
 
-use crate::accumulate::{self, Accumulation, End, Link, Machine, Magnitudes, Overflow, Plan, Prepared, Rounding, Stack, Suffix};
+use crate::accumulate::{self, Accumulation, End, Link, Machine, Magnitudes, Network, Overflow, Plan, Rounding, Stack, Suffix};
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
 use crate::explanation::{self, About, Explained, Explanation, Sink};
 use crate::health::Health;
 use crate::layer;
 use crate::linalg;
-use crate::rule::RelevanceRule;
+use crate::rule::{RelevanceRule, rule_at};
 use crate::scalar::Scalar;
-use crate::sequential::{self, Leaving, Outputs, Sequential};
+use crate::sequential::{self, Outputs, Sequential};
 use crate::targets::Targets;
 
 /// Memory to explain in, for [`Explainer::explain_into`] and [`Explainer::explain_batch_into`]; it holds their results.
@@ -70,12 +70,12 @@ pub struct Explainer<T: Scalar> {
     model: Sequential<T>,
     about: Arc<About>,
     /// One for each linear layer.
-    prepared: Arc<[Prepared<T>]>,
+    network: Arc<Network<T>>,
     targets: Targets<T>,
     explained: Explained<T>,
     plan: Plan,
     /// One for each linear layer, where explanations are to tell of their health.
-    magnitudes: Option<Arc<[Magnitudes<T>]>>,
+    magnitudes: Option<Arc<[Option<Magnitudes<T>>]>>,
 }
 
 impl<T: Scalar> Sequential<T> {
@@ -134,30 +134,27 @@ impl<T: Scalar> Sequential<T> {
     /// # Errors
     /// [`Error::Unsupported`] where the rule cannot be used at a layer, and whatever the rule itself returns.
     pub fn explainer(&self, rule: impl RelevanceRule<T>) -> Result<Explainer<T>, Error> {
-        let (mut prepared, mut rules) = (Vec::new(), Vec::new());
-        for (site, map) in self.sites() {
-            rules.push((site.layer, rule.name_at(&site)));
-            prepared.push(Prepared::new(&rule, &site, map)?);
-        }
-        let sinks = prepared.iter().flat_map(|prepared| {
-            let sink = |&cause| Sink { layer: prepared.layer, kind: self.layers()[prepared.layer].kind().to_owned(), cause };
-            prepared.causes.iter().map(sink)
-        });
-        let about = Arc::new(About { rule: rule.name(), rules, sinks: sinks.collect() });
-        let plan = plan(self, &prepared, Accumulation::default(), End::All);
-        let (model, prepared) = (self.clone(), prepared.into());
-        Ok(Explainer { model, about, prepared, targets: Targets::All, explained: Explained::All, plan, magnitudes: None })
+        let network = Network::new(self, &rule)?;
+        let mut sites = self.sites();
+        // As they are left.
+        sites.sort_by_key(|(_, linear)| linear.factor);
+        let rules = sites.iter().map(|(site, _)| (site.layer, rule_at(&rule, site).name_at(site))).collect();
+        let sinks = network.chain().flat_map(|prepared| &prepared.sinks);
+        let sinks = sinks.map(|&(layer, cause)| Sink { layer, kind: self.kind(layer).to_owned(), cause }).collect();
+        let about = Arc::new(About { rule: rule.name(), rules, sinks });
+        let plan = plan(&network, Accumulation::default(), End::All);
+        let (model, network) = (self.clone(), Arc::new(network));
+        Ok(Explainer { model, about, network, targets: Targets::All, explained: Explained::All, plan, magnitudes: None })
     }
 }
 
-fn plan<T: Scalar>(model: &Sequential<T>, prepared: &[Prepared<T>], accumulation: Accumulation, end: End) -> Plan {
-    let link = |prepared: &Prepared<T>| {
-        let map = accumulate::linear_map(model, prepared.layer)?;
-        let (multiply_adds, terms) = prepared.cost(map);
-        let (inputs, outputs, sinks) = (prepared.inputs, prepared.outputs, prepared.causes.len());
-        Some(Link { inputs, outputs, sinks, terms, multiply_adds })
-    };
-    let links: Vec<Link> = prepared.iter().filter_map(link).collect();
+fn plan<T: Scalar>(network: &Network<T>, accumulation: Accumulation, end: End) -> Plan {
+    let links = network.chain().map(|prepared| {
+        let (inputs, outputs, sinks) = (prepared.inputs, prepared.outputs, prepared.sinks.len());
+        let (row, column) = network.formed(prepared);
+        Link { inputs, outputs, sinks, multiply_adds: network.multiply_adds(prepared), row, column }
+    });
+    let links: Vec<Link> = links.collect();
     Plan::new(accumulation, &links, end)
 }
 
@@ -165,7 +162,7 @@ impl<T: Scalar> Explainer<T> {
     /// The same with another order of accumulation.
     #[must_use]
     pub fn accumulation(mut self, accumulation: Accumulation) -> Self {
-        self.plan = plan(&self.model, &self.prepared, accumulation, self.end());
+        self.plan = plan(&self.network, accumulation, self.end());
         self
     }
 
@@ -204,7 +201,7 @@ impl<T: Scalar> Explainer<T> {
             }
         };
         self.targets = targets;
-        self.plan = plan(&self.model, &self.prepared, self.plan.accumulation(), self.end());
+        self.plan = plan(&self.network, self.plan.accumulation(), self.end());
         Ok(self)
     }
 
@@ -232,11 +229,7 @@ impl<T: Scalar> Explainer<T> {
     /// ```
     #[must_use]
     pub fn with_health(mut self) -> Self {
-        let maps = self
-            .prepared
-            .iter()
-            .filter_map(|prepared| Some(Magnitudes::new(prepared, accumulate::linear_map(&self.model, prepared.layer)?)));
-        self.magnitudes = Some(maps.collect());
+        self.magnitudes = Some(Magnitudes::of(&self.network).into());
         self
     }
 
@@ -255,8 +248,8 @@ impl<T: Scalar> Explainer<T> {
         &self.model
     }
 
-    pub(crate) fn prepared(&self) -> &Arc<[Prepared<T>]> {
-        &self.prepared
+    pub(crate) fn network(&self) -> &Arc<Network<T>> {
+        &self.network
     }
 
     /// The rule of each linear layer, with the layer's index.
@@ -417,7 +410,8 @@ impl<T: Scalar> Explainer<T> {
         const BLOCK: f64 = 32_768.0;
         const MOST: usize = 64;
         let weights = |from: usize| -> usize {
-            let sizes = self.prepared.iter().map(|prepared| prepared.inputs * prepared.outputs);
+            let dense = self.model.sites().into_iter().filter(|(_, linear)| linear.map.forms_matrix());
+            let sizes = dense.map(|(site, _)| site.inputs * site.outputs);
             sizes.filter(|&weights| weights >= from).sum()
         };
         if 2 * weights(linalg::LARGE) >= weights(0) {
@@ -450,15 +444,13 @@ impl<T: Scalar> Explainer<T> {
     /// One pass over the layers for these samples, which are of the right length.
     fn run(&self, samples: &[T], buffers: &mut Buffers<T>, stack: &mut Stack<T>) -> Result<Run<T>, Error> {
         let mut machine = self.machine(stack);
-        let outputs = self.model.pass(samples, buffers, &mut |buffers: &mut Buffers<T>, leaving: Leaving<'_, T>| {
-            machine.shift(leaving, buffers).map_err(|at| self.overflow(&at))
-        })?;
+        let outputs = self.model.pass(samples, buffers, &mut machine)?;
         self.finish(machine, outputs, buffers)
     }
 
     /// What accumulates while the network runs.
     pub(crate) fn machine<'a>(&'a self, stack: &'a mut Stack<T>) -> Machine<'a, T> {
-        Machine::new(&self.model, &self.prepared, &self.plan, stack)
+        Machine::new(&self.model, &self.network, &self.plan, stack)
     }
 
     /// What has been accumulated, now that the outputs are known.
@@ -551,7 +543,7 @@ impl<T: Scalar> Explainer<T> {
         }
         explanation.shares = DMatrix::from_vec(inputs, targets, shares);
         explanation.exponent = exponent;
-        let overflow = Overflow { layer: self.prepared[0].layer };
+        let overflow = Overflow { layer: self.network.factors[0].layer };
         if explanation.is_finite(bound) { Ok(()) } else { Err(self.overflow(&overflow)) }
     }
 
@@ -559,7 +551,7 @@ impl<T: Scalar> Explainer<T> {
     pub(crate) fn examine(&self, sample: &[T], explanation: &mut Explanation<T>) -> Result<(), Error> {
         explanation.health = None;
         if let Some(magnitudes) = &self.magnitudes {
-            let mut rounding = Rounding::new(&self.prepared, magnitudes);
+            let mut rounding = Rounding::new(&self.network, magnitudes);
             self.model.pass(sample, &mut Buffers::default(), &mut rounding)?;
             let weightings = match &self.targets {
                 Targets::Weighted(weightings) => Some(weightings),
@@ -580,9 +572,10 @@ impl<T: Scalar> fmt::Display for Explainer<T> {
     /// The rule, and a line for each linear layer with the one that it gets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.about.rule)?;
+        let nodes = self.model.nodes();
         for (layer, rule) in self.rules() {
-            let described = sequential::describe(&*self.model.layers()[layer]);
-            write!(f, "\n  {:<8} {described:<50} {rule}", self.model.names()[layer])?;
+            let node = nodes[layer];
+            write!(f, "\n  {:<8} {:<50} {rule}", node.name, sequential::describe(&*node.layer))?;
         }
         Ok(())
     }

@@ -20,11 +20,14 @@ mod safetensors;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::{Error, Misshapen};
-use crate::layer::{Layer, Linear};
+use crate::layer::Layer;
 use crate::scalar::Scalar;
-use crate::sequential::Sequential;
+use crate::sequential::{Sequential, SequentialBuilder};
+use crate::shape::Shape;
+use architecture::{Module, Weighted, join};
 
 /// Named tensors, as PyTorch's `state_dict()` gives them, and the architecture if the file says it.
 ///
@@ -46,6 +49,7 @@ use crate::sequential::Sequential;
 pub struct StateDict {
     tensors: BTreeMap<String, Tensor>,
     architecture: Option<String>,
+    input: Option<Shape>,
 }
 
 #[derive(Debug, Clone)]
@@ -96,7 +100,7 @@ impl StateDict {
     pub fn under(&self, prefix: &str) -> Self {
         let inner = |name: &str| name.strip_prefix(prefix)?.strip_prefix('.').map(str::to_owned);
         let tensors = self.tensors.iter().filter_map(|(name, tensor)| Some((inner(name)?, tensor.clone())));
-        Self { tensors: tensors.collect(), architecture: self.architecture.clone() }
+        Self { tensors: tensors.collect(), architecture: self.architecture.clone(), input: self.input }
     }
 
     /// Whether the file says the model's architecture, so that [`to_model`](Self::to_model) can be used.
@@ -112,24 +116,47 @@ impl StateDict {
     /// [`Error::Malformed`] without an architecture or with a line that is no layer of this crate; then those of
     /// [`StateDictBuilder::build`].
     pub fn to_model<T: Scalar>(&self) -> Result<Sequential<T>, Error> {
-        let malformed = |reason| Error::Malformed { format: "model".to_owned(), reason };
-        let text = self.architecture.as_ref().ok_or_else(|| malformed("it does not say its architecture".to_owned()))?;
-        let mut builder = self.builder();
-        for (index, line) in text.lines().enumerate() {
-            let step = architecture::parse(line).map_err(|reason| malformed(format!("layer {index}: {reason}")))?;
-            builder.steps.push(match step {
-                architecture::Parsed::Linear { inputs, outputs, bias } => {
-                    Step::Linear { name: index.to_string(), inputs, outputs, bias }
-                }
-                architecture::Parsed::Other(layer) => Step::Layer(layer),
-            });
-        }
-        builder.build()
+        let says_none = || malformed("it does not say its architecture".to_owned());
+        self.model_of(self.architecture.as_ref().ok_or_else(says_none)?, self.input)
+    }
+
+    /// The model of these tensors and an architecture in the words of PyTorch: what `print(net)` shows of an `nn.Sequential`,
+    /// which may hold others, and `Residual(…)` and `Concat(…)` with their branches as children. The names are those of the
+    /// state dict; `()` is a name that adds nothing to it.
+    ///
+    /// `input` is the shape of a sample; a model that begins with a dense layer needs none.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] where the text is no architecture, and those of [`StateDictBuilder::build`].
+    ///
+    /// # Example
+    /// ```no_run
+    /// # fn main() -> Result<(), relprop::Error> {
+    /// use relprop::Shape;
+    /// use relprop::io::StateDict;
+    ///
+    /// let text = "Sequential(
+    ///   (features): Sequential(
+    ///     (0): Conv2d(3, 16, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+    ///     (1): ReLU()
+    ///   )
+    ///   (pool): AdaptiveAvgPool2d(output_size=1)
+    ///   (flatten): Flatten(start_dim=1, end_dim=-1)
+    ///   (head): Linear(in_features=16, out_features=10, bias=True)
+    /// )";
+    /// let model = StateDict::open("net.safetensors")?.model_of::<f32>(text, Some(Shape::from([3, 32, 32])))?;
+    /// # let _ = model;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn model_of<T: Scalar>(&self, architecture: &str, input: Option<Shape>) -> Result<Sequential<T>, Error> {
+        let module = architecture::parse(architecture).map_err(malformed)?;
+        StateDictBuilder { weights: self, modules: vec![(String::new(), module)], input }.build()
     }
 
     /// Starts a model of these tensors whose architecture the caller gives.
     pub fn builder<T: Scalar>(&self) -> StateDictBuilder<'_, T> {
-        StateDictBuilder { weights: self, steps: Vec::new() }
+        StateDictBuilder { weights: self, modules: Vec::new(), input: None }
     }
 }
 
@@ -157,31 +184,32 @@ fn convert<T: Scalar, const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> 
 #[must_use = "a builder does nothing until it is built"]
 pub struct StateDictBuilder<'a, T: Scalar> {
     weights: &'a StateDict,
-    steps: Vec<Step<T>>,
-}
-
-#[derive(Debug)]
-enum Step<T: Scalar> {
-    Linear { name: String, inputs: usize, outputs: usize, bias: bool },
-    Layer(Box<dyn Layer<T>>),
+    modules: Vec<(String, Module<T>)>,
+    input: Option<Shape>,
 }
 
 impl<T: Scalar> StateDictBuilder<'_, T> {
+    /// The shape of a sample; a model whose first layer is dense need not be told.
+    pub fn input(mut self, shape: impl Into<Shape>) -> Self {
+        self.input = Some(shape.into());
+        self
+    }
+
     /// Adds a dense layer with the tensors `name.weight`, of shape outputs x inputs, and `name.bias`.
     pub fn linear(mut self, name: &str, inputs: usize, outputs: usize) -> Self {
-        self.steps.push(Step::Linear { name: name.to_owned(), inputs, outputs, bias: true });
+        self.modules.push((name.to_owned(), Module::Weighted(Weighted::Linear { inputs, outputs, bias: true })));
         self
     }
 
     /// The same without a bias.
     pub fn linear_without_bias(mut self, name: &str, inputs: usize, outputs: usize) -> Self {
-        self.steps.push(Step::Linear { name: name.to_owned(), inputs, outputs, bias: false });
+        self.modules.push((name.to_owned(), Module::Weighted(Weighted::Linear { inputs, outputs, bias: false })));
         self
     }
 
     /// Adds a layer that has no tensors, such as an activation.
     pub fn layer(mut self, layer: impl Layer<T> + 'static) -> Self {
-        self.steps.push(Step::Layer(Box::new(layer)));
+        self.modules.push((self.modules.len().to_string(), Module::Layer(Arc::new(layer))));
         self
     }
 
@@ -192,28 +220,30 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
     /// tensor that is not of floating point; [`Error::NonFiniteWeight`] and [`Error::NonFiniteBias`], with the tensor's
     /// name; and those of [`SequentialBuilder::build`](crate::SequentialBuilder::build).
     pub fn build(self) -> Result<Sequential<T>, Error> {
-        self.check()?;
-        let mut model = Sequential::builder();
-        for step in self.steps {
-            model = match step {
-                Step::Layer(layer) => model.layer(layer),
-                Step::Linear { name, inputs, outputs, bias } => {
-                    let (_, weight) = self.weights.tensor(&format!("{name}.weight"))?;
-                    let bias = if bias { Some(self.weights.tensor(&format!("{name}.bias"))?.1) } else { None };
-                    let named = |error| name_layer(error, &name);
-                    model.named(&name, Linear::from_rows(outputs, inputs, &weight, bias.as_deref()).map_err(named)?)
-                }
-            };
-        }
-        model.build()
+        let Self { weights, modules, input } = self;
+        let module = Module::Sequential(modules);
+        weights.check(&module)?;
+        let mut make = |name: &str, weighted: &Weighted| {
+            let tensors = weighted.tensors().into_iter().map(|(own, _)| Ok(weights.tensor(&join(name, own))?.1));
+            let tensors = tensors.collect::<Result<Vec<Vec<T>>, Error>>()?;
+            weighted.layer(tensors).map_err(|error| name_layer(error, name))
+        };
+        let branch = architecture::branch(&module, &mut make, "")?;
+        let builder: SequentialBuilder<T> = branch.into();
+        input.into_iter().fold(builder, SequentialBuilder::input).build()
     }
+}
 
+impl StateDict {
     /// All tensors there, of the right shape, and no others.
-    fn check(&self) -> Result<(), Error> {
-        let mut surplus: BTreeSet<&String> = self.weights.tensors.keys().collect();
+    fn check<T: Scalar>(&self, module: &Module<T>) -> Result<(), Error> {
+        let mut asked = Vec::new();
+        ask(module, "", &mut asked);
+        // How many batches a normalisation has seen is of no use here.
+        let mut surplus: BTreeSet<&String> = self.tensors.keys().filter(|name| !name.ends_with("num_batches_tracked")).collect();
         let (mut missing, mut misshapen) = (Vec::new(), Vec::new());
-        let mut ask = |name: String, expected: Vec<usize>| {
-            match self.weights.tensors.get(&name) {
+        for (name, expected) in asked {
+            match self.tensors.get(&name) {
                 None => missing.push(name.clone()),
                 Some(tensor) if tensor.shape != expected => {
                     misshapen.push(Misshapen { name: name.clone(), expected, found: tensor.shape.clone() });
@@ -221,20 +251,29 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
                 Some(_) => {}
             }
             surplus.remove(&name);
-        };
-        for step in &self.steps {
-            if let Step::Linear { name, inputs, outputs, bias } = step {
-                ask(format!("{name}.weight"), vec![*outputs, *inputs]);
-                if *bias {
-                    ask(format!("{name}.bias"), vec![*outputs]);
-                }
-            }
         }
         if missing.is_empty() && surplus.is_empty() && misshapen.is_empty() {
             return Ok(());
         }
         Err(Error::StateDict { missing, surplus: surplus.into_iter().cloned().collect(), misshapen })
     }
+}
+
+/// The names and shapes of the tensors that a module asks for.
+fn ask<T: Scalar>(module: &Module<T>, path: &str, asked: &mut Vec<(String, Vec<usize>)>) {
+    match module {
+        Module::Layer(_) => {}
+        Module::Weighted(weighted) => {
+            asked.extend(weighted.tensors().into_iter().map(|(name, shape)| (join(path, name), shape)));
+        }
+        Module::Sequential(children) | Module::Residual(children) | Module::Concat(children) => {
+            children.iter().for_each(|(name, child)| ask(child, &join(path, name), asked));
+        }
+    }
+}
+
+fn malformed(reason: String) -> Error {
+    Error::Malformed { format: "model".to_owned(), reason }
 }
 
 /// Says in an error about one layer's weights which tensors they were.

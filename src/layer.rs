@@ -1,17 +1,22 @@
 //! Layers: what a network is made of.
 //!
-//! A layer is one of a few *operators*, and the operator says both how values go forward and how relevance comes back:
+//! A layer is a description; for values of a certain shape it is one of a few *operators*, and the operator says both how
+//! values go forward and how relevance comes back:
 //!
 //! | operator | values | relevance |
 //! |---|---|---|
 //! | [`Operator::Linear`] | y = W z + b | is shared among the inputs by the rule |
+//! | [`Operator::Average`] | y = W z, with weights that are not learned | is shared by the rule [`Norm`](crate::Norm) |
 //! | [`Operator::Elementwise`] | yᵢ = f(zᵢ) | passes unchanged |
+//! | [`Operator::Route`] | each output is one of the inputs | goes to that input |
+//! | [`Operator::Reshape`] | the same, in another shape | passes unchanged |
+//! | [`Operator::Branches`] | several branches of the same values, summed or one after another | is split among them |
 //! | [`Operator::Softmax`] | at the end only | the logits are explained |
 //!
-//! A layer of your own implements [`Layer`] and, with it, [`LinearMap`] or [`Elementwise`]:
+//! A layer of your own implements [`Layer`] and, with it, [`LinearMap`], [`Elementwise`] or [`Route`]:
 //!
 //! ```
-//! use relprop::{Elementwise, Layer, Linear, Operator, Rule, Scalar, Sequential};
+//! use relprop::{Elementwise, Error, Layer, Linear, Operator, Rule, Scalar, Sequential, Shape};
 //! use relprop::nalgebra::{self, dmatrix, dvector};
 //!
 //! /// z -> z² where z > 0, otherwise 0.
@@ -29,8 +34,8 @@
 //!     fn kind(&self) -> &str {
 //!         "SquaredReLU"
 //!     }
-//!     fn operator(&self) -> Operator<'_, T> {
-//!         Operator::Elementwise(self)
+//!     fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
+//!         Ok(Operator::elementwise(Self))
 //!     }
 //! }
 //!
@@ -44,61 +49,188 @@
 //! ```
 
 mod activation;
+mod batch_norm;
+mod branches;
+mod convolution;
 mod linear;
+mod pooling;
+mod reshape;
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
+use crate::error::Error;
 use crate::linalg;
 use crate::scalar::Scalar;
+use crate::shape::Shape;
 
 pub use activation::{Dropout, Elu, Gelu, HardTanh, Identity, LeakyRelu, Relu, Sigmoid, Silu, Softmax, Softplus, Tanh};
+pub use batch_norm::{BatchNorm1d, BatchNorm2d};
+pub(crate) use branches::Named;
+pub use branches::{Branch, Concat, Residual};
+pub use convolution::{Conv1d, Conv2d, ConvTranspose2d};
 pub use linear::Linear;
-pub(crate) use linear::{check_bias, same};
+pub(crate) use linear::{check_bias, same, sum_of as sum};
+pub use pooling::{AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d};
+pub use reshape::{Flatten, Upsample};
 
 /// One layer of a [`Sequential`](crate::Sequential).
 pub trait Layer<T: Scalar>: Debug + Send + Sync {
     /// The layer's name, as PyTorch calls it where it has the layer; it stands in errors and ledgers.
     fn kind(&self) -> &str;
 
-    /// What the layer does with values and with relevance.
-    fn operator(&self) -> Operator<'_, T>;
+    /// What the layer does with values of this shape, and with their relevance.
+    ///
+    /// # Errors
+    /// Where the layer cannot take values of this shape: best [`Error::Shape`].
+    fn operator(&self, input: Shape) -> Result<Operator<T>, Error>;
 
     /// The layer's settings as PyTorch prints them between the brackets, such as `negative_slope=0.01`.
     fn arguments(&self) -> String {
         String::new()
     }
+
+    /// How many inputs the layer takes, where it takes so many and no others: a model that begins with such a layer need not
+    /// be told its input's shape.
+    fn inputs(&self) -> Option<usize> {
+        None
+    }
+
+    /// How many numbers have been learned.
+    fn parameters(&self) -> usize {
+        0
+    }
+
+    /// a and b, where the layer is y = a z + b with one of each for each channel: a normalisation, which
+    /// [`canonize`](crate::Sequential::canonize) merges into a neighbour.
+    fn per_channel(&self) -> Option<(&[T], &[T])> {
+        None
+    }
+
+    /// The layer that does in one what this layer does and y = a z + b behind it, for each of its output channels.
+    fn scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
+        let _ = (a, b);
+        None
+    }
+
+    /// The layer that does in one what y = a z + b, for each of its input channels, and this layer behind it do.
+    fn of_scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
+        let _ = (a, b);
+        None
+    }
+
+    /// What has been learned, as it is written to a file: the names, shapes and values of PyTorch's state dict.
+    fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
+        Vec::new()
+    }
 }
 
-impl<T: Scalar, L: Layer<T> + ?Sized> Layer<T> for Box<L> {
-    fn kind(&self) -> &str {
-        (**self).kind()
-    }
+macro_rules! forward_layer {
+    ($($pointer:ty),*) => {$(
+        impl<T: Scalar, L: Layer<T> + ?Sized> Layer<T> for $pointer {
+            fn kind(&self) -> &str {
+                (**self).kind()
+            }
 
-    fn operator(&self) -> Operator<'_, T> {
-        (**self).operator()
-    }
+            fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+                (**self).operator(input)
+            }
 
-    fn arguments(&self) -> String {
-        (**self).arguments()
-    }
+            fn arguments(&self) -> String {
+                (**self).arguments()
+            }
+
+            fn inputs(&self) -> Option<usize> {
+                (**self).inputs()
+            }
+
+            fn parameters(&self) -> usize {
+                (**self).parameters()
+            }
+
+            fn per_channel(&self) -> Option<(&[T], &[T])> {
+                (**self).per_channel()
+            }
+
+            fn scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
+                (**self).scaled(a, b)
+            }
+
+            fn of_scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
+                (**self).of_scaled(a, b)
+            }
+
+            fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
+                (**self).tensors()
+            }
+        }
+    )*};
 }
+forward_layer!(Box<L>, Arc<L>);
 
 /// How a layer turns values into values and relevance into relevance.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Operator<'a, T: Scalar> {
+pub enum Operator<T: Scalar> {
     /// y = W z + b; a rule shares the relevance.
-    Linear(&'a dyn LinearMap<T>),
+    Linear(Arc<dyn LinearMap<T>>),
+    /// The same where the weights are not learned, such as a pooling: shared by the rule [`Norm`](crate::Norm), unless a
+    /// [`Composite`](crate::Composite) says otherwise.
+    Average(Arc<dyn LinearMap<T>>),
     /// yᵢ = f(zᵢ); relevance passes unchanged (Bach et al. 2015).
-    Elementwise(&'a dyn Elementwise<T>),
+    Elementwise(Arc<dyn Elementwise<T>>),
+    /// Each output is one of the inputs, and its relevance goes there.
+    Route(Arc<dyn Route<T>>),
+    /// The values as they are, in another shape of the same size.
+    Reshape(Shape),
+    /// Several branches, each of the same values, and what becomes of their outputs.
+    Branches(Vec<Branch<T>>, Joined),
     /// A softmax over all values, allowed at the end of a model only: the logits are explained.
     Softmax,
+}
+
+impl<T: Scalar> Operator<T> {
+    /// [`Operator::Linear`].
+    pub fn linear(map: impl LinearMap<T> + 'static) -> Self {
+        Self::Linear(Arc::new(map))
+    }
+
+    /// [`Operator::Elementwise`].
+    pub fn elementwise(function: impl Elementwise<T> + 'static) -> Self {
+        Self::Elementwise(Arc::new(function))
+    }
+}
+
+/// What becomes of the outputs of branches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Joined {
+    /// They are added, and the sum's relevance is shared by the rule [`Norm`](crate::Norm).
+    Summed,
+    /// They stand one after another along the channels.
+    Concatenated,
+}
+
+/// A layer whose outputs are each one of its inputs.
+pub trait Route<T: Scalar>: Debug + Send + Sync {
+    /// The shape of the outputs.
+    fn output_shape(&self) -> Shape;
+
+    /// For each output the index of the input that it is, for the values of one sample.
+    fn route(&self, values: &[T], from: &mut [usize]);
 }
 
 /// A function of one value, applied to each.
 pub trait Elementwise<T: Scalar>: Debug + Send + Sync {
     /// f(z).
     fn value(&self, z: T) -> T;
+
+    /// Whether f(z) is never negative, or, where `input` is true, not where z is not: a rule's terms for negative values are
+    /// left out behind such a function.
+    fn is_nonnegative(&self, input: bool) -> bool {
+        let _ = input;
+        false
+    }
 
     /// An upper bound of |f(a) - f(b)| / |a - b|, where it is known; without it an explanation's
     /// [`health`](crate::Explanation::health) has no bound of the rounding errors. `value` is taken to be right to 8 units in
@@ -128,8 +260,18 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
     /// The length of y.
     fn outputs(&self) -> usize;
 
-    /// b, of length [`outputs`](Self::outputs); `None` stands for zeros.
-    fn bias(&self) -> Option<&[T]>;
+    /// The shape of y, of size [`outputs`](Self::outputs); a vector unless the map says otherwise.
+    fn output_shape(&self) -> Shape {
+        self.outputs().into()
+    }
+
+    /// Whether no weight is negative and there is no bias, so that y is not negative where z is not.
+    fn keeps_sign(&self) -> bool {
+        false
+    }
+
+    /// b; `None` stands for zeros.
+    fn bias(&self) -> Option<Bias<'_, T>>;
 
     /// y = W x without the bias, for every column; all of `y` is overwritten.
     fn apply(&self, x: &[T], y: &mut [T]);
@@ -143,6 +285,11 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
     /// The same map with every weight replaced by 1; worth overriding where that has a shorter form.
     fn ones(&self) -> Box<dyn LinearMap<T>> {
         self.map_weights(&|_| T::one())
+    }
+
+    /// Whether the matrix is at hand, so that one of its rows or columns costs no more than its length.
+    fn forms_matrix(&self) -> bool {
+        false
     }
 
     /// How many multiply-adds a product costs for one column; the order of accumulation is chosen by it.
@@ -200,6 +347,51 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
     }
 }
 
+/// The bias of a linear map: a value for each output, or one for each channel.
+#[derive(Debug, Clone, Copy)]
+pub struct Bias<'a, T> {
+    values: &'a [T],
+    each: usize,
+}
+
+impl<'a, T: Scalar> Bias<'a, T> {
+    /// `values` are those of the channels, each of `each` outputs in a row.
+    #[must_use]
+    pub fn per_channel(values: &'a [T], each: usize) -> Self {
+        Self { values, each: each.max(1) }
+    }
+
+    /// The values: one for each channel.
+    #[must_use]
+    pub fn values(&self) -> &'a [T] {
+        self.values
+    }
+
+    /// For how many outputs in a row a value stands.
+    #[must_use]
+    pub fn each(&self) -> usize {
+        self.each
+    }
+
+    /// How many outputs there are.
+    pub(crate) fn outputs(&self) -> usize {
+        self.values.len().saturating_mul(self.each)
+    }
+
+    /// The value of each output.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = T> + 'a {
+        let each = self.each;
+        self.values.iter().flat_map(move |&b| std::iter::repeat_n(b, each))
+    }
+}
+
+impl<'a, T: Scalar> From<&'a [T]> for Bias<'a, T> {
+    /// One value for each output.
+    fn from(values: &'a [T]) -> Self {
+        Self { values, each: 1 }
+    }
+}
+
 /// Multiplies each sample's columns by that sample's column of `by`, entry by entry.
 pub(crate) fn scale_columns<T: Scalar>(values: &mut [T], by: &[T], rows: usize) {
     let per_sample = values.len() / by.len().max(1);
@@ -234,10 +426,15 @@ pub(crate) fn softmax<T: Scalar>(values: &mut [T], size: usize) {
 }
 
 /// Adds b to every column.
-pub(crate) fn add_bias<T: Scalar>(bias: Option<&[T]>, values: &mut [T]) {
-    if let Some(bias) = bias {
-        for column in values.chunks_exact_mut(bias.len()) {
-            linalg::add_scaled(T::one(), bias, column);
+pub(crate) fn add_bias<T: Scalar>(bias: Option<Bias<'_, T>>, values: &mut [T]) {
+    let Some(bias) = bias else { return };
+    for column in values.chunks_exact_mut(bias.outputs()) {
+        if bias.each == 1 {
+            linalg::add_scaled(T::one(), bias.values, column);
+        } else {
+            for (channel, &b) in column.chunks_exact_mut(bias.each).zip(bias.values) {
+                channel.iter_mut().for_each(|v| *v += b);
+            }
         }
     }
 }

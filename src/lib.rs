@@ -22,6 +22,7 @@ mod ledger;
 mod linalg;
 mod scalar;
 mod sequential;
+mod shape;
 mod sweep;
 mod targets;
 mod trace;
@@ -36,8 +37,9 @@ pub use explainer::{Explainer, Workspace};
 pub use explanation::{Contribution, Explanation};
 pub use health::{Health, LayerHealth};
 pub use layer::{
-    Dropout, Elementwise, Elu, Gelu, HardTanh, Identity, Layer, LeakyRelu, Linear, LinearMap, Operator, Relu, Sigmoid, Silu,
-    Softmax, Softplus, Tanh,
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, BatchNorm1d, BatchNorm2d, Bias, Branch, Concat, Conv1d, Conv2d,
+    ConvTranspose2d, Dropout, Elementwise, Elu, Flatten, Gelu, HardTanh, Identity, Layer, LeakyRelu, Linear, LinearMap, MaxPool1d,
+    MaxPool2d, Operator, Relu, Residual, Sigmoid, Silu, Softmax, Softplus, Tanh, Upsample,
 };
 pub use ledger::{Ledger, LedgerEntry};
 pub use rule::{
@@ -45,6 +47,7 @@ pub use rule::{
 };
 pub use scalar::Scalar;
 pub use sequential::{Sequential, SequentialBuilder};
+pub use shape::Shape;
 pub use sweep::Sweep;
 pub use targets::Targets;
 pub use trace::{Path, Trace};

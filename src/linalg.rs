@@ -7,6 +7,7 @@
 //! A result depends on its own column alone, bit for bit: not on the columns beside it, how many they are or which thread
 //! works on them.
 
+mod correlate;
 mod kernel;
 mod product;
 mod transposed;
@@ -21,6 +22,7 @@ use crate::scalar::Scalar;
 use product::Apply;
 use transposed::ApplyTransposed;
 
+pub(crate) use correlate::{Correlation, Direction, Geometry, Planes};
 pub use kernel::Lanes;
 pub(crate) use vectors::{add_scaled, copy_rows, first_non_finite, list_nonzero_rows, max_abs};
 use vectors::{count_nonzero, larger};
@@ -42,6 +44,8 @@ pub struct Scratch<T> {
     panel: Vec<T>,
     /// Parts of a result, before they are spread over it.
     parts: Vec<T>,
+    /// The source of a correlation.
+    planes: Vec<T>,
 }
 
 /// Columns that are combined together.
@@ -118,6 +122,21 @@ pub(crate) fn apply_to_rows<T: Scalar>(w: Matrix<'_, T>, x: &[T], rows: &[usize]
     T::with_scratch(|scratch| scratch.parts = product);
     max
 }
+
+/// Does the same to each part of many values, the parts on all threads of the caller's pool. What is done to a value must not
+/// depend on the values beside it.
+pub(crate) fn each_part<T: Scalar>(values: &mut [T], f: impl Fn(&mut [T]) + Sync) {
+    #[cfg(feature = "rayon")]
+    if values.len() > PART {
+        use rayon::prelude::*;
+        return values.par_chunks_mut(PART).for_each(|part| f(part));
+    }
+    f(values);
+}
+
+/// So many values are worth a thread's while.
+#[cfg(feature = "rayon")]
+const PART: usize = 1 << 16;
 
 /// Some rows of columns.
 #[derive(Clone, Copy)]

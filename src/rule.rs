@@ -56,6 +56,12 @@ pub trait RelevanceRule<T: Scalar>: Send + Sync {
         self.name()
     }
 
+    /// Whether the rule knows itself what to do with poolings and sums of branches, whose weights are not learned. Where it
+    /// does not, they are shared by [`Norm`], as zennit's composites do.
+    fn is_composite(&self) -> bool {
+        false
+    }
+
     /// The rule at one layer.
     ///
     /// # Errors
@@ -74,6 +80,10 @@ macro_rules! forward_rule {
                 (**self).name_at(site)
             }
 
+            fn is_composite(&self) -> bool {
+                (**self).is_composite()
+            }
+
             fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
                 (**self).decompose(site)
             }
@@ -81,6 +91,11 @@ macro_rules! forward_rule {
     )*};
 }
 forward_rule!(&R, Box<R>, Arc<R>);
+
+/// What a rule says at a layer, by its name there: [`Norm`] where it does not decide itself.
+pub(crate) fn rule_at<'a, T: Scalar>(rule: &'a dyn RelevanceRule<T>, site: &Site<'_>) -> &'a dyn RelevanceRule<T> {
+    if site.learned || rule.is_composite() { rule } else { &Norm }
+}
 
 /// The published rules with their usual parameters.
 ///
@@ -196,9 +211,11 @@ pub struct Site<'a> {
     pub inputs: usize,
     /// How many outputs the layer has.
     pub outputs: usize,
-    /// The layer's place among the linear layers, from 0.
+    /// Whether its weights are learned; those of a pooling or of a sum of branches are not.
+    pub learned: bool,
+    /// The layer's place among the linear layers with learned weights, from 0; of another, how many of them are before it.
     pub linear_index: usize,
-    /// How many linear layers the model has.
+    /// How many linear layers with learned weights the model has.
     pub linear_count: usize,
 }
 

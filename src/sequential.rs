@@ -7,83 +7,315 @@ use nalgebra::{DMatrix, DVector};
 
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
-use crate::layer::{self, Elementwise, Layer, LinearMap, Operator};
+use crate::layer::{self, Branch, Elementwise, Joined, Layer, LinearMap, Named, Operator, Route};
 use crate::linalg;
 use crate::rule::Site;
 use crate::scalar::Scalar;
+use crate::shape::Shape;
 
-/// A network of layers that follow one another.
+/// A network of layers that follow one another; some of them may hold branches of such layers.
 ///
 /// Immutable once built and cheap to clone: the layers are shared, so a clone for each thread costs nothing.
 /// [`explain`](Self::explain) and [`explainer`](Self::explainer) are what it is for.
+///
+/// Layers are counted from 0 in the order in which they are met, a layer with branches before what is in them.
 #[derive(Debug, Clone)]
 pub struct Sequential<T: Scalar> {
-    layers: Arc<[Box<dyn Layer<T>>]>,
-    names: Arc<[String]>,
-    inputs: usize,
-    outputs: usize,
+    chain: Arc<Chain<T>>,
+    branch: Branch<T>,
+    input: Shape,
 }
 
-/// Collects the layers of a [`Sequential`].
+/// Layers that follow one another, fixed to the shape of their inputs.
 #[derive(Debug)]
+pub(crate) struct Chain<T: Scalar> {
+    pub nodes: Vec<Node<T>>,
+    pub output: Shape,
+}
+
+/// A layer in its place.
+#[derive(Debug)]
+pub(crate) struct Node<T: Scalar> {
+    pub layer: Arc<dyn Layer<T>>,
+    pub name: String,
+    pub index: usize,
+    pub output: Shape,
+    pub bound: Bound<T>,
+}
+
+/// What a layer does in its place. A *factor* of the explanation has a number, in the order in which the pass leaves them.
+#[derive(Debug)]
+pub(crate) enum Bound<T: Scalar> {
+    Linear(Linear<T>),
+    Elementwise(Arc<dyn Elementwise<T>>),
+    Reshape,
+    Route { factor: usize, route: Arc<dyn Route<T>>, inputs: usize },
+    Branches { factor: usize, branches: Vec<Chain<T>>, inputs: usize, sum: Option<Linear<T>> },
+    Softmax,
+}
+
+/// A linear map that a rule is asked about.
+#[derive(Debug)]
+pub(crate) struct Linear<T: Scalar> {
+    pub factor: usize,
+    pub map: Arc<dyn LinearMap<T>>,
+    /// The map's weights are learned: it is no average and no sum.
+    pub learned: bool,
+    /// None of the map's inputs is negative, whatever the sample.
+    pub nonnegative: bool,
+}
+
+/// Collects the layers of a [`Sequential`], or of a [`Branch`].
+#[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct SequentialBuilder<T: Scalar> {
-    layers: Vec<Box<dyn Layer<T>>>,
-    names: Vec<String>,
+    branch: Branch<T>,
+    input: Option<Shape>,
+}
+
+impl<T: Scalar> From<SequentialBuilder<T>> for Branch<T> {
+    fn from(builder: SequentialBuilder<T>) -> Self {
+        builder.branch
+    }
+}
+
+impl<T: Scalar> From<Branch<T>> for SequentialBuilder<T> {
+    fn from(branch: Branch<T>) -> Self {
+        Self { branch, input: None }
+    }
 }
 
 impl<T: Scalar> SequentialBuilder<T> {
+    /// The shape of a sample; a model whose first layer is dense need not be told.
+    pub fn input(mut self, shape: impl Into<Shape>) -> Self {
+        self.input = Some(shape.into());
+        self
+    }
+
     /// Adds a layer behind those that are there.
-    pub fn layer(self, layer: impl Layer<T> + 'static) -> Self {
-        let name = self.layers.len().to_string();
-        self.named(&name, layer)
+    pub fn layer(mut self, layer: impl Layer<T> + 'static) -> Self {
+        self.branch.layers.push(Named { name: None, layer: Arc::new(layer) });
+        self
     }
 
     /// Adds a layer under a name, by which a [`Composite`](crate::Composite) can speak of it; else its index is its name.
     pub fn named(mut self, name: &str, layer: impl Layer<T> + 'static) -> Self {
-        self.layers.push(Box::new(layer));
-        self.names.push(name.to_owned());
+        self.branch.layers.push(Named { name: Some(name.to_owned()), layer: Arc::new(layer) });
+        self
+    }
+
+    /// Adds the layers of another builder, under names that begin with this one and a dot, as PyTorch names the layers of a
+    /// nested `nn.Sequential`.
+    ///
+    /// ```
+    /// use relprop::{Linear, Relu, Sequential};
+    /// use relprop::nalgebra::{self, dmatrix};
+    ///
+    /// let features = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], None)?).layer(Relu);
+    /// let head = Sequential::builder().layer(Linear::new(dmatrix![3.0], None)?);
+    /// let model = Sequential::builder().nested("features", features).nested("head", head).build()?;
+    /// assert_eq!(model.names(), ["features.0", "features.1", "head.0"]);
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    pub fn nested(mut self, name: &str, inner: impl Into<Branch<T>>) -> Self {
+        for (index, Named { name: own, layer }) in inner.into().layers.into_iter().enumerate() {
+            let own = own.unwrap_or_else(|| index.to_string());
+            self.branch.layers.push(Named { name: Some(format!("{name}.{own}")), layer });
+        }
         self
     }
 
     /// The model, with all shapes checked.
     ///
     /// # Errors
-    /// [`Error::EmptyModel`], [`Error::NoLinearLayer`], [`Error::LayerShape`] where two layers do not fit,
-    /// [`Error::SoftmaxInMiddle`], and [`Error::ZeroSized`], [`Error::BiasShape`] or [`Error::NonFiniteBias`] for a linear
-    /// layer from outside the crate that is not sound.
+    /// [`Error::EmptyModel`]; [`Error::NoLinearLayer`]; [`Error::UnknownInput`]; [`Error::LayerShape`] where two layers do not
+    /// fit; [`Error::SoftmaxInMiddle`]; [`Error::InvalidParameter`] where a layer's settings make no sense; and
+    /// [`Error::ZeroSized`], [`Error::BiasShape`] or [`Error::NonFiniteBias`] for a linear layer from outside the crate that
+    /// is not sound.
     pub fn build(self) -> Result<Sequential<T>, Error> {
-        let mut ends: Option<(usize, usize)> = None;
-        for (index, layer) in self.layers.iter().enumerate() {
-            match layer.operator() {
-                Operator::Linear(map) => {
-                    check_map(layer.kind(), map)?;
-                    if let Some((_, found)) = ends.filter(|&(_, found)| found != map.inputs()) {
-                        let kind = layer.kind().to_owned();
-                        return Err(Error::LayerShape { layer: index, kind, expected: map.inputs(), found });
-                    }
-                    ends = Some((ends.map_or(map.inputs(), |(inputs, _)| inputs), map.outputs()));
+        let layers = &self.branch.layers;
+        let Some(first) = layers.first() else { return Err(Error::EmptyModel) };
+        // Activations take whatever the first layer that fixes it takes.
+        let taken = layers.iter().find_map(|node| node.layer.inputs()).map(Shape::from);
+        let input = match self.input.or(taken) {
+            Some(input) => input,
+            None if layers
+                .iter()
+                .all(|node| matches!(node.layer.operator(1.into()), Ok(Operator::Elementwise(_) | Operator::Softmax))) =>
+            {
+                return Err(Error::NoLinearLayer { layers: layers.len() });
+            }
+            None => return Err(Error::UnknownInput { kind: first.layer.kind().to_owned() }),
+        };
+        if self.input.is_some() && (input.size() == 0 || input.size() > LARGEST) {
+            let requirement = "a shape of at least one value, and of no more than can be counted";
+            return Err(Error::parameter("Sequential", "input", input, requirement));
+        }
+        let mut numbers = Numbers::default();
+        let chain = numbers.bind(&self.branch, input, false, &|_, index| index.to_string())?;
+        if numbers.factors == 0 {
+            return Err(Error::NoLinearLayer { layers: layers.len() });
+        }
+        Ok(Sequential { chain: Arc::new(chain), branch: self.branch, input })
+    }
+}
+
+/// No layer has more values: so many can be counted in bytes, and summed.
+const LARGEST: usize = isize::MAX as usize / 64;
+
+/// The numbers that are given while a model is built.
+#[derive(Default)]
+struct Numbers {
+    layers: usize,
+    factors: usize,
+    inside: bool,
+}
+
+impl Numbers {
+    fn factor(&mut self) -> usize {
+        self.factors += 1;
+        self.factors - 1
+    }
+
+    /// Fixes the layers to the shape of their inputs, with names for those that have none, and says of the outputs whether
+    /// they are never negative.
+    fn bind<T: Scalar>(
+        &mut self,
+        branch: &Branch<T>,
+        input: Shape,
+        nonnegative: bool,
+        name: &dyn Fn(Option<&str>, usize) -> String,
+    ) -> Result<Chain<T>, Error> {
+        let (mut shape, mut sign) = (input, nonnegative);
+        let mut nodes = Vec::with_capacity(branch.layers.len());
+        for (place, Named { name: own, layer }) in branch.layers.iter().enumerate() {
+            let name = own.as_ref().map_or_else(|| name(None, place), |own| name(Some(own), place));
+            let index = self.layers;
+            self.layers += 1;
+            let refused = |error| match error {
+                Error::Shape { kind, expected, found } => Error::LayerShape { layer: index, kind, expected, found },
+                other => other,
+            };
+            let inputs = shape.size();
+            let linear = |numbers: &mut Self, map: Arc<dyn LinearMap<T>>, learned, nonnegative| -> Result<Linear<T>, Error> {
+                check_map(layer.kind(), &*map)?;
+                if map.inputs() != inputs {
+                    let (kind, expected) = (layer.kind().to_owned(), format!("{} inputs", map.inputs()));
+                    return Err(Error::LayerShape { layer: index, kind, expected, found: shape });
                 }
-                Operator::Softmax if index + 1 < self.layers.len() => {
+                Ok(Linear { factor: numbers.factor(), map, learned, nonnegative })
+            };
+            let (bound, output) = match layer.operator(shape).map_err(refused)? {
+                operator @ (Operator::Linear(_) | Operator::Average(_)) => {
+                    let learned = matches!(operator, Operator::Linear(_));
+                    let (Operator::Linear(map) | Operator::Average(map)) = operator else { continue };
+                    let linear = linear(self, map, learned, sign)?;
+                    sign = sign && linear.map.keeps_sign();
+                    let output = linear.map.output_shape();
+                    (Bound::Linear(linear), output)
+                }
+                Operator::Elementwise(function) => {
+                    sign = function.is_nonnegative(sign);
+                    (Bound::Elementwise(function), shape)
+                }
+                Operator::Reshape(output) => (Bound::Reshape, output),
+                Operator::Route(route) => {
+                    let output = route.output_shape();
+                    (Bound::Route { factor: self.factor(), route, inputs }, output)
+                }
+                Operator::Branches(branches, joined) => {
+                    let (factor, outside) = (self.factor(), std::mem::replace(&mut self.inside, true));
+                    let mut chains = Vec::with_capacity(branches.len());
+                    let mut all = true;
+                    for (number, branch) in branches.iter().enumerate() {
+                        let inner = |own: Option<&str>, place: usize| match own {
+                            Some(own) => format!("{name}.{own}"),
+                            None => format!("{name}.{number}.{place}"),
+                        };
+                        let chain = self.bind(branch, shape, sign, &inner)?;
+                        all &= chain.nonnegative(sign);
+                        chains.push(chain);
+                    }
+                    self.inside = outside;
+                    sign = all;
+                    let output = joined_shape(index, layer.kind(), &chains, joined)?;
+                    let sum = match joined {
+                        Joined::Concatenated => None,
+                        Joined::Summed => {
+                            let map = layer::sum(chains.len(), output);
+                            Some(Linear { factor: self.factor(), map, learned: false, nonnegative: all })
+                        }
+                    };
+                    (Bound::Branches { factor, branches: chains, inputs, sum }, output)
+                }
+                Operator::Softmax if self.inside || place + 1 < branch.layers.len() => {
                     return Err(Error::SoftmaxInMiddle { layer: index, next: index + 1 });
                 }
-                Operator::Elementwise(_) | Operator::Softmax => {}
+                Operator::Softmax => (Bound::Softmax, shape),
+            };
+            if output.size() == 0 || output.size() > LARGEST {
+                let (kind, expected) =
+                    (layer.kind().to_owned(), "values that leave some, and of a number that can be counted".to_owned());
+                return Err(Error::LayerShape { layer: index, kind, expected, found: shape });
             }
+            nodes.push(Node { layer: layer.clone(), name, index, output, bound });
+            shape = output;
         }
-        match ends {
-            Some((inputs, outputs)) => Ok(Sequential { layers: self.layers.into(), names: self.names.into(), inputs, outputs }),
-            None if self.layers.is_empty() => Err(Error::EmptyModel),
-            None => Err(Error::NoLinearLayer { layers: self.layers.len() }),
+        Ok(Chain { nodes, output: shape })
+    }
+}
+
+/// The shape of what branches give together.
+fn joined_shape<T: Scalar>(layer: usize, kind: &str, branches: &[Chain<T>], joined: Joined) -> Result<Shape, Error> {
+    let first = branches[0].output;
+    let refuse = |found: Shape, expected: String| Err(Error::LayerShape { layer, kind: kind.to_owned(), expected, found });
+    for branch in &branches[1..] {
+        let fits = match joined {
+            Joined::Summed => branch.output == first,
+            Joined::Concatenated => branch.output.dims()[1..] == first.dims()[1..],
+        };
+        if !fits {
+            return refuse(branch.output, format!("branches of one shape: the first gives {first}"));
         }
     }
+    Ok(match joined {
+        Joined::Summed => first,
+        Joined::Concatenated => {
+            let channels = branches.iter().map(|branch| branch.output.channels()).sum();
+            if first.dims().len() == 1 { Shape::from(channels) } else { first.with(channels, first.plane()) }
+        }
+    })
 }
 
 fn check_map<T: Scalar>(kind: &str, map: &dyn LinearMap<T>) -> Result<(), Error> {
     let (outputs, inputs) = (map.outputs(), map.inputs());
-    if outputs == 0 || inputs == 0 {
+    if outputs == 0 || inputs == 0 || map.output_shape().size() != outputs {
         return Err(Error::ZeroSized { kind: kind.to_owned(), outputs, inputs });
     }
     map.bias().map_or(Ok(()), |bias| layer::check_bias(kind, bias, outputs, inputs))
+}
+
+impl<T: Scalar> Chain<T> {
+    /// All layers, in the order in which they are met.
+    fn all<'a>(&'a self, list: &mut Vec<&'a Node<T>>) {
+        for node in &self.nodes {
+            list.push(node);
+            if let Bound::Branches { branches, .. } = &node.bound {
+                branches.iter().for_each(|branch| branch.all(list));
+            }
+        }
+    }
+
+    /// Whether no output is negative, if no input is, or whatever they are.
+    fn nonnegative(&self, input: bool) -> bool {
+        self.nodes.iter().fold(input, |sign, node| match &node.bound {
+            Bound::Linear(linear) => sign && linear.map.keeps_sign(),
+            Bound::Elementwise(function) => function.is_nonnegative(sign),
+            Bound::Branches { branches, .. } => branches.iter().all(|branch| branch.nonnegative(sign)),
+            Bound::Reshape | Bound::Route { .. } => sign,
+            Bound::Softmax => true,
+        })
+    }
 }
 
 /// What a run of the network leaves behind, samples as columns.
@@ -96,8 +328,8 @@ pub(crate) struct Outputs<T> {
 
 /// A linear layer at the moment at which the forward pass leaves it.
 pub(crate) struct Leaving<'a, T: Scalar> {
-    /// The layer's place among the linear layers.
-    pub linear: usize,
+    /// The layer's number among the factors.
+    pub factor: usize,
     pub map: &'a dyn LinearMap<T>,
     /// z, samples as columns; handed over because the pass needs it no more.
     pub inputs: Buffer<T>,
@@ -110,13 +342,30 @@ pub(crate) trait Visitor<T: Scalar> {
     /// Takes what a linear layer leaves.
     fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error>;
 
+    /// Takes, for each sample's outputs, the inputs that they are.
+    fn route(&mut self, buffers: &mut Buffers<T>, _factor: usize, from: Buffer<usize>, _samples: usize) -> Result<(), Error> {
+        buffers.indices.give(from);
+        Ok(())
+    }
+
     /// Sees what goes into an activation.
     fn meet(&mut self, _function: &dyn Elementwise<T>, _values: &[T]) {}
+
+    /// Learns that the next layers are in branches, in the next of them, and in none of them any more.
+    fn open(&mut self) {}
+    fn next(&mut self) {}
+    fn close(&mut self, _buffers: &mut Buffers<T>, _factor: usize, _samples: usize) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
-impl<T: Scalar, F: FnMut(&mut Buffers<T>, Leaving<'_, T>) -> Result<(), Error>> Visitor<T> for F {
+/// Lets the buffers go.
+struct Forget;
+
+impl<T: Scalar> Visitor<T> for Forget {
     fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error> {
-        self(buffers, leaving)
+        buffers.values.give(leaving.inputs);
+        Ok(())
     }
 }
 
@@ -137,46 +386,92 @@ impl<T: Scalar> Sequential<T> {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn builder() -> SequentialBuilder<T> {
-        SequentialBuilder { layers: Vec::new(), names: Vec::new() }
+        SequentialBuilder { branch: Branch { layers: Vec::new() }, input: None }
     }
 
     /// How many values a sample has.
     #[must_use]
     pub fn inputs(&self) -> usize {
-        self.inputs
+        self.input.size()
     }
 
     /// How many outputs the model has.
     #[must_use]
     pub fn outputs(&self) -> usize {
-        self.outputs
+        self.chain.output.size()
     }
 
-    /// The layers, in order.
+    /// The shape of a sample.
     #[must_use]
-    pub fn layers(&self) -> &[Box<dyn Layer<T>>] {
-        &self.layers
+    pub fn input_shape(&self) -> Shape {
+        self.input
+    }
+
+    /// The shape of the outputs.
+    #[must_use]
+    pub fn output_shape(&self) -> Shape {
+        self.chain.output
+    }
+
+    /// The layers, in order, a layer with branches before what is in them.
+    #[must_use]
+    pub fn layers(&self) -> Vec<&dyn Layer<T>> {
+        self.nodes().into_iter().map(|node| &*node.layer).collect()
     }
 
     /// The layers' names, in order: those they were given, else their indices.
     #[must_use]
-    pub fn names(&self) -> &[String] {
-        &self.names
+    pub fn names(&self) -> Vec<&str> {
+        self.nodes().into_iter().map(|node| node.name.as_str()).collect()
+    }
+
+    /// How many numbers have been learned.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        self.branch.layers.iter().map(|node| node.layer.parameters()).sum()
+    }
+
+    /// The same network for samples of another shape.
+    ///
+    /// # Errors
+    /// Those of [`SequentialBuilder::build`].
+    pub fn with_input(&self, shape: impl Into<Shape>) -> Result<Self, Error> {
+        SequentialBuilder { branch: self.branch.clone(), input: Some(shape.into()) }.build()
+    }
+
+    pub(crate) fn branch(&self) -> &Branch<T> {
+        &self.branch
+    }
+
+    pub(crate) fn chain(&self) -> &Chain<T> {
+        &self.chain
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<&Node<T>> {
+        let mut nodes = Vec::new();
+        self.chain.all(&mut nodes);
+        nodes
+    }
+
+    /// The kind of a layer.
+    pub(crate) fn kind(&self, layer: usize) -> &str {
+        self.nodes().get(layer).map_or("", |node| node.layer.kind())
     }
 
     /// The linear layers, as a rule is asked about them.
-    pub(crate) fn sites(&self) -> impl Iterator<Item = (Site<'_>, &dyn LinearMap<T>)> {
-        let linear = |layer: &dyn Layer<T>| matches!(layer.operator(), Operator::Linear(_));
-        let linear_count = self.layers.iter().filter(|layer| linear(&***layer)).count();
-        let maps = self.layers.iter().enumerate().filter_map(|(index, layer)| match layer.operator() {
-            Operator::Linear(map) => Some((index, layer, map)),
-            _ => None,
-        });
-        maps.enumerate().map(move |(linear_index, (layer, node, map))| {
-            let (name, kind) = (self.names[layer].as_str(), node.kind());
-            let (inputs, outputs) = (map.inputs(), map.outputs());
-            (Site { layer, name, kind, inputs, outputs, linear_index, linear_count }, map)
-        })
+    pub(crate) fn sites(&self) -> Vec<(Site<'_>, &Linear<T>)> {
+        let nodes = self.nodes();
+        let mut sites = Vec::new();
+        let mut linear_index = 0;
+        for node in nodes {
+            let (Bound::Linear(linear) | Bound::Branches { sum: Some(linear), .. }) = &node.bound else { continue };
+            let (layer, name, kind) = (node.index, node.name.as_str(), node.layer.kind());
+            let (inputs, outputs, learned) = (linear.map.inputs(), linear.map.outputs(), linear.learned);
+            sites.push((Site { layer, name, kind, inputs, outputs, learned, linear_index, linear_count: 0 }, linear));
+            linear_index += usize::from(learned);
+        }
+        sites.iter_mut().for_each(|(site, _)| site.linear_count = linear_index);
+        sites
     }
 
     /// The model's output at one sample: probabilities where it ends with a softmax.
@@ -218,92 +513,217 @@ impl<T: Scalar> Sequential<T> {
     pub fn forward_batch(&self, samples: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.check_input(samples.nrows())?;
         let values = self.run(samples.as_slice())?;
-        Ok(DMatrix::from_vec(self.outputs, samples.ncols(), values))
+        Ok(DMatrix::from_vec(self.outputs(), samples.ncols(), values))
     }
 
     fn run(&self, samples: &[T]) -> Result<Vec<T>, Error> {
         self.check_samples(samples)?;
         let mut buffers = Buffers::default();
-        let outputs = self.pass(samples, &mut buffers, &mut |buffers: &mut Buffers<T>, leaving: Leaving<'_, T>| {
-            buffers.values.give(leaving.inputs);
-            Ok(())
-        })?;
+        let outputs = self.pass(samples, &mut buffers, &mut Forget)?;
         Ok(outputs.probabilities.unwrap_or(outputs.logits).to_vec())
     }
 
     /// A sample has as many values as the model has inputs.
     pub(crate) fn check_input(&self, found: usize) -> Result<(), Error> {
-        if found == self.inputs {
+        if found == self.inputs() {
             return Ok(());
         }
-        Err(Error::InputShape { kind: self.layers[0].kind().to_owned(), expected: self.inputs, found })
+        Err(Error::InputShape { kind: self.kind(0).to_owned(), expected: self.inputs(), found })
     }
 
     /// Samples are finite.
     pub(crate) fn check_samples(&self, samples: &[T]) -> Result<(), Error> {
         let Some((at, value)) = linalg::first_non_finite(samples) else { return Ok(()) };
-        let (sample, index) = (at / self.inputs, at % self.inputs);
+        let (sample, index) = (at / self.inputs(), at % self.inputs());
         Err(Error::NonFiniteInput { index, sample, value: value.as_f64() })
     }
 
     /// Runs the network once on finite samples of the right length, as columns, and shows the layers to a visitor as the pass
     /// leaves them.
-    ///
-    /// This is the only loop over the layers: whoever wants more than the outputs takes it in here.
-    pub(crate) fn pass(&self, samples: &[T], buffers: &mut Buffers<T>, visitor: &mut impl Visitor<T>) -> Result<Outputs<T>, Error> {
-        let columns = samples.len() / self.inputs;
-        let mut values = buffers.values.take(samples.len());
+    pub(crate) fn pass(&self, samples: &[T], buffers: &mut Buffers<T>, visitor: &mut dyn Visitor<T>) -> Result<Outputs<T>, Error> {
+        let mut run = Run { columns: samples.len() / self.inputs(), buffers, visitor, probabilities: None };
+        let mut values = run.buffers.values.take(samples.len());
         values.copy_from_slice(samples);
-        let mut probabilities = None;
-        let mut linear = 0;
-        for (layer, node) in self.layers.iter().enumerate() {
-            match node.operator() {
-                Operator::Linear(map) => {
-                    let mut product = buffers.values.take(map.outputs() * columns);
-                    map.apply(&values, &mut product);
-                    // Before the visit, so that the visitor meets finite numbers only.
-                    check_output(layer, &**node, &product, map.outputs())?;
-                    visitor.leave(buffers, Leaving { linear, map, inputs: values, product: &product })?;
-                    layer::add_bias(map.bias(), &mut product);
-                    values = product;
-                    linear += 1;
-                }
-                Operator::Elementwise(function) => {
-                    visitor.meet(function, &values);
-                    function.apply(&mut values);
-                }
-                Operator::Softmax => {
-                    let mut softmax = buffers.values.take(values.len());
-                    softmax.copy_from_slice(&values);
-                    layer::softmax(&mut softmax, self.outputs);
-                    probabilities = Some(softmax);
-                }
-            }
-            check_output(layer, &**node, &values, values.len() / columns.max(1))?;
-        }
-        Ok(Outputs { logits: values, probabilities })
+        let logits = run.chain(&self.chain, values)?;
+        Ok(Outputs { logits, probabilities: run.probabilities })
     }
 }
 
-/// A layer's values, `size` for each sample, are finite.
-fn check_output<T: Scalar>(layer: usize, node: &dyn Layer<T>, values: &[T], size: usize) -> Result<(), Error> {
+/// One run of the network.
+struct Run<'a, T: Scalar> {
+    columns: usize,
+    buffers: &'a mut Buffers<T>,
+    visitor: &'a mut dyn Visitor<T>,
+    probabilities: Option<Buffer<T>>,
+}
+
+impl<T: Scalar> Run<'_, T> {
+    /// This is the only loop over the layers: whoever wants more than the outputs takes it in here.
+    fn chain(&mut self, chain: &Chain<T>, mut values: Buffer<T>) -> Result<Buffer<T>, Error> {
+        for node in &chain.nodes {
+            match &node.bound {
+                Bound::Linear(linear) => values = self.linear(node, linear, values)?,
+                Bound::Elementwise(function) => {
+                    self.visitor.meet(&**function, &values);
+                    linalg::each_part(&mut values, |values| function.apply(values));
+                    check_output(node, &values)?;
+                }
+                Bound::Reshape => {}
+                Bound::Route { factor, route, inputs } => values = self.route(node, (*factor, &**route, *inputs), values)?,
+                Bound::Branches { factor, branches, inputs, sum } => {
+                    values = self.branches(node, (*factor, branches, *inputs), values)?;
+                    if let Some(sum) = sum {
+                        values = self.linear(node, sum, values)?;
+                    }
+                }
+                Bound::Softmax => {
+                    let mut softmax = self.buffers.values.take(values.len());
+                    softmax.copy_from_slice(&values);
+                    layer::softmax(&mut softmax, node.output.size());
+                    check_output(node, &softmax)?;
+                    self.probabilities = Some(softmax);
+                }
+            }
+        }
+        Ok(values)
+    }
+
+    fn linear(&mut self, node: &Node<T>, linear: &Linear<T>, values: Buffer<T>) -> Result<Buffer<T>, Error> {
+        let map = &*linear.map;
+        let mut product = self.buffers.values.take(map.outputs() * self.columns);
+        map.apply(&values, &mut product);
+        // Before the visit, so that the visitor meets finite numbers only.
+        check_output(node, &product)?;
+        self.visitor.leave(self.buffers, Leaving { factor: linear.factor, map, inputs: values, product: &product })?;
+        if map.bias().is_some() {
+            layer::add_bias(map.bias(), &mut product);
+            check_output(node, &product)?;
+        }
+        Ok(product)
+    }
+
+    fn route(
+        &mut self,
+        node: &Node<T>,
+        (factor, route, inputs): (usize, &dyn Route<T>, usize),
+        values: Buffer<T>,
+    ) -> Result<Buffer<T>, Error> {
+        let outputs = node.output.size();
+        let mut from = self.buffers.indices.take(outputs * self.columns);
+        let mut routed = self.buffers.values.take(outputs * self.columns);
+        for ((values, from), routed) in
+            values.chunks_exact(inputs).zip(from.chunks_exact_mut(outputs)).zip(routed.chunks_exact_mut(outputs))
+        {
+            route.route(values, from);
+            for (to, from) in routed.iter_mut().zip(from) {
+                // A layer from outside the crate might point anywhere.
+                *from = (*from).min(inputs - 1);
+                *to = values[*from];
+            }
+        }
+        self.buffers.values.give(values);
+        self.visitor.route(self.buffers, factor, from, self.columns)?;
+        Ok(routed)
+    }
+
+    /// The outputs of all branches one after another, for each sample.
+    fn branches(
+        &mut self,
+        _node: &Node<T>,
+        (factor, branches, inputs): (usize, &[Chain<T>], usize),
+        values: Buffer<T>,
+    ) -> Result<Buffer<T>, Error> {
+        let outputs: usize = branches.iter().map(|branch| branch.output.size()).sum();
+        let mut joined = self.buffers.values.take(outputs * self.columns);
+        self.visitor.open();
+        let mut first = 0;
+        for branch in branches {
+            self.visitor.next();
+            let mut copy = self.buffers.values.take(inputs * self.columns);
+            copy.copy_from_slice(&values);
+            let of_branch = self.chain(branch, copy)?;
+            let size = branch.output.size();
+            for (joined, of_branch) in joined.chunks_exact_mut(outputs).zip(of_branch.chunks_exact(size)) {
+                joined[first..first + size].copy_from_slice(of_branch);
+            }
+            self.buffers.values.give(of_branch);
+            first += size;
+        }
+        self.buffers.values.give(values);
+        self.visitor.close(self.buffers, factor, self.columns)?;
+        Ok(joined)
+    }
+}
+
+/// A layer's values are finite.
+fn check_output<T: Scalar>(node: &Node<T>, values: &[T]) -> Result<(), Error> {
     match linalg::first_non_finite(values) {
         Some((at, value)) => {
-            Err(Error::NonFiniteOutput { layer, kind: node.kind().to_owned(), index: at % size, value: value.as_f64() })
+            let (kind, index) = (node.layer.kind().to_owned(), at % node.output.size());
+            Err(Error::NonFiniteOutput { layer: node.index, kind, index, value: value.as_f64() })
         }
         None => Ok(()),
     }
 }
 
 impl<T: Scalar> fmt::Display for Sequential<T> {
-    /// The model as PyTorch prints it.
+    /// The model as PyTorch prints it, nested by its names; the alternate form `{:#}` says behind each layer what shape its
+    /// values have and how many parameters it has.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "Sequential(")?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            writeln!(f, "  ({index}): {}", describe(&**layer))?;
+        f.write_str("Sequential(")?;
+        write_nodes(f, &self.chain.nodes.iter().collect::<Vec<_>>(), "", 1)?;
+        f.write_str("\n)")?;
+        if f.alternate() {
+            write!(f, "\n{} -> {}, {} parameters", self.input, self.chain.output, self.parameters())?;
         }
-        f.write_str(")")
+        Ok(())
     }
+}
+
+/// Layers whose names begin with `prefix`, a line each.
+fn write_nodes<T: Scalar>(f: &mut fmt::Formatter<'_>, nodes: &[&Node<T>], prefix: &str, depth: usize) -> fmt::Result {
+    let mut at = 0;
+    while let Some(node) = nodes.get(at) {
+        let name = node.name.strip_prefix(prefix).unwrap_or(&node.name);
+        let indent = "  ".repeat(depth);
+        if let Some((group, _)) = name.split_once('.') {
+            let inner = format!("{prefix}{group}.");
+            let count = nodes[at..].iter().take_while(|node| node.name.starts_with(&inner)).count();
+            write!(f, "\n{indent}({group}): Sequential(")?;
+            write_nodes(f, &nodes[at..at + count], &inner, depth + 1)?;
+            write!(f, "\n{indent})")?;
+            at += count;
+            continue;
+        }
+        match &node.bound {
+            Bound::Branches { branches, .. } => {
+                write!(f, "\n{indent}({name}): {}(", node.layer.kind())?;
+                for (number, branch) in branches.iter().enumerate() {
+                    let own = format!("{}.", node.name);
+                    let unnamed = format!("{own}{number}.");
+                    let named = branch.nodes.iter().any(|node| !node.name.starts_with(&unnamed));
+                    let nodes: Vec<_> = branch.nodes.iter().collect();
+                    // A branch whose layers are named after the block alone adds nothing to their names.
+                    let number = if named { String::new() } else { number.to_string() };
+                    write!(f, "\n{indent}  ({number}): Sequential(")?;
+                    write_nodes(f, &nodes, if named { &own } else { &unnamed }, depth + 2)?;
+                    let end = if nodes.is_empty() { String::new() } else { format!("\n{indent}  ") };
+                    write!(f, "{end})")?;
+                }
+                write!(f, "\n{indent})")?;
+            }
+            _ => write!(f, "\n{indent}({name}): {}", describe(&*node.layer))?,
+        }
+        if f.alternate() {
+            write!(f, "  # {}", node.output)?;
+            match node.layer.parameters() {
+                0 => {}
+                count => write!(f, ", {count} parameters")?,
+            }
+        }
+        at += 1;
+    }
+    Ok(())
 }
 
 /// One layer as PyTorch prints it.

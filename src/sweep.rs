@@ -2,14 +2,14 @@
 
 use nalgebra::DVector;
 
-use crate::accumulate::Stack;
+use crate::accumulate::{Machine, Stack};
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
 use crate::explainer::{Explainer, Run};
 use crate::explanation::Explanation;
 use crate::rule::RelevanceRule;
 use crate::scalar::Scalar;
-use crate::sequential::{Leaving, Outputs, Sequential};
+use crate::sequential::{Leaving, Outputs, Sequential, Visitor};
 use crate::targets::Targets;
 
 /// A model and several rules, prepared once: the network runs once for all of them.
@@ -88,17 +88,10 @@ impl<T: Scalar> Sweep<T> {
         model.check_samples(sample)?;
         let mut buffers = Buffers::default();
         let mut stacks: Vec<Stack<T>> = self.explainers.iter().map(|_| Stack::default()).collect();
-        let mut machines: Vec<_> =
-            self.explainers.iter().zip(&mut stacks).map(|(explainer, stack)| explainer.machine(stack)).collect();
-        let outputs = model.pass(sample, &mut buffers, &mut |buffers: &mut Buffers<T>, leaving: Leaving<'_, T>| {
-            for machine in &mut machines {
-                let inputs = copy(&leaving.inputs, buffers);
-                machine.shift(Leaving { inputs, ..leaving }, buffers).map_err(|at| at.error(model))?;
-            }
-            buffers.values.give(leaving.inputs);
-            Ok(())
-        })?;
-        let explanations = self.explainers.iter().zip(machines).map(|(explainer, machine)| {
+        let machines = self.explainers.iter().zip(&mut stacks).map(|(explainer, stack)| explainer.machine(stack));
+        let mut machines = Machines(machines.collect());
+        let outputs = model.pass(sample, &mut buffers, &mut machines)?;
+        let explanations = self.explainers.iter().zip(machines.0).map(|(explainer, machine)| {
             let logits = copy(&outputs.logits, &mut buffers);
             let probabilities = outputs.probabilities.as_ref().map(|values| copy(values, &mut buffers));
             let mut run: Run<T> = explainer.finish(machine, Outputs { logits, probabilities }, &mut buffers)?;
@@ -108,6 +101,42 @@ impl<T: Scalar> Sweep<T> {
             Ok(explanation)
         });
         explanations.collect()
+    }
+}
+
+/// Machines that share a pass.
+struct Machines<'a, T: Scalar>(Vec<Machine<'a, T>>);
+
+impl<T: Scalar> Visitor<T> for Machines<'_, T> {
+    fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error> {
+        for machine in &mut self.0 {
+            let inputs = copy(&leaving.inputs, buffers);
+            machine.leave(buffers, Leaving { inputs, ..leaving })?;
+        }
+        buffers.values.give(leaving.inputs);
+        Ok(())
+    }
+
+    fn route(&mut self, buffers: &mut Buffers<T>, factor: usize, from: Buffer<usize>, samples: usize) -> Result<(), Error> {
+        for machine in &mut self.0 {
+            let mut copied = buffers.indices.take(from.len());
+            copied.copy_from_slice(&from);
+            machine.route(buffers, factor, copied, samples)?;
+        }
+        buffers.indices.give(from);
+        Ok(())
+    }
+
+    fn open(&mut self) {
+        self.0.iter_mut().for_each(Visitor::open);
+    }
+
+    fn next(&mut self) {
+        self.0.iter_mut().for_each(Visitor::next);
+    }
+
+    fn close(&mut self, buffers: &mut Buffers<T>, factor: usize, samples: usize) -> Result<(), Error> {
+        self.0.iter_mut().try_for_each(|machine| machine.close(buffers, factor, samples))
     }
 }
 

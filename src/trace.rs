@@ -10,7 +10,6 @@ use crate::error::Error;
 use crate::explainer::{Explainer, Run};
 use crate::explanation::{Contribution, Explanation, strongest};
 use crate::scalar::Scalar;
-use crate::sequential::Leaving;
 
 /// One explained sample with the shares at every layer kept, so that any unit inside can be asked.
 ///
@@ -92,11 +91,8 @@ impl<T: Scalar> Explainer<T> {
         model.check_input(sample.len())?;
         model.check_samples(sample)?;
         let mut buffers = Buffers::default();
-        let mut kept = Kept::new(model.clone(), self.prepared().clone());
-        let outputs = model.pass(sample, &mut buffers, &mut |buffers: &mut Buffers<T>, leaving: Leaving<'_, T>| {
-            kept.keep(leaving, buffers);
-            Ok(())
-        })?;
+        let mut kept = Kept::new(model.clone(), self.network().clone());
+        let outputs = model.pass(sample, &mut buffers, &mut kept)?;
         let (targets, selected) = self.begin(&outputs.logits, &mut buffers);
         let mut blocks = kept.suffixes(targets, &mut buffers).map_err(overflow)?;
         blocks.reverse();
@@ -118,7 +114,7 @@ impl<T: Scalar> Trace<T> {
 
     /// The linear layer whose inputs a layer's are: the next one, or as many as there are at the outputs.
     fn linear(&self, layer: usize) -> Result<usize, Error> {
-        let layers = self.kept.model().layers().len();
+        let layers = self.kept.model().nodes().len();
         if layer > layers {
             return Err(Error::LayerOutOfRange { layer, layers });
         }

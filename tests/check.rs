@@ -3,8 +3,8 @@
 use relprop::nalgebra::{DVector, dmatrix, dvector};
 use relprop::rule::{Decomposition, Divisor, Group, Part, Site, Stabilizer, Transform};
 use relprop::{
-    BiasMode, Code, Composite, Epsilon, Error, Gelu, Identity, Layer, Linear, LinearMap, Operator, RelevanceRule, Relu, Rule,
-    Scalar, Sequential, Softmax, ZBox,
+    BiasMode, Code, Composite, Epsilon, Error, Gelu, Identity, Layer, Linear, Operator, RelevanceRule, Relu, Rule, Scalar,
+    Sequential, Shape, Softmax, ZBox,
 };
 
 fn codes(model: &Sequential<f64>, rule: impl RelevanceRule<f64>) -> Vec<(Code, usize)> {
@@ -85,9 +85,8 @@ fn a_normalisation_of_its_own() {
         fn kind(&self) -> &str {
             "BatchNorm1d"
         }
-        fn operator(&self) -> Operator<'_, f64> {
-            let map: &dyn LinearMap<f64> = &self.0;
-            Operator::Linear(map)
+        fn operator(&self, _input: Shape) -> Result<Operator<f64>, Error> {
+            Ok(Operator::linear(self.0.clone()))
         }
     }
     let norm = BatchNorm(Linear::new(dmatrix![0.5, 0.0; 0.0, 2.0], dvector![0.1, 0.1]).unwrap());

@@ -9,8 +9,8 @@ use common::{Dense, Formula, Net};
 use proptest::prelude::*;
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
 use relprop::{
-    BiasMode, Elementwise, Elu, Explanation, Gelu, HardTanh, Layer, LeakyRelu, Linear, Operator, Relu, Rule, Scalar, Sequential,
-    Sigmoid, Silu, Softplus, Tanh, Targets,
+    BiasMode, Elementwise, Elu, Error, Explanation, Gelu, HardTanh, Layer, LeakyRelu, Linear, Operator, Relu, Rule, Scalar,
+    Sequential, Shape, Sigmoid, Silu, Softplus, Tanh, Targets,
 };
 
 /// The same numbers in single and in double precision.
@@ -151,8 +151,8 @@ fn no_bound_where_nothing_bounds() {
         fn kind(&self) -> &str {
             "Square"
         }
-        fn operator(&self) -> Operator<'_, T> {
-            Operator::Elementwise(self)
+        fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
+            Ok(Operator::elementwise(Self))
         }
     }
     let layer = || Linear::new(dmatrix![1.0, -1.0; 0.5, 2.0_f32], None).unwrap();

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use relprop::io::StateDict;
 use relprop::nalgebra::{dmatrix, dvector};
 use relprop::{
-    Dropout, Elementwise, Elu, Error, Gelu, HardTanh, Identity, Layer, LeakyRelu, Linear, Operator, Relu, Rule, Sequential,
+    Dropout, Elementwise, Elu, Error, Gelu, HardTanh, Identity, Layer, LeakyRelu, Linear, Operator, Relu, Rule, Sequential, Shape,
     Sigmoid, Silu, Softmax, Softplus, Tanh,
 };
 
@@ -105,8 +105,8 @@ fn an_own_layer_is_not_written() {
         fn kind(&self) -> &'static str {
             "Square"
         }
-        fn operator(&self) -> Operator<'_, f64> {
-            Operator::Elementwise(self)
+        fn operator(&self, _input: Shape) -> Result<Operator<f64>, Error> {
+            Ok(Operator::elementwise(Self))
         }
     }
     let model = Sequential::builder().layer(Linear::new(dmatrix![1.0], None).unwrap()).layer(Square).build().unwrap();

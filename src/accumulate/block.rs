@@ -3,7 +3,7 @@
 use nalgebra::DMatrix;
 
 use crate::accumulate::Overflow;
-use crate::accumulate::factor::Linked;
+use crate::accumulate::factor::{self, Linked};
 use crate::buffer::{Buffer, Buffers};
 use crate::linalg::{self, Matrix};
 use crate::scalar::Scalar;
@@ -48,8 +48,8 @@ pub(crate) struct Suffix<T> {
 
 impl Extent {
     fn of<T: Scalar>(linked: Linked<'_, T>) -> Self {
-        let p = linked.prepared;
-        Self { layer: p.layer, inputs: p.inputs, outputs: p.outputs, sinks: p.causes.len(), samples: linked.factor.samples }
+        let p = linked.prepared();
+        Self { layer: p.layer, inputs: p.inputs, outputs: p.outputs, sinks: p.sinks.len(), samples: linked.factor.samples }
     }
 
     fn rows(&self) -> usize {
@@ -105,7 +105,7 @@ impl<T: Scalar> Prefix<T> {
             live[..count].copy_from_slice(block.live(sample));
             let (shares, sinks) = block.rows_mut(sample).split_at_mut(count * extent.outputs);
             linked.rows(sample, &live[..count], shares, buffers);
-            sinks.copy_from_slice(&linked.factor.sinks[sample * sinks.len()..][..sinks.len()]);
+            linked.sink_rows(sample, sinks, buffers);
             buffers.indices.give(live);
         }
         block.normalised(extent.layer)
@@ -126,7 +126,7 @@ impl<T: Scalar> Prefix<T> {
             let x = &before.values[sample * size..][..rows * before.extent.outputs];
             let (shares, sinks) = product.rows_mut(sample).split_at_mut(rows * extent.outputs);
             linked.apply_transposed(sample, x, shares, buffers);
-            sinks.copy_from_slice(&linked.factor.sinks[sample * sinks.len()..][..sinks.len()]);
+            linked.sink_rows(sample, sinks, buffers);
         }
         buffers.values.give(before.values);
         product.normalised(next.layer)
@@ -182,22 +182,34 @@ impl<T: Scalar> Prefix<T> {
 
 impl<T: Scalar> Suffix<T> {
     /// The selected outputs of a factor as a block, as many for each sample. Cost: inputs x those for each sample and term.
-    pub fn of_outputs(linked: Linked<'_, T>, selected: &[usize], buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
+    pub fn of_outputs(linked: Linked<'_, T>, chosen: &[usize], buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
         let whole = Extent::of(linked);
-        let extent = Extent { outputs: selected.len() / whole.samples, ..whole };
-        let mut values = buffers.values.take(extent.inputs * selected.len());
-        let mut sinks = buffers.values.take(extent.sinks * selected.len());
-        let of_factor =
-            |sample: usize, sink: usize, k: usize| linked.factor.sinks[(sample * whole.sinks + sink) * whole.outputs + k];
-        for (sample, selected) in selected.chunks_exact(extent.outputs).enumerate() {
+        let extent = Extent { outputs: chosen.len() / whole.samples, ..whole };
+        let mut values = buffers.values.take(extent.inputs * chosen.len());
+        let mut sinks = buffers.values.take(extent.sinks * chosen.len());
+        for (sample, selected) in chosen.chunks_exact(extent.outputs).enumerate() {
             let size = extent.inputs * extent.outputs;
-            linked.columns(sample, selected, &mut values[sample * size..][..size], buffers);
-            for sink in 0..extent.sinks {
-                let row = &mut sinks[(sample * extent.sinks + sink) * extent.outputs..][..extent.outputs];
-                row.iter_mut().zip(selected).for_each(|(share, &k)| *share = of_factor(sample, sink, k));
+            if !linked.columns(sample, selected, &mut values[sample * size..][..size], buffers) {
+                // What is not at hand by columns is multiplied by unit vectors.
+                buffers.values.give(values);
+                buffers.values.give(sinks);
+                return Self::of_units(linked, whole, chosen, buffers);
             }
+            let mut rows = buffers.values.take(extent.sinks * whole.outputs);
+            linked.sink_rows(sample, &mut rows, buffers);
+            let sinks = &mut sinks[sample * extent.sinks * extent.outputs..][..extent.sinks * extent.outputs];
+            for (to, row) in sinks.chunks_exact_mut(extent.outputs).zip(rows.chunks_exact(whole.outputs)) {
+                to.iter_mut().zip(selected).for_each(|(share, &k)| *share = row[k]);
+            }
+            buffers.values.give(rows);
         }
         Self { extent, values, sinks, exponents: zeros(extent.samples, buffers) }.normalised(extent.layer)
+    }
+
+    fn of_units(linked: Linked<'_, T>, whole: Extent, selected: &[usize], buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
+        let units = factor::units(selected, whole.outputs, buffers);
+        let targets = selected.len() / whole.samples;
+        Self::of_targets(whole.layer, units, whole.outputs, targets, buffers)?.after(linked, buffers)
     }
 
     /// The block that ends a chain in weightings of its outputs: their relevance to begin with.
@@ -240,18 +252,21 @@ impl<T: Scalar> Suffix<T> {
     /// Cost: (1 + sinks) x outputs times the factor's product, for each sample and term.
     pub fn after(self, linked: Linked<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
         let before = Extent::of(linked);
-        let Extent { inputs: inner, outputs, samples, .. } = self.extent;
+        let Extent { outputs, samples, .. } = self.extent;
         let extent = Extent { sinks: before.sinks + self.extent.sinks, outputs, ..before };
         let mut sinks = buffers.values.take(extent.sinks * outputs * samples);
         for (sample, sinks) in sinks.chunks_exact_mut((extent.sinks * outputs).max(1)).enumerate() {
-            let (new, old) = sinks.split_at_mut(before.sinks * outputs);
-            let block = &self.values[sample * inner * outputs..][..inner * outputs];
-            let rows = &linked.factor.sinks[sample * before.sinks * inner..][..before.sinks * inner];
-            pass_sinks(rows, block, inner, self.exponents[sample], new);
+            let old = &mut sinks[before.sinks * outputs..];
             old.copy_from_slice(&self.sinks[sample * old.len()..][..old.len()]);
         }
         let mut values = buffers.values.take(extent.inputs * outputs * samples);
-        linked.apply(&self.values, &mut values, buffers);
+        let exponents = &self.exponents;
+        let mut drain = |sample: usize, first: usize, rows: &[T], block: &[T]| {
+            let inner = block.len() / outputs;
+            let new = &mut sinks[(sample * extent.sinks + first) * outputs..][..rows.len() / inner * outputs];
+            pass_sinks(rows, block, inner, exponents[sample], new);
+        };
+        linked.apply(&self.values, &mut values, 0, &mut drain, buffers);
         buffers.values.give(self.values);
         buffers.values.give(self.sinks);
         Self { extent, values, sinks, exponents: self.exponents }.normalised(before.layer)

@@ -1,552 +1,430 @@
-//! Factors: one layer's share matrix at the current samples.
-
-use std::sync::Arc;
+//! Factors: one layer's share matrix at the current samples, whatever the layer is.
+//!
+//! | layer | factor |
+//! |---|---|
+//! | linear | a rule's terms ([`Ruled`]) |
+//! | pooling by the maximum and the like | a one where an output is that input |
+//! | branches | beside one another the products of their own factors, for each branch its block of the outputs |
 
 use crate::accumulate::Cause;
+use crate::accumulate::ruled::{self, Ruled, Shares};
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
-use crate::layer::{self, LinearMap};
-use crate::rule::{BiasMode, Decomposition, Divisor, Gate, Input, RelevanceRule, Site, Stabilizer, Transform, Weight};
+use crate::rule::RelevanceRule;
 use crate::scalar::Scalar;
-use crate::sequential::Leaving;
+use crate::sequential::{Bound, Chain, Leaving, Linear, Sequential};
 
-/// A rule at one layer, with all that does not depend on the sample.
+/// All factors of a model under a rule, with all that does not depend on the sample.
+#[derive(Debug)]
+pub(crate) struct Network<T: Scalar> {
+    /// By their numbers.
+    pub factors: Vec<Prepared<T>>,
+    /// Those that are in no branch: S is their product.
+    pub chain: Vec<usize>,
+}
+
+/// One factor, with all that does not depend on the sample.
 #[derive(Debug)]
 pub(crate) struct Prepared<T: Scalar> {
     pub layer: usize,
     pub inputs: usize,
     pub outputs: usize,
-    /// Why relevance leaves at this layer: one row of sinks each.
-    pub causes: Vec<Cause>,
-    pub(super) groups: Vec<PreparedGroup<T>>,
-    /// A = Σ diag(u) V diag(t).
-    pub(super) terms: Vec<Term>,
-    /// What the u are made of, beside z itself and 1.
-    pub(super) mapped: Vec<Input<T>>,
-    /// The V beside the layer's own weights.
-    pub(super) maps: Vec<Box<dyn LinearMap<T>>>,
-    /// How many t there are.
-    pub(super) scales: usize,
-    /// What the coefficients lack of 1 where the output is positive, negative, 0.
-    rest: [T; 3],
+    /// Where and why relevance leaves: one row of sinks each.
+    pub sinks: Vec<(usize, Cause)>,
+    pub kind: Kind<T>,
 }
 
 #[derive(Debug)]
-pub(super) struct PreparedGroup<T: Scalar> {
-    pub coefficient: T,
-    /// The group's among the terms.
-    pub terms: std::ops::Range<usize>,
-    /// Which t is theirs; that of a distributed bias is the one behind it.
-    pub t: usize,
-    /// The transformed bias, and the fan-in by which it is distributed if it is.
-    pub bias: Option<Vec<T>>,
-    pub bias_mode: BiasMode,
-    pub divisor: Divisor,
-    pub gate: Gate,
-    pub one_sign: bool,
-    pub fan_in: Vec<T>,
+pub(crate) enum Kind<T: Scalar> {
+    Ruled(Ruled<T>),
+    Route,
+    /// The factors of each branch.
+    Branches(Vec<Vec<usize>>),
 }
 
-#[derive(Debug)]
-pub(super) struct Term {
-    pub u: Scale,
-    pub v: Weights,
-    /// Which of the factor's t.
-    pub t: usize,
-}
-
-/// u.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Scale {
-    Inputs,
-    Ones,
-    /// One of the mapped.
-    Mapped(usize),
-}
-
-/// V.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Weights {
-    Own,
-    /// One of the maps.
-    Other(usize),
-}
-
-/// The numbers of A = Σ diag(u) V diag(t) for some samples, and the sinks as rows below it. The V stand in [`Prepared`].
+/// A factor at some samples.
 #[derive(Debug)]
 pub(crate) struct Factor<T> {
-    /// The layer's place among the linear layers.
-    pub linear: usize,
+    pub number: usize,
     pub samples: usize,
-    /// z, samples as columns.
-    pub(super) z: Buffer<T>,
-    /// f(z) for each transform, samples as columns.
-    pub(super) mapped: Buffer<T>,
-    /// Each t, samples as columns.
-    pub(super) t: Buffer<T>,
-    /// For each sample and cause, one share for each output.
-    pub sinks: Buffer<T>,
+    pub values: Values<T>,
 }
 
-impl<T: Scalar> Prepared<T> {
-    pub fn new(rule: &dyn RelevanceRule<T>, site: &Site<'_>, map: &dyn LinearMap<T>) -> Result<Self, Error> {
-        let Decomposition { groups } = rule.decompose(site)?;
-        let refuse = |reason: &str| Error::Unsupported {
-            rule: rule.name(),
-            layer: site.layer,
-            kind: site.kind.to_owned(),
-            reason: reason.to_owned(),
-        };
-        let rest = |open: &[Gate]| {
-            let coefficients = groups.iter().filter(|group| open.contains(&group.gate)).map(|group| group.coefficient);
-            let rest = coefficients.fold(T::one(), |rest, c| rest - c);
-            // Coefficients such as 1.1 and -0.1 sum to 1 up to rounding.
-            if rest.abs() <= T::epsilon() * T::from_f64(4.0) { T::zero() } else { rest }
-        };
-        let mut prepared = Self {
-            layer: site.layer,
-            inputs: site.inputs,
-            outputs: site.outputs,
-            causes: Vec::new(),
-            groups: Vec::with_capacity(groups.len()),
-            terms: Vec::new(),
-            mapped: Vec::new(),
-            maps: Vec::new(),
-            scales: 0,
-            rest: [rest(&[Gate::Always, Gate::Positive]), rest(&[Gate::Always, Gate::Negative]), rest(&[Gate::Always])],
-        };
-        // What the maps were made by: groups have some in common.
-        let mut made: Vec<Weight<T>> = Vec::new();
-        for group in groups {
-            check_divisor::<T>(group.divisor, group.bias_mode).map_err(|reason| refuse(&reason))?;
-            let (first, own) = (prepared.terms.len(), prepared.scales);
-            prepared.scales += 1;
-            for part in group.parts {
-                let u = prepared.scale(part.input).map_err(|reason| refuse(&reason))?;
-                let v = prepared.weights(part.weight, map, &mut made).map_err(|reason| refuse(&reason))?;
-                prepared.terms.push(Term { u, v, t: own });
-            }
-            let terms = first..prepared.terms.len();
-            let distributes = group.bias_mode == BiasMode::Distribute && map.bias().is_some();
-            let counts = distributes || group.divisor == Divisor::FanIn;
-            let fan_in = if counts { layer::fan_in(map) } else { Vec::new() };
-            let mut bias: Option<Vec<T>> = match group.bias_mode {
-                BiasMode::Ignore => None,
-                _ => map.bias().map(|bias| bias.iter().map(|&b| group.bias.value(b)).collect()),
-            };
-            if let (true, Some(bias)) = (distributes, &mut bias) {
-                // An output without inputs (a window in the padding) has nobody to give its bias to.
-                bias.iter_mut().zip(&fan_in).filter(|(_, n)| **n == T::zero()).for_each(|(b, _)| *b = T::zero());
-                let v = prepared.weights(Weight::Of(Transform::One), map, &mut made).map_err(|reason| refuse(&reason))?;
-                prepared.terms.push(Term { u: Scale::Ones, v, t: own + 1 });
-                prepared.scales += 1;
-            }
-            match group.divisor {
-                Divisor::Total(stabilizer) => {
-                    let absorbed = group.bias_mode == BiasMode::Absorb && bias.is_some();
-                    // Where all totals are 0, so is a stabiliser that is relative to them.
-                    let dead = matches!(stabilizer, Stabilizer::RelativeToRms(_) | Stabilizer::None) && !group.one_sign;
-                    prepared.add_cause(Cause::Bias, absorbed);
-                    prepared.add_cause(Cause::Stabilizer, stabilizer != Stabilizer::None);
-                    prepared.add_cause(Cause::Dead, dead);
-                    prepared.add_cause(Cause::Empty, group.one_sign);
+#[derive(Debug)]
+pub(crate) enum Values<T> {
+    Ruled(Shares<T>),
+    /// For each sample's outputs the inputs that they are.
+    Route(Buffer<usize>),
+    Branches(Vec<Vec<Factor<T>>>),
+}
+
+impl<T: Scalar> Network<T> {
+    /// Asks the rule about every linear layer of the model.
+    pub fn new(model: &Sequential<T>, rule: &dyn RelevanceRule<T>) -> Result<Self, Error> {
+        let mut ruled: Vec<Option<Ruled<T>>> = Vec::new();
+        for (site, linear) in model.sites() {
+            let prepared = Ruled::new(rule, &site, linear)?;
+            ruled.resize_with(ruled.len().max(linear.factor + 1), || None);
+            ruled[linear.factor] = Some(prepared);
+        }
+        let mut network = Self { factors: Vec::new(), chain: Vec::new() };
+        network.chain = network.add(model.chain(), &mut ruled);
+        Ok(network)
+    }
+
+    /// Adds the factors of a chain and gives their numbers.
+    fn add(&mut self, chain: &Chain<T>, ruled: &mut [Option<Ruled<T>>]) -> Vec<usize> {
+        let mut numbers = Vec::new();
+        for node in &chain.nodes {
+            let layer = node.index;
+            match &node.bound {
+                Bound::Linear(linear) => self.take(layer, linear, ruled, &mut numbers),
+                Bound::Route { factor, inputs, .. } => {
+                    let (inputs, outputs) = (*inputs, node.output.size());
+                    self.factors.push(Prepared { layer, inputs, outputs, sinks: Vec::new(), kind: Kind::Route });
+                    numbers.push(*factor);
                 }
-                Divisor::FanIn => prepared.add_cause(Cause::Rest, true),
-                Divisor::One => {}
-            }
-            prepared.groups.push(PreparedGroup {
-                coefficient: group.coefficient,
-                terms,
-                t: own,
-                bias,
-                bias_mode: group.bias_mode,
-                divisor: group.divisor,
-                gate: group.gate,
-                one_sign: group.one_sign,
-                fan_in,
-            });
-        }
-        let [positive, negative, _] = prepared.rest;
-        prepared.add_cause(Cause::Rest, positive != T::zero() || negative != T::zero());
-        prepared.add_cause(Cause::Dead, prepared.is_gated());
-        Ok(prepared)
-    }
-
-    fn add_cause(&mut self, cause: Cause, there: bool) {
-        if there && !self.causes.contains(&cause) {
-            self.causes.push(cause);
-        }
-    }
-
-    /// Whether the groups depend on the output's sign.
-    fn is_gated(&self) -> bool {
-        self.groups.iter().any(|group| group.gate != Gate::Always)
-    }
-
-    fn scale(&mut self, input: Input<T>) -> Result<Scale, String> {
-        match &input {
-            Input::Of(Transform::Identity) => return Ok(Scale::Inputs),
-            Input::Of(Transform::One) => return Ok(Scale::Ones),
-            Input::Fixed(values) if values.len() != self.inputs => {
-                return Err(format!("it has values for {} inputs, the layer has {}", values.len(), self.inputs));
-            }
-            Input::Fixed(values) if values.iter().any(|v| !v.is_finite()) => {
-                return Err("not all of its values for the inputs are finite".to_owned());
-            }
-            _ => {}
-        }
-        let same = |other: &Input<T>| match (&input, other) {
-            (Input::Of(f), Input::Of(g)) => f.is(g),
-            (Input::Fixed(a), Input::Fixed(b)) => Arc::ptr_eq(a, b),
-            _ => false,
-        };
-        let known = self.mapped.iter().position(same);
-        Ok(Scale::Mapped(known.unwrap_or_else(|| {
-            self.mapped.push(input);
-            self.mapped.len() - 1
-        })))
-    }
-
-    fn weights(&mut self, weight: Weight<T>, own: &dyn LinearMap<T>, made: &mut Vec<Weight<T>>) -> Result<Weights, String> {
-        match &weight {
-            Weight::Of(Transform::Identity) => return Ok(Weights::Own),
-            Weight::Same if self.inputs != self.outputs => {
-                return Err(format!("it has {} inputs and {} outputs, not as many of both", self.inputs, self.outputs));
-            }
-            _ => {}
-        }
-        let same = |other: &Weight<T>| match (&weight, other) {
-            (Weight::Of(f), Weight::Of(g)) => f.is(g),
-            (Weight::Same, Weight::Same) => true,
-            _ => false,
-        };
-        if let Some(known) = made.iter().position(same) {
-            return Ok(Weights::Other(known));
-        }
-        self.maps.push(match &weight {
-            Weight::Same => layer::same(self.inputs),
-            Weight::Of(Transform::One) => own.ones(),
-            Weight::Of(transform) => own.map_weights(&|w| transform.value(w)),
-        });
-        made.push(weight);
-        Ok(Weights::Other(self.maps.len() - 1))
-    }
-
-    pub(super) fn map<'a>(&'a self, weights: Weights, own: &'a dyn LinearMap<T>) -> &'a dyn LinearMap<T> {
-        match weights {
-            Weights::Own => own,
-            Weights::Other(index) => &*self.maps[index],
-        }
-    }
-
-    /// What all terms cost for one column, and how many they are.
-    pub fn cost(&self, map: &dyn LinearMap<T>) -> (f64, usize) {
-        (self.terms.iter().map(|term| self.map(term.v, map).multiply_adds()).sum(), self.terms.len())
-    }
-
-    /// The factor of the layer that the pass leaves.
-    pub fn factor(&self, leaving: Leaving<'_, T>, buffers: &mut Buffers<T>) -> Factor<T> {
-        let Leaving { linear, map, inputs: z, product } = leaving;
-        let (samples, outputs) = (product.len() / self.outputs, product.len());
-        let mut mapped = buffers.values.take(self.mapped.len() * z.len());
-        for (input, mapped) in self.mapped.iter().zip(mapped.chunks_exact_mut(z.len().max(1))) {
-            match input {
-                Input::Of(transform) => mapped.iter_mut().zip(&*z).for_each(|(u, &z)| *u = transform.value(z)),
-                Input::Fixed(values) => mapped.chunks_exact_mut(values.len()).for_each(|u| u.copy_from_slice(values)),
-            }
-        }
-        let mut t = buffers.values.take(self.scales * outputs);
-        let mut sinks = buffers.values.take(self.causes.len() * outputs);
-        sinks.fill(T::zero());
-        let mut total = buffers.values.take(outputs);
-        let mut numerators = buffers.values.take(outputs);
-        // The layer's own output, where its sign decides.
-        let mut y = buffers.values.take(if self.is_gated() { outputs } else { 0 });
-        if !y.is_empty() {
-            y.copy_from_slice(product);
-            layer::add_bias(map.bias(), &mut y);
-        }
-        for group in &self.groups {
-            total.fill(T::zero());
-            for term in &self.terms[group.terms.clone()] {
-                if let (Scale::Inputs, Weights::Own) = (term.u, term.v) {
-                    // The forward pass has made this product already.
-                    add(&mut total, product);
-                    continue;
-                }
-                let v = self.map(term.v, map);
-                match term.u {
-                    Scale::Inputs => v.apply(&z, &mut numerators),
-                    Scale::Mapped(k) => v.apply(&mapped[k * z.len()..][..z.len()], &mut numerators),
-                    Scale::Ones => {
-                        let mut ones = buffers.values.take(z.len());
-                        ones.fill(T::one());
-                        v.apply(&ones, &mut numerators);
-                        buffers.values.give(ones);
+                Bound::Branches { factor, branches, inputs, sum } => {
+                    let outputs = branches.iter().map(|branch| branch.output.size()).sum();
+                    let place = self.factors.len();
+                    let kind = Kind::Branches(Vec::new());
+                    self.factors.push(Prepared { layer, inputs: *inputs, outputs, sinks: Vec::new(), kind });
+                    let inner: Vec<Vec<usize>> = branches.iter().map(|branch| self.add(branch, ruled)).collect();
+                    let sinks = inner.iter().flatten().flat_map(|&number| self.factors[number].sinks.clone()).collect();
+                    self.factors[place].sinks = sinks;
+                    self.factors[place].kind = Kind::Branches(inner);
+                    numbers.push(*factor);
+                    if let Some(sum) = sum {
+                        self.take(layer, sum, ruled, &mut numbers);
                     }
                 }
-                add(&mut total, &numerators);
-            }
-            layer::add_bias(group.bias.as_deref(), &mut total);
-            let (own, rest) = t[group.t * outputs..].split_at_mut(outputs);
-            group.divide(&total, &y, own, &mut Sinks { causes: &self.causes, outputs: self.outputs, rows: &mut sinks });
-            if group.distributes() {
-                let shares = group.bias.iter().flatten().zip(&group.fan_in).map(|(&b, &n)| b / n.max(T::one())).cycle();
-                rest.iter_mut().zip(own).zip(shares).for_each(|((distributed, t), share)| *distributed = *t * share);
+                Bound::Elementwise(_) | Bound::Reshape | Bound::Softmax => {}
             }
         }
-        let mut rows = Sinks { causes: &self.causes, outputs: self.outputs, rows: &mut sinks };
-        let [positive, negative, zero] = self.rest;
-        for sample in 0..samples {
-            match y.get(sample * self.outputs..(sample + 1) * self.outputs) {
-                Some(y) => {
-                    let of_sign = |j: usize| if y[j] > T::zero() { positive } else { negative };
-                    rows.add(Cause::Rest, sample, |j| if y[j] == T::zero() { T::zero() } else { of_sign(j) });
-                    rows.add(Cause::Dead, sample, |j| if y[j] == T::zero() { zero } else { T::zero() });
-                }
-                None if zero != T::zero() => rows.add(Cause::Rest, sample, |_| zero),
-                None => {}
-            }
-        }
-        buffers.values.give(y);
-        buffers.values.give(numerators);
-        buffers.values.give(total);
-        Factor { linear, samples, z, mapped, t, sinks }
-    }
-}
-
-/// The rows of sinks while they are made: for each sample and cause, one share for each output.
-struct Sinks<'a, T> {
-    causes: &'a [Cause],
-    outputs: usize,
-    rows: &'a mut [T],
-}
-
-impl<T: Scalar> Sinks<'_, T> {
-    /// Adds a share for each output to a row.
-    fn add(&mut self, cause: Cause, sample: usize, share: impl Fn(usize) -> T) {
-        if let Some(row) = self.causes.iter().position(|&c| c == cause) {
-            let row = &mut self.rows[(sample * self.causes.len() + row) * self.outputs..][..self.outputs];
-            for (j, sum) in row.iter_mut().enumerate() {
-                *sum += share(j);
-            }
-        }
-    }
-}
-
-/// A total's stabiliser must be a number of the type, and a divisor that is no total cannot absorb a bias.
-fn check_divisor<T: Scalar>(divisor: Divisor, bias: BiasMode) -> Result<(), String> {
-    match divisor {
-        Divisor::FanIn | Divisor::One if bias == BiasMode::Absorb => {
-            Err("a divisor that is no total cannot absorb the bias".to_owned())
-        }
-        Divisor::Total(Stabilizer::Absolute(epsilon) | Stabilizer::RelativeToRms(epsilon))
-            // The reciprocal of a smaller one is infinite.
-            if T::from_f64(epsilon) < T::min_positive_value() || !T::from_f64(epsilon).is_finite() =>
-        {
-            Err(format!("the stabilizer {epsilon:?} is outside the number type's range"))
-        }
-        _ => Ok(()),
-    }
-}
-
-impl<T: Scalar> PreparedGroup<T> {
-    pub fn distributes(&self) -> bool {
-        self.bias_mode == BiasMode::Distribute && self.bias.is_some()
+        numbers
     }
 
-    /// t = c / d, with what does not go to the inputs as sinks. `y` is the layer's own output where a gate asks for it.
-    fn divide(&self, total: &[T], y: &[T], t: &mut [T], sinks: &mut Sinks<'_, T>) {
-        let (outputs, c) = (sinks.outputs, self.coefficient);
-        for (sample, (totals, t)) in total.chunks_exact(outputs).zip(t.chunks_exact_mut(outputs)).enumerate() {
-            match self.divisor {
-                Divisor::Total(stabilizer) => {
-                    let y = y.get(sample * outputs..(sample + 1) * outputs).unwrap_or(totals);
-                    self.divide_by_total(stabilizer, sample, (totals, y), t, sinks);
-                }
-                Divisor::FanIn => {
-                    // An output without inputs (a window in the padding) has nothing to share: its total is 0, all of it
-                    // is rest.
-                    t.iter_mut().zip(&self.fan_in).for_each(|(t, &n)| *t = c / n.max(T::one()));
-                    sinks.add(Cause::Rest, sample, |j| c - totals[j] * t[j]);
-                }
-                Divisor::One => t.fill(c),
+    fn take(&mut self, layer: usize, linear: &Linear<T>, ruled: &mut [Option<Ruled<T>>], numbers: &mut Vec<usize>) {
+        if let Some(ruled) = ruled.get_mut(linear.factor).and_then(Option::take) {
+            let sinks = ruled.causes.iter().map(|&cause| (layer, cause)).collect();
+            let (inputs, outputs) = (ruled.inputs, ruled.outputs);
+            self.factors.push(Prepared { layer, inputs, outputs, sinks, kind: Kind::Ruled(ruled) });
+            numbers.push(linear.factor);
+        }
+    }
+
+    /// The factors of the chain, in order.
+    pub fn chain(&self) -> impl Iterator<Item = &Prepared<T>> {
+        self.chain.iter().map(|&number| &self.factors[number])
+    }
+
+    /// Whether all factors are a rule's, one after another.
+    pub fn is_plain(&self) -> bool {
+        self.factors.iter().all(|prepared| matches!(prepared.kind, Kind::Ruled(_)))
+    }
+
+    /// What a factor costs for one column.
+    pub fn multiply_adds(&self, prepared: &Prepared<T>) -> f64 {
+        match &prepared.kind {
+            Kind::Ruled(ruled) => ruled.multiply_adds(),
+            Kind::Route => prepared.outputs as f64,
+            Kind::Branches(branches) => {
+                let inner = branches.iter().flatten().map(|&number| self.multiply_adds(&self.factors[number]));
+                inner.sum::<f64>() + prepared.outputs as f64
             }
         }
     }
 
-    /// t = c / S(total), with the stabiliser's, the bias's, the empty and the dead totals' shares as sinks.
-    fn divide_by_total(
-        &self,
-        stabilizer: Stabilizer,
-        sample: usize,
-        (totals, y): (&[T], &[T]),
-        t: &mut [T],
-        sinks: &mut Sinks<'_, T>,
-    ) {
-        let (c, zero) = (self.coefficient, T::zero());
-        let epsilon = epsilon(stabilizer, totals);
-        let signed = |total: T| if total < zero { -epsilon } else { epsilon };
-        let open = |j: usize| match self.gate {
-            Gate::Always => true,
-            Gate::Positive => y[j] > zero,
-            Gate::Negative => y[j] < zero,
-        };
-        // Where there is nothing to share by.
-        let nothing = |j: usize| totals[j] == zero && (self.one_sign || epsilon == zero);
-        for j in 0..t.len() {
-            t[j] = if open(j) && !nothing(j) { c / (totals[j] + signed(totals[j])) } else { zero };
+    /// What it costs to form one row of a factor, and one column.
+    pub fn formed(&self, prepared: &Prepared<T>) -> (f64, f64) {
+        match &prepared.kind {
+            Kind::Ruled(ruled) => ruled.formed(),
+            Kind::Route => (prepared.outputs as f64, prepared.inputs as f64),
+            Kind::Branches(_) => (self.multiply_adds(prepared), self.multiply_adds(prepared)),
         }
-        sinks.add(Cause::Stabilizer, sample, |j| t[j] * signed(totals[j]));
-        if let Some(bias) = self.bias.as_ref().filter(|_| self.bias_mode == BiasMode::Absorb) {
-            sinks.add(Cause::Bias, sample, |j| t[j] * bias[j]);
+    }
+
+    /// The factor of the linear layer that the pass leaves.
+    pub fn factor(&self, leaving: Leaving<'_, T>, buffers: &mut Buffers<T>) -> Factor<T> {
+        let number = leaving.factor;
+        match &self.factors[number].kind {
+            Kind::Ruled(ruled) => {
+                let shares = ruled.shares(leaving, buffers);
+                Factor { number, samples: shares.samples, values: Values::Ruled(shares) }
+            }
+            // A linear layer's factor is always a rule's.
+            Kind::Route | Kind::Branches(_) => Factor { number, samples: 0, values: Values::Branches(Vec::new()) },
         }
-        let lost = if self.one_sign { Cause::Empty } else { Cause::Dead };
-        sinks.add(lost, sample, |j| if open(j) && nothing(j) { c } else { zero });
     }
-}
-
-/// ε at a sample's totals.
-pub(super) fn epsilon<T: Scalar>(stabilizer: Stabilizer, totals: &[T]) -> T {
-    match stabilizer {
-        Stabilizer::None => T::zero(),
-        Stabilizer::Absolute(epsilon) => T::from_f64(epsilon),
-        Stabilizer::RelativeToRms(epsilon) => match root_mean_square(totals) {
-            rms if rms == T::zero() => rms,
-            rms => (T::from_f64(epsilon) * rms).max(T::min_positive_value()),
-        },
-    }
-}
-
-/// A factor with the maps that it is made of.
-#[derive(Clone, Copy)]
-pub(crate) struct Linked<'a, T: Scalar> {
-    pub factor: &'a Factor<T>,
-    pub prepared: &'a Prepared<T>,
-    pub map: &'a dyn LinearMap<T>,
 }
 
 impl<T: Scalar> Factor<T> {
     pub fn give_back(self, buffers: &mut Buffers<T>) {
-        for buffer in [self.sinks, self.t, self.mapped, self.z] {
-            buffers.values.give(buffer);
+        match self.values {
+            Values::Ruled(shares) => shares.give_back(buffers),
+            Values::Route(from) => buffers.indices.give(from),
+            Values::Branches(branches) => {
+                branches.into_iter().flatten().for_each(|factor| factor.give_back(buffers));
+            }
         }
     }
 }
 
-impl<'a, T: Scalar> Linked<'a, T> {
-    /// u of a term for every sample, `None` for ones.
-    fn u(self, term: &Term) -> Option<&'a [T]> {
-        let Factor { z, mapped, .. } = self.factor;
-        match term.u {
-            Scale::Inputs => Some(z),
-            Scale::Ones => None,
-            Scale::Mapped(k) => Some(&mapped[k * z.len()..][..z.len()]),
+/// Factors in branches, until their branches are complete.
+#[derive(Debug)]
+pub(crate) struct Open<T>(Vec<Vec<Vec<Factor<T>>>>);
+
+impl<T> Default for Open<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Open<T> {
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub fn open(&mut self) {
+        self.0.push(Vec::new());
+    }
+
+    pub fn next(&mut self) {
+        self.0.iter_mut().next_back().into_iter().for_each(|branches| branches.push(Vec::new()));
+    }
+
+    /// Puts a factor in the branch that is open, or gives it back where none is.
+    pub fn place(&mut self, factor: Factor<T>) -> Option<Factor<T>> {
+        match self.0.last_mut().and_then(|branches| branches.last_mut()) {
+            Some(branch) => {
+                branch.push(factor);
+                None
+            }
+            None => Some(factor),
         }
     }
 
-    fn t(self, term: &Term) -> &'a [T] {
-        let size = self.factor.samples * self.prepared.outputs;
-        &self.factor.t[term.t * size..][..size]
+    /// The factor of the branches that end.
+    pub fn close(&mut self, number: usize, samples: usize) -> Factor<T> {
+        Factor { number, samples, values: Values::Branches(self.0.pop().unwrap_or_default()) }
+    }
+}
+
+/// A factor with the network that it is of.
+#[derive(Clone, Copy)]
+pub(crate) struct Linked<'a, T: Scalar> {
+    pub factor: &'a Factor<T>,
+    pub network: &'a Network<T>,
+}
+
+/// What a factor is made of, with its numbers.
+enum Parts<'a, T: Scalar> {
+    Ruled(ruled::Linked<'a, T>),
+    Route(&'a [usize]),
+    Branches(&'a [Vec<Factor<T>>]),
+}
+
+/// Takes the sinks of a factor in a product from the right: the sample, which of the sinks is the first, their rows, and the
+/// block of the factor's outputs.
+pub(crate) type Drain<'a, T> = &'a mut dyn FnMut(usize, usize, &[T], &[T]);
+
+impl<'a, T: Scalar> Linked<'a, T> {
+    pub fn prepared(self) -> &'a Prepared<T> {
+        &self.network.factors[self.factor.number]
     }
 
-    fn u_of(self, term: &Term, sample: usize) -> Option<&'a [T]> {
-        self.u(term).map(|u| &u[sample * self.prepared.inputs..][..self.prepared.inputs])
+    fn parts(self) -> Parts<'a, T> {
+        match (&self.prepared().kind, &self.factor.values) {
+            (Kind::Ruled(ruled), Values::Ruled(shares)) => Parts::Ruled(ruled::Linked { shares, ruled }),
+            (_, Values::Route(from)) => Parts::Route(from),
+            (_, Values::Branches(branches)) => Parts::Branches(branches),
+            (_, Values::Ruled(_)) => Parts::Branches(&[]),
+        }
     }
 
-    fn t_of(self, term: &Term, sample: usize) -> &'a [T] {
-        &self.t(term)[sample * self.prepared.outputs..][..self.prepared.outputs]
+    fn inner(self, factor: &'a Factor<T>) -> Self {
+        Self { factor, ..self }
+    }
+
+    /// Of a route, the inputs that a sample's outputs are.
+    fn from(self, from: &'a [usize], sample: usize) -> &'a [usize] {
+        &from[sample * self.prepared().outputs..][..self.prepared().outputs]
     }
 
     /// Lists the inputs that a share of a sample can come to, and gives how many they are.
     pub fn live(self, sample: usize, list: &mut [usize]) -> usize {
-        let mut count = 0;
-        for i in 0..list.len() {
-            let mut any = false;
-            for term in &self.prepared.terms {
-                any |= self.u_of(term, sample).is_none_or(|u| u[i] != T::zero());
+        match self.parts() {
+            Parts::Ruled(linked) => linked.live(sample, list),
+            Parts::Route(from) => {
+                list.fill(0);
+                self.from(from, sample).iter().for_each(|&i| list[i] = 1);
+                let mut count = 0;
+                for i in 0..list.len() {
+                    let there = list[i];
+                    list[count] = i;
+                    count += there;
+                }
+                count
             }
-            list[count] = i;
-            count += usize::from(any);
+            Parts::Branches(_) => {
+                list.iter_mut().enumerate().for_each(|(i, at)| *at = i);
+                list.len()
+            }
         }
-        count
     }
 
-    /// The listed rows of A of one sample, outputs x their number, into `out`. Cost: that size for each term.
+    /// The listed rows of A of one sample, outputs x their number, into `out`.
     pub fn rows(self, sample: usize, listed: &[usize], out: &mut [T], buffers: &mut Buffers<T>) {
-        self.form(sample, out, buffers, |v, u, t, out| v.add_scaled_inputs(listed, u, t, out));
-    }
-
-    /// The listed columns of A of one sample, inputs x their number, into `out`. Cost: that size for each term.
-    pub fn columns(self, sample: usize, listed: &[usize], out: &mut [T], buffers: &mut Buffers<T>) {
-        self.form(sample, out, buffers, |v, u, t, out| v.add_scaled_outputs(listed, u, t, out));
-    }
-
-    /// What `add` makes of each term for one sample, from zero.
-    fn form(self, sample: usize, out: &mut [T], buffers: &mut Buffers<T>, add: impl Fn(&dyn LinearMap<T>, &[T], &[T], &mut [T])) {
-        out.fill(T::zero());
-        let mut ones = buffers.values.take(self.prepared.inputs);
-        ones.fill(T::one());
-        for term in &self.prepared.terms {
-            add(self.prepared.map(term.v, self.map), self.u_of(term, sample).unwrap_or(&ones), self.t_of(term, sample), out);
+        if let Parts::Ruled(linked) = self.parts() {
+            return linked.rows(sample, listed, out, buffers);
         }
-        buffers.values.give(ones);
+        let units = units(listed, self.prepared().inputs, buffers);
+        self.apply_transposed(sample, &units, out, buffers);
+        buffers.values.give(units);
+    }
+
+    /// The listed columns of A of a rule's factor of one sample, inputs x their number, into `out`. Gives whether it is one.
+    pub fn columns(self, sample: usize, listed: &[usize], out: &mut [T], buffers: &mut Buffers<T>) -> bool {
+        if let Parts::Ruled(linked) = self.parts() {
+            linked.columns(sample, listed, out, buffers);
+            return true;
+        }
+        false
+    }
+
+    /// The rows of sinks of a sample, one value for each output: those of branches carried to the end of their branch.
+    pub fn sink_rows(self, sample: usize, out: &mut [T], buffers: &mut Buffers<T>) {
+        match self.parts() {
+            Parts::Ruled(linked) => out.copy_from_slice(linked.sinks(sample)),
+            Parts::Route(_) => {}
+            Parts::Branches(branches) => {
+                out.fill(T::zero());
+                let outputs = self.prepared().outputs;
+                let (mut row, mut first) = (0, 0);
+                for branch in branches {
+                    for (place, factor) in branch.iter().enumerate() {
+                        let linked = self.inner(factor);
+                        let sinks = linked.prepared().sinks.len();
+                        let mut rows = buffers.values.take(sinks * linked.prepared().outputs);
+                        linked.sink_rows(sample, &mut rows, buffers);
+                        let rows = self.through(sample, &branch[place + 1..], rows, sinks, buffers);
+                        let size = rows.len() / sinks.max(1);
+                        for (out, from) in out[row * outputs..].chunks_exact_mut(outputs).zip(rows.chunks_exact(size.max(1))) {
+                            out[first..first + size].copy_from_slice(from);
+                        }
+                        buffers.values.give(rows);
+                        row += sinks;
+                    }
+                    first += self.size(branch);
+                }
+            }
+        }
+    }
+
+    /// How many outputs a branch has.
+    fn size(self, branch: &[Factor<T>]) -> usize {
+        branch.last().map_or(self.prepared().inputs, |factor| self.inner(factor).prepared().outputs)
+    }
+
+    /// Columns multiplied by the transposes of factors, one after another.
+    fn through(self, sample: usize, factors: &'a [Factor<T>], x: Buffer<T>, columns: usize, buffers: &mut Buffers<T>) -> Buffer<T> {
+        factors.iter().fold(x, |x, factor| {
+            let linked = self.inner(factor);
+            let mut next = buffers.values.take(linked.prepared().outputs * columns);
+            linked.apply_transposed(sample, &x, &mut next, buffers);
+            buffers.values.give(x);
+            next
+        })
     }
 
     /// Aᵀ X for one sample: `x` has columns of `inputs` values, `out` of `outputs`.
-    /// Cost: for each column and term the map's product, less the inputs where u is 0.
+    /// Cost: for each column the factor's product.
     pub fn apply_transposed(self, sample: usize, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
-        self.sum(out, buffers, |term, out, _| {
-            match self.u_of(term, sample) {
-                Some(u) => self.prepared.map(term.v, self.map).apply_scaled(u, x, out),
-                None => self.prepared.map(term.v, self.map).apply(x, out),
+        let Prepared { inputs, outputs, .. } = *self.prepared();
+        match self.parts() {
+            Parts::Ruled(linked) => linked.apply_transposed(sample, x, out, buffers),
+            Parts::Route(from) => {
+                let from = self.from(from, sample);
+                for (x, out) in x.chunks_exact(inputs).zip(out.chunks_exact_mut(outputs)) {
+                    out.iter_mut().zip(from).for_each(|(out, &i)| *out = x[i]);
+                }
             }
-            layer::scale_columns(out, self.t_of(term, sample), self.prepared.outputs);
-        });
+            Parts::Branches(branches) => {
+                let columns = x.len() / inputs;
+                let mut first = 0;
+                for branch in branches {
+                    let mut copy = buffers.values.take(x.len());
+                    copy.copy_from_slice(x);
+                    let of_branch = self.through(sample, branch, copy, columns, buffers);
+                    let size = self.size(branch);
+                    for (out, from) in out.chunks_exact_mut(outputs).zip(of_branch.chunks_exact(size)) {
+                        out[first..first + size].copy_from_slice(from);
+                    }
+                    buffers.values.give(of_branch);
+                    first += size;
+                }
+            }
+        }
     }
 
-    /// A X for all samples: `x` has as many columns of `outputs` values for each as for any other, `out` those of `inputs`.
-    /// Cost: as [`apply_transposed`](Self::apply_transposed).
-    pub fn apply(self, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
-        self.sum(out, buffers, |term, out, buffers| {
-            let mut scaled = buffers.values.take(x.len());
-            scaled.copy_from_slice(x);
-            layer::scale_columns(&mut scaled, self.t(term), self.prepared.outputs);
-            match self.u(term) {
-                Some(u) => self.prepared.map(term.v, self.map).apply_transposed_scaled(&scaled, u, out),
-                None => self.prepared.map(term.v, self.map).apply_transposed(&scaled, out),
+    /// A X for all samples: `x` has as many columns of `outputs` values for each as for any other, `out` those of `inputs`;
+    /// the sinks, counted from `first` on, are handed to `drain`. Cost: for each column the factor's product.
+    pub fn apply(self, x: &[T], out: &mut [T], first: usize, drain: Drain<'_, T>, buffers: &mut Buffers<T>) {
+        let Prepared { inputs, outputs, .. } = *self.prepared();
+        let samples = self.factor.samples;
+        let columns = x.len() / outputs / samples.max(1);
+        match self.parts() {
+            Parts::Ruled(linked) => {
+                for (sample, block) in x.chunks_exact(outputs * columns).enumerate() {
+                    drain(sample, first, linked.sinks(sample), block);
+                }
+                linked.apply(x, out, buffers);
             }
-            buffers.values.give(scaled);
-        });
-    }
-
-    /// The sum of what `product` makes of each term.
-    fn sum(self, out: &mut [T], buffers: &mut Buffers<T>, product: impl Fn(&Term, &mut [T], &mut Buffers<T>)) {
-        let Some((first, others)) = self.prepared.terms.split_first() else {
-            return out.fill(T::zero());
-        };
-        product(first, out, buffers);
-        for term in others {
-            let mut next = buffers.values.take(out.len());
-            product(term, &mut next, buffers);
-            add(out, &next);
-            buffers.values.give(next);
+            Parts::Route(from) => {
+                out.fill(T::zero());
+                let blocks = x.chunks_exact(outputs * columns).zip(out.chunks_exact_mut(inputs * columns));
+                for (sample, (x, out)) in blocks.enumerate() {
+                    let from = self.from(from, sample);
+                    for (x, out) in x.chunks_exact(outputs).zip(out.chunks_exact_mut(inputs)) {
+                        from.iter().zip(x).for_each(|(&i, &x)| out[i] += x);
+                    }
+                }
+            }
+            Parts::Branches(branches) => {
+                out.fill(T::zero());
+                let (mut row, mut first) = (first, first);
+                let mut place = 0;
+                for branch in branches {
+                    let size = self.size(branch);
+                    let mut block = buffers.values.take(size * columns * samples);
+                    for (block, x) in block.chunks_exact_mut(size).zip(x.chunks_exact(outputs)) {
+                        block.copy_from_slice(&x[place..place + size]);
+                    }
+                    row += branch.iter().map(|factor| self.inner(factor).prepared().sinks.len()).sum::<usize>();
+                    let mut end = row;
+                    for factor in branch.iter().rev() {
+                        let linked = self.inner(factor);
+                        end -= linked.prepared().sinks.len();
+                        let mut next = buffers.values.take(linked.prepared().inputs * columns * samples);
+                        linked.apply(&block, &mut next, end, drain, buffers);
+                        buffers.values.give(block);
+                        block = next;
+                    }
+                    out.iter_mut().zip(&*block).for_each(|(out, &v)| *out += v);
+                    buffers.values.give(block);
+                    place += size;
+                    first = row;
+                }
+                let _ = first;
+            }
         }
     }
 }
 
-fn add<T: Scalar>(sum: &mut [T], values: &[T]) {
-    for (sum, &v) in sum.iter_mut().zip(values) {
-        *sum += v;
-    }
-}
-
-/// √(mean t²), without overflow.
-fn root_mean_square<T: Scalar>(totals: &[T]) -> T {
-    let max = totals.iter().fold(T::zero(), |max, t| max.max(t.abs()));
-    if max == T::zero() {
-        return max;
-    }
-    let sum: T = totals.iter().map(|&t| (t / max) * (t / max)).sum();
-    max * (sum / T::from_f64(totals.len() as f64)).sqrt()
+/// The listed unit vectors.
+pub(crate) fn units<T: Scalar>(listed: &[usize], size: usize, buffers: &mut Buffers<T>) -> Buffer<T> {
+    let mut units = buffers.values.take(size * listed.len());
+    units.fill(T::zero());
+    units.chunks_exact_mut(size).zip(listed).for_each(|(unit, &at)| unit[at] = T::one());
+    units
 }

@@ -2,28 +2,58 @@
 
 use std::sync::Arc;
 
-use super::factor::{Factor, Linked, Prepared};
-use super::{Overflow, Prefix, Suffix, Targets, link};
-use crate::buffer::Buffers;
+use super::factor::{Factor, Linked, Network, Open, Prepared, Values};
+use super::{Overflow, Prefix, Suffix, Targets};
+use crate::buffer::{Buffer, Buffers};
+use crate::error::Error;
 use crate::scalar::Scalar;
-use crate::sequential::{Leaving, Sequential};
+use crate::sequential::{Leaving, Sequential, Visitor};
 
-/// The factor of each linear layer at one sample.
+/// The factors of the chain at one sample.
 #[derive(Debug)]
 pub(crate) struct Kept<T: Scalar> {
     model: Sequential<T>,
-    prepared: Arc<[Prepared<T>]>,
+    network: Arc<Network<T>>,
     factors: Vec<Factor<T>>,
+    open: Open<T>,
+}
+
+impl<T: Scalar> Visitor<T> for Kept<T> {
+    fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error> {
+        let factor = self.network.factor(leaving, buffers);
+        self.keep(factor);
+        Ok(())
+    }
+
+    fn route(&mut self, _buffers: &mut Buffers<T>, number: usize, from: Buffer<usize>, samples: usize) -> Result<(), Error> {
+        self.keep(Factor { number, samples, values: Values::Route(from) });
+        Ok(())
+    }
+
+    fn open(&mut self) {
+        self.open.open();
+    }
+
+    fn next(&mut self) {
+        self.open.next();
+    }
+
+    fn close(&mut self, _buffers: &mut Buffers<T>, number: usize, samples: usize) -> Result<(), Error> {
+        let factor = self.open.close(number, samples);
+        self.keep(factor);
+        Ok(())
+    }
 }
 
 impl<T: Scalar> Kept<T> {
-    pub fn new(model: Sequential<T>, prepared: Arc<[Prepared<T>]>) -> Self {
-        Self { model, prepared, factors: Vec::new() }
+    pub fn new(model: Sequential<T>, network: Arc<Network<T>>) -> Self {
+        Self { model, network, factors: Vec::new(), open: Open::default() }
     }
 
-    /// Keeps the factor of the layer that the pass has just left.
-    pub fn keep(&mut self, leaving: Leaving<'_, T>, buffers: &mut Buffers<T>) {
-        self.factors.push(self.prepared[leaving.linear].factor(leaving, buffers));
+    fn keep(&mut self, factor: Factor<T>) {
+        if let Some(factor) = self.open.place(factor) {
+            self.factors.push(factor);
+        }
     }
 
     /// How many factors there are.
@@ -32,26 +62,30 @@ impl<T: Scalar> Kept<T> {
     }
 
     /// Whose index in the model a factor is.
-    pub fn layer(&self, linear: usize) -> usize {
-        self.prepared[linear].layer
+    pub fn layer(&self, place: usize) -> usize {
+        self.prepared(place).layer
     }
 
     pub fn model(&self) -> &Sequential<T> {
         &self.model
     }
 
-    /// The inputs and outputs of a factor.
-    pub fn sizes(&self, linear: usize) -> (usize, usize) {
-        (self.prepared[linear].inputs, self.prepared[linear].outputs)
+    fn prepared(&self, place: usize) -> &Prepared<T> {
+        &self.network.factors[self.factors[place].number]
     }
 
-    fn linked(&self, linear: usize) -> Result<Linked<'_, T>, Overflow> {
-        link(&self.model, &self.prepared, &self.factors[linear])
+    /// The inputs and outputs of a factor.
+    pub fn sizes(&self, place: usize) -> (usize, usize) {
+        (self.prepared(place).inputs, self.prepared(place).outputs)
+    }
+
+    fn linked(&self, place: usize) -> Linked<'_, T> {
+        Linked { factor: &self.factors[place], network: &self.network }
     }
 
     /// A itself. Cost: its size for each term.
     pub fn shares(&self, linear: usize, buffers: &mut Buffers<T>) -> Result<Suffix<T>, Overflow> {
-        Ok(Prefix::new(self.linked(linear)?, buffers)?.into_suffix(None, buffers))
+        Ok(Prefix::new(self.linked(linear), buffers)?.into_suffix(None, buffers))
     }
 
     /// The shares of each factor's inputs in the targets, the first factor's last. Cost: that of accumulation in reverse.
@@ -59,15 +93,15 @@ impl<T: Scalar> Kept<T> {
         let last = self.len() - 1;
         let mut block = match targets {
             Targets::All => self.shares(last, buffers)?,
-            Targets::Selected(selected) => Suffix::of_outputs(self.linked(last)?, &selected, buffers)?,
+            Targets::Selected(selected) => Suffix::of_outputs(self.linked(last), &selected, buffers)?,
             Targets::Weighted(values, targets) => {
                 let (_, outputs) = self.sizes(last);
-                Suffix::of_targets(self.layer(last), values, outputs, targets, buffers)?.after(self.linked(last)?, buffers)?
+                Suffix::of_targets(self.layer(last), values, outputs, targets, buffers)?.after(self.linked(last), buffers)?
             }
         };
         let mut blocks = Vec::with_capacity(self.len());
         for linear in (0..last).rev() {
-            let next = block.copy(buffers).after(self.linked(linear)?, buffers)?;
+            let next = block.copy(buffers).after(self.linked(linear), buffers)?;
             blocks.push(std::mem::replace(&mut block, next));
         }
         blocks.push(block);
@@ -77,14 +111,14 @@ impl<T: Scalar> Kept<T> {
     /// The shares of the model's inputs in what a block has shares in, when the block is of the inputs of this factor.
     /// Cost: that of accumulation in reverse.
     pub fn back_from(&self, linear: usize, block: Suffix<T>, buffers: &mut Buffers<T>) -> Result<Suffix<T>, Overflow> {
-        (0..linear).rev().try_fold(block, |block, linear| block.after(self.linked(linear)?, buffers))
+        (0..linear).rev().try_fold(block, |block, linear| block.after(self.linked(linear), buffers))
     }
 
     /// The shares of the model's inputs in each input of this factor, which is not the first.
     /// Cost: that of accumulation forward, up to there.
     pub fn prefix(&self, linear: usize, buffers: &mut Buffers<T>) -> Result<Suffix<T>, Overflow> {
-        let first = Prefix::new(self.linked(0)?, buffers)?;
-        let product = (1..linear).try_fold(first, |prefix, linear| prefix.times(self.linked(linear)?, buffers))?;
+        let first = Prefix::new(self.linked(0), buffers)?;
+        let product = (1..linear).try_fold(first, |prefix, linear| prefix.times(self.linked(linear), buffers))?;
         Ok(product.into_suffix(None, buffers))
     }
 }

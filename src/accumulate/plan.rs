@@ -13,10 +13,11 @@ pub(crate) struct Link {
     pub inputs: usize,
     pub outputs: usize,
     pub sinks: usize,
-    /// How many terms diag(u) V diag(t) the share matrix has.
-    pub terms: usize,
-    /// What all terms cost for one column.
+    /// What the factor costs for one column.
     pub multiply_adds: f64,
+    /// What it costs to form one of its rows, and one of its columns.
+    pub row: f64,
+    pub column: f64,
 }
 
 /// What stands at the right end of the chain.
@@ -234,10 +235,9 @@ impl Chain<'_> {
         self.links.get(element).map_or_else(|| self.links[self.links.len() - 1].outputs, |link| link.inputs)
     }
 
-    /// What it costs to form a factor's matrix, of so many columns.
-    fn formed(&self, factor: usize, columns: f64) -> f64 {
-        let link = self.links[factor];
-        link.terms as f64 * link.inputs as f64 * columns
+    /// What it costs to form a factor's matrix, by its rows.
+    fn formed(&self, factor: usize) -> f64 {
+        self.links[factor].row * self.links[factor].inputs as f64
     }
 
     /// How two neighbours are multiplied, and what that costs.
@@ -248,11 +248,11 @@ impl Chain<'_> {
             self.columns(right) * (link.multiply_adds + link.sinks as f64 * link.outputs as f64)
         };
         match (left.kind, right.kind) {
-            (Kind::Factor, Kind::Selection) => (Step::Select, self.formed(left.first, self.columns(right))),
+            (Kind::Factor, Kind::Selection) => (Step::Select, self.links[left.first].column * self.columns(right)),
             (_, Kind::Selection) => (Step::Select, 0.0),
             (Kind::Factor, Kind::Factor) => {
-                let append = append() + self.formed(left.first, self.columns(left));
-                let prepend = prepend() + self.formed(right.first, self.columns(right));
+                let append = append() + self.formed(left.first);
+                let prepend = prepend() + self.formed(right.first);
                 let appends = match order {
                     Accumulation::Forward => true,
                     Accumulation::Reverse => false,
@@ -292,7 +292,7 @@ impl Chain<'_> {
         if let [only] = self.links
             && self.end == End::All
         {
-            cost += self.formed(0, only.outputs as f64);
+            cost += self.formed(0);
             largest = self.rows(self.element(0)) * only.outputs as f64;
         }
         (steps, cost, largest)

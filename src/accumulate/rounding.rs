@@ -15,7 +15,8 @@
 
 use nalgebra::DMatrix;
 
-use super::factor::{self, Factor, Prepared, PreparedGroup, Scale, Term, Weights};
+use super::factor::{Kind, Network};
+use super::ruled::{self, PreparedGroup, Ruled, Scale, Shares, Term, Weights};
 use crate::buffer::Buffers;
 use crate::error::Error;
 use crate::layer::{self, Elementwise, LinearMap};
@@ -31,12 +32,19 @@ pub(crate) struct Magnitudes<T: Scalar> {
 }
 
 impl<T: Scalar> Magnitudes<T> {
-    pub fn new(prepared: &Prepared<T>, map: &dyn LinearMap<T>) -> Self {
+    /// Those of all factors, by their numbers.
+    pub fn of(network: &Network<T>) -> Vec<Option<Self>> {
         let magnitudes = |map: &dyn LinearMap<T>| map.map_weights(&|w| w.abs());
-        Self { own: magnitudes(map), maps: prepared.maps.iter().map(|map| magnitudes(&**map)).collect() }
+        let of_factor = |kind: &Kind<T>| match kind {
+            Kind::Ruled(ruled) => {
+                Some(Self { own: magnitudes(&*ruled.own), maps: ruled.maps.iter().map(|map| magnitudes(&**map)).collect() })
+            }
+            Kind::Route | Kind::Branches(_) => None,
+        };
+        network.factors.iter().map(|prepared| of_factor(&prepared.kind)).collect()
     }
 
-    fn of(&self, weights: Weights) -> &dyn LinearMap<T> {
+    fn map(&self, weights: Weights) -> &dyn LinearMap<T> {
         match weights {
             Weights::Own => &*self.own,
             Weights::Other(index) => &*self.maps[index],
@@ -46,11 +54,14 @@ impl<T: Scalar> Magnitudes<T> {
 
 /// The bound while it is made: a visitor of one sample's pass.
 pub(crate) struct Rounding<'a, T: Scalar> {
-    prepared: &'a [Prepared<T>],
-    magnitudes: &'a [Magnitudes<T>],
+    network: &'a Network<T>,
+    magnitudes: &'a [Option<Magnitudes<T>>],
+    /// Whether all factors are linear maps, one after another; of others no error is known.
+    plain: bool,
     /// What each of the pass's values may be off by.
     error: Vec<T>,
-    layers: Vec<Passed<T>>,
+    /// Each factor that has been left, with its number.
+    layers: Vec<(usize, Passed<T>)>,
     bounded: bool,
 }
 
@@ -99,7 +110,14 @@ fn add<T: Scalar>(sum: &mut [T], values: &[T], by: T) {
 
 impl<T: Scalar> Visitor<T> for Rounding<'_, T> {
     fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error> {
-        let (prepared, magnitudes) = (&self.prepared[leaving.linear], &self.magnitudes[leaving.linear]);
+        let number = leaving.factor;
+        let (Kind::Ruled(ruled), Some(magnitudes)) = (&self.network.factors[number].kind, &self.magnitudes[number]) else {
+            buffers.values.give(leaving.inputs);
+            return Ok(());
+        };
+        if !self.plain {
+            self.error = vec![T::zero(); ruled.inputs];
+        }
         let map = leaving.map;
         let z: Vec<T> = leaving.inputs.iter().map(|z| z.abs()).collect();
         // Of the layer's own output.
@@ -107,19 +125,22 @@ impl<T: Scalar> Visitor<T> for Rounding<'_, T> {
         layer::add_bias(map.bias(), &mut y);
         let mut of_y = product(&*magnitudes.own, &self.error);
         let mut size = product(&*magnitudes.own, &z);
-        map.bias().into_iter().for_each(|bias| size.iter_mut().zip(bias).for_each(|(size, b)| *size += b.abs()));
+        map.bias().into_iter().for_each(|bias| size.iter_mut().zip(bias.iter()).for_each(|(size, b)| *size += b.abs()));
         add(&mut size, &of_y.clone(), T::one());
         add(&mut of_y, &size, gamma(count_nonzero(&z) + FEW));
 
-        let factor = prepared.factor(leaving, buffers);
-        let passed = self.passed(prepared, magnitudes, map, &factor, (&y, &of_y));
-        factor.give_back(buffers);
-        self.layers.push(passed);
+        let shares = ruled.shares(leaving, buffers);
+        let passed = self.passed(ruled, magnitudes, &shares, (&y, &of_y));
+        shares.give_back(buffers);
+        self.layers.push((number, passed));
         self.error = of_y;
         Ok(())
     }
 
     fn meet(&mut self, function: &dyn Elementwise<T>, values: &[T]) {
+        if !self.plain {
+            return;
+        }
         let slope = function.steepest();
         self.bounded &= slope.is_some();
         let (slope, few) = (T::from_f64(slope.unwrap_or(1.0)), gamma::<T>(FEW));
@@ -138,26 +159,20 @@ impl<T: Scalar> Visitor<T> for Rounding<'_, T> {
 }
 
 impl<'a, T: Scalar> Rounding<'a, T> {
-    pub fn new(prepared: &'a [Prepared<T>], magnitudes: &'a [Magnitudes<T>]) -> Self {
-        let inputs = prepared.first().map_or(0, |prepared| prepared.inputs);
-        Self { prepared, magnitudes, error: vec![T::zero(); inputs], layers: Vec::new(), bounded: true }
+    pub fn new(network: &'a Network<T>, magnitudes: &'a [Option<Magnitudes<T>>]) -> Self {
+        let inputs = network.factors.first().map_or(0, |prepared| prepared.inputs);
+        let plain = network.is_plain();
+        Self { network, magnitudes, plain, error: vec![T::zero(); inputs], layers: Vec::new(), bounded: plain }
     }
 
-    fn passed(
-        &mut self,
-        prepared: &Prepared<T>,
-        magnitudes: &Magnitudes<T>,
-        map: &dyn LinearMap<T>,
-        factor: &Factor<T>,
-        y: (&[T], &[T]),
-    ) -> Passed<T> {
-        let outputs = prepared.outputs;
-        let u: Vec<_> = prepared.terms.iter().map(|term| self.u(prepared, factor, term)).collect();
-        let t_of = |index: usize| factor.t[index * outputs..][..outputs].iter().map(|t| t.abs()).collect::<Vec<T>>();
+    fn passed(&mut self, ruled: &Ruled<T>, magnitudes: &Magnitudes<T>, shares: &Shares<T>, y: (&[T], &[T])) -> Passed<T> {
+        let outputs = ruled.outputs;
+        let u: Vec<_> = ruled.terms.iter().map(|term| self.u(ruled, shares, term)).collect();
+        let t_of = |index: usize| shares.t[index * outputs..][..outputs].iter().map(|t| t.abs()).collect::<Vec<T>>();
         let few = gamma::<T>(FEW);
-        let mut t: Vec<_> = (0..prepared.scales).map(|index| [t_of(index), vec![T::zero(); outputs]]).collect();
+        let mut t: Vec<_> = (0..ruled.scales).map(|index| [t_of(index), vec![T::zero(); outputs]]).collect();
         let mut kappa = vec![T::zero(); outputs];
-        for group in &prepared.groups {
+        for group in &ruled.groups {
             let [of_t, error] = &mut t[group.t];
             match group.divisor {
                 Divisor::Total(stabilizer) => {
@@ -166,17 +181,18 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                     let (mut size, mut error_of_totals) = (totals.clone(), totals.clone());
                     let mut summands = FEW;
                     for index in group.terms.clone() {
-                        let (term, [u, error_of_u]) = (&prepared.terms[index], &u[index]);
-                        let v = magnitudes.of(term.v);
+                        let (term, [u, error_of_u]) = (&ruled.terms[index], &u[index]);
+                        let v = magnitudes.map(term.v);
                         add(&mut size, &product(v, u), T::one());
                         add(&mut error_of_totals, &product(v, error_of_u), T::one());
                         summands += count_nonzero(u) + 1;
-                        let with_sign = factor_u(prepared, factor, term);
-                        add(&mut totals, &product(prepared.map(term.v, map), &with_sign), T::one());
+                        let with_sign = u_of(ruled, shares, term);
+                        add(&mut totals, &product(ruled.map(term.v), &with_sign), T::one());
                     }
-                    if let Some(bias) = group.bias.as_ref().filter(|_| group.bias_mode != BiasMode::Ignore) {
-                        size.iter_mut().zip(bias).for_each(|(size, b)| *size += b.abs());
-                        add(&mut totals, bias, T::one());
+                    if let Some(bias) = group.bias().filter(|_| group.bias_mode != BiasMode::Ignore) {
+                        let bias: Vec<T> = bias.iter().collect();
+                        size.iter_mut().zip(&bias).for_each(|(size, b)| *size += b.abs());
+                        add(&mut totals, &bias, T::one());
                     }
                     let magnitude = |j: usize| size[j] + error_of_totals[j];
                     let delta: Vec<T> = (0..outputs).map(|j| error_of_totals[j] + gamma::<T>(summands) * magnitude(j)).collect();
@@ -189,7 +205,8 @@ impl<'a, T: Scalar> Rounding<'a, T> {
             }
             if group.distributes() {
                 let own = error.clone();
-                let shares = group.bias.iter().flatten().zip(&group.fan_in).map(|(b, &n)| b.abs() / n.max(T::one()));
+                let bias = group.bias.iter().flat_map(|(bias, _)| bias);
+                let shares = bias.zip(&group.fan_in).map(|(b, &n)| b.abs() / n.max(T::one()));
                 let [of_t, error] = &mut t[group.t + 1];
                 for ((error, t), (own, share)) in error.iter_mut().zip(of_t).zip(own.iter().zip(shares)) {
                     *error = if share == T::zero() { T::zero() } else { *own * share } + few * *t;
@@ -200,18 +217,18 @@ impl<'a, T: Scalar> Rounding<'a, T> {
     }
 
     /// |u| of a term, and its error.
-    fn u(&mut self, prepared: &Prepared<T>, factor: &Factor<T>, term: &Term) -> [Vec<T>; 2] {
-        let u: Vec<T> = factor_u(prepared, factor, term).iter().map(|u| u.abs()).collect();
+    fn u(&mut self, ruled: &Ruled<T>, shares: &Shares<T>, term: &Term) -> [Vec<T>; 2] {
+        let u: Vec<T> = u_of(ruled, shares, term).iter().map(|u| u.abs()).collect();
         let few = gamma::<T>(FEW);
         let error = match term.u {
             Scale::Inputs => self.error.clone(),
             Scale::Ones => vec![T::zero(); u.len()],
-            Scale::Mapped(index) => match &prepared.mapped[index] {
+            Scale::Mapped(index) => match &ruled.mapped[index] {
                 Input::Of(Transform::Positive | Transform::Negative) => {
                     // What has another sign for certain is 0, and exact.
                     u.iter()
                         .zip(&self.error)
-                        .zip(factor.z.iter())
+                        .zip(shares.z.iter())
                         .map(|((u, &e), z)| if *u == T::zero() && z.abs() > e { *u } else { e })
                         .collect()
                 }
@@ -236,7 +253,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
         errors: &mut [T],
     ) {
         let (zero, few, c) = (T::zero(), gamma::<T>(FEW), group.coefficient.abs());
-        let epsilon = factor::epsilon(stabilizer, totals);
+        let epsilon = ruled::epsilon(stabilizer, totals);
         // The root mean square moves no more than the worst of the totals.
         let moved = match stabilizer {
             Stabilizer::RelativeToRms(epsilon) => T::from_f64(epsilon) * delta.iter().fold(zero, |max, &d| max.max(d)),
@@ -274,8 +291,14 @@ impl<'a, T: Scalar> Rounding<'a, T> {
         }
         let mut kappas = Vec::with_capacity(self.layers.len());
         let layers = std::mem::take(&mut self.layers);
-        for (linear, passed) in layers.iter().enumerate().rev() {
-            let (prepared, magnitudes) = (&self.prepared[linear], &self.magnitudes[linear]);
+        if !self.plain {
+            let of_layer = |kappa: &[T]| kappa.iter().copied().enumerate().filter(|(_, kappa)| *kappa != T::zero()).collect();
+            return Rounded { kappas: layers.iter().map(|(_, passed)| of_layer(&passed.kappa)).collect(), bounds: None };
+        }
+        for (number, passed) in layers.iter().rev() {
+            let (Kind::Ruled(prepared), Some(magnitudes)) = (&self.network.factors[*number].kind, &self.magnitudes[*number]) else {
+                continue;
+            };
             let outputs = prepared.outputs;
             let reached = |j: &usize| (0..targets).any(|k| n[k * outputs + j] != T::zero());
             let live: Vec<usize> = (0..outputs).filter(reached).collect();
@@ -291,7 +314,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                     scaled(&|at, j| t[j] * e[at] + times(of_t[j], n[at] + e[at])),
                     scaled(&|at, j| times(t[j] + of_t[j], n[at] + e[at])),
                 ];
-                let v = magnitudes.of(term.v);
+                let v = magnitudes.map(term.v);
                 for (of, u, to) in [(of_n, u, 0), (of_a, u, 1), (of_b, of_u, 1)] {
                     let of = self.finite(of);
                     let mut x = vec![T::zero(); prepared.inputs * targets];
@@ -326,10 +349,10 @@ impl<'a, T: Scalar> Rounding<'a, T> {
 }
 
 /// u of a term.
-fn factor_u<T: Scalar>(prepared: &Prepared<T>, factor: &Factor<T>, term: &Term) -> Vec<T> {
+fn u_of<T: Scalar>(ruled: &Ruled<T>, shares: &Shares<T>, term: &Term) -> Vec<T> {
     match term.u {
-        Scale::Inputs => factor.z.to_vec(),
-        Scale::Ones => vec![T::one(); prepared.inputs],
-        Scale::Mapped(index) => factor.mapped[index * prepared.inputs..][..prepared.inputs].to_vec(),
+        Scale::Inputs => shares.z.to_vec(),
+        Scale::Ones => vec![T::one(); ruled.inputs],
+        Scale::Mapped(index) => shares.mapped[index * ruled.inputs..][..ruled.inputs].to_vec(),
     }
 }

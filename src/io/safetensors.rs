@@ -6,14 +6,27 @@ use std::path::Path;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use super::architecture::shortened;
 use super::{StateDict, Tensor, Values, architecture};
 use crate::error::Error;
-use crate::layer::Operator;
 use crate::scalar::Scalar;
-use crate::sequential::{Sequential, describe};
+use crate::sequential::{Bound, Sequential, describe};
+use crate::shape::Shape;
 
 /// The key of the file's metadata under which the layers stand.
 const ARCHITECTURE: &str = "architecture";
+const INPUT: &str = "input";
+
+/// One to three sizes.
+fn shape(text: &str) -> Option<Shape> {
+    let dims: Vec<usize> = text.split_whitespace().map(|dim| dim.parse().ok()).collect::<Option<_>>()?;
+    match dims.as_slice() {
+        &[size] => Some(size.into()),
+        &[channels, length] => Some([channels, length].into()),
+        &[channels, height, width] => Some([channels, height, width].into()),
+        _ => None,
+    }
+}
 
 impl StateDict {
     /// Reads the content of a safetensors file.
@@ -24,6 +37,10 @@ impl StateDict {
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| malformed(&e))?;
         let file = SafeTensors::deserialize(bytes).map_err(|e| malformed(&e))?;
         let architecture = header.metadata().as_ref().and_then(|metadata| metadata.get(ARCHITECTURE)).cloned();
+        let input = header.metadata().as_ref().and_then(|metadata| metadata.get(INPUT));
+        let input =
+            input.map(|text| shape(text).ok_or_else(|| super::malformed(format!("'{}' is no input shape", shortened(text)))));
+        let input = input.transpose()?;
         let mut tensors = BTreeMap::new();
         for (name, view) in file.iter() {
             let bytes = || view.data().to_vec();
@@ -36,7 +53,7 @@ impl StateDict {
             };
             tensors.insert(name.to_owned(), Tensor { shape: view.shape().to_vec(), values });
         }
-        Ok(Self { tensors, architecture })
+        Ok(Self { tensors, architecture, input })
     }
 }
 
@@ -61,32 +78,21 @@ impl<T: Scalar> Sequential<T> {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn to_safetensors(&self) -> Result<Vec<u8>, Error> {
-        let mut lines = Vec::new();
         let mut tensors = Vec::new();
-        for (layer, node) in self.layers().iter().enumerate() {
-            let line = describe(&**node);
-            let known = architecture::parse::<T>(&line);
-            match (node.operator(), known) {
-                (Operator::Linear(map), Ok(architecture::Parsed::Linear { .. })) => {
-                    let (inputs, outputs) = (map.inputs(), map.outputs());
-                    let mut columns = vec![T::zero(); inputs * outputs];
-                    let all: Vec<usize> = (0..inputs).collect();
-                    map.add_scaled_inputs(&all, &vec![T::one(); inputs], &vec![T::one(); outputs], &mut columns);
-                    let rows = (0..outputs * inputs).map(|at| columns[at / inputs + (at % inputs) * outputs]);
-                    tensors.push((format!("{layer}.weight"), vec![outputs, inputs], bytes(rows)));
-                    if let Some(bias) = map.bias() {
-                        tensors.push((format!("{layer}.bias"), vec![outputs], bytes(bias.iter().copied())));
-                    }
-                }
-                (Operator::Elementwise(_) | Operator::Softmax, Ok(architecture::Parsed::Other(_))) => {}
-                _ => return Err(Error::NotWritable { layer, kind: node.kind().to_owned() }),
+        for node in self.nodes() {
+            let known = matches!(node.bound, Bound::Branches { .. }) || architecture::parse::<T>(&describe(&*node.layer)).is_ok();
+            if !known {
+                return Err(Error::NotWritable { layer: node.index, kind: node.layer.kind().to_owned() });
             }
-            lines.push(line);
+            for (name, shape, values) in node.layer.tensors() {
+                tensors.push((format!("{}.{name}", node.name), shape, bytes(values.into_iter())));
+            }
         }
         let dtype = if size_of::<T>() == 4 { Dtype::F32 } else { Dtype::F64 };
         let views = tensors.iter().map(|(name, shape, bytes)| Ok((name, TensorView::new(dtype, shape.clone(), bytes)?)));
         let views: Vec<_> = views.collect::<Result<_, _>>().map_err(|e| malformed(&e))?;
-        let metadata = HashMap::from([(ARCHITECTURE.to_owned(), lines.join("\n"))]);
+        let dims: Vec<String> = self.input_shape().dims().iter().map(usize::to_string).collect();
+        let metadata = HashMap::from([(ARCHITECTURE.to_owned(), self.to_string()), (INPUT.to_owned(), dims.join(" "))]);
         safetensors::serialize(views, Some(metadata)).map_err(|e| malformed(&e))
     }
 

@@ -5,23 +5,24 @@ use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 use super::{Elementwise, Layer, Operator};
 use crate::error::Error;
 use crate::scalar::Scalar;
+use crate::shape::Shape;
 
 /// An activation without settings: the type, PyTorch's name and the function.
 macro_rules! activation {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, $steepest:literal, |$z:ident| $value:expr) => {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $steepest:literal, |$input:ident| $nonnegative:expr, |$z:ident| $value:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         pub struct $name;
-        elementwise!($name, $kind, |_this, $z| $value, |_this| Some($steepest), |_this| String::new());
+        elementwise!($name, $kind, |_this, $z| $value, |_this| Some($steepest), |_this, $input| $nonnegative, |_this| String::new());
     };
 }
 
-/// The two traits of an activation, from its kind, its function, the most that it can steepen and its arguments as PyTorch
-/// prints them.
+/// The two traits of an activation, from its kind, its function, the most that it can steepen, whether it is never negative
+/// and its arguments as PyTorch prints them.
 macro_rules! elementwise {
     (
         $name:ident, $kind:literal, |$this:ident, $z:ident| $value:expr, |$slope:ident| $steepest:expr,
-        |$settings:ident| $arguments:expr
+        |$sign:ident, $input:ident| $nonnegative:expr, |$settings:ident| $arguments:expr
     ) => {
         impl<T: Scalar> Elementwise<T> for $name {
             fn value(&self, $z: T) -> T {
@@ -33,6 +34,11 @@ macro_rules! elementwise {
                 let $slope = self;
                 $steepest
             }
+
+            fn is_nonnegative(&self, $input: bool) -> bool {
+                let $sign = self;
+                $nonnegative
+            }
         }
 
         impl<T: Scalar> Layer<T> for $name {
@@ -40,8 +46,8 @@ macro_rules! elementwise {
                 $kind
             }
 
-            fn operator(&self) -> Operator<'_, T> {
-                Operator::Elementwise(self)
+            fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
+                Ok(Operator::elementwise(*self))
             }
 
             fn arguments(&self) -> String {
@@ -54,23 +60,23 @@ macro_rules! elementwise {
 
 activation!(
     /// max(z, 0).
-    Relu, "ReLU", 1.0, |z| z.max(T::zero())
+    Relu, "ReLU", 1.0, |_input| true, |z| z.max(T::zero())
 );
 activation!(
     /// z σ(z), with σ the logistic function.
-    Silu, "SiLU", 1.1, |z| z * sigmoid(z)
+    Silu, "SiLU", 1.1, |input| input, |z| z * sigmoid(z)
 );
 activation!(
     /// The logistic function σ(z) = 1 / (1 + exp(-z)).
-    Sigmoid, "Sigmoid", 0.25, |z| sigmoid(z)
+    Sigmoid, "Sigmoid", 0.25, |_input| true, |z| sigmoid(z)
 );
 activation!(
     /// tanh(z).
-    Tanh, "Tanh", 1.0, |z| z.tanh()
+    Tanh, "Tanh", 1.0, |input| input, |z| z.tanh()
 );
 activation!(
     /// z.
-    Identity, "Identity", 1.0, |z| z
+    Identity, "Identity", 1.0, |input| input, |z| z
 );
 
 fn sigmoid<T: Scalar>(z: T) -> T {
@@ -106,6 +112,7 @@ elementwise!(
     "LeakyReLU",
     |this, z| if z > T::zero() { z } else { T::from_f64(this.slope) * z },
     |this| Some(this.slope.abs().max(1.0)),
+    |_this, input| input,
     |this| format!("negative_slope={}", this.slope)
 );
 
@@ -138,6 +145,7 @@ elementwise!(
     "ELU",
     |this, z| if z > T::zero() { z } else { T::from_f64(this.alpha) * z.exp_m1() },
     |this| Some(this.alpha.abs().max(1.0)),
+    |_this, input| input,
     |this| format!("alpha={:?}", this.alpha)
 );
 
@@ -162,6 +170,7 @@ elementwise!(
         T::from_f64(0.5) * z * (T::one() + inner)
     },
     |_this| Some(1.13),
+    |_this, input| input,
     |this| format!("approximate='{}'", if *this == Self::Exact { "none" } else { "tanh" })
 );
 
@@ -204,6 +213,7 @@ elementwise!(
     },
     // There is a step at the threshold; one below rounding is none.
     |this| Some(1.0).filter(|_| (-this.threshold).exp() <= T::epsilon().as_f64() * this.threshold),
+    |this, input| input || this.threshold >= 0.0,
     |this| format!("beta={:?}, threshold={:?}", this.beta, this.threshold)
 );
 
@@ -243,6 +253,7 @@ elementwise!(
     "Hardtanh",
     |this, z| z.max(T::from_f64(this.min)).min(T::from_f64(this.max)),
     |_this| Some(1.0),
+    |this, input| this.max >= 0.0 && (input || this.min >= 0.0),
     |this| format!("min_val={:?}, max_val={:?}", this.min, this.max)
 );
 
@@ -270,7 +281,10 @@ impl Default for Dropout {
     }
 }
 
-elementwise!(Dropout, "Dropout", |_this, z| z, |_this| Some(1.0), |this| format!("p={:?}, inplace=False", this.p));
+elementwise!(Dropout, "Dropout", |_this, z| z, |_this| Some(1.0), |_this, input| input, |this| format!(
+    "p={:?}, inplace=False",
+    this.p
+));
 
 /// Softmax over all values, at the end of a model only.
 ///
@@ -285,8 +299,8 @@ impl<T: Scalar> Layer<T> for Softmax {
         "Softmax"
     }
 
-    fn operator(&self) -> Operator<'_, T> {
-        Operator::Softmax
+    fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
+        Ok(Operator::Softmax)
     }
 
     fn arguments(&self) -> String {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use nalgebra::{DMatrix, DVector};
 
-use super::{Layer, LinearMap, Operator};
+use super::{Bias, Layer, LinearMap, Operator};
 use crate::error::Error;
 use crate::linalg::{self, Matrix};
 use crate::scalar::Scalar;
+use crate::shape::Shape;
 
 const KIND: &str = "Linear";
 
@@ -48,7 +49,7 @@ impl<T: Scalar> Linear<T> {
             return Err(Error::NonFiniteWeight { kind: kind(), output: k % outputs, input: k / outputs, value: value.as_f64() });
         }
         if let Some(bias) = &bias {
-            check_bias(KIND, bias.as_slice(), outputs, inputs)?;
+            check_bias(KIND, bias.as_slice().into(), outputs, inputs)?;
         }
         Ok(Self { weights: Arc::new(weights), bias: bias.map(Arc::new) })
     }
@@ -90,11 +91,11 @@ impl<T: Scalar> Linear<T> {
 }
 
 /// A bias has one finite value for each output.
-pub(crate) fn check_bias<T: Scalar>(kind: &str, bias: &[T], outputs: usize, inputs: usize) -> Result<(), Error> {
-    if bias.len() != outputs {
-        return Err(Error::BiasShape { kind: kind.to_owned(), found: bias.len(), outputs, inputs });
+pub(crate) fn check_bias<T: Scalar>(kind: &str, bias: Bias<'_, T>, outputs: usize, inputs: usize) -> Result<(), Error> {
+    if bias.outputs() != outputs {
+        return Err(Error::BiasShape { kind: kind.to_owned(), found: bias.outputs(), outputs, inputs });
     }
-    match linalg::first_non_finite(bias) {
+    match linalg::first_non_finite(bias.values()) {
         Some((output, value)) => Err(Error::NonFiniteBias { kind: kind.to_owned(), output, value: value.as_f64() }),
         None => Ok(()),
     }
@@ -105,8 +106,49 @@ impl<T: Scalar> Layer<T> for Linear<T> {
         KIND
     }
 
-    fn operator(&self) -> Operator<'_, T> {
-        Operator::Linear(self)
+    fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+        match input.dims() {
+            [size] if *size == self.weights.ncols() => Ok(Operator::linear(self.clone())),
+            [_] => Err(Error::shape(KIND, input, format!("{} inputs", self.weights.ncols()))),
+            _ => Err(Error::shape(KIND, input, format!("a vector of {}: a Flatten is missing before it", self.weights.ncols()))),
+        }
+    }
+
+    fn inputs(&self) -> Option<usize> {
+        Some(self.weights.ncols())
+    }
+
+    fn parameters(&self) -> usize {
+        self.weights.len() + self.bias.as_ref().map_or(0, |bias| bias.len())
+    }
+
+    fn scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
+        let mut weights = (*self.weights).clone();
+        weights.row_iter_mut().zip(a).for_each(|(mut row, &a)| row *= a);
+        let own = self.bias.as_ref().map_or_else(|| DVector::zeros(b.len()), |bias| (**bias).clone());
+        let bias = own.component_mul(&DVector::from_column_slice(a)) + DVector::from_column_slice(b);
+        Some(Arc::new(Self { weights: Arc::new(weights), bias: Some(Arc::new(bias)) }))
+    }
+
+    fn of_scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
+        let (outputs, inputs) = self.weights.shape();
+        if a.len() != inputs {
+            return None;
+        }
+        let mut weights = (*self.weights).clone();
+        weights.column_iter_mut().zip(a).for_each(|(mut column, &a)| column *= a);
+        let mut bias = self.bias.as_ref().map_or_else(|| DVector::zeros(outputs), |bias| (**bias).clone());
+        for (column, &b) in self.weights.column_iter().zip(b) {
+            bias += column * b;
+        }
+        Some(Arc::new(Self { weights: Arc::new(weights), bias: Some(Arc::new(bias)) }))
+    }
+
+    fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
+        let (outputs, inputs) = self.weights.shape();
+        let mut tensors = vec![("weight", vec![outputs, inputs], self.weights.transpose().data.into())];
+        tensors.extend(self.bias.iter().map(|bias| ("bias", vec![outputs], bias.as_slice().to_vec())));
+        tensors
     }
 
     fn arguments(&self) -> String {
@@ -124,8 +166,8 @@ impl<T: Scalar> LinearMap<T> for Linear<T> {
         self.weights.nrows()
     }
 
-    fn bias(&self) -> Option<&[T]> {
-        self.bias.as_ref().map(|b| b.as_slice())
+    fn bias(&self) -> Option<Bias<'_, T>> {
+        self.bias.as_ref().map(|b| b.as_slice().into())
     }
 
     fn apply(&self, x: &[T], y: &mut [T]) {
@@ -146,6 +188,10 @@ impl<T: Scalar> LinearMap<T> for Linear<T> {
 
     fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
         Box::new(Self { weights: Arc::new(self.weights.map(f)), bias: None })
+    }
+
+    fn forms_matrix(&self) -> bool {
+        true
     }
 
     fn ones(&self) -> Box<dyn LinearMap<T>> {
@@ -201,7 +247,7 @@ impl<T: Scalar> LinearMap<T> for Ones {
         self.outputs
     }
 
-    fn bias(&self) -> Option<&[T]> {
+    fn bias(&self) -> Option<Bias<'_, T>> {
         None
     }
 
@@ -247,6 +293,68 @@ impl<T: Scalar> LinearMap<T> for Ones {
     }
 }
 
+/// The sum of blocks of one shape, each entry with one weight.
+#[derive(Debug)]
+struct Sum<T> {
+    blocks: usize,
+    shape: Shape,
+    weight: T,
+}
+
+/// The sum of so many values of this shape, which stand one after another.
+pub(crate) fn sum_of<T: Scalar>(blocks: usize, shape: Shape) -> Arc<dyn LinearMap<T>> {
+    Arc::new(Sum { blocks, shape, weight: T::one() })
+}
+
+impl<T: Scalar> LinearMap<T> for Sum<T> {
+    fn inputs(&self) -> usize {
+        self.blocks * self.shape.size()
+    }
+
+    fn outputs(&self) -> usize {
+        self.shape.size()
+    }
+
+    fn output_shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn keeps_sign(&self) -> bool {
+        self.weight >= T::zero()
+    }
+
+    fn bias(&self) -> Option<Bias<'_, T>> {
+        None
+    }
+
+    fn apply(&self, x: &[T], y: &mut [T]) {
+        let size = self.shape.size();
+        for (x, y) in x.chunks_exact(self.blocks * size).zip(y.chunks_exact_mut(size)) {
+            y.iter_mut().zip(x).for_each(|(y, &x)| *y = self.weight * x);
+            for x in x[size..].chunks_exact(size) {
+                linalg::add_scaled(self.weight, x, y);
+            }
+        }
+    }
+
+    fn apply_transposed(&self, y: &[T], x: &mut [T]) {
+        let size = self.shape.size();
+        for (x, y) in x.chunks_exact_mut(self.blocks * size).zip(y.chunks_exact(size)) {
+            for x in x.chunks_exact_mut(size) {
+                x.iter_mut().zip(y).for_each(|(x, &y)| *x = self.weight * y);
+            }
+        }
+    }
+
+    fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
+        Box::new(Self { weight: f(self.weight), ..*self })
+    }
+
+    fn multiply_adds(&self) -> f64 {
+        (self.blocks * self.shape.size()) as f64
+    }
+}
+
 /// Each input goes to the output of the same index, unchanged.
 #[derive(Debug)]
 struct Same<T> {
@@ -268,7 +376,7 @@ impl<T: Scalar> LinearMap<T> for Same<T> {
         self.size
     }
 
-    fn bias(&self) -> Option<&[T]> {
+    fn bias(&self) -> Option<Bias<'_, T>> {
         None
     }
 

@@ -1,0 +1,161 @@
+//! Batch normalisation, as it is at inference: y = a z + b for each channel.
+
+use std::sync::Arc;
+
+use super::{Bias, Layer, LinearMap, Operator};
+use crate::error::Error;
+use crate::linalg;
+use crate::scalar::Scalar;
+use crate::shape::Shape;
+
+/// What has been learned of one channel after another, and what follows from it.
+#[derive(Debug, Clone)]
+struct Statistics<T> {
+    weight: Arc<[T]>,
+    bias: Arc<[T]>,
+    mean: Arc<[T]>,
+    variance: Arc<[T]>,
+    eps: f64,
+    /// a = weight / √(variance + eps), b = bias - mean a.
+    a: Arc<[T]>,
+    b: Arc<[T]>,
+}
+
+impl<T: Scalar> Statistics<T> {
+    fn new(kind: &str, [weight, bias, mean, variance]: [Vec<T>; 4], eps: f64) -> Result<Self, Error> {
+        let channels = weight.len();
+        if channels == 0 {
+            return Err(Error::ZeroSized { kind: kind.to_owned(), outputs: 0, inputs: 0 });
+        }
+        if !(eps.is_finite() && eps >= 0.0) {
+            return Err(Error::parameter(kind, "eps", eps, "finite and not below 0"));
+        }
+        for (name, values) in [("weight", &weight), ("bias", &bias), ("running_mean", &mean), ("running_var", &variance)] {
+            if values.len() != channels {
+                return Err(Error::parameter(kind, name, values.len(), &format!("of {channels} values, as the weight is")));
+            }
+            if let Some((_, value)) = linalg::first_non_finite(values) {
+                return Err(Error::parameter(kind, name, value.as_f64(), "finite"));
+            }
+        }
+        let scale = |(&w, &v): (&T, &T)| w / (v + T::from_f64(eps)).sqrt();
+        let a: Arc<[T]> = weight.iter().zip(&variance).map(scale).collect();
+        let b: Arc<[T]> = bias.iter().zip(&mean).zip(&*a).map(|((&b, &mean), &a)| b - mean * a).collect();
+        if linalg::first_non_finite(&a).is_some() || linalg::first_non_finite(&b).is_some() {
+            return Err(Error::parameter(kind, "running_var + eps", 0.0, "above 0, and no channel's scale beyond the number type"));
+        }
+        Ok(Self { weight: weight.into(), bias: bias.into(), mean: mean.into(), variance: variance.into(), eps, a, b })
+    }
+}
+
+macro_rules! batch_norm {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $ranks:pat, $shapes:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone)]
+        pub struct $name<T: Scalar> {
+            statistics: Statistics<T>,
+        }
+
+        impl<T: Scalar> $name<T> {
+            /// A layer with these tensors of PyTorch, one value for each channel; eps is 1e-5 there unless said otherwise.
+            ///
+            /// # Errors
+            /// [`Error::ZeroSized`] without channels; [`Error::InvalidParameter`] where a tensor is of another length or
+            /// not finite, eps is below 0, or a channel's variance and eps are 0.
+            pub fn new(weight: Vec<T>, bias: Vec<T>, running_mean: Vec<T>, running_var: Vec<T>, eps: f64) -> Result<Self, Error> {
+                Ok(Self { statistics: Statistics::new($kind, [weight, bias, running_mean, running_var], eps)? })
+            }
+        }
+
+        impl<T: Scalar> Layer<T> for $name<T> {
+            fn kind(&self) -> &str {
+                $kind
+            }
+
+            fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+                let Statistics { a, b, .. } = &self.statistics;
+                if !matches!(input.dims().len(), $ranks) || input.channels() != a.len() {
+                    return Err(Error::shape($kind, input, format!(concat!("{} channels (", $shapes, ")"), a.len())));
+                }
+                Ok(Operator::linear(PerChannel { a: a.clone(), b: Some(b.clone()), shape: input }))
+            }
+
+            fn arguments(&self) -> String {
+                let Statistics { a, eps, .. } = &self.statistics;
+                format!("{}, eps={eps:?}, momentum=0.1, affine=True, track_running_stats=True", a.len())
+            }
+
+            fn parameters(&self) -> usize {
+                2 * self.statistics.a.len()
+            }
+
+            fn per_channel(&self) -> Option<(&[T], &[T])> {
+                Some((&self.statistics.a, &self.statistics.b))
+            }
+
+            fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
+                let Statistics { weight, bias, mean, variance, .. } = &self.statistics;
+                [("weight", weight), ("bias", bias), ("running_mean", mean), ("running_var", variance)]
+                    .map(|(name, values)| (name, vec![values.len()], values.to_vec()))
+                    .into()
+            }
+        }
+    };
+}
+batch_norm!(
+    /// The normalisation of a vector's values, or of the channels of a sequence, by what was seen in training.
+    ///
+    /// Merge it before you explain: [`Sequential::canonize`](crate::Sequential::canonize).
+    BatchNorm1d, "BatchNorm1d", 1 | 2, "a vector, or channels x length"
+);
+batch_norm!(
+    /// The normalisation of an image's channels by what was seen in training.
+    ///
+    /// Merge it before you explain: [`Sequential::canonize`](crate::Sequential::canonize).
+    BatchNorm2d, "BatchNorm2d", 3, "channels x height x width"
+);
+
+/// y = a z + b with one of each for each channel.
+#[derive(Debug)]
+struct PerChannel<T> {
+    a: Arc<[T]>,
+    b: Option<Arc<[T]>>,
+    shape: Shape,
+}
+
+impl<T: Scalar> LinearMap<T> for PerChannel<T> {
+    fn inputs(&self) -> usize {
+        self.shape.size()
+    }
+
+    fn outputs(&self) -> usize {
+        self.shape.size()
+    }
+
+    fn output_shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn bias(&self) -> Option<Bias<'_, T>> {
+        self.b.as_ref().map(|b| Bias::per_channel(b, self.shape.size() / b.len()))
+    }
+
+    fn apply(&self, x: &[T], y: &mut [T]) {
+        let each = self.shape.size() / self.a.len();
+        for ((y, x), &a) in y.chunks_exact_mut(each).zip(x.chunks_exact(each)).zip(self.a.iter().cycle()) {
+            y.iter_mut().zip(x).for_each(|(y, &x)| *y = a * x);
+        }
+    }
+
+    fn apply_transposed(&self, y: &[T], x: &mut [T]) {
+        self.apply(y, x);
+    }
+
+    fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
+        Box::new(Self { a: self.a.iter().map(|&a| f(a)).collect(), b: None, shape: self.shape })
+    }
+
+    fn multiply_adds(&self) -> f64 {
+        self.shape.size() as f64
+    }
+}

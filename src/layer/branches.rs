@@ -1,0 +1,94 @@
+//! Branches: several ways through the network from the same values.
+
+use std::sync::Arc;
+
+use super::{Joined, Layer, Operator};
+use crate::error::Error;
+use crate::scalar::Scalar;
+use crate::shape::Shape;
+
+/// Layers that follow one another: a way from a layer's values to its outputs. Without layers it is the values themselves.
+///
+/// Made from a [`SequentialBuilder`](crate::SequentialBuilder).
+#[derive(Debug, Clone)]
+pub struct Branch<T: Scalar> {
+    pub(crate) layers: Vec<Named<T>>,
+}
+
+/// A layer, and its name where it was given one.
+#[derive(Debug, Clone)]
+pub(crate) struct Named<T: Scalar> {
+    pub name: Option<String>,
+    pub layer: Arc<dyn Layer<T>>,
+}
+
+/// A residual block: the sum of its branches, y = b₁(z) + b₂(z) + …
+///
+/// The branch of a shortcut has no layers, or those that bring it to the others' shape. Relevance is split by the rule
+/// [`Norm`](crate::Norm), a_i / (Σ a + ε sgn), and each branch carries its part on to z.
+///
+/// ```
+/// use relprop::{Linear, Relu, Residual, Rule, Sequential};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+///
+/// let inner = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0; 0.0, 1.0], None)?).layer(Relu);
+/// let model = Sequential::builder().input(2).layer(Residual::new([inner, Sequential::builder()])?).build()?;
+/// let explanation = model.explain(&dvector![1.0, 1.0], Rule::Epsilon)?;
+/// assert_eq!(explanation.output(), &dvector![4.0, 2.0]);
+/// assert!((explanation.relevance(0)? - dvector![2.0, 2.0]).amax() < 1e-5);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Residual<T: Scalar> {
+    branches: Vec<Branch<T>>,
+}
+
+/// The outputs of its branches one after another along the channels.
+///
+/// ```
+/// use relprop::{Concat, Linear, Sequential};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+///
+/// let sum = Sequential::builder().layer(Linear::new(dmatrix![1.0, 1.0], None)?);
+/// let model = Sequential::builder().input(2).layer(Concat::new([Sequential::builder(), sum])?).build()?;
+/// assert_eq!(model.forward(&dvector![1.0, 2.0])?, dvector![1.0, 2.0, 3.0]);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Concat<T: Scalar> {
+    branches: Vec<Branch<T>>,
+}
+
+macro_rules! joined {
+    ($name:ident, $kind:literal, $how:expr) => {
+        impl<T: Scalar> $name<T> {
+            /// A layer of these branches.
+            ///
+            /// # Errors
+            /// [`Error::InvalidParameter`] where there is none.
+            pub fn new<B: Into<Branch<T>>>(branches: impl IntoIterator<Item = B>) -> Result<Self, Error> {
+                let branches: Vec<Branch<T>> = branches.into_iter().map(Into::into).collect();
+                if branches.is_empty() {
+                    return Err(Error::parameter($kind, "branches", 0, "at least one"));
+                }
+                Ok(Self { branches })
+            }
+        }
+
+        impl<T: Scalar> Layer<T> for $name<T> {
+            fn kind(&self) -> &str {
+                $kind
+            }
+
+            fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
+                Ok(Operator::Branches(self.branches.clone(), $how))
+            }
+
+            fn parameters(&self) -> usize {
+                self.branches.iter().flat_map(|branch| &branch.layers).map(|node| node.layer.parameters()).sum()
+            }
+        }
+    };
+}
+joined!(Residual, "Residual", Joined::Summed);
+joined!(Concat, "Concat", Joined::Concatenated);

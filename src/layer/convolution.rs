@@ -1,0 +1,483 @@
+//! Convolutions and transposed convolutions.
+
+use std::sync::{Arc, OnceLock};
+
+use super::pooling::dims;
+use super::{Bias, Layer, LinearMap, Operator};
+use crate::error::Error;
+use crate::linalg::{self, Correlation, Direction, Geometry, Planes};
+use crate::scalar::Scalar;
+use crate::shape::Shape;
+
+/// A setting along height and width: one number for both, or one for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pair([usize; 2]);
+
+impl From<usize> for Pair {
+    fn from(both: usize) -> Self {
+        Self([both, both])
+    }
+}
+
+impl From<[usize; 2]> for Pair {
+    fn from(each: [usize; 2]) -> Self {
+        Self(each)
+    }
+}
+
+impl From<(usize, usize)> for Pair {
+    fn from((height, width): (usize, usize)) -> Self {
+        Self([height, width])
+    }
+}
+
+impl Pair {
+    /// Both, or for a sequence the second alone: its height has the setting that changes nothing.
+    pub(super) fn along(self, rank: usize, nothing: usize) -> [usize; 2] {
+        if rank == 2 { self.0 } else { [nothing, self.0[1]] }
+    }
+}
+
+/// A setting as PyTorch prints it.
+pub(super) fn pair_of([height, width]: [usize; 2], rank: usize) -> String {
+    if rank == 2 { format!("({height}, {width})") } else { format!("({width},)") }
+}
+
+/// What all of the convolutions are.
+#[derive(Debug, Clone)]
+struct Convolution<T> {
+    kind: &'static str,
+    rank: usize,
+    transposed: bool,
+    /// Coarse channels x fine channels of a group x height x width.
+    weights: Arc<[T]>,
+    /// Of the weights as PyTorch has them.
+    shape: [usize; 4],
+    bias: Option<Arc<[T]>>,
+    stride: [usize; 2],
+    padding: [usize; 2],
+    output_padding: [usize; 2],
+    dilation: [usize; 2],
+    groups: usize,
+}
+
+impl<T: Scalar> Convolution<T> {
+    fn new(
+        kind: &'static str,
+        rank: usize,
+        transposed: bool,
+        shape: [usize; 4],
+        weights: Arc<[T]>,
+        bias: Option<Vec<T>>,
+    ) -> Result<Self, Error> {
+        let [outer, inner, ..] = shape;
+        let of_group = shape[1..].iter().try_fold(1_usize, |size, &dim| size.checked_mul(dim)).filter(|&size| size > 0);
+        let (Some(of_group), true) = (of_group, outer > 0) else {
+            return Err(Error::ZeroSized { kind: kind.to_owned(), outputs: outer, inputs: inner });
+        };
+        if outer.checked_mul(of_group) != Some(weights.len()) {
+            return Err(Error::WeightCount { kind: kind.to_owned(), found: weights.len(), outputs: outer, inputs: of_group });
+        }
+        if let Some((at, value)) = linalg::first_non_finite(&weights) {
+            let (output, input) = (at / of_group, at % of_group);
+            return Err(Error::NonFiniteWeight { kind: kind.to_owned(), output, input, value: value.as_f64() });
+        }
+        let (bias, one) = (bias.map(Arc::from), [1, 1]);
+        let (stride, padding, output_padding, dilation, groups) = (one, [0, 0], [0, 0], one, 1);
+        let layer = Self { kind, rank, transposed, weights, shape, bias, stride, padding, output_padding, dilation, groups };
+        if let (Some(bias), false) = (&layer.bias, transposed) {
+            super::check_bias(kind, Bias::from(&**bias), outer, of_group)?;
+        }
+        Ok(layer)
+    }
+
+    fn kernel(&self) -> [usize; 2] {
+        [self.shape[2], self.shape[3]]
+    }
+
+    /// The channels of the inputs and of the outputs.
+    fn channels(&self) -> (usize, usize) {
+        let (coarse, fine) = (self.shape[0], self.shape[1].saturating_mul(self.groups));
+        if self.transposed { (coarse, fine) } else { (fine, coarse) }
+    }
+
+    fn map(&self, input: Shape) -> Result<ConvolutionMap<T>, Error> {
+        let kind = self.kind;
+        let (channels, outputs) = self.channels();
+        for (name, values) in [("stride", self.stride), ("dilation", self.dilation), ("groups", [self.groups; 2])] {
+            if values.contains(&0) {
+                return Err(Error::parameter(kind, name, values, "at least 1"));
+            }
+        }
+        if !self.shape[0].is_multiple_of(self.groups) {
+            return Err(Error::parameter(kind, "groups", self.groups, &format!("a divisor of {} channels", self.shape[0])));
+        }
+        if let Some(bias) = &self.bias {
+            super::check_bias(kind, Bias::from(&**bias), outputs, self.weights.len() / self.shape[0])?;
+        }
+        if input.dims().len() != self.rank + 1 || input.channels() != channels {
+            return Err(Error::shape(kind, input, format!("{} with {channels} channels", dims(self.rank))));
+        }
+        let mut size = [0; 2];
+        for (axis, size) in size.iter_mut().enumerate() {
+            let (given, kernel, stride, padding) =
+                (input.plane()[axis], self.kernel()[axis], self.stride[axis], self.padding[axis]);
+            let too_small = || Error::shape(kind, input, format!("more than its kernel of {kernel} leaves nothing of"));
+            let reach = self.dilation[axis].checked_mul(kernel - 1).ok_or_else(too_small)?;
+            let both = padding.checked_mul(2).ok_or_else(too_small)?;
+            *size = if self.transposed {
+                let whole =
+                    (given.max(1) - 1).checked_mul(stride).and_then(|s| s.checked_add(reach + 1 + self.output_padding[axis]));
+                whole.and_then(|whole| whole.checked_sub(both)).filter(|&size| size > 0).ok_or_else(too_small)?
+            } else {
+                given.checked_add(both).and_then(|room| room.checked_sub(reach + 1)).ok_or_else(too_small)? / stride + 1
+            };
+            if self.output_padding[axis] >= stride.max(self.dilation[axis]) {
+                let requirement = "below the stride or the dilation";
+                return Err(Error::parameter(kind, "output_padding", self.output_padding, requirement));
+            }
+        }
+        let output = input.with(outputs, size);
+        if output.size().max(input.size()) > isize::MAX as usize / 64 {
+            return Err(Error::shape(kind, input, "values that can be counted"));
+        }
+        let planes = |shape: Shape| Planes { channels: shape.channels(), size: shape.plane() };
+        let (fine, coarse) = if self.transposed { (output, input) } else { (input, output) };
+        let geometry = Geometry {
+            fine: planes(fine),
+            coarse: planes(coarse),
+            groups: self.groups,
+            kernel: self.kernel(),
+            stride: self.stride,
+            padding: self.padding,
+            dilation: self.dilation,
+        };
+        let (weights, bias) = (self.weights.clone(), self.bias.clone());
+        Ok(ConvolutionMap {
+            geometry,
+            transposed: self.transposed,
+            weights,
+            bias,
+            output,
+            down: OnceLock::new(),
+            up: OnceLock::new(),
+        })
+    }
+
+    fn arguments(&self) -> String {
+        let (inputs, outputs) = self.channels();
+        let pair = |pair| pair_of(pair, self.rank);
+        let mut text = format!("{inputs}, {outputs}, kernel_size={}, stride={}", pair(self.kernel()), pair(self.stride));
+        for (name, values, usual) in
+            [("padding", self.padding, 0), ("dilation", self.dilation, 1), ("output_padding", self.output_padding, 0)]
+        {
+            if values != if self.rank == 2 { [usual; 2] } else { [values[0], usual] } {
+                text += &format!(", {name}={}", pair(values));
+            }
+        }
+        if self.groups != 1 {
+            text += &format!(", groups={}", self.groups);
+        }
+        if self.bias.is_none() {
+            text += ", bias=False";
+        }
+        text
+    }
+
+    /// The channel of the outputs, or of the inputs, that a weight belongs to.
+    fn channel_of(&self, weight: usize, output: bool) -> usize {
+        let area = self.shape[2] * self.shape[3];
+        let (coarse, fine) = (weight / area / self.shape[1], weight / area % self.shape[1]);
+        if output != self.transposed { coarse } else { coarse / (self.shape[0] / self.groups) * self.shape[1] + fine }
+    }
+
+    fn scaled(&self, a: &[T], b: &[T]) -> Option<Self> {
+        if !self.shape[0].is_multiple_of(self.groups) || a.len() != self.channels().1 {
+            return None;
+        }
+        let weights = self.weights.iter().enumerate().map(|(at, &w)| w * a[self.channel_of(at, true)]).collect();
+        let own = |k: usize| self.bias.as_ref().map_or(T::zero(), |bias| bias[k]);
+        let bias = a.iter().zip(b).enumerate().map(|(k, (&a, &b))| a * own(k) + b).collect();
+        Some(Self { weights, bias: Some(bias), ..self.clone() })
+    }
+
+    fn of_scaled(&self, a: &[T], b: &[T]) -> Option<Self> {
+        let (inputs, outputs) = self.channels();
+        let fits = self.shape[0].is_multiple_of(self.groups) && a.len() == inputs;
+        // Padding is not shifted; and where windows differ in what they reach, so would the shift.
+        if !fits || self.transposed || (self.padding != [0, 0] && b.iter().any(|b| *b != T::zero())) {
+            return None;
+        }
+        let weights = self.weights.iter().enumerate().map(|(at, &w)| w * a[self.channel_of(at, false)]).collect();
+        let mut bias = self.bias.as_ref().map_or_else(|| vec![T::zero(); outputs], |bias| bias.to_vec());
+        for (at, &w) in self.weights.iter().enumerate() {
+            bias[self.channel_of(at, true)] += w * b[self.channel_of(at, false)];
+        }
+        Some(Self { weights, bias: Some(bias.into()), ..self.clone() })
+    }
+
+    fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
+        let [a, b, height, width] = self.shape;
+        let shape = if self.rank == 2 { vec![a, b, height, width] } else { vec![a, b, width] };
+        let mut tensors = vec![("weight", shape, self.weights.to_vec())];
+        tensors.extend(self.bias.iter().map(|bias| ("bias", vec![bias.len()], bias.to_vec())));
+        tensors
+    }
+}
+
+macro_rules! convolution {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $rank:literal, $transposed:literal, $dims:ty, |$shape:ident| $four:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone)]
+        pub struct $name<T: Scalar> {
+            inner: Convolution<T>,
+        }
+
+        impl<T: Scalar> $name<T> {
+            /// A layer with weights of this shape, in C order as in PyTorch, and a bias of one value for each output channel,
+            /// or `None`.
+            ///
+            /// # Errors
+            /// [`Error::ZeroSized`], [`Error::WeightCount`], [`Error::BiasShape`], [`Error::NonFiniteWeight`] and
+            /// [`Error::NonFiniteBias`]. Whether the settings fit the input is known when the model is built.
+            pub fn new($shape: $dims, weights: impl Into<Arc<[T]>>, bias: impl Into<Option<Vec<T>>>) -> Result<Self, Error> {
+                Ok(Self { inner: Convolution::new($kind, $rank, $transposed, $four, weights.into(), bias.into())? })
+            }
+
+            /// The same with another stride than 1.
+            #[must_use]
+            pub fn stride(mut self, stride: impl Into<Pair>) -> Self {
+                self.inner.stride = stride.into().along($rank, 1);
+                self
+            }
+
+            /// The same with zeros around the input, so many on each side.
+            #[must_use]
+            pub fn padding(mut self, padding: impl Into<Pair>) -> Self {
+                self.inner.padding = padding.into().along($rank, 0);
+                self
+            }
+
+            /// The same with so many steps from one tap of the kernel to the next.
+            #[must_use]
+            pub fn dilation(mut self, dilation: impl Into<Pair>) -> Self {
+                self.inner.dilation = dilation.into().along($rank, 1);
+                self
+            }
+
+            /// The same with channels in groups that have nothing to do with one another.
+            #[must_use]
+            pub fn groups(mut self, groups: usize) -> Self {
+                self.inner.groups = groups;
+                self
+            }
+        }
+
+        impl<T: Scalar> Layer<T> for $name<T> {
+            fn kind(&self) -> &str {
+                $kind
+            }
+
+            fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+                Ok(Operator::linear(self.inner.map(input)?))
+            }
+
+            fn arguments(&self) -> String {
+                self.inner.arguments()
+            }
+
+            fn parameters(&self) -> usize {
+                self.inner.weights.len() + self.inner.bias.as_ref().map_or(0, |bias| bias.len())
+            }
+
+            fn scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
+                Some(Arc::new(Self { inner: self.inner.scaled(a, b)? }))
+            }
+
+            fn of_scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
+                Some(Arc::new(Self { inner: self.inner.of_scaled(a, b)? }))
+            }
+
+            fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
+                self.inner.tensors()
+            }
+        }
+    };
+}
+convolution!(
+    /// A convolution of an image: weights of shape outputs x (inputs / groups) x height x width.
+    ///
+    /// ```
+    /// use relprop::{Conv2d, Sequential};
+    /// use relprop::nalgebra::DVector;
+    ///
+    /// let edge = Conv2d::new([1, 1, 1, 2], vec![-1.0, 1.0], None)?.stride([1, 1]);
+    /// let model = Sequential::builder().input([1, 1, 4]).layer(edge).build()?;
+    /// assert_eq!(model.forward(&DVector::from_vec(vec![0.0, 0.0, 1.0, 1.0]))?.as_slice(), [0.0, 1.0, 0.0]);
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    Conv2d, "Conv2d", 2, false, [usize; 4], |shape| shape
+);
+convolution!(
+    /// A convolution of a sequence: weights of shape outputs x (inputs / groups) x length.
+    Conv1d, "Conv1d", 1, false, [usize; 3], |shape| [shape[0], shape[1], 1, shape[2]]
+);
+convolution!(
+    /// A transposed convolution of an image: weights of shape inputs x (outputs / groups) x height x width.
+    ConvTranspose2d, "ConvTranspose2d", 2, true, [usize; 4], |shape| shape
+);
+
+impl<T: Scalar> ConvTranspose2d<T> {
+    /// The same with so many more rows and columns behind the output, below the stride.
+    #[must_use]
+    pub fn output_padding(mut self, padding: impl Into<Pair>) -> Self {
+        self.inner.output_padding = padding.into().along(2, 0);
+        self
+    }
+}
+
+/// A convolution of inputs of one shape.
+#[derive(Debug)]
+struct ConvolutionMap<T> {
+    geometry: Geometry,
+    transposed: bool,
+    weights: Arc<[T]>,
+    bias: Option<Arc<[T]>>,
+    output: Shape,
+    /// Made when they are first used, as not every map goes both ways.
+    down: OnceLock<Correlation<T>>,
+    up: OnceLock<Correlation<T>>,
+}
+
+impl<T: Scalar> ConvolutionMap<T> {
+    fn product(&self, forward: bool) -> &Correlation<T> {
+        let (cell, direction) = if forward == self.transposed { (&self.up, Direction::Up) } else { (&self.down, Direction::Down) };
+        cell.get_or_init(|| Correlation::new(&self.geometry, direction, &self.weights))
+    }
+
+    /// The same with other weights.
+    fn with(&self, f: &dyn Fn(T) -> T) -> Self {
+        let weights = self.weights.iter().map(|&w| f(w)).collect();
+        let Self { geometry, transposed, output, .. } = *self;
+        Self { geometry, transposed, weights, bias: None, output, down: OnceLock::new(), up: OnceLock::new() }
+    }
+
+    /// The sides of the inputs and the outputs.
+    fn sides(&self) -> (Planes, Planes) {
+        let Geometry { fine, coarse, .. } = self.geometry;
+        if self.transposed { (coarse, fine) } else { (fine, coarse) }
+    }
+}
+
+impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
+    fn inputs(&self) -> usize {
+        self.sides().0.values()
+    }
+
+    fn outputs(&self) -> usize {
+        self.sides().1.values()
+    }
+
+    fn output_shape(&self) -> Shape {
+        self.output
+    }
+
+    fn bias(&self) -> Option<Bias<'_, T>> {
+        let [height, width] = self.output.plane();
+        self.bias.as_ref().map(|bias| Bias::per_channel(bias, height * width))
+    }
+
+    fn apply(&self, x: &[T], y: &mut [T]) {
+        self.product(true).apply(x, y);
+    }
+
+    fn apply_transposed(&self, y: &[T], x: &mut [T]) {
+        self.product(false).apply(y, x);
+    }
+
+    fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
+        Box::new(self.with(f))
+    }
+
+    fn ones(&self) -> Box<dyn LinearMap<T>> {
+        let (fine, coarse) = (self.geometry.fine, self.geometry.coarse);
+        let groups = self.geometry.groups;
+        // One channel for each group says it all.
+        let geometry =
+            Geometry { fine: Planes { channels: groups, ..fine }, coarse: Planes { channels: groups, ..coarse }, ..self.geometry };
+        let [height, width] = self.geometry.kernel;
+        let weights = vec![T::one(); groups * height * width].into();
+        let (transposed, output) = (self.transposed, self.output);
+        let window = Self { geometry, transposed, weights, bias: None, output, down: OnceLock::new(), up: OnceLock::new() };
+        let (inputs, outputs) = self.sides();
+        Box::new(Ones { window, inputs, outputs })
+    }
+
+    fn multiply_adds(&self) -> f64 {
+        let Geometry { fine, coarse, groups, kernel, .. } = self.geometry;
+        (coarse.values() * kernel[0] * kernel[1]) as f64 * (fine.channels / groups) as f64
+    }
+}
+
+/// A convolution whose weights are all 1: the channels of a group are summed, go one way together, and are what each channel
+/// of the group gets.
+#[derive(Debug)]
+struct Ones<T: Scalar> {
+    window: ConvolutionMap<T>,
+    inputs: Planes,
+    outputs: Planes,
+}
+
+impl<T: Scalar> Ones<T> {
+    fn product(&self, forward: bool, x: &[T], y: &mut [T]) {
+        let (from, to) = if forward { (self.inputs, self.outputs) } else { (self.outputs, self.inputs) };
+        let groups = self.window.geometry.groups;
+        let [of_from, of_to] = [from, to].map(|planes| planes.values() / planes.channels);
+        let (mut sums, mut windows) = (vec![T::zero(); groups * of_from], vec![T::zero(); groups * of_to]);
+        for (x, y) in x.chunks_exact(from.values()).zip(y.chunks_exact_mut(to.values())) {
+            sums.fill(T::zero());
+            for (channel, x) in x.chunks_exact(of_from).enumerate() {
+                let group = channel / (from.channels / groups);
+                linalg::add_scaled(T::one(), x, &mut sums[group * of_from..][..of_from]);
+            }
+            self.window.product(forward).apply(&sums, &mut windows);
+            for (channel, y) in y.chunks_exact_mut(of_to).enumerate() {
+                y.copy_from_slice(&windows[channel / (to.channels / groups) * of_to..][..of_to]);
+            }
+        }
+    }
+}
+
+impl<T: Scalar> LinearMap<T> for Ones<T> {
+    fn inputs(&self) -> usize {
+        self.inputs.values()
+    }
+
+    fn outputs(&self) -> usize {
+        self.outputs.values()
+    }
+
+    fn output_shape(&self) -> Shape {
+        self.window.output
+    }
+
+    fn bias(&self) -> Option<Bias<'_, T>> {
+        None
+    }
+
+    fn apply(&self, x: &[T], y: &mut [T]) {
+        self.product(true, x, y);
+    }
+
+    fn apply_transposed(&self, y: &[T], x: &mut [T]) {
+        self.product(false, y, x);
+    }
+
+    fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
+        Box::new(Self { window: self.window.with(f), inputs: self.inputs, outputs: self.outputs })
+    }
+
+    fn multiply_adds(&self) -> f64 {
+        (self.inputs.values() + self.outputs.values()) as f64 + self.window.multiply_adds()
+    }
+}

@@ -1,0 +1,401 @@
+//! Poolings: the largest of each window, or its mean.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::convolution::{Pair, pair_of};
+use super::{Bias, Layer, LinearMap, Operator, Route};
+use crate::error::Error;
+use crate::scalar::Scalar;
+use crate::shape::Shape;
+
+/// Where the windows of a pooling lie along height and width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Windows {
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    padding: [usize; 2],
+    dilation: [usize; 2],
+    ceil: bool,
+}
+
+impl Windows {
+    fn new(kernel: [usize; 2]) -> Self {
+        Self { kernel, stride: kernel, padding: [0, 0], dilation: [1, 1], ceil: false }
+    }
+
+    /// How many windows an axis has, as PyTorch counts them.
+    fn count(&self, kind: &str, input: Shape, axis: usize) -> Result<usize, Error> {
+        let (size, kernel, stride) = (input.plane()[axis], self.kernel[axis], self.stride[axis]);
+        let (padding, dilation) = (self.padding[axis], self.dilation[axis]);
+        for (name, value) in [("kernel_size", kernel), ("stride", stride), ("dilation", dilation)] {
+            if value == 0 {
+                return Err(Error::parameter(kind, name, value, "at least 1"));
+            }
+        }
+        if padding > kernel / 2 {
+            return Err(Error::parameter(kind, "padding", padding, "at most half of kernel_size"));
+        }
+        let too_small = || Error::shape(kind, input, format!("at least as much as its window of {kernel} (dilation {dilation})"));
+        let reach = dilation.checked_mul(kernel - 1).and_then(|reach| reach.checked_add(1)).ok_or_else(too_small)?;
+        let room = size.checked_add(2 * padding).and_then(|room| room.checked_sub(reach)).ok_or_else(too_small)?;
+        let floor = room / stride + 1;
+        if !self.ceil || room % stride == 0 {
+            return Ok(floor);
+        }
+        // No window begins in the padding behind.
+        Ok(if floor * stride >= size + padding { floor } else { floor + 1 })
+    }
+
+    /// The input's indices in a window of an axis, padding left out.
+    fn window(&self, axis: usize, index: usize, size: usize) -> impl Iterator<Item = usize> + Clone + use<> {
+        let (first, padding, dilation) = (index * self.stride[axis], self.padding[axis], self.dilation[axis]);
+        (0..self.kernel[axis]).filter_map(move |tap| (first + tap * dilation).checked_sub(padding)).filter(move |&at| at < size)
+    }
+
+    fn output(&self, kind: &str, input: Shape, rank: usize) -> Result<Shape, Error> {
+        if input.dims().len() != rank + 1 {
+            return Err(Error::shape(kind, input, dims(rank)));
+        }
+        let rows = if rank == 2 { self.count(kind, input, 0)? } else { 1 };
+        Ok(input.with(input.channels(), [rows, self.count(kind, input, 1)?]))
+    }
+
+    fn arguments(&self, rank: usize) -> String {
+        let text = |pair| pair_of(pair, rank);
+        format!("kernel_size={}, stride={}, padding={}", text(self.kernel), text(self.stride), text(self.padding))
+    }
+}
+
+pub(super) fn dims(rank: usize) -> &'static str {
+    if rank == 2 { "channels x height x width" } else { "channels x length" }
+}
+
+macro_rules! windows {
+    () => {
+        /// The same with another distance between the windows; they lie side by side otherwise.
+        #[must_use]
+        pub fn stride(mut self, stride: impl Into<Pair>) -> Self {
+            self.windows.stride = stride.into().along(Self::RANK, 1);
+            self
+        }
+
+        /// The same with so much padding on each side, at most half a window.
+        #[must_use]
+        pub fn padding(mut self, padding: impl Into<Pair>) -> Self {
+            self.windows.padding = padding.into().along(Self::RANK, 0);
+            self
+        }
+
+        /// The same with a last window where less than a whole one is left.
+        #[must_use]
+        pub fn ceil_mode(mut self, ceil: bool) -> Self {
+            self.windows.ceil = ceil;
+            self
+        }
+    };
+}
+
+macro_rules! max_pool {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $rank:literal) => {
+        $(#[$doc])*
+        ///
+        /// All relevance goes to the winner, the first one among equals (Bach et al. 2015).
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub struct $name {
+            windows: Windows,
+        }
+
+        impl $name {
+            const RANK: usize = $rank;
+
+            /// Windows of this size, side by side.
+            pub fn new(kernel: impl Into<Pair>) -> Self {
+                Self { windows: Windows::new(kernel.into().along(Self::RANK, 1)) }
+            }
+
+            windows!();
+
+            /// The same with so many steps from one value of a window to the next.
+            #[must_use]
+            pub fn dilation(mut self, dilation: impl Into<Pair>) -> Self {
+                self.windows.dilation = dilation.into().along(Self::RANK, 1);
+                self
+            }
+        }
+
+        impl<T: Scalar> Layer<T> for $name {
+            fn kind(&self) -> &str {
+                $kind
+            }
+
+            fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+                let output = self.windows.output($kind, input, $rank)?;
+                Ok(Operator::Route(Arc::new(Largest { windows: self.windows, input, output })))
+            }
+
+            fn arguments(&self) -> String {
+                let Windows { dilation, ceil, .. } = self.windows;
+                let ceil = if ceil { "True" } else { "False" };
+                format!("{}, dilation={}, ceil_mode={ceil}", self.windows.arguments($rank), pair_of(dilation, $rank))
+            }
+        }
+    };
+}
+max_pool!(
+    /// The largest value of each window of an image.
+    MaxPool2d, "MaxPool2d", 2
+);
+max_pool!(
+    /// The largest value of each window of a sequence.
+    MaxPool1d, "MaxPool1d", 1
+);
+
+#[derive(Debug)]
+struct Largest {
+    windows: Windows,
+    input: Shape,
+    output: Shape,
+}
+
+impl<T: Scalar> Route<T> for Largest {
+    fn output_shape(&self) -> Shape {
+        self.output
+    }
+
+    fn route(&self, values: &[T], from: &mut [usize]) {
+        let ([height, width], [tall, wide]) = (self.input.plane(), self.output.plane());
+        let of_axis = |axis: usize, count: usize, size: usize| -> Vec<Vec<usize>> {
+            (0..count).map(|index| self.windows.window(axis, index, size).collect()).collect()
+        };
+        let (rows, columns) = (of_axis(0, tall, height), of_axis(1, wide, width));
+        for (channel, from) in from.chunks_exact_mut(tall * wide).enumerate() {
+            let first = channel * height * width;
+            let plane = &values[first..first + height * width];
+            for (rows, from) in rows.iter().zip(from.chunks_exact_mut(wide)) {
+                for (columns, from) in columns.iter().zip(from) {
+                    let (mut best, mut largest) = (rows[0] * width + columns[0], T::neg_infinity());
+                    for row in rows {
+                        for column in columns {
+                            let value = plane[row * width + column];
+                            if value > largest {
+                                (best, largest) = (row * width + column, value);
+                            }
+                        }
+                    }
+                    *from = first + best;
+                }
+            }
+        }
+    }
+}
+
+macro_rules! avg_pool {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $rank:literal) => {
+        $(#[$doc])*
+        ///
+        /// Relevance is shared by the rule [`Norm`](crate::Norm).
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub struct $name {
+            windows: Windows,
+            count_padding: bool,
+        }
+
+        impl $name {
+            const RANK: usize = $rank;
+
+            /// Windows of this size, side by side.
+            pub fn new(kernel: impl Into<Pair>) -> Self {
+                Self { windows: Windows::new(kernel.into().along(Self::RANK, 1)), count_padding: true }
+            }
+
+            windows!();
+
+            /// Whether padding counts as zeros in a mean, as it does unless told otherwise.
+            #[must_use]
+            pub fn count_include_pad(mut self, count: bool) -> Self {
+                self.count_padding = count;
+                self
+            }
+        }
+
+        impl<T: Scalar> Layer<T> for $name {
+            fn kind(&self) -> &str {
+                $kind
+            }
+
+            fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+                let output = self.windows.output($kind, input, $rank)?;
+                let axis = |axis: usize| -> Vec<(Range<usize>, usize)> {
+                    let (size, padding) = (input.plane()[axis], self.windows.padding[axis]);
+                    let (kernel, stride) = (self.windows.kernel[axis], self.windows.stride[axis]);
+                    let window = |index: usize| {
+                        let (first, end) = (index * stride, (index * stride + kernel).min(size + 2 * padding));
+                        let inside = first.saturating_sub(padding)..end.saturating_sub(padding).min(size);
+                        let count = if self.count_padding { end - first } else { inside.len() };
+                        (inside, count)
+                    };
+                    (0..output.plane()[axis]).map(window).collect()
+                };
+                Ok(Operator::Average(Arc::new(Mean::new([axis(0), axis(1)], input, output))))
+            }
+
+            fn arguments(&self) -> String {
+                let [ceil, count] = [self.windows.ceil, self.count_padding].map(|yes| if yes { "True" } else { "False" });
+                format!("{}, ceil_mode={ceil}, count_include_pad={count}", self.windows.arguments($rank))
+            }
+        }
+    };
+}
+avg_pool!(
+    /// The mean of each window of an image.
+    AvgPool2d, "AvgPool2d", 2
+);
+avg_pool!(
+    /// The mean of each window of a sequence.
+    AvgPool1d, "AvgPool1d", 1
+);
+
+macro_rules! adaptive {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $rank:literal) => {
+        $(#[$doc])*
+        ///
+        /// With an output of 1 it is the mean of all (global average pooling). Relevance is shared by the rule
+        /// [`Norm`](crate::Norm).
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub struct $name {
+            output: [usize; 2],
+        }
+
+        impl $name {
+            /// Means of windows that cover the input evenly, so many along each axis.
+            pub fn new(output: impl Into<Pair>) -> Self {
+                Self { output: output.into().along($rank, 1) }
+            }
+        }
+
+        impl<T: Scalar> Layer<T> for $name {
+            fn kind(&self) -> &str {
+                $kind
+            }
+
+            fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+                if input.dims().len() != $rank + 1 {
+                    return Err(Error::shape($kind, input, dims($rank)));
+                }
+                if self.output.contains(&0) {
+                    return Err(Error::parameter($kind, "output_size", 0, "at least 1"));
+                }
+                let axis = |axis: usize| -> Vec<(Range<usize>, usize)> {
+                    let (size, count) = (input.plane()[axis], self.output[axis]);
+                    let window = |index: usize| {
+                        let window = index * size / count..((index + 1) * size).div_ceil(count);
+                        (window.clone(), window.len())
+                    };
+                    (0..count).map(window).collect()
+                };
+                let output = input.with(input.channels(), self.output);
+                Ok(Operator::Average(Arc::new(Mean::new([axis(0), axis(1)], input, output))))
+            }
+
+            fn arguments(&self) -> String {
+                format!("output_size={}", pair_of(self.output, $rank))
+            }
+        }
+    };
+}
+adaptive!(
+    /// Means of an image's windows, as many as are asked for whatever its size.
+    AdaptiveAvgPool2d, "AdaptiveAvgPool2d", 2
+);
+adaptive!(
+    /// Means of a sequence's windows, as many as are asked for whatever its length.
+    AdaptiveAvgPool1d, "AdaptiveAvgPool1d", 1
+);
+
+/// A sum over windows, of each channel by itself, with one weight for each window.
+#[derive(Debug)]
+struct Mean<T> {
+    rows: Vec<Range<usize>>,
+    columns: Vec<Range<usize>>,
+    /// Of each window.
+    weights: Vec<T>,
+    input: Shape,
+    output: Shape,
+}
+
+impl<T: Scalar> Mean<T> {
+    /// Windows along both axes, each with what it counts for.
+    fn new([rows, columns]: [Vec<(Range<usize>, usize)>; 2], input: Shape, output: Shape) -> Self {
+        let weight = |a: usize, b: usize| T::one() / T::from_f64((a * b).max(1) as f64);
+        let weights = rows.iter().flat_map(|(_, a)| columns.iter().map(move |(_, b)| weight(*a, *b))).collect();
+        let ranges = |windows: Vec<(Range<usize>, usize)>| windows.into_iter().map(|(range, _)| range).collect();
+        Self { rows: ranges(rows), columns: ranges(columns), weights, input, output }
+    }
+
+    /// Each window of a plane: its lines of the input, and its place in the output.
+    fn each(&self, mut visit: impl FnMut(Range<usize>, usize, T)) {
+        let width = self.input.plane()[1];
+        for (r, rows) in self.rows.iter().enumerate() {
+            for (c, columns) in self.columns.iter().enumerate() {
+                let at = r * self.columns.len() + c;
+                for row in rows.clone() {
+                    visit(row * width + columns.start..row * width + columns.end, at, self.weights[at]);
+                }
+            }
+        }
+    }
+
+    fn planes(&self) -> [usize; 2] {
+        [self.input, self.output].map(|shape| shape.plane()[0] * shape.plane()[1])
+    }
+}
+
+impl<T: Scalar> LinearMap<T> for Mean<T> {
+    fn inputs(&self) -> usize {
+        self.input.size()
+    }
+
+    fn outputs(&self) -> usize {
+        self.output.size()
+    }
+
+    fn output_shape(&self) -> Shape {
+        self.output
+    }
+
+    fn keeps_sign(&self) -> bool {
+        self.weights.iter().all(|w| *w >= T::zero())
+    }
+
+    fn bias(&self) -> Option<Bias<'_, T>> {
+        None
+    }
+
+    fn apply(&self, x: &[T], y: &mut [T]) {
+        let [input, output] = self.planes();
+        y.fill(T::zero());
+        for (x, y) in x.chunks_exact(input).zip(y.chunks_exact_mut(output)) {
+            self.each(|line, at, weight| y[at] += weight * x[line].iter().copied().sum::<T>());
+        }
+    }
+
+    fn apply_transposed(&self, y: &[T], x: &mut [T]) {
+        let [input, output] = self.planes();
+        x.fill(T::zero());
+        for (x, y) in x.chunks_exact_mut(input).zip(y.chunks_exact(output)) {
+            self.each(|line, at, weight| x[line].iter_mut().for_each(|x| *x += weight * y[at]));
+        }
+    }
+
+    fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
+        let (rows, columns) = (self.rows.clone(), self.columns.clone());
+        let weights = self.weights.iter().map(|&w| f(w)).collect();
+        Box::new(Self { rows, columns, weights, input: self.input, output: self.output })
+    }
+
+    fn multiply_adds(&self) -> f64 {
+        let along = |windows: &[Range<usize>]| windows.iter().map(|window| window.len() as f64).sum::<f64>();
+        self.input.channels() as f64 * along(&self.rows) * along(&self.columns)
+    }
+}

@@ -1,0 +1,582 @@
+//! Correlations: the two products of a convolution, as sums of shifted planes.
+//!
+//! A convolution ties a *fine* side (the inputs of a Conv2d) to a *coarse* one (its outputs) by
+//!
+//! ```text
+//!     fine index = stride · coarse index - padding + dilation · tap          along each of two axes
+//! ```
+//!
+//! and its products go [`Down`](Direction::Down) from fine to coarse, and [`Up`](Direction::Up). Once a plane is written with
+//! zeros between its rows, a tap is nothing but an offset: every value of a result is Σ_k w_k source[offset_k + p], for runs
+//! of p as long as a plane. That is what [`kernel::combine`] does for columns of a matrix, so it serves here too, and nothing
+//! is ever unfolded. A stride splits the fine side into phases, each of them such a sum.
+
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::{grow, kernel};
+use crate::scalar::Scalar;
+
+/// The channels of one side, and their height and width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Planes {
+    pub channels: usize,
+    pub size: [usize; 2],
+}
+
+impl Planes {
+    pub fn values(self) -> usize {
+        self.channels * self.size[0] * self.size[1]
+    }
+}
+
+/// What a convolution ties together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    pub fine: Planes,
+    pub coarse: Planes,
+    pub groups: usize,
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+    pub padding: [usize; 2],
+    pub dilation: [usize; 2],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// From fine to coarse: a convolution.
+    Down,
+    /// From coarse to fine: a transposed one.
+    Up,
+}
+
+/// One product, with its weights in the order in which they are used.
+#[derive(Debug)]
+pub(crate) struct Correlation<T> {
+    source: Source,
+    target: Planes,
+    groups: usize,
+    phases: Vec<Phase<T>>,
+    multiply_adds: f64,
+}
+
+/// How the source is laid out: each channel as one plane for each phase.
+#[derive(Debug)]
+struct Source {
+    planes: Planes,
+    /// Of each phase the first index on either axis, and its first place in the plane.
+    phases: Vec<[Run; 2]>,
+    height: usize,
+    pitch: usize,
+    /// The layout is that of the values themselves.
+    as_is: bool,
+}
+
+/// The indices `first`, `first + step`, … of an axis, `count` of them, at the places `at`, `at + 1`, …
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    first: usize,
+    step: usize,
+    count: usize,
+    at: usize,
+}
+
+/// Some of the target's values: those at a run of either axis.
+#[derive(Debug)]
+struct Phase<T> {
+    runs: [Run; 2],
+    /// For each channel of a group and each tap, where its source begins.
+    offsets: Vec<usize>,
+    taps: usize,
+    /// For each group and each of its tiles of channels: for each offset one weight for each channel.
+    weights: Vec<T>,
+}
+
+/// So many channels share what is read of the source.
+const TILE: usize = 6;
+/// So many values of a channel are made at once, and of so many bytes of source.
+const BLOCK: usize = 448;
+const DEPTH: usize = 24 << 10;
+/// A product of so many multiply-adds is shared out among the threads of the caller's pool.
+#[cfg(feature = "rayon")]
+const SHARED: f64 = 1e6;
+
+/// The widths of the tiles of so many channels.
+fn tiles(channels: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut first = 0;
+    std::iter::from_fn(move || {
+        let left = channels - first;
+        let width = [TILE, 4, 2, 1].into_iter().find(|&width| width <= left)?;
+        first += width;
+        Some(first - width..first)
+    })
+}
+
+impl Geometry {
+    /// For an axis, the runs of the target's phases, and for each tap the phase of the source and the place it begins at for
+    /// each target phase that it has a part in; and the runs of the source's phases, and how long a line has to be.
+    fn axis(&self, axis: usize, direction: Direction) -> Axis {
+        let (fine, coarse) = (self.fine.size[axis], self.coarse.size[axis]);
+        let (stride, padding) = (self.stride[axis], self.padding[axis]);
+        let reach = |tap: usize| tap * self.dilation[axis];
+        let taps = self.kernel[axis];
+        match direction {
+            Direction::Down => {
+                let mut phases: Vec<usize> = (0..taps).map(|tap| reach(tap) % stride).collect();
+                phases.sort_unstable();
+                phases.dedup();
+                let furthest = reach(taps - 1) / stride;
+                let sources = phases.iter().map(|&phase| {
+                    // The places q with 0 <= stride q + phase - padding < fine.
+                    let at = padding.saturating_sub(phase).div_ceil(stride);
+                    let first = stride * at + phase - padding;
+                    let count = (coarse + furthest).saturating_sub(at).min(fine.saturating_sub(first).div_ceil(stride));
+                    Run { first, step: stride, count, at }
+                });
+                let place = |tap: usize| phases.iter().position(|&phase| phase == reach(tap) % stride).unwrap_or(0);
+                Axis {
+                    sources: sources.collect(),
+                    targets: vec![Run { first: 0, step: 1, count: coarse, at: 0 }],
+                    taps: (0..taps).map(|tap| Some((0, place(tap), reach(tap) / stride))).collect(),
+                    length: coarse + furthest,
+                    // Where there is one phase, the zeros behind a line are those before the next.
+                    shared: if stride == 1 { (fine + padding).max(coarse) } else { coarse + furthest },
+                }
+            }
+            Direction::Up => {
+                // The places q of a phase with 0 <= stride q + phase - padding < fine.
+                let run = |phase: usize| {
+                    let from = padding.saturating_sub(phase).div_ceil(stride);
+                    let first = stride * from + phase - padding;
+                    let count = fine.saturating_sub(first).div_ceil(stride);
+                    (from, Run { first, step: stride, count, at: 0 })
+                };
+                let runs: Vec<(usize, Run)> = (0..stride.min(fine + padding)).map(run).collect();
+                let least = runs.iter().filter(|(_, run)| run.count > 0).map(|(from, _)| *from).min().unwrap_or(0);
+                let most = runs.iter().filter(|(_, run)| run.count > 0).map(|(from, run)| from + run.count).max().unwrap_or(1);
+                let front = (reach(taps - 1) / stride).saturating_sub(least);
+                let tap = |tap: usize| {
+                    let (from, _) = runs.get(reach(tap) % stride)?;
+                    let shift = reach(tap) / stride;
+                    Some((reach(tap) % stride, 0, (from + front).checked_sub(shift)?))
+                };
+                Axis {
+                    sources: vec![Run { first: 0, step: 1, count: coarse.min(most), at: front }],
+                    taps: (0..taps).map(tap).collect(),
+                    targets: runs.iter().map(|(_, run)| *run).collect(),
+                    length: most + front,
+                    shared: (coarse.min(most) + front).max(most),
+                }
+            }
+        }
+    }
+}
+
+/// See [`Geometry::axis`].
+struct Axis {
+    sources: Vec<Run>,
+    targets: Vec<Run>,
+    /// The target's phase, the source's phase, and the place.
+    taps: Vec<Option<(usize, usize, usize)>>,
+    length: usize,
+    shared: usize,
+}
+
+impl<T: Scalar> Correlation<T> {
+    /// `weights` are coarse channels x fine channels of a group x height x width of the kernel.
+    pub fn new(geometry: &Geometry, direction: Direction, weights: &[T]) -> Self {
+        let Geometry { fine, coarse, groups, kernel, .. } = *geometry;
+        let (from, target) = match direction {
+            Direction::Down => (fine, coarse),
+            Direction::Up => (coarse, fine),
+        };
+        let [rows, columns] = [geometry.axis(0, direction), geometry.axis(1, direction)];
+        let (height, pitch) = (rows.length, columns.shared);
+        let phases = rows.sources.iter().flat_map(|&row| columns.sources.iter().map(move |&column| [row, column]));
+        let phases: Vec<[Run; 2]> = phases.collect();
+        let whole = |run: Run, size: usize| run.first == 0 && run.step == 1 && run.at == 0 && run.count == size;
+        let as_is = phases.len() == 1
+            && whole(phases[0][0], from.size[0])
+            && whole(phases[0][1], from.size[1])
+            && [height, pitch] == from.size;
+        let source = Source { planes: from, phases, height, pitch, as_is };
+
+        let (sources, targets) = (from.channels / groups, target.channels / groups);
+        let plane = height * pitch;
+        let per_channel = plane * source.phases.len();
+        let mut made = Vec::new();
+        for (r, &row) in rows.targets.iter().enumerate() {
+            for (c, &column) in columns.targets.iter().enumerate() {
+                // The taps that come to this phase, and where each begins.
+                let of_axis = |axis: &Axis, phase: usize| -> Vec<(usize, usize, usize)> {
+                    let taps = axis.taps.iter().enumerate();
+                    taps.filter_map(|(tap, place)| place.filter(|p| p.0 == phase).map(|p| (tap, p.1, p.2))).collect()
+                };
+                let (of_rows, of_columns) = (of_axis(&rows, r), of_axis(&columns, c));
+                if row.count == 0 || column.count == 0 {
+                    continue;
+                }
+                let taps: Vec<(usize, usize)> = of_rows
+                    .iter()
+                    .flat_map(|&(y, of_y, at_y)| {
+                        let sources = columns.sources.len();
+                        let place = move |of_x: usize, at_x: usize| (of_y * sources + of_x) * plane + at_y * pitch + at_x;
+                        of_columns.iter().map(move |&(x, of_x, at_x)| (y * kernel[1] + x, place(of_x, at_x)))
+                    })
+                    .collect();
+                let offsets = (0..sources).flat_map(|channel| taps.iter().map(move |(_, at)| channel * per_channel + at));
+                let offsets: Vec<usize> = offsets.collect();
+                let mut ordered = Vec::with_capacity(groups * targets * offsets.len());
+                let area = kernel[0] * kernel[1];
+                for group in 0..groups {
+                    for tile in tiles(targets) {
+                        for channel in 0..sources {
+                            for &(tap, _) in &taps {
+                                for of_target in tile.clone() {
+                                    let (of_coarse, of_fine) = match direction {
+                                        Direction::Down => (group * targets + of_target, channel),
+                                        Direction::Up => (group * sources + channel, of_target),
+                                    };
+                                    ordered.push(weights[(of_coarse * (fine.channels / groups) + of_fine) * area + tap]);
+                                }
+                            }
+                        }
+                    }
+                }
+                made.push(Phase { runs: [row, column], offsets, taps: taps.len(), weights: ordered });
+            }
+        }
+        let multiply_adds = made
+            .iter()
+            .map(|phase| (phase.runs[0].count * phase.runs[1].count) as f64 * (phase.offsets.len() * target.channels) as f64)
+            .sum();
+        Self { source, target, groups, phases: made, multiply_adds }
+    }
+
+    /// How many multiply-adds a column costs.
+    pub fn multiply_adds(&self) -> f64 {
+        self.multiply_adds
+    }
+
+    /// The product for every column.
+    pub fn apply(&self, source: &[T], target: &mut [T]) {
+        let columns = source.chunks_exact(self.source.planes.values()).zip(target.chunks_exact_mut(self.target.values()));
+        for (source, target) in columns {
+            if self.source.as_is {
+                self.correlate(source, target);
+            } else {
+                // Taken out, not borrowed: while it waits, this thread may come here again for another product.
+                let mut laid_out = T::with_scratch(|scratch| std::mem::take(&mut scratch.planes));
+                let size = self.source.size();
+                grow(&mut laid_out, size);
+                self.source.lay_out(source, &mut laid_out[..size]);
+                self.correlate(&laid_out[..size], target);
+                T::with_scratch(|scratch| scratch.planes = laid_out);
+            }
+        }
+    }
+
+    /// The product, by channels of the target: all at once, or, where it is worth it, some for each thread.
+    fn correlate(&self, source: &[T], target: &mut [T]) {
+        let plane = self.target.size[0] * self.target.size[1];
+        let run = |first: usize, target: &mut [T]| {
+            T::with_scratch(|scratch| {
+                Arch::new().dispatch(Correlate { of: self, source, first, target, block: &mut scratch.panel })
+            });
+        };
+        #[cfg(feature = "rayon")]
+        if self.multiply_adds >= SHARED {
+            use rayon::prelude::*;
+            let threads = rayon::current_num_threads();
+            let most = self.target.channels.div_ceil(threads);
+            // Whole tiles, or whole groups.
+            let of_group = self.target.channels / self.groups;
+            let some = if self.groups == 1 { most.next_multiple_of(TILE) } else { most.next_multiple_of(of_group) };
+            if threads > 1 && some < self.target.channels {
+                let parts = target.par_chunks_mut(some * plane).enumerate();
+                return parts.for_each(|(part, target)| run(part * some, target));
+            }
+        }
+        run(0, target);
+    }
+}
+
+impl Source {
+    /// How many values the layout has, with those that are read behind the last line.
+    fn size(&self) -> usize {
+        self.planes.channels * self.phases.len() * self.height * self.pitch + self.pitch
+    }
+
+    fn lay_out<T: Scalar>(&self, values: &[T], out: &mut [T]) {
+        out.fill(T::zero());
+        let [height, width] = self.planes.size;
+        let planes = out.chunks_exact_mut(self.height * self.pitch);
+        let of_channels =
+            values.chunks_exact(height * width).flat_map(|channel| self.phases.iter().map(move |runs| (channel, runs)));
+        for ((channel, [rows, columns]), plane) in of_channels.zip(planes) {
+            for row in 0..rows.count {
+                let from = &channel[(rows.first + row * rows.step) * width..][..width];
+                let to = &mut plane[(rows.at + row) * self.pitch + columns.at..][..columns.count];
+                if columns.step == 1 {
+                    to.copy_from_slice(&from[columns.first..][..columns.count]);
+                } else {
+                    let from = from[columns.first.min(width)..].iter().step_by(columns.step);
+                    to.iter_mut().zip(from).for_each(|(to, &v)| *to = v);
+                }
+            }
+        }
+    }
+}
+
+/// The product for some channels of the target, from `first` on.
+struct Correlate<'a, T> {
+    of: &'a Correlation<T>,
+    source: &'a [T],
+    first: usize,
+    target: &'a mut [T],
+    block: &'a mut Vec<T>,
+}
+
+impl<T: Scalar> WithSimd for Correlate<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { of, source, first, target, block } = self;
+        let [height, width] = of.target.size;
+        let plane = height * width;
+        let channels = target.len() / plane;
+        let of_group = of.target.channels / of.groups;
+        let group_size = of.source.planes.channels / of.groups * of.source.phases.len() * of.source.height * of.source.pitch;
+        // Not every value is in a phase, where the stride is more than the kernel reaches.
+        let covered: usize = of.phases.iter().filter(|p| p.taps > 0).map(|p| p.runs[0].count * p.runs[1].count).sum();
+        if covered < plane {
+            target.fill(T::zero());
+        }
+        for phase in of.phases.iter().filter(|phase| phase.taps > 0) {
+            let [rows, columns] = phase.runs;
+            let (pitch, depth) = (of.source.pitch, phase.offsets.len());
+            let length = (rows.count - 1) * pitch + columns.count;
+            let direct = rows.step == 1 && columns.step == 1 && pitch == width && rows.count == height && columns.count == width;
+            let together = (DEPTH / (BLOCK * size_of::<T>() / 4).max(1) * phase.taps).clamp(64, 512);
+            let mut done = 0;
+            while done < channels {
+                let group = (first + done) / of_group;
+                let in_group = (first + done) % of_group;
+                let count = (of_group - in_group).min(channels - done);
+                let source = &source[group * group_size..];
+                let weights = &phase.weights[group * of_group * depth..][..of_group * depth];
+                for from in (0..length).step_by(BLOCK) {
+                    let run = from..length.min(from + BLOCK);
+                    if !direct {
+                        grow(block, count * BLOCK);
+                    }
+                    for some in (0..depth).step_by(together).map(|some| some..depth.min(some + together)) {
+                        let add = some.start > 0;
+                        for tile in tiles(of_group).filter(|tile| tile.start >= in_group && tile.start < in_group + count) {
+                            let offsets = &phase.offsets[some.clone()];
+                            let weights = &weights[tile.start * depth..][some.start * tile.len()..some.end * tile.len()];
+                            let place = tile.start - in_group;
+                            macro_rules! of_width {
+                                ($($n:literal),*) => {
+                                    match tile.len() {
+                                        $($n => {
+                                            let weights = weights.as_chunks::<$n>().0;
+                                            let mut at = [0; $n];
+                                            if direct {
+                                                for n in 0..$n {
+                                                    at[n] = (done + place + n) * plane;
+                                                }
+                                                kernel::combine::<S, T, $n>(simd, source, run.clone(), (offsets, weights), (target, at), add);
+                                            } else {
+                                                for n in 0..$n {
+                                                    at[n] = (place + n) * BLOCK;
+                                                }
+                                                let source = &source[run.start..];
+                                                kernel::combine::<S, T, $n>(simd, source, 0..run.len(), (offsets, weights), (block, at), add);
+                                            }
+                                        })*
+                                        _ => {}
+                                    }
+                                };
+                            }
+                            of_width!(1, 2, 4, 6);
+                        }
+                    }
+                    if !direct {
+                        for (channel, made) in block.chunks_exact(BLOCK).take(count).enumerate() {
+                            let out = &mut target[(done + channel) * plane..][..plane];
+                            spread(&made[..run.len()], run.start, pitch, phase.runs, (out, width));
+                        }
+                    }
+                }
+                done += count;
+            }
+        }
+    }
+}
+
+/// Writes values of the lines of a phase, from the place `from` on, to where they belong.
+#[inline(always)]
+fn spread<T: Scalar>(made: &[T], from: usize, pitch: usize, [rows, columns]: [Run; 2], (out, width): (&mut [T], usize)) {
+    let mut at = from;
+    while at < from + made.len() {
+        let (row, column) = (at / pitch, at % pitch);
+        let rest = (pitch - column).min(from + made.len() - at);
+        if column < columns.count {
+            let count = rest.min(columns.count - column);
+            let values = &made[at - from..][..count];
+            let out = &mut out[(rows.first + row * rows.step) * width..][..width];
+            let first = columns.first + column * columns.step;
+            if columns.step == 1 {
+                out[first..first + count].copy_from_slice(values);
+            } else {
+                out[first..].iter_mut().step_by(columns.step).zip(values).for_each(|(out, &v)| *out = v);
+            }
+        }
+        at += rest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both products as they are written, and the crate's, over a grid of geometries.
+    #[test]
+    fn both_products_are_the_sums_they_stand_for() {
+        let mut cases = 0;
+        for [kernel, other] in [[1_usize, 1_usize], [2, 3], [3, 3], [4, 1], [5, 2]] {
+            for stride in 1..=3_usize {
+                for padding in 0..=2_usize {
+                    for dilation in 1..=2_usize {
+                        for groups in [1_usize, 2] {
+                            let fine = Planes { channels: 2 * groups, size: [9, 11] };
+                            let (stride, padding) = ([stride, 1], [padding, padding / 2]);
+                            let size = |axis: usize, kernel: usize| {
+                                let room = fine.size[axis] + 2 * padding[axis];
+                                room.checked_sub(dilation * (kernel - 1) + 1).map(|rest| rest / stride[axis] + 1)
+                            };
+                            let (Some(height), Some(width)) = (size(0, kernel), size(1, other)) else { continue };
+                            let coarse = Planes { channels: 7 * groups, size: [height, width] };
+                            let (kernel, dilation) = ([kernel, other], [dilation; 2]);
+                            let geometry = Geometry { fine, coarse, groups, kernel, stride, padding, dilation };
+                            check(&geometry);
+                            // The other axis, too.
+                            let turned = |[a, b]: [usize; 2]| [b, a];
+                            check(&Geometry {
+                                fine: Planes { size: turned(fine.size), ..fine },
+                                coarse: Planes { size: turned(geometry.coarse.size), ..coarse },
+                                kernel: turned(geometry.kernel),
+                                stride: turned(geometry.stride),
+                                padding: turned(geometry.padding),
+                                dilation: turned(geometry.dilation),
+                                groups,
+                            });
+                            cases += 2;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(cases > 300);
+    }
+
+    fn check(geometry: &Geometry) {
+        let Geometry { fine, coarse, groups, kernel, stride, padding, dilation } = *geometry;
+        let mut state = 1_u64;
+        let mut random = |count: usize| -> Vec<f64> {
+            let mut next = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) as f64 / f64::from(1_u32 << 30) - 1.0
+            };
+            (0..count).map(|_| next()).collect()
+        };
+        let [of_fine, of_coarse] = [fine.channels / groups, coarse.channels / groups];
+        let weights = random(coarse.channels * of_fine * kernel[0] * kernel[1]);
+        let (x, y) = (random(fine.values()), random(coarse.values()));
+        let (mut down, mut up) = (vec![0.0; coarse.values()], vec![0.0; fine.values()]);
+        for o in 0..coarse.channels {
+            for i in 0..of_fine {
+                for (oy, ox) in (0..coarse.size[0]).flat_map(|oy| (0..coarse.size[1]).map(move |ox| (oy, ox))) {
+                    for (ky, kx) in (0..kernel[0]).flat_map(|ky| (0..kernel[1]).map(move |kx| (ky, kx))) {
+                        let at =
+                            |o: usize, k: usize, axis: usize| (o * stride[axis] + k * dilation[axis]).checked_sub(padding[axis]);
+                        let (Some(iy), Some(ix)) = (at(oy, ky, 0), at(ox, kx, 1)) else { continue };
+                        if iy >= fine.size[0] || ix >= fine.size[1] {
+                            continue;
+                        }
+                        let channel = o / of_coarse * of_fine + i;
+                        let (fine_at, coarse_at) =
+                            ((channel * fine.size[0] + iy) * fine.size[1] + ix, (o * coarse.size[0] + oy) * coarse.size[1] + ox);
+                        let w = weights[((o * of_fine + i) * kernel[0] + ky) * kernel[1] + kx];
+                        down[coarse_at] += w * x[fine_at];
+                        up[fine_at] += w * y[coarse_at];
+                    }
+                }
+            }
+        }
+        for (direction, source, expected) in [(Direction::Down, &x, &down), (Direction::Up, &y, &up)] {
+            let mut found = vec![f64::NAN; expected.len()];
+            Correlation::new(geometry, direction, &weights).apply(source, &mut found);
+            for (found, expected) in found.iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-12, "{geometry:?} {direction:?}: {found} is not {expected}");
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "a measurement: cargo test --release --lib correlate -- --ignored --nocapture"]
+    fn rate() {
+        for (ci, co, n, k, s) in [
+            (64, 64, 224, 3, 1),
+            (128, 128, 112, 3, 1),
+            (256, 256, 56, 3, 1),
+            (512, 512, 28, 3, 1),
+            (512, 512, 14, 3, 1),
+            (64, 64, 56, 3, 1),
+            (128, 128, 28, 3, 1),
+            (256, 256, 14, 3, 1),
+            (512, 512, 7, 3, 1),
+            (256, 64, 56, 1, 1),
+            (1024, 256, 14, 1, 1),
+            (512, 2048, 7, 1, 1),
+            (3, 64, 224, 7, 2),
+            (128, 256, 28, 3, 2),
+        ] {
+            let p = k / 2;
+            let o = (n + 2 * p - k) / s + 1;
+            let g = Geometry {
+                fine: Planes { channels: ci, size: [n, n] },
+                coarse: Planes { channels: co, size: [o, o] },
+                groups: 1,
+                kernel: [k, k],
+                stride: [s, s],
+                padding: [p, p],
+                dilation: [1, 1],
+            };
+            let w = vec![0.5_f32; ci * co * k * k];
+            let (mut x, mut y) = (vec![0.25_f32; g.fine.values()], vec![0.0; g.coarse.values()]);
+            for d in [Direction::Down, Direction::Up] {
+                let c = Correlation::new(&g, d, &w);
+                let mut best = f64::MAX;
+                for _ in 0..7 {
+                    let t = std::time::Instant::now();
+                    match d {
+                        Direction::Down => c.apply(&x, &mut y),
+                        Direction::Up => c.apply(&y, &mut x),
+                    }
+                    best = best.min(t.elapsed().as_secs_f64());
+                }
+                println!(
+                    "{ci:4} {co:4} {n:3} k{k} s{s} {d:?}: {:7.2} ms {:6.1} GFLOP/s ({:.0} MMAC)",
+                    best * 1e3,
+                    2e-9 * (co * ci * k * k * o * o) as f64 / best,
+                    (co * ci * k * k * o * o) as f64 / 1e6
+                );
+                x.fill(0.25);
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The shape of a sample, or of a layer's values.
+
+use std::fmt;
+
+/// The shape of a sample or of a layer's values: a vector, channels x length, or channels x height x width.
+///
+/// Values stand in C order, as in PyTorch and numpy without the batch's axis: a sample is one column whatever its shape.
+///
+/// ```
+/// use relprop::Shape;
+///
+/// let image = Shape::from([3, 224, 224]);
+/// assert_eq!((image.size(), image.to_string()), (150_528, "3 x 224 x 224".to_owned()));
+/// assert_eq!(Shape::from(784).dims(), [784]);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    rank: usize,
+    dims: [usize; 3],
+}
+
+impl Shape {
+    /// The length of each axis: one to three.
+    #[must_use]
+    pub fn dims(&self) -> &[usize] {
+        &self.dims[..self.rank]
+    }
+
+    /// How many values there are.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.dims().iter().fold(1, |size: usize, &dim| size.saturating_mul(dim))
+    }
+
+    /// The channels: the first axis.
+    #[must_use]
+    pub fn channels(&self) -> usize {
+        self.dims[0]
+    }
+
+    /// Height and width; a length is a width of height 1, a vector's are 1.
+    pub(crate) fn plane(&self) -> [usize; 2] {
+        match self.rank {
+            3 => [self.dims[1], self.dims[2]],
+            2 => [1, self.dims[1]],
+            _ => [1, 1],
+        }
+    }
+
+    /// So many channels of this height and width, as an image, or as a sequence where it was one.
+    pub(crate) fn with(&self, channels: usize, [height, width]: [usize; 2]) -> Self {
+        if self.rank == 3 { [channels, height, width].into() } else { [channels, width].into() }
+    }
+}
+
+impl From<usize> for Shape {
+    fn from(size: usize) -> Self {
+        Self { rank: 1, dims: [size, 1, 1] }
+    }
+}
+
+impl From<[usize; 1]> for Shape {
+    fn from([size]: [usize; 1]) -> Self {
+        size.into()
+    }
+}
+
+impl From<[usize; 2]> for Shape {
+    fn from([channels, length]: [usize; 2]) -> Self {
+        Self { rank: 2, dims: [channels, length, 1] }
+    }
+}
+
+impl From<[usize; 3]> for Shape {
+    fn from(dims: [usize; 3]) -> Self {
+        Self { rank: 3, dims }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dims: Vec<String> = self.dims().iter().map(usize::to_string).collect();
+        f.pad(&dims.join(" x "))
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
