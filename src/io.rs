@@ -267,7 +267,9 @@ fn ask<T: Scalar>(module: &Module<T>, path: &str, asked: &mut Vec<(String, Vec<u
             asked.extend(weighted.tensors().into_iter().map(|(name, shape)| (join(path, name), shape)));
         }
         Module::Sequential(children) | Module::Residual(children) | Module::Concat(children) => {
-            children.iter().for_each(|(name, child)| ask(child, &join(path, name), asked));
+            for (name, child) in children {
+                ask(child, &join(path, name), asked);
+            }
         }
     }
 }

@@ -119,6 +119,12 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         None
     }
 
+    /// The same layer with other branches, where it has some.
+    fn with_branches(&self, f: &mut dyn FnMut(&Branch<T>) -> Branch<T>) -> Option<Arc<dyn Layer<T>>> {
+        let _ = f;
+        None
+    }
+
     /// What has been learned, as it is written to a file: the names, shapes and values of PyTorch's state dict.
     fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
         Vec::new()
@@ -158,6 +164,10 @@ macro_rules! forward_layer {
 
             fn of_scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
                 (**self).of_scaled(a, b)
+            }
+
+            fn with_branches(&self, f: &mut dyn FnMut(&Branch<T>) -> Branch<T>) -> Option<Arc<dyn Layer<T>>> {
+                (**self).with_branches(f)
             }
 
             fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
@@ -433,7 +443,9 @@ pub(crate) fn add_bias<T: Scalar>(bias: Option<Bias<'_, T>>, values: &mut [T]) {
             linalg::add_scaled(T::one(), bias.values, column);
         } else {
             for (channel, &b) in column.chunks_exact_mut(bias.each).zip(bias.values) {
-                channel.iter_mut().for_each(|v| *v += b);
+                for v in channel {
+                    *v += b;
+                }
             }
         }
     }

@@ -12,6 +12,7 @@ pub mod rule;
 
 mod accumulate;
 mod buffer;
+mod canonize;
 mod check;
 mod composite;
 mod error;
@@ -30,6 +31,7 @@ mod trace;
 pub use nalgebra;
 
 pub use accumulate::{Accumulation, Cause, Plan};
+pub use canonize::Merged;
 pub use check::{Code, Finding};
 pub use composite::Composite;
 pub use error::{Error, Misshapen};

@@ -129,7 +129,7 @@ pub(crate) fn each_part<T: Scalar>(values: &mut [T], f: impl Fn(&mut [T]) + Sync
     #[cfg(feature = "rayon")]
     if values.len() > PART {
         use rayon::prelude::*;
-        return values.par_chunks_mut(PART).for_each(|part| f(part));
+        return values.par_chunks_mut(PART).for_each(&f);
     }
     f(values);
 }

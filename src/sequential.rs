@@ -301,7 +301,9 @@ impl<T: Scalar> Chain<T> {
         for node in &self.nodes {
             list.push(node);
             if let Bound::Branches { branches, .. } = &node.bound {
-                branches.iter().for_each(|branch| branch.all(list));
+                for branch in branches {
+                    branch.all(list);
+                }
             }
         }
     }
@@ -470,7 +472,9 @@ impl<T: Scalar> Sequential<T> {
             sites.push((Site { layer, name, kind, inputs, outputs, learned, linear_index, linear_count: 0 }, linear));
             linear_index += usize::from(learned);
         }
-        sites.iter_mut().for_each(|(site, _)| site.linear_count = linear_index);
+        for (site, _) in &mut sites {
+            site.linear_count = linear_index;
+        }
         sites
     }
 

@@ -19,6 +19,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+import images
 import numpy as np
 import torch
 from captum.attr import LRP
@@ -237,7 +238,7 @@ class Relprop:
         save_file(net.state_dict(), folder / "model.safetensors", {"architecture": "\n".join(map(repr, net))})
         save_file({"samples": x}, folder / "samples.safetensors")
         arguments = [folder / "model.safetensors", folder / "samples.safetensors", "all" if every else "predicted"]
-        arguments += [order, "batch" if batch else "single"]
+        arguments += [order, "batch" if batch else "single", "epsilon"]
         environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen([program, *arguments], text=True, env=environment, **pipes)
@@ -385,6 +386,8 @@ def main():
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: under three minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="these workloads alone")
+    parser.add_argument("--images", action="store_true", help="image networks at full size instead, against zennit")
+    parser.add_argument("--networks", nargs="+", choices=images.NETWORKS, help="of these the image networks")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each side (default: all)")
     options = parser.parse_args()
     options.rounds, options.burst = (7, 0.05) if options.quick else (21, 0.2)
@@ -394,6 +397,12 @@ def main():
     torch.set_num_threads(options.threads)
     tools = ", ".join(f"{tool} {version(tool)}" for tool in ("torch", "zennit", "captum"))
     print(f"{machine()}; {options.threads} threads; {tools}")
+    if options.images:
+        options.rounds = 3 if options.quick else 7
+        written = images.run(program, options)
+        if options.json:
+            options.json.write_text(json.dumps(written, indent=2) + "\n")
+        return
     digits_of = {"digits, most pixels 0": False, "the same shifted to [-1, 1], no zeros": True}
     written = {}
     for title, shifted in digits_of.items():

@@ -1,11 +1,12 @@
 //! relprop's side of the comparison with other tools: `compare.py` starts it and tells it when to run.
 //!
 //! Arguments: a model and its samples in safetensors files, the targets (`all` or `predicted`), the order of accumulation
-//! (`optimal`, `forward` or `reverse`) and how the samples are explained (`single` or `batch`). Then it reads commands, a
-//! line each:
+//! (`optimal`, `forward` or `reverse`), how the samples are explained (`single` or `batch`) and the rule (`epsilon`,
+//! `epsilon-plus-flat` or `epsilon-gamma-box`, whose box is from -3 to 3). Then it reads commands, a line each:
 //!
 //! - `run N` explains N samples in turn, or the batch N times, with the relevance of every target, and prints the seconds;
-//! - `write PATH` writes, for each sample, the outputs and the relevance of every target, as f32.
+//! - `write PATH` writes, for each sample, the outputs and the relevance of every target, as f32;
+//! - `memory` prints the most bytes that the process has had, where the operating system tells.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -13,7 +14,7 @@ use std::io::{BufRead, Write};
 use std::time::Instant;
 
 use relprop::io::StateDict;
-use relprop::{Accumulation, Explainer, Explanation, Rule, Sequential, Targets, Workspace};
+use relprop::{Accumulation, Composite, Explainer, Explanation, Rule, Sequential, Targets, Workspace};
 
 struct Call {
     explainer: Explainer<f32>,
@@ -25,8 +26,8 @@ struct Call {
 
 impl Call {
     fn new(arguments: &[String]) -> Result<Self, Box<dyn Error>> {
-        let [model, samples, targets, order, how] = arguments else {
-            return Err("wanted: MODEL SAMPLES TARGETS ORDER single|batch".into());
+        let [model, samples, targets, order, how, rule] = arguments else {
+            return Err("wanted: MODEL SAMPLES TARGETS ORDER single|batch RULE".into());
         };
         let targets = match targets.as_str() {
             "all" => Targets::All,
@@ -39,7 +40,14 @@ impl Call {
             "reverse" => Accumulation::Reverse,
             other => return Err(format!("no such order: {other}").into()),
         };
-        let explainer = Sequential::read_safetensors(model)?.explainer(Rule::Epsilon)?.accumulation(order).targets(targets)?;
+        let (model, _) = Sequential::<f32>::read_safetensors(model)?.canonize()?;
+        let explainer = match rule.as_str() {
+            "epsilon" => model.explainer(Rule::Epsilon)?,
+            "epsilon-plus-flat" => model.explainer(Composite::epsilon_plus_flat())?,
+            "epsilon-gamma-box" => model.explainer(Composite::epsilon_gamma_box(-3.0, 3.0)?)?,
+            other => return Err(format!("no such rule: {other}").into()),
+        };
+        let explainer = explainer.accumulation(order).targets(targets)?;
         let (_, samples) = StateDict::open(samples)?.tensor("samples")?;
         let relevance = vec![0.0; explainer.model().inputs()];
         Ok(Self { workspace: explainer.workspace(), explainer, samples, batch: how == "batch", relevance })
@@ -84,6 +92,13 @@ fn read(explanation: &Explanation<f32>, relevance: &mut [f32]) -> Result<(), rel
     Ok(())
 }
 
+/// What Linux calls the high water mark of the resident set, in bytes; 0 elsewhere.
+fn most_memory() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()).and_then(|kilobytes| kilobytes.parse::<usize>().ok()).unwrap_or(0) * 1024
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.is_empty() || arguments.iter().any(|argument| argument == "--bench") {
@@ -92,13 +107,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let mut call = Call::new(&arguments)?;
     for line in std::io::stdin().lock().lines() {
-        match line?.split_once(' ') {
+        let line = line?;
+        match line.split_once(' ') {
             Some(("run", times)) => println!("{:e}", call.run(times.parse()?)?),
             Some(("write", path)) => {
                 call.write(path)?;
                 println!("written");
             }
-            _ => return Err("wanted: run N, or write PATH".into()),
+            None if line == "memory" => println!("{}", most_memory()),
+            _ => return Err("wanted: run N, write PATH or memory".into()),
         }
         std::io::stdout().flush()?;
     }

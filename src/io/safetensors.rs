@@ -20,10 +20,10 @@ const INPUT: &str = "input";
 /// One to three sizes.
 fn shape(text: &str) -> Option<Shape> {
     let dims: Vec<usize> = text.split_whitespace().map(|dim| dim.parse().ok()).collect::<Option<_>>()?;
-    match dims.as_slice() {
-        &[size] => Some(size.into()),
-        &[channels, length] => Some([channels, length].into()),
-        &[channels, height, width] => Some([channels, height, width].into()),
+    match *dims {
+        [size] => Some(size.into()),
+        [channels, length] => Some([channels, length].into()),
+        [channels, height, width] => Some([channels, height, width].into()),
         _ => None,
     }
 }

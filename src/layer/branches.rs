@@ -84,6 +84,10 @@ macro_rules! joined {
                 Ok(Operator::Branches(self.branches.clone(), $how))
             }
 
+            fn with_branches(&self, f: &mut dyn FnMut(&Branch<T>) -> Branch<T>) -> Option<Arc<dyn Layer<T>>> {
+                Some(Arc::new(Self { branches: self.branches.iter().map(f).collect() }))
+            }
+
             fn parameters(&self) -> usize {
                 self.branches.iter().flat_map(|branch| &branch.layers).map(|node| node.layer.parameters()).sum()
             }

@@ -167,28 +167,32 @@ impl<T: Scalar> Convolution<T> {
     fn arguments(&self) -> String {
         let (inputs, outputs) = self.channels();
         let pair = |pair| pair_of(pair, self.rank);
-        let mut text = format!("{inputs}, {outputs}, kernel_size={}, stride={}", pair(self.kernel()), pair(self.stride));
-        for (name, values, usual) in
-            [("padding", self.padding, 0), ("dilation", self.dilation, 1), ("output_padding", self.output_padding, 0)]
-        {
-            if values != if self.rank == 2 { [usual; 2] } else { [values[0], usual] } {
-                text += &format!(", {name}={}", pair(values));
+        let mut all = vec![
+            inputs.to_string(),
+            outputs.to_string(),
+            format!("kernel_size={}", pair(self.kernel())),
+            format!("stride={}", pair(self.stride)),
+        ];
+        let unusual = [("padding", self.padding, 0), ("dilation", self.dilation, 1), ("output_padding", self.output_padding, 0)];
+        for (name, values, usual) in unusual {
+            if Pair([usual; 2]).along(self.rank, values[0]) != values {
+                all.push(format!("{name}={}", pair(values)));
             }
         }
         if self.groups != 1 {
-            text += &format!(", groups={}", self.groups);
+            all.push(format!("groups={}", self.groups));
         }
         if self.bias.is_none() {
-            text += ", bias=False";
+            all.push("bias=False".to_owned());
         }
-        text
+        all.join(", ")
     }
 
     /// The channel of the outputs, or of the inputs, that a weight belongs to.
     fn channel_of(&self, weight: usize, output: bool) -> usize {
         let area = self.shape[2] * self.shape[3];
         let (coarse, fine) = (weight / area / self.shape[1], weight / area % self.shape[1]);
-        if output != self.transposed { coarse } else { coarse / (self.shape[0] / self.groups) * self.shape[1] + fine }
+        if output == self.transposed { coarse / (self.shape[0] / self.groups) * self.shape[1] + fine } else { coarse }
     }
 
     fn scaled(&self, a: &[T], b: &[T]) -> Option<Self> {
@@ -197,8 +201,8 @@ impl<T: Scalar> Convolution<T> {
         }
         let weights = self.weights.iter().enumerate().map(|(at, &w)| w * a[self.channel_of(at, true)]).collect();
         let own = |k: usize| self.bias.as_ref().map_or(T::zero(), |bias| bias[k]);
-        let bias = a.iter().zip(b).enumerate().map(|(k, (&a, &b))| a * own(k) + b).collect();
-        Some(Self { weights, bias: Some(bias), ..self.clone() })
+        let bias: Vec<T> = a.iter().zip(b).enumerate().map(|(k, (&a, &b))| a * own(k) + b).collect();
+        self.with(weights, bias)
     }
 
     fn of_scaled(&self, a: &[T], b: &[T]) -> Option<Self> {
@@ -213,7 +217,13 @@ impl<T: Scalar> Convolution<T> {
         for (at, &w) in self.weights.iter().enumerate() {
             bias[self.channel_of(at, true)] += w * b[self.channel_of(at, false)];
         }
-        Some(Self { weights, bias: Some(bias.into()), ..self.clone() })
+        self.with(weights, bias)
+    }
+
+    /// The same with other weights, where they are finite.
+    fn with(&self, weights: Vec<T>, bias: Vec<T>) -> Option<Self> {
+        let finite = linalg::first_non_finite(&weights).is_none() && linalg::first_non_finite(&bias).is_none();
+        finite.then(|| Self { weights: weights.into(), bias: Some(bias.into()), ..self.clone() })
     }
 
     fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {

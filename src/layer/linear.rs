@@ -123,11 +123,14 @@ impl<T: Scalar> Layer<T> for Linear<T> {
     }
 
     fn scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
+        if a.len() != self.weights.nrows() {
+            return None;
+        }
         let mut weights = (*self.weights).clone();
         weights.row_iter_mut().zip(a).for_each(|(mut row, &a)| row *= a);
         let own = self.bias.as_ref().map_or_else(|| DVector::zeros(b.len()), |bias| (**bias).clone());
         let bias = own.component_mul(&DVector::from_column_slice(a)) + DVector::from_column_slice(b);
-        Some(Arc::new(Self { weights: Arc::new(weights), bias: Some(Arc::new(bias)) }))
+        Some(Arc::new(Self::new(weights, bias).ok()?))
     }
 
     fn of_scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
@@ -141,7 +144,7 @@ impl<T: Scalar> Layer<T> for Linear<T> {
         for (column, &b) in self.weights.column_iter().zip(b) {
             bias += column * b;
         }
-        Some(Arc::new(Self { weights: Arc::new(weights), bias: Some(Arc::new(bias)) }))
+        Some(Arc::new(Self::new(weights, bias).ok()?))
     }
 
     fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {

@@ -11,6 +11,9 @@
 //! of p as long as a plane. That is what [`kernel::combine`] does for columns of a matrix, so it serves here too, and nothing
 //! is ever unfolded. A stride splits the fine side into phases, each of them such a sum.
 
+// Inlined into the function that the processor's features were switched on for.
+#![allow(clippy::inline_always)]
+
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
@@ -254,11 +257,6 @@ impl<T: Scalar> Correlation<T> {
         Self { source, target, groups, phases: made, multiply_adds }
     }
 
-    /// How many multiply-adds a column costs.
-    pub fn multiply_adds(&self) -> f64 {
-        self.multiply_adds
-    }
-
     /// The product for every column.
     pub fn apply(&self, source: &[T], target: &mut [T]) {
         let columns = source.chunks_exact(self.source.planes.values()).zip(target.chunks_exact_mut(self.target.values()));
@@ -282,7 +280,7 @@ impl<T: Scalar> Correlation<T> {
         let plane = self.target.size[0] * self.target.size[1];
         let run = |first: usize, target: &mut [T]| {
             T::with_scratch(|scratch| {
-                Arch::new().dispatch(Correlate { of: self, source, first, target, block: &mut scratch.panel })
+                Arch::new().dispatch(Correlate { of: self, source, first, target, block: &mut scratch.panel });
             });
         };
         #[cfg(feature = "rayon")]

@@ -1,0 +1,200 @@
+"""Image networks at full size: relprop beside zennit, each in a process of its own.
+
+The architectures are torchvision's; the weights are random, with normalisations that have seen random images, and the same
+on both sides. Both processes are asked in turn, so that a noisy machine is noisy for both.
+"""
+
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+LOW, HIGH = -3.0, 3.0
+NETWORKS = ("vgg16", "resnet18", "resnet50")
+RULES = ("epsilon-plus-flat", "epsilon-gamma-box")
+# How many times faster than zennit, and at most how much of its memory.
+BARS = {
+    "epsilon-plus-flat": {"vgg16": 2, "resnet18": 3, "resnet50": 4},
+    "epsilon-gamma-box": {"vgg16": 2.5, "resnet18": 4, "resnet50": 4},
+}
+MEMORY = 0.6
+
+
+def network(name):
+    torch.manual_seed(0)
+    net = getattr(torchvision.models, name)(weights=None)
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, std=0.1)
+        norm.momentum = None  # The mean of all that it sees.
+    if norms:
+        with torch.no_grad():
+            net.train()(images(4, seed=7))
+    return net.eval()
+
+
+def images(count, seed=1):
+    return torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(seed)).clamp(LOW, HIGH)
+
+
+def architecture(net):
+    """The network in the words of PyTorch, with what its `forward` does between the modules."""
+    if isinstance(net, torchvision.models.VGG):
+        parts = OrderedDict(net.named_children())
+        parts = OrderedDict(features=parts["features"], avgpool=parts["avgpool"], flatten=nn.Flatten(), classifier=parts["classifier"])
+        return repr(nn.Sequential(parts))
+
+    def block(module):
+        names = ["conv1", "bn1", "relu", "conv2", "bn2"]
+        if hasattr(module, "conv3"):
+            names += ["relu", "conv3", "bn3"]
+        main = " ".join(f"({name}): {getattr(module, name)!r}" for name in names)
+        short = f"(downsample): {module.downsample!r}" if module.downsample else ""
+        return f"Sequential((): Residual((): Sequential({main}) (): Sequential({short})) (relu2): ReLU())"
+
+    parts = []
+    for name, module in net.named_children():
+        if name.startswith("layer"):
+            inner = " ".join(f"({index}): {block(each)}" for index, each in enumerate(module))
+            parts.append(f"({name}): Sequential({inner})")
+        elif name == "fc":
+            parts.append(f"(flatten): Flatten() (fc): {module!r}")
+        else:
+            parts.append(f"({name}): {module!r}")
+    return f"Sequential({' '.join(parts)})"
+
+
+# ---------------------------------------------------------------- the processes: they answer `run N`, `write PATH` and `memory`
+
+
+def one_hot_relevance(output):
+    values, at = output.max(1, keepdim=True)
+    return torch.zeros_like(output).scatter_(1, at, values)
+
+
+def serve(name, rule, count, threads):
+    """zennit's side."""
+    from zennit.attribution import Gradient
+    from zennit.composites import EpsilonGammaBox, EpsilonPlusFlat
+    from zennit.torchvision import ResNetCanonizer, VGGCanonizer
+
+    torch.set_num_threads(threads)
+    net, x = network(name), images(count)
+    canonizers = [VGGCanonizer() if name.startswith("vgg") else ResNetCanonizer()]
+    if rule == "epsilon-plus-flat":
+        composite = EpsilonPlusFlat(canonizers=canonizers)
+    else:
+        composite = EpsilonGammaBox(low=LOW, high=HIGH, canonizers=canonizers)
+    with Gradient(net, composite) as attributor:  # The hooks are put in once, as a server would.
+        for line in sys.stdin:
+            command, _, argument = line.strip().partition(" ")
+            if command == "run":
+                start = time.perf_counter()
+                for _ in range(int(argument)):
+                    attributor(x.clone(), one_hot_relevance)
+                answer = time.perf_counter() - start
+            elif command == "write":
+                output, relevance = attributor(x.clone(), one_hot_relevance)
+                both = torch.cat([output.detach(), relevance.detach().flatten(1)], 1)
+                both.numpy().astype(np.float32).tofile(argument)
+                answer = "written"
+            else:
+                answer = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            print(answer, flush=True)
+
+
+class Process:
+    def __init__(self, arguments, threads):
+        environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(list(map(str, arguments)), text=True, env=environment, **pipes)
+
+    def ask(self, command):
+        print(command, file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline().strip()
+        if not answer:
+            raise SystemExit(f"{self.process.args[0]} ended at: {command}")
+        return answer
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compare(program, folder, name, rule, count, options):
+    threads = options.threads
+    model, samples = folder / f"{name}.safetensors", folder / f"images-{count}.safetensors"
+    mode = "batch" if count > 1 else "single"
+    sides = {
+        "relprop": Process([program, model, samples, "predicted", "optimal", mode, rule], threads),
+        "zennit": Process([sys.executable, __file__, name, rule, count, threads], threads),
+    }
+    results = {}
+    for side, process in sides.items():
+        process.ask(f"write {folder / side}")
+        results[side] = torch.from_numpy(np.fromfile(folder / side, np.float32).reshape(count, -1)[:, 1000:].astype(np.float64))
+    largest = results["zennit"].abs().amax(1, keepdim=True)
+    worst = ((results["relprop"] - results["zennit"]).abs() / largest).max().item()
+    taken = {side: [] for side in sides}
+    shuffle = random.Random(0)
+    for _ in range(options.rounds):
+        for side in shuffle.sample(list(sides), len(sides)):
+            time.sleep(0.05)
+            taken[side].append(float(sides[side].ask("run 1")) * 1e3)
+    ms = {side: statistics.median(values) for side, values in taken.items()}
+    mb = {side: int(process.ask("memory")) / 1e6 for side, process in sides.items()}
+    for process in sides.values():
+        process.close()
+    return {
+        "relprop_ms": ms["relprop"],
+        "relprop_mb": mb["relprop"],
+        "peers": {"zennit": {"ms": ms["zennit"], "mb": mb["zennit"]}},
+        "max_rel_diff": worst,
+    }
+
+
+def run(program, options):
+    """Every network, rule and number of images; the results by name, and a table on the way."""
+    results = {}
+    print("\n| network, rule, images | relprop ms | zennit ms | ratio (bar) | relprop MB | zennit MB | of it (bar) | difference |")
+    print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        for count in (1, 4):
+            save_file({"samples": images(count).flatten(1)}, folder / f"images-{count}.safetensors")
+        for name in options.networks or NETWORKS:
+            net = network(name)
+            metadata = {"architecture": architecture(net), "input": "3 224 224"}
+            save_file(net.state_dict(), folder / f"{name}.safetensors", metadata)
+            del net
+            for rule in RULES:
+                for count in (1, 4):
+                    found = compare(program, folder, name, rule, count, options)
+                    results[f"{name}/{rule}/{count}"] = found
+                    zennit = found["peers"]["zennit"]
+                    print(
+                        f"| {name}/{rule}/{count} | {found['relprop_ms']:.0f} | {zennit['ms']:.0f} "
+                        f"| {zennit['ms'] / found['relprop_ms']:.2f}x ({BARS[rule][name]}x) "
+                        f"| {found['relprop_mb']:.0f} | {zennit['mb']:.0f} "
+                        f"| {found['relprop_mb'] / zennit['mb']:.0%} ({MEMORY:.0%}) | {found['max_rel_diff']:.1e} |",
+                        flush=True,
+                    )
+            (folder / f"{name}.safetensors").unlink()
+    return results
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

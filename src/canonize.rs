@@ -1,0 +1,94 @@
+//! Canonizing: normalisations merged into the linear layers beside them.
+//!
+//! A batch normalisation is, at inference, y = a z + b for each channel, and behind a linear map it is part of that map:
+//! a (W z + c) + b = (a W) z + (a c + b). The network stays the same function; its explanation by most rules does not, and
+//! the published rules are meant for the merged one (Guillemot et al. 2020: Breaking Batch Normalization for better
+//! explainability of Deep Neural Networks through Layer-wise Relevance Propagation).
+
+use std::fmt;
+
+use crate::error::Error;
+use crate::layer::{Branch, Named};
+use crate::scalar::Scalar;
+use crate::sequential::{Sequential, SequentialBuilder};
+
+/// A normalisation that has been merged into a neighbour.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Merged {
+    /// The normalisation's name in the model.
+    pub norm: String,
+    /// The name of the layer that does its work now.
+    pub into: String,
+}
+
+impl fmt::Display for Merged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} into {}", self.norm, self.into)
+    }
+}
+
+impl<T: Scalar> Sequential<T> {
+    /// The same network with its batch normalisations merged into the linear layers before them, or, where there is none,
+    /// behind them; and what was merged. The other layers keep their names.
+    ///
+    /// A normalisation stays where neither neighbour is linear, or where the one behind is a padded convolution, as zeros in
+    /// the padding are not shifted; [`check`](Self::check) then says so. The outputs are the same up to rounding.
+    /// Cost: a copy of the weights.
+    ///
+    /// # Errors
+    /// Those of [`SequentialBuilder::build`](crate::SequentialBuilder::build) that a layer from outside the crate can cause.
+    ///
+    /// # Example
+    /// ```
+    /// use relprop::{BatchNorm1d, Linear, Relu, Sequential};
+    /// use relprop::nalgebra::{self, dmatrix, dvector};
+    ///
+    /// let norm = BatchNorm1d::new(vec![2.0], vec![1.0], vec![0.5], vec![4.0], 0.0)?;
+    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -1.0], None)?).layer(norm).layer(Relu).build()?;
+    /// let (merged, what) = model.canonize()?;
+    /// assert_eq!(what[0].to_string(), "1 into 0");
+    /// assert_eq!(merged.names(), ["0", "2"]);
+    /// let x = dvector![3.0, 1.0];
+    /// assert_eq!(merged.forward(&x)?, model.forward(&x)?);
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    pub fn canonize(&self) -> Result<(Self, Vec<Merged>), Error> {
+        let mut merged = Vec::new();
+        let branch = merge(self.branch(), "", &|place| place.to_string(), &mut merged);
+        Ok((SequentialBuilder::from(branch).input(self.input_shape()).build()?, merged))
+    }
+}
+
+/// The same layers with what can be merged of them merged, under the names they had; `path` is that of the layer whose branch
+/// they are, `unnamed` what a layer without a name is called there.
+fn merge<T: Scalar>(branch: &Branch<T>, path: &str, unnamed: &dyn Fn(usize) -> String, merged: &mut Vec<Merged>) -> Branch<T> {
+    let full = |own: &str| if path.is_empty() { own.to_owned() } else { format!("{path}.{own}") };
+    let mut layers: Vec<Named<T>> = Vec::with_capacity(branch.layers.len());
+    for (place, Named { name, layer }) in branch.layers.iter().enumerate() {
+        let own = name.clone().unwrap_or_else(|| unnamed(place));
+        let mut number = 0;
+        let inner = layer.with_branches(&mut |branch| {
+            let of_branch = number;
+            number += 1;
+            merge(branch, &full(&own), &|place| format!("{of_branch}.{place}"), merged)
+        });
+        let layer = inner.unwrap_or_else(|| layer.clone());
+        if let (Some((a, b)), Some(before)) = (layer.per_channel(), layers.last_mut())
+            && let Some(scaled) = before.layer.scaled(a, b)
+        {
+            merged.push(Merged { norm: full(&own), into: full(before.name.as_deref().unwrap_or_default()) });
+            before.layer = scaled;
+            continue;
+        }
+        let scaled = layers.last().and_then(|before| before.layer.per_channel()).and_then(|(a, b)| layer.of_scaled(a, b));
+        if let Some(scaled) = scaled {
+            let norm = layers.pop().and_then(|before| before.name).unwrap_or_default();
+            merged.push(Merged { norm: full(&norm), into: full(&own) });
+            layers.push(Named { name: Some(own), layer: scaled });
+            continue;
+        }
+        layers.push(Named { name: Some(own), layer });
+    }
+    Branch { layers }
+}
