@@ -407,9 +407,11 @@ pub(crate) fn scale_columns<T: Scalar>(values: &mut [T], by: &[T], rows: usize) 
     let per_sample = values.len() / by.len().max(1);
     for (values, by) in values.chunks_exact_mut(rows * per_sample).zip(by.chunks_exact(rows)) {
         for column in values.chunks_exact_mut(rows) {
-            for (v, &by) in column.iter_mut().zip(by) {
-                *v *= by;
-            }
+            linalg::zip_parts(column, by, |_, column, by| {
+                for (v, &by) in column.iter_mut().zip(by) {
+                    *v *= by;
+                }
+            });
         }
     }
 }
@@ -442,11 +444,12 @@ pub(crate) fn add_bias<T: Scalar>(bias: Option<Bias<'_, T>>, values: &mut [T]) {
         if bias.each == 1 {
             linalg::add_scaled(T::one(), bias.values, column);
         } else {
-            for (channel, &b) in column.chunks_exact_mut(bias.each).zip(bias.values) {
-                for v in channel {
+            linalg::each_chunk(column, bias.each, |channel, values| {
+                let b = bias.values[channel];
+                for v in values {
                     *v += b;
                 }
-            }
+            });
         }
     }
 }

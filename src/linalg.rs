@@ -24,7 +24,7 @@ use transposed::ApplyTransposed;
 
 pub(crate) use correlate::{Correlation, Direction, Geometry, Planes};
 pub use kernel::Lanes;
-pub(crate) use vectors::{add_scaled, copy_rows, first_non_finite, list_nonzero_rows, max_abs};
+pub(crate) use vectors::{add_scaled, copy_rows, dot, first_non_finite, list_nonzero_rows, max_abs, sum};
 use vectors::{count_nonzero, larger};
 
 /// A product with so many weights is shared out among the threads of the caller's pool.
@@ -123,20 +123,30 @@ pub(crate) fn apply_to_rows<T: Scalar>(w: Matrix<'_, T>, x: &[T], rows: &[usize]
     max
 }
 
-/// Does the same to each part of many values, the parts on all threads of the caller's pool. What is done to a value must not
-/// depend on the values beside it.
-pub(crate) fn each_part<T: Scalar>(values: &mut [T], f: impl Fn(&mut [T]) + Sync) {
+/// So many values are worth a thread's while.
+const PART: usize = 1 << 15;
+
+/// Does the same to each chunk of so many values, with its number: many on all threads of the caller's pool. What is done to a
+/// chunk must not depend on the others.
+pub(crate) fn each_chunk<E: Send>(values: &mut [E], size: usize, f: impl Fn(usize, &mut [E]) + Sync) {
     #[cfg(feature = "rayon")]
-    if values.len() > PART {
+    if values.len() > 2 * PART {
         use rayon::prelude::*;
-        return values.par_chunks_mut(PART).for_each(&f);
+        let least = PART.div_ceil(size);
+        return values.par_chunks_mut(size).with_min_len(least).enumerate().for_each(|(chunk, values)| f(chunk, values));
     }
-    f(values);
+    values.chunks_mut(size).enumerate().for_each(|(chunk, values)| f(chunk, values));
 }
 
-/// So many values are worth a thread's while.
-#[cfg(feature = "rayon")]
-const PART: usize = 1 << 16;
+/// The same for parts of any size.
+pub(crate) fn each_part<T: Scalar>(values: &mut [T], f: impl Fn(&mut [T]) + Sync) {
+    each_chunk(values, PART, |_, values| f(values));
+}
+
+/// Does the same to each part of values and the part of others at the same place, whose first index is given.
+pub(crate) fn zip_parts<T: Scalar>(values: &mut [T], others: &[T], f: impl Fn(usize, &mut [T], &[T]) + Sync) {
+    each_chunk(values, PART, |part, values| f(part * PART, values, &others[part * PART..][..values.len()]));
+}
 
 /// Some rows of columns.
 #[derive(Clone, Copy)]

@@ -261,10 +261,9 @@ impl<T: Scalar> Suffix<T> {
         }
         let mut values = buffers.values.take(extent.inputs * outputs * samples);
         let exponents = &self.exponents;
-        let mut drain = |sample: usize, first: usize, rows: &[T], block: &[T]| {
-            let inner = block.len() / outputs;
-            let new = &mut sinks[(sample * extent.sinks + first) * outputs..][..rows.len() / inner * outputs];
-            pass_sinks(rows, block, inner, exponents[sample], new);
+        let mut drain = |sample: usize, first: usize, values: &[T]| {
+            let new = &mut sinks[(sample * extent.sinks + first) * outputs..][..values.len()];
+            new.iter_mut().zip(values).for_each(|(share, v)| *share = v.times_two_to(exponents[sample]));
         };
         linked.apply(&self.values, &mut values, 0, &mut drain, buffers);
         buffers.values.give(self.values);

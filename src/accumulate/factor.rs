@@ -224,9 +224,9 @@ enum Parts<'a, T: Scalar> {
     Branches(&'a [Vec<Factor<T>>]),
 }
 
-/// Takes the sinks of a factor in a product from the right: the sample, which of the sinks is the first, their rows, and the
-/// block of the factor's outputs.
-pub(crate) type Drain<'a, T> = &'a mut dyn FnMut(usize, usize, &[T], &[T]);
+/// Takes what the sinks of a factor get in a product from the right: the sample, which of the sinks is the first, and for each
+/// sink one value for each column.
+pub(crate) type Drain<'a, T> = &'a mut dyn FnMut(usize, usize, &[T]);
 
 impl<'a, T: Scalar> Linked<'a, T> {
     pub fn prepared(self) -> &'a Prepared<T> {
@@ -295,7 +295,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
     /// The rows of sinks of a sample, one value for each output: those of branches carried to the end of their branch.
     pub fn sink_rows(self, sample: usize, out: &mut [T], buffers: &mut Buffers<T>) {
         match self.parts() {
-            Parts::Ruled(linked) => out.copy_from_slice(linked.sinks(sample)),
+            Parts::Ruled(linked) => linked.sink_rows(sample, out),
             Parts::Route(_) => {}
             Parts::Branches(branches) => {
                 out.fill(T::zero());
@@ -375,9 +375,12 @@ impl<'a, T: Scalar> Linked<'a, T> {
         let columns = x.len() / outputs / samples.max(1);
         match self.parts() {
             Parts::Ruled(linked) => {
+                let mut sinks = buffers.values.take(self.prepared().sinks.len() * columns);
                 for (sample, block) in x.chunks_exact(outputs * columns).enumerate() {
-                    drain(sample, first, linked.sinks(sample), block);
+                    linked.drain(sample, block, &mut sinks);
+                    drain(sample, first, &sinks);
                 }
+                buffers.values.give(sinks);
                 linked.apply(x, out, buffers);
             }
             Parts::Route(from) => {

@@ -22,6 +22,8 @@ pub(crate) struct Ruled<T: Scalar> {
     nonnegative: bool,
     /// Why relevance leaves at this layer: one row of sinks each.
     pub causes: Vec<Cause>,
+    /// Of these, those that do not follow from t.
+    stored: Vec<Cause>,
     pub(super) groups: Vec<PreparedGroup<T>>,
     /// A = Σ diag(u) V diag(t).
     pub(super) terms: Vec<Term>,
@@ -86,8 +88,11 @@ pub(crate) struct Shares<T> {
     pub(super) mapped: Buffer<T>,
     /// Each t, samples as columns.
     pub(super) t: Buffer<T>,
-    /// For each sample and cause, one share for each output.
-    pub sinks: Buffer<T>,
+    /// For each group and sample its ε.
+    epsilons: Buffer<T>,
+    /// For each sample and stored cause, one share for each output. The others follow from t: its magnitude times ε went to
+    /// the stabiliser, t times the bias to the bias, and where t is a negative zero there was nothing to share by.
+    stored: Buffer<T>,
 }
 
 impl<T: Scalar> Ruled<T> {
@@ -113,6 +118,7 @@ impl<T: Scalar> Ruled<T> {
             own: linear.map.clone(),
             nonnegative: linear.nonnegative,
             causes: Vec::new(),
+            stored: Vec::new(),
             groups: Vec::with_capacity(groups.len()),
             terms: Vec::new(),
             mapped: Vec::new(),
@@ -179,6 +185,8 @@ impl<T: Scalar> Ruled<T> {
         let [positive, negative, _] = prepared.rest;
         prepared.add_cause(Cause::Rest, positive != T::zero() || negative != T::zero());
         prepared.add_cause(Cause::Dead, prepared.is_gated());
+        let is_stored = |cause: &Cause| *cause == Cause::Rest || *cause == Cause::Dead && prepared.is_gated();
+        prepared.stored = prepared.causes.iter().copied().filter(is_stored).collect();
         Ok(prepared)
     }
 
@@ -278,47 +286,28 @@ impl<T: Scalar> Ruled<T> {
             }
         }
         let mut t = buffers.values.take(self.scales * outputs);
-        let mut sinks = buffers.values.take(self.causes.len() * outputs);
-        sinks.fill(T::zero());
+        let mut epsilons = buffers.values.take(self.groups.len() * samples);
+        let mut stored = buffers.values.take(self.stored.len() * outputs);
+        stored.fill(T::zero());
         let mut total = buffers.values.take(outputs);
-        let mut numerators = buffers.values.take(outputs);
         // The layer's own output, where its sign decides.
         let mut y = buffers.values.take(if self.is_gated() { outputs } else { 0 });
         if !y.is_empty() {
             y.copy_from_slice(product);
             layer::add_bias(map.bias(), &mut y);
         }
-        for group in &self.groups {
-            total.fill(T::zero());
-            for term in &self.terms[group.terms.clone()] {
-                if let (Scale::Inputs, Weights::Own) = (term.u, term.v) {
-                    // The forward pass has made this product already.
-                    add(&mut total, product);
-                    continue;
-                }
-                let v = self.map(term.v);
-                match term.u {
-                    Scale::Inputs => v.apply(&z, &mut numerators),
-                    Scale::Mapped(k) => v.apply(&mapped[k * z.len()..][..z.len()], &mut numerators),
-                    Scale::Ones => {
-                        let mut ones = buffers.values.take(z.len());
-                        ones.fill(T::one());
-                        v.apply(&ones, &mut numerators);
-                        buffers.values.give(ones);
-                    }
-                }
-                add(&mut total, &numerators);
-            }
+        let mut rows = Stored { causes: &self.stored, outputs: self.outputs, rows: &mut stored };
+        for (number, group) in self.groups.iter().enumerate() {
+            self.total(group, (&z, &mapped, product), &mut total, buffers);
             layer::add_bias(group.bias(), &mut total);
             let (own, rest) = t[group.t * outputs..].split_at_mut(outputs);
-            group.divide(&total, &y, own, &mut Sinks { causes: &self.causes, outputs: self.outputs, rows: &mut sinks });
+            group.divide(&total, &y, own, &mut epsilons[number * samples..][..samples], &mut rows);
             if group.distributes() {
                 let bias = group.bias.iter().flat_map(|(bias, _)| bias);
                 let shares = bias.zip(&group.fan_in).map(|(&b, &n)| b / n.max(T::one())).cycle();
                 rest.iter_mut().zip(own).zip(shares).for_each(|((distributed, t), share)| *distributed = *t * share);
             }
         }
-        let mut rows = Sinks { causes: &self.causes, outputs: self.outputs, rows: &mut sinks };
         let [positive, negative, zero] = self.rest;
         for sample in 0..samples {
             match y.get(sample * self.outputs..(sample + 1) * self.outputs) {
@@ -332,20 +321,46 @@ impl<T: Scalar> Ruled<T> {
             }
         }
         buffers.values.give(y);
-        buffers.values.give(numerators);
         buffers.values.give(total);
-        Shares { samples, z, mapped, t, sinks }
+        Shares { samples, z, mapped, t, epsilons, stored }
+    }
+
+    /// The sum of a group's numerators, without the bias.
+    fn total(&self, group: &PreparedGroup<T>, (z, mapped, product): (&[T], &[T], &[T]), total: &mut [T], buffers: &mut Buffers<T>) {
+        let Some((first, others)) = self.terms[group.terms.clone()].split_first() else { return total.fill(T::zero()) };
+        let numerators = |term: &Term, out: &mut [T], buffers: &mut Buffers<T>| {
+            let v = self.map(term.v);
+            match (term.u, term.v) {
+                // The forward pass has made this product already.
+                (Scale::Inputs, Weights::Own) => out.copy_from_slice(product),
+                (Scale::Inputs, _) => v.apply(z, out),
+                (Scale::Mapped(k), _) => v.apply(&mapped[k * z.len()..][..z.len()], out),
+                (Scale::Ones, _) => {
+                    let mut ones = buffers.values.take(z.len());
+                    ones.fill(T::one());
+                    v.apply(&ones, out);
+                    buffers.values.give(ones);
+                }
+            }
+        };
+        numerators(first, total, buffers);
+        for term in others {
+            let mut next = buffers.values.take(total.len());
+            numerators(term, &mut next, buffers);
+            add(total, &next);
+            buffers.values.give(next);
+        }
     }
 }
 
-/// The rows of sinks while they are made: for each sample and cause, one share for each output.
-struct Sinks<'a, T> {
+/// The stored rows of sinks while they are made: for each sample and cause, one share for each output.
+struct Stored<'a, T> {
     causes: &'a [Cause],
     outputs: usize,
     rows: &'a mut [T],
 }
 
-impl<T: Scalar> Sinks<'_, T> {
+impl<T: Scalar> Stored<'_, T> {
     /// Adds a share for each output to a row.
     fn add(&mut self, cause: Cause, sample: usize, mut share: impl FnMut(usize) -> T) {
         if let Some(row) = self.causes.iter().position(|&c| c == cause) {
@@ -382,56 +397,93 @@ impl<T: Scalar> PreparedGroup<T> {
         self.bias_mode == BiasMode::Distribute && self.bias.is_some()
     }
 
-    /// t = c / d, with what does not go to the inputs as sinks. `y` is the layer's own output where a gate asks for it.
-    fn divide(&self, total: &[T], y: &[T], t: &mut [T], sinks: &mut Sinks<'_, T>) {
-        let (outputs, c) = (sinks.outputs, self.coefficient);
+    /// t = c / d, and each sample's ε. `y` is the layer's own output where a gate asks for it.
+    fn divide(&self, total: &[T], y: &[T], t: &mut [T], epsilons: &mut [T], stored: &mut Stored<'_, T>) {
+        let (outputs, c) = (stored.outputs, self.coefficient);
         for (sample, (totals, t)) in total.chunks_exact(outputs).zip(t.chunks_exact_mut(outputs)).enumerate() {
+            epsilons[sample] = T::zero();
             match self.divisor {
                 Divisor::Total(stabilizer) => {
+                    epsilons[sample] = epsilon(stabilizer, totals);
                     let y = y.get(sample * outputs..(sample + 1) * outputs).unwrap_or(totals);
-                    self.divide_by_total(stabilizer, sample, (totals, y), t, sinks);
+                    self.divide_by_total(epsilons[sample], (totals, y), t);
                 }
                 Divisor::FanIn => {
                     // An output without inputs (a window in the padding) has nothing to share: its total is 0, all of it
                     // is rest.
                     t.iter_mut().zip(&self.fan_in).for_each(|(t, &n)| *t = c / n.max(T::one()));
-                    sinks.add(Cause::Rest, sample, |j| c - totals[j] * t[j]);
+                    stored.add(Cause::Rest, sample, |j| c - totals[j] * t[j]);
                 }
                 Divisor::One => t.fill(c),
             }
         }
     }
 
-    /// t = c / S(total), with the stabiliser's, the bias's, the empty and the dead totals' shares as sinks.
-    fn divide_by_total(
-        &self,
-        stabilizer: Stabilizer,
-        sample: usize,
-        (totals, y): (&[T], &[T]),
-        t: &mut [T],
-        sinks: &mut Sinks<'_, T>,
-    ) {
+    /// t = c / S(total); 0 where the gate is shut, and a negative zero where there is nothing to share by.
+    fn divide_by_total(&self, epsilon: T, (totals, y): (&[T], &[T]), t: &mut [T]) {
         let (c, zero) = (self.coefficient, T::zero());
-        let epsilon = epsilon(stabilizer, totals);
-        let signed = |total: T| if total < zero { -epsilon } else { epsilon };
-        let open = |j: usize| match self.gate {
-            Gate::Always => true,
-            Gate::Positive => y[j] > zero,
-            Gate::Negative => y[j] < zero,
-        };
-        // Where there is nothing to share by.
-        let nothing = |j: usize| totals[j] == zero && (self.one_sign || epsilon == zero);
-        for j in 0..t.len() {
-            t[j] = if open(j) && !nothing(j) { c / (totals[j] + signed(totals[j])) } else { zero };
-        }
-        sinks.add(Cause::Stabilizer, sample, |j| t[j] * signed(totals[j]));
-        if let Some((bias, each)) = self.bias.as_ref().filter(|_| self.bias_mode == BiasMode::Absorb) {
-            let mut biases = Bias::per_channel(bias, *each).iter();
-            sinks.add(Cause::Bias, sample, |j| t[j] * biases.next().unwrap_or_default());
-        }
-        let lost = if self.one_sign { Cause::Empty } else { Cause::Dead };
-        sinks.add(lost, sample, |j| if open(j) && nothing(j) { c } else { zero });
+        let loses = self.loses(epsilon);
+        linalg::zip_parts(t, totals, |first, t, totals| {
+            for (t, &total) in t.iter_mut().zip(totals) {
+                let stabilized = total + if total < zero { -epsilon } else { epsilon };
+                *t = if loses && total == zero { -zero } else { c / stabilized };
+            }
+            if self.gate != Gate::Always {
+                for (t, &y) in t.iter_mut().zip(&y[first..]) {
+                    let open = if self.gate == Gate::Positive { y > zero } else { y < zero };
+                    *t = if open { *t } else { zero };
+                }
+            }
+        });
     }
+
+    /// Whether a total of 0 says that there is nothing to share by.
+    fn loses(&self, epsilon: T) -> bool {
+        matches!(self.divisor, Divisor::Total(_)) && (self.one_sign || epsilon == T::zero())
+    }
+
+    /// How the sinks that follow from t do so, by cause.
+    fn sinks(&self, epsilon: T) -> impl Iterator<Item = (Cause, Derived<'_, T>)> {
+        let bias = self.bias().filter(|_| self.bias_mode == BiasMode::Absorb && matches!(self.divisor, Divisor::Total(_)));
+        let signed = if self.coefficient < T::zero() { -epsilon } else { epsilon };
+        let stabilizer = (epsilon != T::zero()).then_some((Cause::Stabilizer, Derived::Magnitude(signed)));
+        let lost = if self.one_sign { Cause::Empty } else { Cause::Dead };
+        let lost = self.loses(epsilon).then_some((lost, Derived::Lost(self.coefficient)));
+        bias.map(|bias| (Cause::Bias, Derived::Times(bias))).into_iter().chain(stabilizer).chain(lost)
+    }
+}
+
+/// How the share of a sink follows from t.
+enum Derived<'a, T> {
+    /// t b.
+    Times(Bias<'a, T>),
+    /// |t| times this.
+    Magnitude(T),
+    /// This where t is a negative zero.
+    Lost(T),
+}
+
+impl<T: Scalar> Derived<'_, T> {
+    /// What the sink gets of an output's column x.
+    fn sum(&self, t: &[T], x: &[T]) -> f64 {
+        match self {
+            Self::Times(bias) if bias.each() == 1 => linalg::sum([t, x, bias.values()], |t, x, b| t * x * b),
+            Self::Times(bias) => {
+                let channels = t.chunks_exact(bias.each()).zip(x.chunks_exact(bias.each())).zip(bias.values());
+                channels.map(|((t, x), b)| linalg::dot(t, x) * b.as_f64()).sum()
+            }
+            Self::Magnitude(by) => linalg::sum([t, x, x], |t, x, _| t.abs() * x) * by.as_f64(),
+            Self::Lost(c) => {
+                let lost = t.iter().zip(x).filter(|(t, _)| is_lost(**t));
+                lost.map(|(_, x)| x.as_f64()).sum::<f64>() * c.as_f64()
+            }
+        }
+    }
+}
+
+/// Whether t says that there was nothing to share by.
+fn is_lost<T: Scalar>(t: T) -> bool {
+    t == T::zero() && t.is_sign_negative()
 }
 
 /// ε at a sample's totals.
@@ -455,7 +507,7 @@ pub(crate) struct Linked<'a, T: Scalar> {
 
 impl<T: Scalar> Shares<T> {
     pub fn give_back(self, buffers: &mut Buffers<T>) {
-        for buffer in [self.sinks, self.t, self.mapped, self.z] {
+        for buffer in [self.stored, self.epsilons, self.t, self.mapped, self.z] {
             buffers.values.give(buffer);
         }
     }
@@ -485,10 +537,57 @@ impl<'a, T: Scalar> Linked<'a, T> {
         &self.t(term)[sample * self.ruled.outputs..][..self.ruled.outputs]
     }
 
-    /// The rows of sinks of a sample.
-    pub fn sinks(self, sample: usize) -> &'a [T] {
-        let size = self.ruled.causes.len() * self.ruled.outputs;
-        &self.shares.sinks[sample * size..][..size]
+    /// Each stored row of sinks of a sample, with its place among the causes.
+    fn stored(self, sample: usize) -> impl Iterator<Item = (usize, &'a [T])> {
+        let Ruled { stored, outputs, .. } = self.ruled;
+        let rows = self.shares.stored[sample * stored.len() * outputs..].chunks_exact(*outputs);
+        stored.iter().zip(rows).filter_map(move |(&cause, row)| Some((self.place(cause)?, row)))
+    }
+
+    /// Each t of a sample with a sink that follows from it, and that sink's place among the causes.
+    fn derived(self, sample: usize) -> impl Iterator<Item = (usize, &'a [T], Derived<'a, T>)> {
+        let (shares, outputs) = (self.shares, self.ruled.outputs);
+        self.ruled.groups.iter().enumerate().flat_map(move |(number, group)| {
+            let t = &shares.t[(group.t * shares.samples + sample) * outputs..][..outputs];
+            let epsilon = shares.epsilons[number * shares.samples + sample];
+            group.sinks(epsilon).filter_map(move |(cause, derived)| Some((self.place(cause)?, t, derived)))
+        })
+    }
+
+    fn place(self, cause: Cause) -> Option<usize> {
+        self.ruled.causes.iter().position(|&other| other == cause)
+    }
+
+    /// The rows of sinks of a sample, one share for each output.
+    pub fn sink_rows(self, sample: usize, out: &mut [T]) {
+        let outputs = self.ruled.outputs;
+        out.fill(T::zero());
+        for (place, row) in self.stored(sample) {
+            linalg::add_scaled(T::one(), row, &mut out[place * outputs..][..outputs]);
+        }
+        for (place, t, derived) in self.derived(sample) {
+            let row = out[place * outputs..][..outputs].iter_mut().zip(t);
+            match derived {
+                Derived::Times(bias) => row.zip(bias.iter()).for_each(|((out, &t), b)| *out += t * b),
+                Derived::Magnitude(by) => row.for_each(|(out, &t)| *out += t.abs() * by),
+                Derived::Lost(c) => row.filter(|(_, t)| is_lost(**t)).for_each(|(out, _)| *out += c),
+            }
+        }
+    }
+
+    /// What the sinks of a sample get of a block of its outputs: for each sink one value for each column.
+    pub fn drain(self, sample: usize, block: &[T], out: &mut [T]) {
+        let outputs = self.ruled.outputs;
+        let columns = block.len() / outputs;
+        out.fill(T::zero());
+        for (column, x) in block.chunks_exact(outputs).enumerate() {
+            for (place, row) in self.stored(sample) {
+                out[place * columns + column] += T::from_f64(linalg::dot(row, x));
+            }
+            for (place, t, derived) in self.derived(sample) {
+                out[place * columns + column] += T::from_f64(derived.sum(t, x));
+            }
+        }
     }
 
     /// Lists the inputs that a share of a sample can come to, and gives how many they are.
@@ -543,8 +642,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
     pub fn apply(self, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
         self.sum(out, buffers, |term, out, buffers| {
             let mut scaled = buffers.values.take(x.len());
-            scaled.copy_from_slice(x);
-            layer::scale_columns(&mut scaled, self.t(term), self.ruled.outputs);
+            self.scale(x, self.t(term), &mut scaled);
             match self.u(term) {
                 // As where a rule has a term for outputs of one sign, and those of the other are shut.
                 _ if linalg::max_abs(&scaled) == T::zero() => out.fill(T::zero()),
@@ -553,6 +651,21 @@ impl<'a, T: Scalar> Linked<'a, T> {
             }
             buffers.values.give(scaled);
         });
+    }
+
+    /// x with each sample's columns multiplied by its t.
+    fn scale(self, x: &[T], t: &[T], scaled: &mut [T]) {
+        let outputs = self.ruled.outputs;
+        let size = x.len() / t.len() * outputs;
+        for ((x, scaled), t) in x.chunks_exact(size).zip(scaled.chunks_exact_mut(size)).zip(t.chunks_exact(outputs)) {
+            for (x, scaled) in x.chunks_exact(outputs).zip(scaled.chunks_exact_mut(outputs)) {
+                linalg::zip_parts(scaled, x, |first, scaled, x| {
+                    for ((scaled, &x), &t) in scaled.iter_mut().zip(x).zip(&t[first..]) {
+                        *scaled = x * t;
+                    }
+                });
+            }
+        }
     }
 
     /// The sum of what `product` makes of each term.
@@ -571,9 +684,11 @@ impl<'a, T: Scalar> Linked<'a, T> {
 }
 
 fn add<T: Scalar>(sum: &mut [T], values: &[T]) {
-    for (sum, &v) in sum.iter_mut().zip(values) {
-        *sum += v;
-    }
+    linalg::zip_parts(sum, values, |_, sum, values| {
+        for (sum, &v) in sum.iter_mut().zip(values) {
+            *sum += v;
+        }
+    });
 }
 
 /// √(mean t²), without overflow.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::convolution::{Pair, pair_of};
 use super::{Bias, Layer, LinearMap, Operator, Route};
 use crate::error::Error;
+use crate::linalg;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
@@ -169,7 +170,7 @@ impl<T: Scalar> Route<T> for Largest {
             (0..count).map(|index| self.windows.window(axis, index, size).collect()).collect()
         };
         let (rows, columns) = (of_axis(0, tall, height), of_axis(1, wide, width));
-        for (channel, from) in from.chunks_exact_mut(tall * wide).enumerate() {
+        linalg::each_chunk(from, tall * wide, |channel, from| {
             let first = channel * height * width;
             let plane = &values[first..first + height * width];
             for (rows, from) in rows.iter().zip(from.chunks_exact_mut(wide)) {
@@ -186,7 +187,7 @@ impl<T: Scalar> Route<T> for Largest {
                     *from = first + best;
                 }
             }
-        }
+        });
     }
 }
 

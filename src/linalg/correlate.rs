@@ -307,12 +307,13 @@ impl Source {
     }
 
     fn lay_out<T: Scalar>(&self, values: &[T], out: &mut [T]) {
-        out.fill(T::zero());
         let [height, width] = self.planes.size;
-        let planes = out.chunks_exact_mut(self.height * self.pitch);
-        let of_channels =
-            values.chunks_exact(height * width).flat_map(|channel| self.phases.iter().map(move |runs| (channel, runs)));
-        for ((channel, [rows, columns]), plane) in of_channels.zip(planes) {
+        let phases = self.phases.len();
+        super::each_chunk(out, self.height * self.pitch, |number, plane| {
+            plane.fill(T::zero());
+            let [rows, columns] = &self.phases[number % phases];
+            // Behind the last plane there are zeros alone.
+            let Some(channel) = values.chunks_exact(height * width).nth(number / phases) else { return };
             for row in 0..rows.count {
                 let from = &channel[(rows.first + row * rows.step) * width..][..width];
                 let to = &mut plane[(rows.at + row) * self.pitch + columns.at..][..columns.count];
@@ -323,7 +324,7 @@ impl Source {
                     to.iter_mut().zip(from).for_each(|(to, &v)| *to = v);
                 }
             }
-        }
+        });
     }
 }
 

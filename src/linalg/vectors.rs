@@ -95,14 +95,53 @@ pub(crate) fn max_abs<T: Scalar>(values: &[T]) -> T {
             (max, not_a_number)
         }
     }
-    let (max, not_a_number) = Arch::new().dispatch(MaxAbs(values));
-    if not_a_number { T::nan() } else { max }
+    let of_part = |values: &[T]| {
+        let (max, not_a_number) = Arch::new().dispatch(MaxAbs(values));
+        if not_a_number { T::nan() } else { max }
+    };
+    #[cfg(feature = "rayon")]
+    if values.len() > 2 * super::PART {
+        use rayon::prelude::*;
+        return values.par_chunks(super::PART).map(of_part).reduce(T::zero, larger);
+    }
+    of_part(values)
+}
+
+/// Σ f(a, b, c), in double precision but for short runs.
+pub(crate) fn sum<T: Scalar>([a, b, c]: [&[T]; 3], f: impl Fn(T, T, T) -> T) -> f64 {
+    const LANES: usize = 16;
+    const RUN: usize = 512;
+    let of_run = |((a, b), c): ((&[T], &[T]), &[T])| {
+        let mut lanes = [T::zero(); LANES];
+        let ((a, a_rest), (b, b_rest), (c, c_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>(), c.as_chunks::<LANES>());
+        for ((a, b), c) in a.iter().zip(b).zip(c) {
+            for l in 0..LANES {
+                lanes[l] += f(a[l], b[l], c[l]);
+            }
+        }
+        let rest: T = a_rest.iter().zip(b_rest).zip(c_rest).map(|((&a, &b), &c)| f(a, b, c)).sum();
+        (lanes.iter().copied().sum::<T>() + rest).as_f64()
+    };
+    a.chunks(RUN).zip(b.chunks(RUN)).zip(c.chunks(RUN)).map(of_run).sum()
+}
+
+/// Σ a b, in double precision but for short runs.
+pub(crate) fn dot<T: Scalar>(a: &[T], b: &[T]) -> f64 {
+    sum([a, b, b], |a, b, _| a * b)
 }
 
 /// The first entry that is NaN or infinite.
 pub(crate) fn first_non_finite<T: Scalar>(values: &[T]) -> Option<(usize, T)> {
     // Without an early exit the sweep runs in vector registers, and it nearly always finds nothing.
-    if values.iter().fold(true, |finite, v| finite & v.is_finite()) {
+    let all_finite = |values: &[T]| values.iter().fold(true, |finite, v| finite & v.is_finite());
+    #[cfg(feature = "rayon")]
+    if values.len() > 2 * super::PART {
+        use rayon::prelude::*;
+        if values.par_chunks(super::PART).all(all_finite) {
+            return None;
+        }
+    }
+    if all_finite(values) {
         return None;
     }
     values.iter().copied().enumerate().find(|(_, v)| !v.is_finite())
