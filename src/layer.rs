@@ -297,6 +297,12 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
         self.map_weights(&|_| T::one())
     }
 
+    /// Whether a product's entries are sums of products, so that their rounding is bounded by the sum of the magnitudes. Where
+    /// they are made otherwise, an explanation's [`health`](crate::Explanation::health) has no bound of the rounding errors.
+    fn sums_products(&self) -> bool {
+        true
+    }
+
     /// Whether the matrix is at hand, so that one of its rows or columns costs no more than its length.
     fn forms_matrix(&self) -> bool {
         false

@@ -12,6 +12,7 @@ mod kernel;
 mod product;
 mod transposed;
 mod vectors;
+mod winograd;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -136,6 +137,20 @@ pub(crate) fn each_chunk<E: Send>(values: &mut [E], size: usize, f: impl Fn(usiz
         return values.par_chunks_mut(size).with_min_len(least).enumerate().for_each(|(chunk, values)| f(chunk, values));
     }
     values.chunks_mut(size).enumerate().for_each(|(chunk, values)| f(chunk, values));
+}
+
+/// Shares values of `unit` for each of some things out among the threads of the caller's pool, where that is worth it: some
+/// things for each thread, a multiple of `together`. What is done to one must not depend on the others; the first is given.
+fn share_out<T: Scalar>(values: &mut [T], unit: usize, together: usize, worth_it: bool, f: impl Fn(usize, &mut [T]) + Sync) {
+    #[cfg(feature = "rayon")]
+    if worth_it {
+        use rayon::prelude::*;
+        let things = values.len() / unit;
+        let some = things.div_ceil(rayon::current_num_threads()).next_multiple_of(together);
+        return values.par_chunks_mut(some * unit).enumerate().for_each(|(part, values)| f(part * some, values));
+    }
+    let _ = (unit, together, worth_it);
+    f(0, values);
 }
 
 /// The same for parts of any size.

@@ -118,6 +118,7 @@ impl<T: Scalar> Visitor<T> for Rounding<'_, T> {
         if !self.plain {
             self.error = vec![T::zero(); ruled.inputs];
         }
+        self.bounded &= ruled.own.sums_products();
         let map = leaving.map;
         let z: Vec<T> = leaving.inputs.iter().map(|z| z.abs()).collect();
         // Of the layer's own output.

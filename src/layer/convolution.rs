@@ -397,6 +397,10 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
         self.bias.as_ref().map(|bias| Bias::per_channel(bias, height * width))
     }
 
+    fn sums_products(&self) -> bool {
+        !self.geometry.is_transformed()
+    }
+
     fn apply(&self, x: &[T], y: &mut [T]) {
         self.product(true).apply(x, y);
     }

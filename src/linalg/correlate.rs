@@ -18,7 +18,8 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::{grow, kernel};
+use super::winograd::Winograd;
+use super::{grow, kernel, share_out};
 use crate::scalar::Scalar;
 
 /// The channels of one side, and their height and width.
@@ -56,7 +57,15 @@ pub(crate) enum Direction {
 
 /// One product, with its weights in the order in which they are used.
 #[derive(Debug)]
-pub(crate) struct Correlation<T> {
+pub(crate) enum Correlation<T> {
+    Shifted(Shifted<T>),
+    /// Where there are fewer multiplications than products.
+    Winograd(Winograd<T>),
+}
+
+/// A product as a sum of shifted planes.
+#[derive(Debug)]
+pub(crate) struct Shifted<T> {
     source: Source,
     target: Planes,
     groups: usize,
@@ -97,16 +106,15 @@ struct Phase<T> {
 }
 
 /// So many channels share what is read of the source.
-const TILE: usize = 6;
+pub(super) const TILE: usize = 6;
 /// So many values of a channel are made at once, and of so many bytes of source.
 const BLOCK: usize = 448;
 const DEPTH: usize = 24 << 10;
 /// A product of so many multiply-adds is shared out among the threads of the caller's pool.
-#[cfg(feature = "rayon")]
 const SHARED: f64 = 1e6;
 
 /// The widths of the tiles of so many channels.
-fn tiles(channels: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn tiles(channels: usize) -> impl Iterator<Item = Range<usize>> {
     let mut first = 0;
     std::iter::from_fn(move || {
         let left = channels - first;
@@ -117,6 +125,12 @@ fn tiles(channels: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 impl Geometry {
+    /// Whether the products are made by fewer multiplications than there are products.
+    pub fn is_transformed(&self) -> bool {
+        let plain = self.kernel == [3, 3] && self.stride == [1, 1] && self.dilation == [1, 1] && self.groups == 1;
+        plain && self.padding.iter().all(|&padding| padding <= 2) && Winograd::<f32>::pays(self.fine, self.coarse)
+    }
+
     /// For an axis, the runs of the target's phases, and for each tap the phase of the source and the place it begins at for
     /// each target phase that it has a part in; and the runs of the source's phases, and how long a line has to be.
     fn axis(&self, axis: usize, direction: Direction) -> Axis {
@@ -187,6 +201,37 @@ struct Axis {
 }
 
 impl<T: Scalar> Correlation<T> {
+    /// `weights` are coarse channels x fine channels of a group x height x width of the kernel.
+    pub fn new(geometry: &Geometry, direction: Direction, weights: &[T]) -> Self {
+        if !geometry.is_transformed() {
+            return Self::Shifted(Shifted::new(geometry, direction, weights));
+        }
+        let Geometry { fine, coarse, padding, .. } = *geometry;
+        let at = |coarse: usize, fine_channel: usize, y: usize, x: usize| ((coarse * fine.channels + fine_channel) * 3 + y) * 3 + x;
+        Self::Winograd(match direction {
+            Direction::Down => Winograd::new(fine, coarse, padding, |o, i, y, x| weights[at(o, i, y, x)]),
+            Direction::Up => {
+                // The same with the kernel turned round, and as much padding as then is left to it.
+                Winograd::new(coarse, fine, padding.map(|padding| 2 - padding), |i, o, y, x| weights[at(o, i, 2 - y, 2 - x)])
+            }
+        })
+    }
+
+    /// The product for every column.
+    pub fn apply(&self, source: &[T], target: &mut [T]) {
+        match self {
+            Self::Shifted(shifted) => shifted.apply(source, target),
+            Self::Winograd(winograd) => {
+                let (from, to) = winograd.sizes();
+                for (source, target) in source.chunks_exact(from).zip(target.chunks_exact_mut(to)) {
+                    winograd.apply(source, target);
+                }
+            }
+        }
+    }
+}
+
+impl<T: Scalar> Shifted<T> {
     /// `weights` are coarse channels x fine channels of a group x height x width of the kernel.
     pub fn new(geometry: &Geometry, direction: Direction, weights: &[T]) -> Self {
         let Geometry { fine, coarse, groups, kernel, .. } = *geometry;
@@ -275,28 +320,15 @@ impl<T: Scalar> Correlation<T> {
         }
     }
 
-    /// The product, by channels of the target: all at once, or, where it is worth it, some for each thread.
+    /// The product, by channels of the target: whole tiles, or whole groups.
     fn correlate(&self, source: &[T], target: &mut [T]) {
         let plane = self.target.size[0] * self.target.size[1];
-        let run = |first: usize, target: &mut [T]| {
+        let together = if self.groups == 1 { TILE } else { self.target.channels / self.groups };
+        share_out(target, plane, together, self.multiply_adds >= SHARED, |first, target| {
             T::with_scratch(|scratch| {
                 Arch::new().dispatch(Correlate { of: self, source, first, target, block: &mut scratch.panel });
             });
-        };
-        #[cfg(feature = "rayon")]
-        if self.multiply_adds >= SHARED {
-            use rayon::prelude::*;
-            let threads = rayon::current_num_threads();
-            let most = self.target.channels.div_ceil(threads);
-            // Whole tiles, or whole groups.
-            let of_group = self.target.channels / self.groups;
-            let some = if self.groups == 1 { most.next_multiple_of(TILE) } else { most.next_multiple_of(of_group) };
-            if threads > 1 && some < self.target.channels {
-                let parts = target.par_chunks_mut(some * plane).enumerate();
-                return parts.for_each(|(part, target)| run(part * some, target));
-            }
-        }
-        run(0, target);
+        });
     }
 }
 
@@ -330,7 +362,7 @@ impl Source {
 
 /// The product for some channels of the target, from `first` on.
 struct Correlate<'a, T> {
-    of: &'a Correlation<T>,
+    of: &'a Shifted<T>,
     source: &'a [T],
     first: usize,
     target: &'a mut [T],
@@ -480,6 +512,18 @@ mod tests {
             }
         }
         assert!(cases > 300);
+    }
+
+    #[test]
+    fn and_so_they_are_where_there_are_fewer_multiplications() {
+        for (padding, size) in [(0, [14, 15]), (1, [13, 12]), (1, [30, 41]), (2, [11, 11])] {
+            let fine = Planes { channels: 17, size };
+            let coarse = Planes { channels: 21, size: size.map(|size| size + 2 * padding - 2) };
+            let one = [1, 1];
+            let geometry = Geometry { fine, coarse, groups: 1, kernel: [3, 3], stride: one, padding: [padding; 2], dilation: one };
+            assert!(geometry.is_transformed());
+            check(&geometry);
+        }
     }
 
     fn check(geometry: &Geometry) {
