@@ -1,0 +1,286 @@
+//! Networks for images: their layers against PyTorch, their relevances against zennit (`golden-images/generate.py`), and what
+//! has to hold whatever the network.
+
+#![cfg(feature = "safetensors")]
+
+use std::collections::BTreeMap;
+
+use relprop::io::StateDict;
+use relprop::nalgebra::DMatrix;
+use relprop::{
+    Accumulation, Composite, Conv2d, Epsilon, Explanation, Flat, Linear, RelevanceRule, Relu, Rule, Scalar, Sequential, Shape,
+    Targets, WSquare, ZBox,
+};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden-images");
+const ORDERS: [Accumulation; 3] = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
+
+/// What ours may differ by from the golden numbers, relative to the largest of a network's entries.
+const F64_LIMIT: f64 = 1e-9;
+const F32_LIMIT: f64 = 1e-4;
+
+/// Every network's name and file.
+fn networks() -> Vec<(String, StateDict)> {
+    let mut paths: Vec<_> = std::fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|e| e == "safetensors") && !path.ends_with("grid.safetensors"));
+    paths.sort();
+    assert!(paths.len() >= 12, "golden files are missing");
+    paths.iter().map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), StateDict::open(path).unwrap())).collect()
+}
+
+fn model<T: Scalar>(file: &StateDict) -> Sequential<T> {
+    file.under("model").to_model::<T>().unwrap().canonize().unwrap().0
+}
+
+type Rules<T> = Vec<(&'static str, Box<dyn RelevanceRule<T>>)>;
+
+fn rules<T: Scalar>() -> Rules<T> {
+    let first = |rule: Box<dyn RelevanceRule<T>>| Box::new(Composite::new(Epsilon::default()).first(rule));
+    vec![
+        ("epsilon", Box::new(Rule::Epsilon)),
+        ("gamma", Box::new(Rule::Gamma)),
+        ("zplus", Box::new(Rule::ZPlus)),
+        ("alpha2-beta1", Box::new(Rule::AlphaBeta)),
+        ("first-flat", first(Box::new(Flat))),
+        ("first-wsquare", first(Box::new(WSquare::default()))),
+        ("first-zbox", first(Box::new(ZBox::new(-3.0, 3.0).unwrap()))),
+        ("epsilon-plus", Box::new(Composite::epsilon_plus())),
+        ("epsilon-plus-flat", Box::new(Composite::epsilon_plus_flat())),
+        ("epsilon-alpha2-beta1", Box::new(Composite::epsilon_alpha2_beta1())),
+        ("epsilon-alpha2-beta1-flat", Box::new(Composite::epsilon_alpha2_beta1_flat())),
+        ("epsilon-gamma-box", Box::new(Composite::epsilon_gamma_box(-3.0, 3.0).unwrap())),
+    ]
+}
+
+/// The largest difference of values from golden ones, relative to the largest golden one.
+fn off<T: Scalar>(ours: &[T], goldens: &[f64]) -> f64 {
+    assert_eq!(ours.len(), goldens.len());
+    let largest = goldens.iter().fold(0.0_f64, |max, golden| max.max(golden.abs()));
+    let differences = ours.iter().zip(goldens).map(|(ours, golden)| (ours.as_f64() - golden).abs());
+    differences.fold(0.0, f64::max) / largest.max(f64::MIN_POSITIVE)
+}
+
+fn agrees<T: Scalar>(limit: f64) {
+    let mut worst: BTreeMap<&str, (f64, String)> = BTreeMap::new();
+    for (name, file) in networks() {
+        let model = model::<T>(&file);
+        let (_, inputs) = file.tensor::<T>("golden.input").unwrap();
+        for (rule_name, rule) in rules::<T>() {
+            let (shape, goldens) = file.tensor::<f64>(&format!("golden.{rule_name}")).unwrap();
+            for order in ORDERS {
+                let targets: Vec<usize> = (0..shape[1]).collect();
+                let explainer = model.explainer(&rule).unwrap().accumulation(order).targets(targets.clone()).unwrap();
+                let samples = DMatrix::from_column_slice(model.inputs(), shape[0], &inputs);
+                let mut ours: Vec<T> = Vec::new();
+                for explanation in explainer.explain_batch(&samples).unwrap() {
+                    for &target in &targets {
+                        ours.extend(explanation.relevance(target).unwrap().iter());
+                    }
+                }
+                let difference = off(&ours, &goldens);
+                assert!(difference < limit, "{name}, {rule_name}, {order:?}: off by {difference:.1e}");
+                let known = worst.entry(rule_name).or_default();
+                if difference > known.0 {
+                    *known = (difference, name.clone());
+                }
+            }
+        }
+    }
+    for (rule, (difference, network)) in worst {
+        println!("{:<28} {difference:.1e}  {network}", format!("{rule} ({})", std::any::type_name::<T>()));
+    }
+}
+
+#[test]
+fn relevances_are_zennits_in_f64() {
+    agrees::<f64>(F64_LIMIT);
+}
+
+#[test]
+fn relevances_are_zennits_in_f32() {
+    agrees::<f32>(F32_LIMIT);
+}
+
+#[test]
+fn outputs_are_pytorchs_and_stay_when_normalisations_are_merged() {
+    for (name, file) in networks() {
+        let whole = file.under("model").to_model::<f64>().unwrap();
+        let (merged, what) = whole.canonize().unwrap();
+        assert_eq!(what.is_empty(), !name.starts_with("resnet"));
+        assert!(!merged.layers().iter().any(|layer| layer.kind() == "BatchNorm2d"));
+        let (shape, inputs) = file.tensor::<f64>("golden.input").unwrap();
+        let (_, outputs) = file.tensor::<f64>("golden.output").unwrap();
+        let samples = DMatrix::from_vec(shape[1], shape[0], inputs);
+        for model in [&whole, &merged] {
+            assert!(off(model.forward_batch(&samples).unwrap().as_slice(), &outputs) < 1e-12, "{name}");
+        }
+    }
+}
+
+/// PyTorch's layers with settings drawn from a grid.
+#[test]
+fn layers_are_pytorchs() {
+    let file = StateDict::open(format!("{FOLDER}/grid.safetensors")).unwrap();
+    let lines = std::fs::read_to_string(format!("{FOLDER}/grid.txt")).unwrap();
+    assert!(lines.lines().count() > 250);
+    for (number, line) in lines.lines().enumerate() {
+        let [input, output, layer] = line.split(" | ").collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let dims = |text: &str| text.split(' ').map(|dim| dim.parse().unwrap()).collect::<Vec<usize>>();
+        let shape = match dims(input)[..] {
+            [channels, length] => Shape::from([channels, length]),
+            [channels, height, width] => Shape::from([channels, height, width]),
+            _ => panic!("{line}"),
+        };
+        let case = file.under(&number.to_string());
+        let model = case.under("model").model_of::<f64>(layer, Some(shape)).unwrap_or_else(|error| panic!("{line}: {error}"));
+        assert_eq!(model.output_shape().dims(), dims(output), "{line}");
+        let (_, x) = case.tensor::<f64>("input").unwrap();
+        let (_, y) = case.tensor::<f64>("output").unwrap();
+        let found = model.forward(&x.into()).unwrap();
+        assert!(off(found.as_slice(), &y) < 1e-12, "{line}");
+    }
+}
+
+fn imbalance<T: Scalar>(explanation: &Explanation<T>) -> f64 {
+    let ledgers = explanation.targets().map(|target| explanation.ledger(target).unwrap().imbalance());
+    ledgers.fold(0.0, f64::max)
+}
+
+#[test]
+fn ledgers_close_and_samples_do_not_know_of_each_other() {
+    for (name, file) in networks() {
+        let model = model::<f64>(&file);
+        let (_, inputs) = file.tensor::<f64>("golden.input").unwrap();
+        let samples = DMatrix::from_column_slice(model.inputs(), 2, &inputs);
+        for (rule_name, rule) in rules::<f64>() {
+            for order in ORDERS {
+                let explainer = model.explainer(&rule).unwrap().accumulation(order);
+                let batch = explainer.explain_batch(&samples).unwrap();
+                for (explanation, sample) in batch.iter().zip(samples.column_iter()) {
+                    assert!(imbalance(explanation) < 1e-12, "{name}, {rule_name}, {order:?}: {:e}", imbalance(explanation));
+                    let alone = explainer.explain(&sample.into_owned()).unwrap();
+                    assert_eq!(explanation, &alone, "{name}, {rule_name}, {order:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn weighted_targets_and_traces_agree_with_all_outputs() {
+    for (name, file) in networks() {
+        let model = model::<f64>(&file);
+        let (_, inputs) = file.tensor::<f64>("golden.input").unwrap();
+        let sample = inputs[..model.inputs()].to_vec().into();
+        for rule in [Rule::Epsilon, Rule::Gamma] {
+            let explainer = model.explainer(rule).unwrap();
+            let all = explainer.explain(&sample).unwrap();
+            let mut weighting = relprop::nalgebra::DVector::zeros(model.outputs());
+            (weighting[0], weighting[2]) = (1.0, -1.0);
+            let contrast = model.explainer(rule).unwrap().targets(Targets::from(weighting)).unwrap().explain(&sample).unwrap();
+            let difference = contrast.relevance(0).unwrap() - all.contrast(0, 2).unwrap();
+            assert!(difference.amax() < 1e-9, "{name}");
+            let trace = explainer.trace(&sample).unwrap();
+            assert!((trace.relevance(0, 1).unwrap() - all.relevance(1).unwrap()).amax() < 1e-9, "{name}");
+            // What goes through all of a layer's units is all that comes to the inputs.
+            let layer = model.layers().len() - 1;
+            let units: Vec<usize> = (0..trace.relevance(layer, 1).unwrap().len()).collect();
+            assert!((trace.through(layer, &units, 1).unwrap() - all.relevance(1).unwrap()).amax() < 1e-9, "{name}");
+            // The model's parts are explained together by a sweep, too.
+            let sweep = model.sweep([rule, Rule::ZPlus]).unwrap().explain(&sample).unwrap();
+            assert!((sweep[0].shares() - all.shares()).amax() < 1e-9, "{name}");
+        }
+    }
+}
+
+/// A convolution is the dense layer of the matrix that it stands for, under every rule.
+#[test]
+fn a_convolution_is_a_dense_layer() {
+    let weights =
+        |count: usize, seed: usize| -> Vec<f64> { (0..count).map(|k| (((k + seed) * 7919) % 31) as f64 / 15.0 - 1.0).collect() };
+    let shape = Shape::from([2, 5, 4]);
+    let first = || Conv2d::new([3, 1, 3, 2], weights(18, 1), vec![0.3, -0.2, 0.1]).map(|c| c.stride([2, 1]).padding([1, 0]));
+    // Three groups' worth of channels, from inputs of one each.
+    let convolution = Conv2d::new([4, 1, 3, 2], weights(24, 1), vec![0.3, -0.2, 0.1, 0.4]).unwrap();
+    let convolution = convolution.stride([2, 1]).padding([1, 0]).groups(2);
+    assert!(first().is_ok());
+    let alone = Sequential::builder().input(shape).layer(convolution.clone()).build().unwrap();
+    let (inputs, outputs) = (alone.inputs(), alone.outputs());
+    let zero = alone.forward(&relprop::nalgebra::DVector::zeros(inputs)).unwrap();
+    let units = alone.forward_batch(&DMatrix::identity(inputs, inputs)).unwrap();
+    let matrix = DMatrix::from_fn(outputs, inputs, |j, i| units[(j, i)] - zero[j]);
+    let head = |builder: relprop::SequentialBuilder<f64>| {
+        let last = Linear::new(DMatrix::from_vec(2, outputs, weights(2 * outputs, 5)), None).unwrap();
+        builder.layer(Relu).layer(relprop::Flatten).layer(last).build().unwrap()
+    };
+    let of_images = head(Sequential::builder().input(shape).layer(convolution));
+    let of_vectors = head(Sequential::builder().layer(Linear::new(matrix, zero).unwrap()));
+    let sample: relprop::nalgebra::DVector<f64> = weights(inputs, 3).into();
+    for rule in Rule::ALL {
+        // The dense layer's zeros are weights to it: where inputs are counted it is another layer.
+        if matches!(rule, Rule::Flat | Rule::Relative | Rule::Pass) {
+            continue;
+        }
+        let a = of_images.explain(&sample, rule).unwrap();
+        let b = of_vectors.explain(&sample, rule).unwrap();
+        assert!((a.shares() - b.shares()).amax() < 1e-12, "{rule:?}");
+        for k in 0..2 {
+            let parts =
+                |e: &Explanation<f64>| e.ledger(k).unwrap().entries().iter().map(|entry| entry.relevance()).collect::<Vec<_>>();
+            assert!(parts(&a).iter().zip(parts(&b)).all(|(a, b)| (a - b).abs() < 1e-12), "{rule:?}");
+        }
+    }
+}
+
+#[test]
+fn a_model_is_written_and_read_again() {
+    for (name, file) in networks() {
+        let model = file.under("model").to_model::<f64>().unwrap();
+        let again = StateDict::from_safetensors(&model.to_safetensors().unwrap()).unwrap().to_model::<f64>().unwrap();
+        assert_eq!(again.to_string(), model.to_string(), "{name}");
+        assert_eq!(again.names(), model.names(), "{name}");
+        let sample = file.tensor::<f64>("golden.input").unwrap().1[..model.inputs()].to_vec().into();
+        assert_eq!(again.forward(&sample).unwrap(), model.forward(&sample).unwrap(), "{name}");
+    }
+}
+
+/// Every ready rule at every layer, where it can be used.
+#[test]
+fn every_rule_closes_its_ledger_in_f32_too() {
+    for (name, file) in networks() {
+        let model = model::<f32>(&file);
+        let sample = file.tensor::<f32>("golden.input").unwrap().1[..model.inputs()].to_vec().into();
+        for rule in Rule::ALL.into_iter().filter(|&rule| rule != Rule::Pass) {
+            let explanation = model.explain(&sample, rule).unwrap();
+            assert!(imbalance(&explanation) < 1e-5, "{name}, {rule:?}: {:e}", imbalance(&explanation));
+        }
+    }
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_errors() {
+    let conv = |shape: [usize; 4]| Conv2d::<f64>::new(shape, vec![1.0; shape.iter().product()], None);
+    let build = |input: Shape, layer: Conv2d<f64>| Sequential::builder().input(input).layer(layer).build().unwrap_err().to_string();
+    assert_eq!(
+        build([3, 8, 8].into(), conv([4, 2, 3, 3]).unwrap()),
+        "layer 0 (Conv2d) takes channels x height x width with 2 channels, but the layers before it give 3 x 8 x 8"
+    );
+    assert!(build([2, 2, 8].into(), conv([4, 2, 3, 3]).unwrap()).contains("kernel of 3"));
+    assert!(build([2, 8, 8].into(), conv([4, 2, 3, 3]).unwrap().stride(0)).contains("stride"));
+    assert!(build([2, 8, 8].into(), conv([4, 2, 3, 3]).unwrap().groups(3)).contains("groups"));
+    assert!(Conv2d::new([1, 1, 1, 2], vec![1.0], None).is_err());
+    assert!(Conv2d::new([1, 1, 1, 1], vec![f64::NAN], None).is_err());
+    assert!(Conv2d::new([2, 1, 1, 1], vec![1.0, 1.0], vec![1.0]).is_err());
+    assert!(Conv2d::<f64>::new([0, 1, 1, 1], vec![], None).is_err());
+    let flat = Sequential::builder()
+        .input([1, 4, 4])
+        .layer(conv([1, 1, 1, 1]).unwrap())
+        .layer(Linear::new(DMatrix::zeros(1, 16), None).unwrap());
+    assert!(flat.build().unwrap_err().to_string().contains("Flatten"));
+    let unknown = Sequential::builder().layer(conv([1, 1, 1, 1]).unwrap()).build().unwrap_err();
+    assert!(unknown.to_string().contains("input"), "{unknown}");
+    let huge = Sequential::builder().input([1, usize::MAX, 2]).layer(conv([1, 1, 1, 1]).unwrap()).build();
+    assert!(huge.is_err());
+    let wide = conv([1, 1, 1, 1]).unwrap().padding(usize::MAX / 2).dilation(usize::MAX);
+    assert!(Sequential::builder().input([1, 4, 4]).layer(wide).build().is_err());
+}
