@@ -378,6 +378,15 @@ impl<T: Scalar> Explainer<T> {
         }
         // Before the batch is split, so that the error's index is that in the batch.
         self.model.check_samples(samples)?;
+        if self.shares_out_samples() {
+            self.reserve(workspace, 1, count);
+            let Workspace { parts, explanations } = workspace;
+            let one_by_one = samples.chunks_exact(inputs).zip(explanations.chunks_mut(1));
+            for (sample, explanation) in one_by_one {
+                self.explain_part(sample, &mut parts[0], explanation)?;
+            }
+            return Ok(&workspace.explanations[..count]);
+        }
         let together = self.together(count);
         self.reserve(workspace, count.div_ceil(together), count);
         let Workspace { parts, explanations } = workspace;
@@ -402,6 +411,15 @@ impl<T: Scalar> Explainer<T> {
         let Workspace { parts: those, explanations: these } = workspace;
         those.resize_with(those.len().max(parts), Part::default);
         these.resize_with(these.len().max(explanations), || self.empty());
+    }
+
+    /// Whether one sample is work enough for all threads: then the samples follow one another in the same memory, as each of a
+    /// network for images may need as much as its weights.
+    fn shares_out_samples(&self) -> bool {
+        const ENOUGH: f64 = 5e7;
+        let sites = self.model.sites();
+        let convolutions = sites.iter().filter(|(_, linear)| !linear.map.forms_matrix());
+        convolutions.map(|(_, linear)| linear.map.multiply_adds()).sum::<f64>() >= ENOUGH
     }
 
     /// How many samples of a batch go through the layers together. No result depends on it.

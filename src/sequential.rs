@@ -152,7 +152,7 @@ impl<T: Scalar> SequentialBuilder<T> {
             return Err(Error::parameter("Sequential", "input", input, requirement));
         }
         let mut numbers = Numbers::default();
-        let chain = numbers.bind(&self.branch, input, false, &|_, index| index.to_string())?;
+        let chain = numbers.bind(&self.branch, input, false, &|own, index| own.map_or_else(|| index.to_string(), str::to_owned))?;
         if numbers.factors == 0 {
             return Err(Error::NoLinearLayer { layers: layers.len() });
         }

@@ -42,7 +42,7 @@ fn rules<T: Scalar>() -> Rules<T> {
         ("zplus", Box::new(Rule::ZPlus)),
         ("alpha2-beta1", Box::new(Rule::AlphaBeta)),
         ("first-flat", first(Box::new(Flat))),
-        ("first-wsquare", first(Box::new(WSquare::default()))),
+        ("first-wsquare", first(Box::<WSquare>::default())),
         ("first-zbox", first(Box::new(ZBox::new(-3.0, 3.0).unwrap()))),
         ("epsilon-plus", Box::new(Composite::epsilon_plus())),
         ("epsilon-plus-flat", Box::new(Composite::epsilon_plus_flat())),
@@ -225,8 +225,9 @@ fn a_convolution_is_a_dense_layer() {
         let b = of_vectors.explain(&sample, rule).unwrap();
         assert!((a.shares() - b.shares()).amax() < 1e-12, "{rule:?}");
         for k in 0..2 {
-            let parts =
-                |e: &Explanation<f64>| e.ledger(k).unwrap().entries().iter().map(|entry| entry.relevance()).collect::<Vec<_>>();
+            let parts = |e: &Explanation<f64>| {
+                e.ledger(k).unwrap().entries().iter().map(relprop::LedgerEntry::relevance).collect::<Vec<_>>()
+            };
             assert!(parts(&a).iter().zip(parts(&b)).all(|(a, b)| (a - b).abs() < 1e-12), "{rule:?}");
         }
     }
