@@ -7,19 +7,33 @@
 //!
 //! ```text
 //! from safetensors.torch import save_file
-//! save_file(net.state_dict(), "model.safetensors", {"architecture": "\n".join(map(repr, net))})
+//! save_file(net.state_dict(), "model.safetensors", {"architecture": repr(net), "input": "3 224 224"})
 //! ```
+//!
+//! `input` is the shape of a sample; a network that begins with a dense layer needs none. Branches are groups named `Residual`
+//! (their sum) and `Concat`, modules of your own whose children are the branches:
+//!
+//! ```text
+//! class Residual(nn.Sequential):
+//!     def forward(self, x):
+//!         return sum(branch(x) for branch in self)
+//! ```
+//!
+//! PyTorch does not print the last two settings of an average pooling, `ceil_mode` and `count_include_pad`: where they are not
+//! the usual ones, write them into the text.
 //!
 //! # Safety of the reader
 //!
 //! A file may be truncated, lie about its sizes or be made to harm: it is an error, never a panic. Nothing is allocated by
-//! what a file claims, only by what it holds: the file, a copy of its tensors, and the model's weights in its number type.
+//! what a file claims, only by what it holds: its header, one tensor at a time, and the model's weights in its number type.
 
 mod architecture;
 mod safetensors;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Misshapen};
@@ -55,29 +69,40 @@ pub struct StateDict {
 #[derive(Debug, Clone)]
 struct Tensor {
     shape: Vec<usize>,
-    values: Values,
+    number: Number,
+    data: Data,
 }
 
-/// A tensor's numbers as the file has them, little-endian.
+/// The type of a tensor's numbers.
 #[derive(Debug, Clone)]
-enum Values {
-    F16(Vec<u8>),
-    BF16(Vec<u8>),
-    F32(Vec<u8>),
-    F64(Vec<u8>),
-    /// A type that is no weight's, by name.
+enum Number {
+    F16,
+    BF16,
+    F32,
+    F64,
+    /// One that is not read.
     Other(String),
 }
 
+/// Where a tensor's bytes are.
+#[derive(Debug, Clone)]
+enum Data {
+    Held(Arc<[u8]>),
+    /// In a file, from a place on: they are read when they are asked for, so that a model is never in memory twice.
+    InFile {
+        path: Arc<PathBuf>,
+        at: u64,
+        length: usize,
+    },
+}
+
 impl StateDict {
-    /// Reads a safetensors file.
+    /// Opens a safetensors file. Its tensors are read when they are asked for, so the file has to stay as it is until then.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Malformed`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|source| Error::io(path, source))?;
-        Self::from_safetensors(&bytes)
+        Self::open_safetensors(path.as_ref())
     }
 
     /// The tensors' names, in alphabetical order.
@@ -92,7 +117,7 @@ impl StateDict {
     pub fn tensor<T: Scalar>(&self, name: &str) -> Result<(Vec<usize>, Vec<T>), Error> {
         let missing = || Error::StateDict { missing: vec![name.to_owned()], surplus: Vec::new(), misshapen: Vec::new() };
         let tensor = self.tensors.get(name).ok_or_else(missing)?;
-        Ok((tensor.shape.clone(), tensor.values.convert(name)?))
+        Ok((tensor.shape.clone(), tensor.convert(name)?))
     }
 
     /// The tensors whose names begin with `prefix` and a dot, without both: one module of a larger model.
@@ -160,23 +185,43 @@ impl StateDict {
     }
 }
 
-impl Values {
+impl Tensor {
     fn convert<T: Scalar>(&self, name: &str) -> Result<Vec<T>, Error> {
-        Ok(match self {
-            Self::F16(bytes) => convert(bytes, |b| half::f16::from_le_bytes(b).to_f64()),
-            Self::BF16(bytes) => convert(bytes, |b| half::bf16::from_le_bytes(b).to_f64()),
-            Self::F32(bytes) => convert(bytes, |b| f64::from(f32::from_le_bytes(b))),
-            Self::F64(bytes) => convert(bytes, f64::from_le_bytes),
-            Self::Other(kind) => {
-                let reason = format!("tensor {name} is of type {kind}, weights are f16, bf16, f32 or f64");
-                return Err(Error::Malformed { format: "model".to_owned(), reason });
-            }
-        })
+        match &self.number {
+            Number::F16 => self.numbers(|b| half::f16::from_le_bytes(b).to_f64()),
+            Number::BF16 => self.numbers(|b| half::bf16::from_le_bytes(b).to_f64()),
+            Number::F32 => self.numbers(|b| f64::from(f32::from_le_bytes(b))),
+            Number::F64 => self.numbers(f64::from_le_bytes),
+            Number::Other(kind) => Err(malformed(format!("tensor {name} is of type {kind}, weights are f16, bf16, f32 or f64"))),
+        }
     }
-}
 
-fn convert<T: Scalar, const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<T> {
-    bytes.as_chunks::<N>().0.iter().map(|&bytes| T::from_f64(number(bytes))).collect()
+    fn numbers<T: Scalar, const N: usize>(&self, number: impl Fn([u8; N]) -> f64) -> Result<Vec<T>, Error> {
+        let convert = |bytes: &[u8], numbers: &mut Vec<T>| {
+            numbers.extend(bytes.as_chunks::<N>().0.iter().map(|&bytes| T::from_f64(number(bytes))));
+        };
+        match &self.data {
+            Data::Held(bytes) => {
+                let mut numbers = Vec::with_capacity(bytes.len() / N);
+                convert(bytes, &mut numbers);
+                Ok(numbers)
+            }
+            Data::InFile { path, at, length } => {
+                const PART: usize = 1 << 20;
+                let failed = |source| Error::io(path, source);
+                let mut file = File::open(&**path).map_err(failed)?;
+                file.seek(SeekFrom::Start(*at)).map_err(failed)?;
+                let mut numbers = Vec::with_capacity(length / N);
+                let mut part = vec![0; PART.min(*length)];
+                for from in (0..*length).step_by(PART) {
+                    let part = &mut part[..PART.min(length - from)];
+                    file.read_exact(part).map_err(failed)?;
+                    convert(part, &mut numbers);
+                }
+                Ok(numbers)
+            }
+        }
+    }
 }
 
 /// Collects the layers of a model whose weights are in a [`StateDict`].

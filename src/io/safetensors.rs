@@ -1,13 +1,16 @@
 //! The safetensors format.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::tensor::{Metadata, TensorView};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use super::architecture::shortened;
-use super::{StateDict, Tensor, Values, architecture};
+use super::{Data, Number, StateDict, Tensor, architecture};
 use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::sequential::{Bound, Sequential, describe};
@@ -35,25 +38,50 @@ impl StateDict {
     /// [`Error::Malformed`].
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self, Error> {
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| malformed(&e))?;
-        let file = SafeTensors::deserialize(bytes).map_err(|e| malformed(&e))?;
-        let architecture = header.metadata().as_ref().and_then(|metadata| metadata.get(ARCHITECTURE)).cloned();
-        let input = header.metadata().as_ref().and_then(|metadata| metadata.get(INPUT));
-        let input =
-            input.map(|text| shape(text).ok_or_else(|| super::malformed(format!("'{}' is no input shape", shortened(text)))));
-        let input = input.transpose()?;
-        let mut tensors = BTreeMap::new();
-        for (name, view) in file.iter() {
-            let bytes = || view.data().to_vec();
-            let values = match view.dtype() {
-                Dtype::F16 => Values::F16(bytes()),
-                Dtype::BF16 => Values::BF16(bytes()),
-                Dtype::F32 => Values::F32(bytes()),
-                Dtype::F64 => Values::F64(bytes()),
-                other => Values::Other(format!("{other:?}")),
-            };
-            tensors.insert(name.to_owned(), Tensor { shape: view.shape().to_vec(), values });
+        let first = bytes.len() - header.data_len();
+        Self::with_header(&header, |from, to| Data::Held(bytes[first + from..first + to].into()))
+    }
+
+    pub(super) fn open_safetensors(path: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::io(path, source);
+        let short = || super::malformed("the safetensors file ends before it is complete".to_owned());
+        let mut file = File::open(path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        let mut length = [0; 8];
+        if size < 8 {
+            return Err(malformed(&SafeTensorError::HeaderTooSmall));
         }
-        Ok(Self { tensors, architecture, input })
+        file.read_exact(&mut length).map_err(failed)?;
+        let length = u64::from_le_bytes(length);
+        let first = length.checked_add(8).filter(|&first| first <= size).ok_or_else(short)?;
+        let mut header = vec![0; usize::try_from(length).map_err(|_| short())?];
+        file.read_exact(&mut header).map_err(failed)?;
+        let header: Metadata =
+            serde_json::from_slice(&header).map_err(|e| malformed(&SafeTensorError::InvalidHeaderDeserialization(e)))?;
+        if first + header.data_len() as u64 != size {
+            return Err(malformed(&SafeTensorError::MetadataIncompleteBuffer));
+        }
+        let path = Arc::new(path.to_owned());
+        Self::with_header(&header, |from, to| Data::InFile { path: path.clone(), at: first + from as u64, length: to - from })
+    }
+
+    /// What a header says, with the data from one place to another behind it.
+    fn with_header(header: &Metadata, data: impl Fn(usize, usize) -> Data) -> Result<Self, Error> {
+        let said = |key: &str| header.metadata().as_ref().and_then(|metadata| metadata.get(key)).cloned();
+        let unusable = |text: &str| super::malformed(format!("'{}' is no input shape", shortened(text)));
+        let input = said(INPUT).map(|text| shape(&text).ok_or_else(|| unusable(&text))).transpose()?;
+        let tensors = header.tensors().into_iter().map(|(name, info)| {
+            let number = match info.dtype {
+                Dtype::F16 => Number::F16,
+                Dtype::BF16 => Number::BF16,
+                Dtype::F32 => Number::F32,
+                Dtype::F64 => Number::F64,
+                other => Number::Other(format!("{other:?}")),
+            };
+            let (from, to) = info.data_offsets;
+            (name, Tensor { shape: info.shape.clone(), number, data: data(from, to) })
+        });
+        Ok(Self { tensors: tensors.collect(), architecture: said(ARCHITECTURE), input })
     }
 }
 
