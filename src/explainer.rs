@@ -378,29 +378,24 @@ impl<T: Scalar> Explainer<T> {
         }
         // Before the batch is split, so that the error's index is that in the batch.
         self.model.check_samples(samples)?;
-        if self.shares_out_samples() {
-            self.reserve(workspace, 1, count);
-            let Workspace { parts, explanations } = workspace;
-            let one_by_one = samples.chunks_exact(inputs).zip(explanations.chunks_mut(1));
-            for (sample, explanation) in one_by_one {
-                self.explain_part(sample, &mut parts[0], explanation)?;
-            }
-            return Ok(&workspace.explanations[..count]);
-        }
-        let together = self.together(count);
-        self.reserve(workspace, count.div_ceil(together), count);
+        let (each, together) = self.split(count);
+        self.reserve(workspace, count.div_ceil(each), count);
         let Workspace { parts, explanations } = workspace;
         let explanations = &mut explanations[..count];
+        let of_part = |samples: &[T], explanations: &mut [Explanation<T>], part: &mut Part<T>| {
+            let mut passes = samples.chunks(together * inputs).zip(explanations.chunks_mut(together));
+            passes.try_for_each(|(samples, explanations)| self.explain_part(samples, part, explanations))
+        };
         #[cfg(feature = "rayon")]
         let results: Vec<_> = {
             use rayon::prelude::*;
-            let batch = samples.par_chunks(together * inputs).zip(explanations.par_chunks_mut(together)).zip(parts);
-            batch.map(|((samples, explanations), part)| self.explain_part(samples, part, explanations)).collect()
+            let batch = samples.par_chunks(each * inputs).zip(explanations.par_chunks_mut(each)).zip(parts);
+            batch.map(|((samples, explanations), part)| of_part(samples, explanations, part)).collect()
         };
         #[cfg(not(feature = "rayon"))]
         let results: Vec<_> = {
-            let batch = samples.chunks(together * inputs).zip(explanations.chunks_mut(together)).zip(parts);
-            batch.map(|((samples, explanations), part)| self.explain_part(samples, part, explanations)).collect()
+            let batch = samples.chunks(each * inputs).zip(explanations.chunks_mut(each)).zip(parts);
+            batch.map(|((samples, explanations), part)| of_part(samples, explanations, part)).collect()
         };
         results.into_iter().collect::<Result<(), Error>>()?;
         Ok(explanations)
@@ -413,36 +408,38 @@ impl<T: Scalar> Explainer<T> {
         these.resize_with(these.len().max(explanations), || self.empty());
     }
 
-    /// Whether one sample is work enough for all threads: then the samples follow one another in the same memory, as each of a
-    /// network for images may need as much as its weights.
-    fn shares_out_samples(&self) -> bool {
-        const ENOUGH: f64 = 5e7;
-        let sites = self.model.sites();
-        let convolutions = sites.iter().filter(|(_, linear)| !linear.map.forms_matrix());
-        convolutions.map(|(_, linear)| linear.map.multiply_adds()).sum::<f64>() >= ENOUGH
-    }
-
-    /// How many samples of a batch go through the layers together. No result depends on it.
-    fn together(&self, samples: usize) -> usize {
+    /// How many samples of a batch each part of the memory serves, and how many of them go through the layers together. No
+    /// result depends on it.
+    fn split(&self, samples: usize) -> (usize, usize) {
         /// A part's largest block should not have more values, so that it stays in a thread's cache.
         const BLOCK: f64 = 32_768.0;
         const MOST: usize = 64;
+        /// A network of convolutions with so many multiply-adds may need as much memory for a sample as for its weights: as
+        /// many samples at a time as there are threads.
+        const ENOUGH: f64 = 5e7;
+        #[cfg(feature = "rayon")]
+        let threads = rayon::current_num_threads();
+        #[cfg(not(feature = "rayon"))]
+        let threads = 1;
+        let sites = self.model.sites();
+        let convolutions = sites.iter().filter(|(_, linear)| !linear.map.forms_matrix());
+        if convolutions.map(|(_, linear)| linear.map.multiply_adds()).sum::<f64>() >= ENOUGH {
+            return (samples.div_ceil(threads).max(1), 1);
+        }
         let weights = |from: usize| -> usize {
-            let dense = self.model.sites().into_iter().filter(|(_, linear)| linear.map.forms_matrix());
+            let dense = sites.iter().filter(|(_, linear)| linear.map.forms_matrix());
             let sizes = dense.map(|(site, _)| site.inputs * site.outputs);
             sizes.filter(|&weights| weights >= from).sum()
         };
         if 2 * weights(linalg::LARGE) >= weights(0) {
             // The products are shared out among the threads, and each reading of the weights should serve many samples.
-            return samples.clamp(1, MOST);
+            let together = samples.clamp(1, MOST);
+            return (together, together);
         }
-        #[cfg(feature = "rayon")]
-        let threads = rayon::current_num_threads();
-        #[cfg(not(feature = "rayon"))]
-        let threads = 1;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates
         let fits = (BLOCK / self.plan.largest_block(self.plan.accumulation())) as usize;
-        samples.div_ceil(threads).min(fits).clamp(1, MOST)
+        let together = samples.div_ceil(threads).min(fits).clamp(1, MOST);
+        (together, together)
     }
 
     /// Explains finite samples of the right length, each into one of the explanations.

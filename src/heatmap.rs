@@ -16,10 +16,14 @@
 //! # Ok::<(), relprop::Error>(())
 //! ```
 
+mod image;
+
 use std::path::Path;
 
 use crate::error::Error;
 use crate::scalar::Scalar;
+
+pub use image::over_channels;
 
 /// Red, green and blue.
 pub type Rgb = [u8; 3];

@@ -1,0 +1,190 @@
+//! Images: what comes in as channels x height x width, and the relevance of its pixels.
+
+use super::{Canvas, Rgb, diverging, mix};
+use crate::error::Error;
+use crate::scalar::Scalar;
+use crate::shape::Shape;
+
+/// The relevance of each pixel: the sum over its channels. `relevance` has the shape channels x height x width in C order.
+///
+/// # Errors
+/// [`Error::Shape`] where it has not as many values, or no height and width.
+///
+/// ```
+/// use relprop::heatmap::over_channels;
+///
+/// assert_eq!(over_channels(&[1.0, 2.0, 10.0, 20.0], [2, 1, 2].into())?, [11.0, 22.0]);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+pub fn over_channels<T: Scalar>(relevance: &[T], shape: Shape) -> Result<Vec<T>, Error> {
+    let plane = plane(relevance.len(), shape)?;
+    let mut sums = vec![T::zero(); plane];
+    for channel in relevance.chunks_exact(plane) {
+        sums.iter_mut().zip(channel).for_each(|(sum, &v)| *sum += v);
+    }
+    Ok(sums)
+}
+
+/// How many pixels an image has that its values fit.
+fn plane(values: usize, shape: Shape) -> Result<usize, Error> {
+    let expected = |text: String| Error::shape("heatmap", values.into(), text);
+    match *shape.dims() {
+        [_, height, width] if shape.size() == values && values > 0 => Ok(height * width),
+        [_, _, _] => Err(expected(format!("values of the shape {shape}"))),
+        _ => Err(expected("an image: channels x height x width".to_owned())),
+    }
+}
+
+impl Canvas {
+    /// Draws an image whose upper left corner is (x, y), each pixel as a square of `cell` x `cell`: three channels as red,
+    /// green and blue, any other number by their mean. The least value is black, the largest white.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] as for [`over_channels`].
+    pub fn draw_image<T: Scalar>(&mut self, x: usize, y: usize, image: &[T], shape: Shape, cell: usize) -> Result<(), Error> {
+        let plane = plane(image.len(), shape)?;
+        let colour = colours(image, shape);
+        self.draw_pixels(x, y, shape, cell, (0..plane).map(colour));
+        Ok(())
+    }
+
+    /// Draws the relevance of an image's pixels over the image: the image pale and grey, and over it blue and red, the more
+    /// opaque the stronger. Cells as in [`draw_image`](Self::draw_image); the strongest pixel is 1 or -1 on the scale of
+    /// [`diverging`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] as for [`over_channels`].
+    ///
+    /// ```
+    /// use relprop::heatmap::Canvas;
+    ///
+    /// let mut canvas = Canvas::new(2, 1, [0; 3])?;
+    /// canvas.draw_overlay(0, 0, &[0.0, 1.0], &[0.0, 3.0], [1, 1, 2].into(), 1)?;
+    /// assert_eq!(canvas.pixel(1, 0), Some([190, 10, 30])); // all of the relevance
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    pub fn draw_overlay<T: Scalar>(
+        &mut self,
+        x: usize,
+        y: usize,
+        image: &[T],
+        relevance: &[T],
+        shape: Shape,
+        cell: usize,
+    ) -> Result<(), Error> {
+        plane(image.len(), shape)?;
+        let sums = over_channels(relevance, shape)?;
+        let finite = |v: T| if v.is_finite() { v.as_f64() } else { 0.0 };
+        let largest = sums.iter().map(|&v| finite(v).abs()).fold(0.0, f64::max);
+        let colour = colours(image, shape);
+        let pixels = sums.iter().enumerate().map(|(pixel, &v)| {
+            let strength = if largest > 0.0 { finite(v) / largest } else { 0.0 };
+            let grey = colour(pixel).map(f64::from).iter().sum::<f64>() / 3.0;
+            // Pale, so that no line of the image is as dark as the strongest relevance.
+            let pale = 150.0 + grey * 105.0 / 255.0;
+            // The root, so that weak relevance is seen, too.
+            mix([pale; 3], diverging(strength.signum()).map(f64::from), strength.abs().sqrt())
+        });
+        let pixels: Vec<Rgb> = pixels.collect();
+        self.draw_pixels(x, y, shape, cell, pixels.into_iter());
+        Ok(())
+    }
+
+    /// Draws another canvas whose upper left corner is (x, y).
+    pub fn draw_canvas(&mut self, x: usize, y: usize, other: &Self) {
+        for (row, line) in other.pixels.chunks_exact(other.width).enumerate() {
+            for (column, &colour) in line.iter().enumerate() {
+                self.fill_rect(x.saturating_add(column), y.saturating_add(row), 1, 1, colour);
+            }
+        }
+    }
+
+    /// Canvases side by side, so many to a row, with a gap around each; every cell is as large as the largest of them.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParameter`] where there is none, or the grid would be larger than a canvas can be.
+    ///
+    /// ```
+    /// use relprop::heatmap::Canvas;
+    ///
+    /// let pictures = [Canvas::new(10, 8, [0; 3])?, Canvas::new(10, 8, [9; 3])?, Canvas::new(6, 8, [99; 3])?];
+    /// let grid = Canvas::grid(&pictures, 2, 4, [255; 3])?;
+    /// assert_eq!((grid.width(), grid.height()), (4 + 14 + 14, 4 + 12 + 12));
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    pub fn grid(pictures: &[Self], columns: usize, gap: usize, background: Rgb) -> Result<Self, Error> {
+        let columns = columns.clamp(1, pictures.len().max(1));
+        let largest = |side: fn(&Self) -> usize| pictures.iter().map(side).max().unwrap_or(0).saturating_add(gap);
+        let (wide, tall) = (largest(Self::width), largest(Self::height));
+        if pictures.is_empty() {
+            return Err(Error::parameter("Canvas", "pictures", 0, "at least one"));
+        }
+        let along = |count: usize, cell: usize| count.saturating_mul(cell).saturating_add(gap);
+        let mut grid = Self::new(along(columns, wide), along(pictures.len().div_ceil(columns), tall), background)?;
+        for (index, picture) in pictures.iter().enumerate() {
+            grid.draw_canvas(gap + index % columns * wide, gap + index / columns * tall, picture);
+        }
+        Ok(grid)
+    }
+
+    fn draw_pixels(&mut self, x: usize, y: usize, shape: Shape, cell: usize, colours: impl Iterator<Item = Rgb>) {
+        let [_, width] = shape.plane();
+        for (pixel, colour) in colours.enumerate() {
+            let at = |from: usize, index: usize| from.saturating_add(index.saturating_mul(cell));
+            self.fill_rect(at(x, pixel % width), at(y, pixel / width), cell, cell, colour);
+        }
+    }
+}
+
+/// The colour of each pixel of an image.
+fn colours<T: Scalar>(image: &[T], shape: Shape) -> impl Fn(usize) -> Rgb + '_ {
+    let finite = |v: T| if v.is_finite() { v.as_f64() } else { 0.0 };
+    let (least, largest) = image.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, largest), &v| {
+        let v = finite(v);
+        (least.min(v), largest.max(v))
+    });
+    let range = if largest > least { largest - least } else { 1.0 };
+    let (channels, plane) = (shape.channels(), image.len() / shape.channels().max(1));
+    let of = move |channel: usize, pixel: usize| (finite(image[channel * plane + pixel]) - least) / range;
+    move |pixel| {
+        let channel = |v: f64| mix([0.0; 3], [255.0; 3], v)[0];
+        if channels == 3 {
+            [0, 1, 2].map(|c| channel(of(c, pixel)))
+        } else {
+            [channel((0..channels).map(|c| of(c, pixel)).sum::<f64>() / channels as f64); 3]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overlay_is_grey_where_nothing_is_relevant() {
+        let mut canvas = Canvas::new(8, 4, [0; 3]).unwrap();
+        let image = [0.0, 0.5, 1.0, 0.0, 0.0, 0.5, 1.0, 0.0, 0.0, 0.5, 1.0, 0.0];
+        let relevance = [0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0];
+        canvas.draw_overlay(0, 0, &image, &relevance, [3, 2, 2].into(), 2).unwrap();
+        assert_eq!(canvas.pixel(0, 0), Some([150; 3]));
+        assert_eq!(canvas.pixel(0, 3), Some([255; 3]));
+        assert_eq!(canvas.pixel(3, 3), Some(diverging(-1.0)));
+        canvas.draw_image(4, 0, &image, [3, 2, 2].into(), 2).unwrap();
+        assert_eq!([canvas.pixel(4, 0), canvas.pixel(4, 3)], [Some([0; 3]), Some([255; 3])]);
+    }
+
+    #[test]
+    fn what_is_no_image_is_an_error() {
+        let mut canvas = Canvas::new(8, 4, [0; 3]).unwrap();
+        assert!(matches!(over_channels(&[1.0; 5], [1, 2, 2].into()), Err(Error::Shape { .. })));
+        assert!(matches!(over_channels(&[1.0; 4], 4.into()), Err(Error::Shape { .. })));
+        assert!(canvas.draw_image(0, 0, &[1.0; 5], [1, 2, 2].into(), 1).is_err());
+        assert!(canvas.draw_overlay(0, 0, &[1.0; 4], &[1.0; 3], [1, 2, 2].into(), 1).is_err());
+        assert!(Canvas::grid(&[], 1, 1, [0; 3]).is_err());
+        assert!(Canvas::grid(&[canvas.clone(), canvas], 1, usize::MAX, [0; 3]).is_err());
+        // What is not finite is drawn as nothing.
+        let mut canvas = Canvas::new(2, 1, [0; 3]).unwrap();
+        canvas.draw_overlay(0, 0, &[f64::NAN, 1.0], &[f64::INFINITY, 0.0], [1, 1, 2].into(), 1).unwrap();
+        assert_eq!(canvas.pixel(1, 0), Some([255; 3]));
+    }
+}
