@@ -73,6 +73,8 @@ impl<T: Scalar> Composite<T> {
     }
 
     fn with(mut self, place: Place, rule: impl RelevanceRule<T> + 'static) -> Self {
+        // A preset that was changed is no longer the one of that name.
+        self.name = None;
         self.settings.push((place, Arc::new(rule)));
         self
     }
@@ -113,37 +115,37 @@ impl<T: Scalar> Composite<T> {
         self.with(Place::Last, rule)
     }
 
-    fn preset(name: String, convolutions: impl RelevanceRule<T> + 'static) -> Self {
-        let convolutions: Arc<dyn RelevanceRule<T>> = Arc::new(convolutions);
-        let mut composite = Self { name: Some(name), ..Self::new(Epsilon::default()) };
-        for kind in CONVOLUTIONS {
-            composite = composite.kind(kind, convolutions.clone());
-        }
-        composite
+    fn by_convolutions(rule: impl RelevanceRule<T> + 'static) -> Self {
+        let rule: Arc<dyn RelevanceRule<T>> = Arc::new(rule);
+        CONVOLUTIONS.into_iter().fold(Self::new(Epsilon::default()), |composite, kind| composite.kind(kind, rule.clone()))
+    }
+
+    fn called(self, name: impl Into<String>) -> Self {
+        Self { name: Some(name.into()), ..self }
     }
 
     /// Convolutions by [`ZPlus`], dense layers by [`Epsilon`], poolings and sums by [`Norm`].
     #[must_use]
     pub fn epsilon_plus() -> Self {
-        Self::preset("EpsilonPlus".to_owned(), ZPlus::default())
+        Self::by_convolutions(ZPlus::default()).called("EpsilonPlus")
     }
 
     /// [`epsilon_plus`](Self::epsilon_plus) with [`Flat`] for the first layer.
     #[must_use]
     pub fn epsilon_plus_flat() -> Self {
-        Self::preset("EpsilonPlusFlat".to_owned(), ZPlus::default()).first(Flat)
+        Self::epsilon_plus().first(Flat).called("EpsilonPlusFlat")
     }
 
     /// Convolutions by [`AlphaBeta`] (2, 1), dense layers by [`Epsilon`], poolings and sums by [`Norm`].
     #[must_use]
     pub fn epsilon_alpha2_beta1() -> Self {
-        Self::preset("EpsilonAlpha2Beta1".to_owned(), AlphaBeta::default())
+        Self::by_convolutions(AlphaBeta::default()).called("EpsilonAlpha2Beta1")
     }
 
     /// [`epsilon_alpha2_beta1`](Self::epsilon_alpha2_beta1) with [`Flat`] for the first layer.
     #[must_use]
     pub fn epsilon_alpha2_beta1_flat() -> Self {
-        Self::preset("EpsilonAlpha2Beta1Flat".to_owned(), AlphaBeta::default()).first(Flat)
+        Self::epsilon_alpha2_beta1().first(Flat).called("EpsilonAlpha2Beta1Flat")
     }
 
     /// Convolutions by [`Gamma`] (0.25), dense layers by [`Epsilon`], poolings and sums by [`Norm`], the first layer by
@@ -152,7 +154,8 @@ impl<T: Scalar> Composite<T> {
     /// # Errors
     /// [`Error::InvalidParameter`] unless low <= high, both finite.
     pub fn epsilon_gamma_box(low: f64, high: f64) -> Result<Self, Error> {
-        Ok(Self::preset(format!("EpsilonGammaBox({low:?}, {high:?})"), Gamma::default()).first(ZBox::new(low, high)?))
+        let composite = Self::by_convolutions(Gamma::default()).first(ZBox::new(low, high)?);
+        Ok(composite.called(format!("EpsilonGammaBox({low:?}, {high:?})")))
     }
 
     fn at(&self, site: &Site<'_>) -> &dyn RelevanceRule<T> {
@@ -235,5 +238,7 @@ mod tests {
         let gamma = Composite::epsilon_gamma_box(-1.0, 1.0).unwrap();
         assert_eq!(names(gamma), ["ZBox(-1.0, 1.0)", "Gamma(0.25)", "Norm", "Norm", "Epsilon(1e-6)"]);
         assert!(Composite::<f64>::epsilon_gamma_box(1.0, -1.0).is_err());
+        assert_eq!(RelevanceRule::name(&Composite::<f64>::epsilon_plus_flat()), "EpsilonPlusFlat");
+        assert_eq!(RelevanceRule::name(&Composite::<f64>::epsilon_plus_flat().last(Flat)), "Composite");
     }
 }

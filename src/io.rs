@@ -62,15 +62,29 @@ use architecture::{Module, Weighted, join};
 #[derive(Debug, Clone)]
 pub struct StateDict {
     tensors: BTreeMap<String, Tensor>,
-    architecture: Option<String>,
-    input: Option<Shape>,
+    metadata: BTreeMap<String, String>,
 }
+
+/// The keys of the metadata under which a model's layers and the shape of a sample stand.
+const ARCHITECTURE: &str = "architecture";
+const INPUT: &str = "input";
 
 #[derive(Debug, Clone)]
 struct Tensor {
     shape: Vec<usize>,
     number: Number,
     data: Data,
+}
+
+/// One to three sizes.
+fn shape(text: &str) -> Option<Shape> {
+    let dims: Vec<usize> = text.split_whitespace().map(|dim| dim.parse().ok()).collect::<Option<_>>()?;
+    match *dims {
+        [size] => Some(size.into()),
+        [channels, length] => Some([channels, length].into()),
+        [channels, height, width] => Some([channels, height, width].into()),
+        _ => None,
+    }
 }
 
 /// The type of a tensor's numbers.
@@ -110,6 +124,18 @@ impl StateDict {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// A tensor's shape, `None` where there is no such tensor. Nothing of it is read.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
+    }
+
+    /// What else the file says under this key, such as the names of the outputs if its writer put them there.
+    #[must_use]
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
+    }
+
     /// A tensor's shape and its values in C order; f16, bf16, f32 and f64 are converted.
     ///
     /// # Errors
@@ -125,13 +151,13 @@ impl StateDict {
     pub fn under(&self, prefix: &str) -> Self {
         let inner = |name: &str| name.strip_prefix(prefix)?.strip_prefix('.').map(str::to_owned);
         let tensors = self.tensors.iter().filter_map(|(name, tensor)| Some((inner(name)?, tensor.clone())));
-        Self { tensors: tensors.collect(), architecture: self.architecture.clone(), input: self.input }
+        Self { tensors: tensors.collect(), metadata: self.metadata.clone() }
     }
 
     /// Whether the file says the model's architecture, so that [`to_model`](Self::to_model) can be used.
     #[must_use]
     pub fn has_architecture(&self) -> bool {
-        self.architecture.is_some()
+        self.metadata.contains_key(ARCHITECTURE)
     }
 
     /// The model whose architecture the file says, in lines as PyTorch prints the layers; the tensors of the layer in
@@ -142,7 +168,10 @@ impl StateDict {
     /// [`StateDictBuilder::build`].
     pub fn to_model<T: Scalar>(&self) -> Result<Sequential<T>, Error> {
         let says_none = || malformed("it does not say its architecture".to_owned());
-        self.model_of(self.architecture.as_ref().ok_or_else(says_none)?, self.input)
+        let architecture = self.metadata(ARCHITECTURE).ok_or_else(says_none)?;
+        let unusable = |text| malformed(format!("'{}' is no input shape", architecture::shortened(text)));
+        let input = self.metadata(INPUT).map(|text| shape(text).ok_or_else(|| unusable(text))).transpose()?;
+        self.model_of(architecture, input)
     }
 
     /// The model of these tensors and an architecture in the words of PyTorch: what `print(net)` shows of an `nn.Sequential`,

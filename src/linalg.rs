@@ -25,7 +25,9 @@ use transposed::ApplyTransposed;
 
 pub(crate) use correlate::{Correlation, Direction, Geometry, Planes};
 pub use kernel::Lanes;
-pub(crate) use vectors::{add_scaled, copy_rows, dot, first_non_finite, list_nonzero_rows, max_abs, sum};
+pub(crate) use vectors::{
+    add_scaled, copy, copy_rows, dot, first_non_finite, list_nonzero_rows, max_abs, scaled, sum, sum_in_order,
+};
 use vectors::{count_nonzero, larger};
 
 /// A product with so many weights is shared out among the threads of the caller's pool.

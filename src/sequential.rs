@@ -644,11 +644,11 @@ impl<T: Scalar> Run<'_, T> {
         for branch in branches {
             self.visitor.next();
             let mut copy = self.buffers.values.take(inputs * self.columns);
-            copy.copy_from_slice(&values);
+            linalg::copy(&values, &mut copy);
             let of_branch = self.chain(branch, copy)?;
             let size = branch.output.size();
             for (joined, of_branch) in joined.chunks_exact_mut(outputs).zip(of_branch.chunks_exact(size)) {
-                joined[first..first + size].copy_from_slice(of_branch);
+                linalg::copy(of_branch, &mut joined[first..first + size]);
             }
             self.buffers.values.give(of_branch);
             first += size;

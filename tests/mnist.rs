@@ -1,4 +1,4 @@
-//! The bundled network on the bundled digits: it is as good as its card says, and the ledger closes for every output.
+//! The bundled networks on the bundled digits: they are as good as their card says, and the ledger closes for every output.
 
 #![cfg(feature = "safetensors")]
 
@@ -8,8 +8,14 @@ use relprop::io::StateDict;
 use relprop::nalgebra::DMatrix;
 use relprop::{Relu, Rule, Scalar, Sequential, Softmax};
 
-fn model<T: Scalar>() -> Sequential<T> {
-    let weights = StateDict::open(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/mnist/mlp.safetensors")).unwrap();
+const NETWORKS: [&str; 2] = ["mlp", "cnn"];
+
+fn model<T: Scalar>(network: &str) -> Sequential<T> {
+    let path = format!("{}/examples/mnist/{network}.safetensors", env!("CARGO_MANIFEST_DIR"));
+    let weights = StateDict::open(path).unwrap();
+    if weights.has_architecture() {
+        return weights.to_model().unwrap();
+    }
     let builder = weights.builder().linear("net.1", 784, 320).layer(Relu).linear("net.3", 320, 120).layer(Relu);
     builder.linear("net.5", 120, 40).layer(Relu).linear("net.7", 40, 10).layer(Softmax).build().unwrap()
 }
@@ -31,16 +37,18 @@ fn digits<T: Scalar>() -> DMatrix<T> {
 #[test]
 fn recognises_the_bundled_digits() {
     let labels = data("digits-labels-idx1-ubyte.gz", 8);
-    let outputs = model::<f32>().forward_batch(&digits()).unwrap();
     assert!(labels.len() >= 500);
-    let right = outputs.column_iter().zip(&labels).filter(|(output, label)| output.imax() == usize::from(**label)).count();
-    println!("{right} of {}", labels.len());
-    assert!(right * 100 >= labels.len() * 97);
+    for network in NETWORKS {
+        let outputs = model::<f32>(network).forward_batch(&digits()).unwrap();
+        let right = outputs.column_iter().zip(&labels).filter(|(output, label)| output.imax() == usize::from(**label)).count();
+        println!("{network}: {right} of {}", labels.len());
+        assert!(right * 100 >= labels.len() * 97);
+    }
 }
 
-fn worst_imbalance<T: Scalar>(rule: Rule) -> f64 {
+fn worst_imbalance<T: Scalar>(network: &str, rule: Rule) -> f64 {
     let mut worst = 0.0_f64;
-    for explanation in model::<T>().explain_batch(&digits(), rule).unwrap() {
+    for explanation in model::<T>(network).explain_batch(&digits(), rule).unwrap() {
         for target in 0..10 {
             worst = worst.max(explanation.ledger(target).unwrap().imbalance());
         }
@@ -51,10 +59,12 @@ fn worst_imbalance<T: Scalar>(rule: Rule) -> f64 {
 #[test]
 fn the_ledger_closes() {
     println!("worst |1 - sum| over the sum of magnitudes, in f32 and f64:");
-    // Pass wants layers with as many inputs as outputs.
-    for rule in Rule::ALL.into_iter().filter(|&rule| rule != Rule::Pass) {
-        let (single, double) = (worst_imbalance::<f32>(rule), worst_imbalance::<f64>(rule));
-        println!("  {:<12} {single:.1e} {double:.1e}", format!("{rule:?}"));
-        assert!(single <= 1e-5 && double <= 1e-12, "{rule:?}");
+    for network in NETWORKS {
+        // Pass wants layers with as many inputs as outputs.
+        for rule in Rule::ALL.into_iter().filter(|&rule| rule != Rule::Pass) {
+            let (single, double) = (worst_imbalance::<f32>(network, rule), worst_imbalance::<f64>(network, rule));
+            println!("  {network} {:<12} {single:.1e} {double:.1e}", format!("{rule:?}"));
+            assert!(single <= 1e-5 && double <= 1e-12, "{network}, {rule:?}");
+        }
     }
 }

@@ -22,9 +22,9 @@ usage: cargo run --release --example mnist -- [options]
 
   --data DIR      a folder with a pair of IDX files, *images-idx3-ubyte and *labels-idx1-ubyte, plain or .gz
                   (default: 720 digits of printed typefaces that come with the example)
-  --model FILE    a safetensors file: a whole model written by relprop, or the state dict of a
-                  784-320-120-40-10 network whose layers are net.1, net.3, net.5 and net.7
-                  (default: the network that comes with the example)
+  --model MODEL   mlp or cnn, the dense and the convolutional network that come with the example, or a safetensors file:
+                  a whole model written by relprop, or the state dict of a 784-320-120-40-10 network whose layers are
+                  net.1, net.3, net.5 and net.7 (default: mlp)
   --rule RULE     the rule for the maps of all outputs: lrp0, epsilon, gamma, gammaplain, zplus, alphabeta, wsquare, flat,
                   norm, relative (default: epsilon)
   --count N       how many digits to explain, 1 to 150 (default: 10)
@@ -35,7 +35,8 @@ usage: cargo run --release --example mnist -- [options]
 /// How many rows a picture can have.
 const MOST: usize = 150;
 
-const MODEL: &[u8] = include_bytes!("mlp.safetensors");
+const MLP: &[u8] = include_bytes!("mlp.safetensors");
+const CNN: &[u8] = include_bytes!("cnn.safetensors");
 const IMAGES: &[u8] = include_bytes!("digits-images-idx3-ubyte.gz");
 const LABELS: &[u8] = include_bytes!("digits-labels-idx1-ubyte.gz");
 
@@ -90,7 +91,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
 /// The command line.
 struct Options {
     data: Option<PathBuf>,
-    model: Option<PathBuf>,
+    model: PathBuf,
     rule: Rule,
     count: usize,
     out: PathBuf,
@@ -99,8 +100,8 @@ struct Options {
 impl Options {
     /// `None` where the help is asked for.
     fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Option<Self>, String> {
-        let mut options =
-            Self { data: None, model: None, rule: Rule::Epsilon, count: 10, out: PathBuf::from("mnist-relevance.png") };
+        let (model, out) = (PathBuf::from("mlp"), PathBuf::from("mnist-relevance.png"));
+        let mut options = Self { data: None, model, rule: Rule::Epsilon, count: 10, out };
         while let Some(flag) = arguments.next() {
             let flag = flag.to_string_lossy().into_owned();
             if flag == "--help" || flag == "-h" {
@@ -112,7 +113,7 @@ impl Options {
             let value = arguments.next().ok_or_else(|| format!("{flag} needs a value"))?;
             match flag.as_str() {
                 "--data" => options.data = Some(value.into()),
-                "--model" => options.model = Some(value.into()),
+                "--model" => options.model = value.into(),
                 "--out" => options.out = value.into(),
                 "--rule" => options.rule = parse_rule(&value.to_string_lossy())?,
                 _ => options.count = parse_count(&value.to_string_lossy())?,
@@ -122,9 +123,12 @@ impl Options {
     }
 
     fn model(&self) -> Result<Sequential<f32>, Failure> {
-        let Some(path) = &self.model else {
-            return build(&StateDict::from_safetensors(MODEL)?);
-        };
+        let path = &self.model;
+        match path.to_str() {
+            Some("mlp") => return build(&StateDict::from_safetensors(MLP)?),
+            Some("cnn") => return Ok(StateDict::from_safetensors(CNN)?.to_model()?),
+            _ => {}
+        }
         let named = |failure: Failure| -> Failure {
             let (text, path) = (failure.to_string(), path.display().to_string());
             if text.contains(&path) { failure } else { format!("{path}: {text}").into() }

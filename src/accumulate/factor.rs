@@ -10,6 +10,7 @@ use crate::accumulate::Cause;
 use crate::accumulate::ruled::{self, Ruled, Shares};
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
+use crate::linalg;
 use crate::rule::RelevanceRule;
 use crate::scalar::Scalar;
 use crate::sequential::{Bound, Chain, Leaving, Linear, Sequential};
@@ -354,7 +355,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
                 let mut first = 0;
                 for branch in branches {
                     let mut copy = buffers.values.take(x.len());
-                    copy.copy_from_slice(x);
+                    linalg::copy(x, &mut copy);
                     let of_branch = self.through(sample, branch, copy, columns, buffers);
                     let size = self.size(branch);
                     for (out, from) in out.chunks_exact_mut(outputs).zip(of_branch.chunks_exact(size)) {
@@ -394,17 +395,17 @@ impl<'a, T: Scalar> Linked<'a, T> {
                 }
             }
             Parts::Branches(branches) => {
-                out.fill(T::zero());
-                let (mut row, mut first) = (first, first);
-                let mut place = 0;
-                for branch in branches {
+                // The sinks stand in the order of the branches.
+                let (mut sinks, mut place) = (first, 0);
+                for (number, branch) in branches.iter().enumerate() {
                     let size = self.size(branch);
                     let mut block = buffers.values.take(size * columns * samples);
                     for (block, x) in block.chunks_exact_mut(size).zip(x.chunks_exact(outputs)) {
-                        block.copy_from_slice(&x[place..place + size]);
+                        linalg::copy(&x[place..place + size], block);
                     }
-                    row += branch.iter().map(|factor| self.inner(factor).prepared().sinks.len()).sum::<usize>();
-                    let mut end = row;
+                    place += size;
+                    sinks += branch.iter().map(|factor| self.inner(factor).prepared().sinks.len()).sum::<usize>();
+                    let mut end = sinks;
                     for factor in branch.iter().rev() {
                         let linked = self.inner(factor);
                         end -= linked.prepared().sinks.len();
@@ -413,12 +414,13 @@ impl<'a, T: Scalar> Linked<'a, T> {
                         buffers.values.give(block);
                         block = next;
                     }
-                    out.iter_mut().zip(&*block).for_each(|(out, &v)| *out += v);
+                    if number == 0 {
+                        linalg::copy(&block, out);
+                    } else {
+                        linalg::add_scaled(T::one(), &block, out);
+                    }
                     buffers.values.give(block);
-                    place += size;
-                    first = row;
                 }
-                let _ = first;
             }
         }
     }

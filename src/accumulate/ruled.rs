@@ -293,7 +293,7 @@ impl<T: Scalar> Ruled<T> {
         // The layer's own output, where its sign decides.
         let mut y = buffers.values.take(if self.is_gated() { outputs } else { 0 });
         if !y.is_empty() {
-            y.copy_from_slice(product);
+            linalg::copy(product, &mut y);
             layer::add_bias(map.bias(), &mut y);
         }
         let mut rows = Stored { causes: &self.stored, outputs: self.outputs, rows: &mut stored };
@@ -332,7 +332,7 @@ impl<T: Scalar> Ruled<T> {
             let v = self.map(term.v);
             match (term.u, term.v) {
                 // The forward pass has made this product already.
-                (Scale::Inputs, Weights::Own) => out.copy_from_slice(product),
+                (Scale::Inputs, Weights::Own) => linalg::copy(product, out),
                 (Scale::Inputs, _) => v.apply(z, out),
                 (Scale::Mapped(k), _) => v.apply(&mapped[k * z.len()..][..z.len()], out),
                 (Scale::Ones, _) => {
@@ -347,7 +347,7 @@ impl<T: Scalar> Ruled<T> {
         for term in others {
             let mut next = buffers.values.take(total.len());
             numerators(term, &mut next, buffers);
-            add(total, &next);
+            linalg::add_scaled(T::one(), &next, total);
             buffers.values.give(next);
         }
     }
@@ -469,8 +469,12 @@ impl<T: Scalar> Derived<'_, T> {
         match self {
             Self::Times(bias) if bias.each() == 1 => linalg::sum([t, x, bias.values()], |t, x, b| t * x * b),
             Self::Times(bias) => {
-                let channels = t.chunks_exact(bias.each()).zip(x.chunks_exact(bias.each())).zip(bias.values());
-                channels.map(|((t, x), b)| linalg::dot(t, x) * b.as_f64()).sum()
+                let each = bias.each();
+                let of_channel = |channel: usize| {
+                    let [t, x] = [t, x].map(|values| &values[channel * each..][..each]);
+                    linalg::dot(t, x) * bias.values()[channel].as_f64()
+                };
+                linalg::sum_in_order(bias.values().len(), t.len(), of_channel)
             }
             Self::Magnitude(by) => linalg::sum([t, x, x], |t, x, _| t.abs() * x) * by.as_f64(),
             Self::Lost(c) => {
@@ -677,18 +681,10 @@ impl<'a, T: Scalar> Linked<'a, T> {
         for term in others {
             let mut next = buffers.values.take(out.len());
             product(term, &mut next, buffers);
-            add(out, &next);
+            linalg::add_scaled(T::one(), &next, out);
             buffers.values.give(next);
         }
     }
-}
-
-fn add<T: Scalar>(sum: &mut [T], values: &[T]) {
-    linalg::zip_parts(sum, values, |_, sum, values| {
-        for (sum, &v) in sum.iter_mut().zip(values) {
-            *sum += v;
-        }
-    });
 }
 
 /// √(mean t²), without overflow.

@@ -316,6 +316,7 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
             let (beta, threshold) = (arguments.number("beta", 1.0)?, arguments.number("threshold", 20.0)?);
             Arc::new(Softplus::new(beta, threshold).map_err(refused)?)
         }
+        "ReLU6" => Arc::new(HardTanh::new(0.0, 6.0).map_err(refused)?),
         "Hardtanh" => {
             let (min, max) = (arguments.number("min_val", -1.0)?, arguments.number("max_val", 1.0)?);
             Arc::new(HardTanh::new(min, max).map_err(refused)?)

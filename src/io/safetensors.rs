@@ -9,27 +9,10 @@ use std::sync::Arc;
 use safetensors::tensor::{Metadata, TensorView};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
-use super::architecture::shortened;
-use super::{Data, Number, StateDict, Tensor, architecture};
+use super::{ARCHITECTURE, Data, INPUT, Number, StateDict, Tensor, architecture};
 use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::sequential::{Bound, Sequential, describe};
-use crate::shape::Shape;
-
-/// The key of the file's metadata under which the layers stand.
-const ARCHITECTURE: &str = "architecture";
-const INPUT: &str = "input";
-
-/// One to three sizes.
-fn shape(text: &str) -> Option<Shape> {
-    let dims: Vec<usize> = text.split_whitespace().map(|dim| dim.parse().ok()).collect::<Option<_>>()?;
-    match *dims {
-        [size] => Some(size.into()),
-        [channels, length] => Some([channels, length].into()),
-        [channels, height, width] => Some([channels, height, width].into()),
-        _ => None,
-    }
-}
 
 impl StateDict {
     /// Reads the content of a safetensors file.
@@ -39,7 +22,7 @@ impl StateDict {
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self, Error> {
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| malformed(&e))?;
         let first = bytes.len() - header.data_len();
-        Self::with_header(&header, |from, to| Data::Held(bytes[first + from..first + to].into()))
+        Ok(Self::with_header(&header, |from, to| Data::Held(bytes[first + from..first + to].into())))
     }
 
     pub(super) fn open_safetensors(path: &Path) -> Result<Self, Error> {
@@ -62,14 +45,12 @@ impl StateDict {
             return Err(malformed(&SafeTensorError::MetadataIncompleteBuffer));
         }
         let path = Arc::new(path.to_owned());
-        Self::with_header(&header, |from, to| Data::InFile { path: path.clone(), at: first + from as u64, length: to - from })
+        let at = |from: usize, to: usize| Data::InFile { path: path.clone(), at: first + from as u64, length: to - from };
+        Ok(Self::with_header(&header, at))
     }
 
     /// What a header says, with the data from one place to another behind it.
-    fn with_header(header: &Metadata, data: impl Fn(usize, usize) -> Data) -> Result<Self, Error> {
-        let said = |key: &str| header.metadata().as_ref().and_then(|metadata| metadata.get(key)).cloned();
-        let unusable = |text: &str| super::malformed(format!("'{}' is no input shape", shortened(text)));
-        let input = said(INPUT).map(|text| shape(&text).ok_or_else(|| unusable(&text))).transpose()?;
+    fn with_header(header: &Metadata, data: impl Fn(usize, usize) -> Data) -> Self {
         let tensors = header.tensors().into_iter().map(|(name, info)| {
             let number = match info.dtype {
                 Dtype::F16 => Number::F16,
@@ -81,7 +62,8 @@ impl StateDict {
             let (from, to) = info.data_offsets;
             (name, Tensor { shape: info.shape.clone(), number, data: data(from, to) })
         });
-        Ok(Self { tensors: tensors.collect(), architecture: said(ARCHITECTURE), input })
+        let metadata = header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone()));
+        Self { tensors: tensors.collect(), metadata: metadata.collect() }
     }
 }
 

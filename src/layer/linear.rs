@@ -333,7 +333,7 @@ impl<T: Scalar> LinearMap<T> for Sum<T> {
     fn apply(&self, x: &[T], y: &mut [T]) {
         let size = self.shape.size();
         for (x, y) in x.chunks_exact(self.blocks * size).zip(y.chunks_exact_mut(size)) {
-            y.iter_mut().zip(x).for_each(|(y, &x)| *y = self.weight * x);
+            linalg::scaled(self.weight, &x[..size], y);
             for x in x[size..].chunks_exact(size) {
                 linalg::add_scaled(self.weight, x, y);
             }
@@ -344,7 +344,7 @@ impl<T: Scalar> LinearMap<T> for Sum<T> {
         let size = self.shape.size();
         for (x, y) in x.chunks_exact_mut(self.blocks * size).zip(y.chunks_exact(size)) {
             for x in x.chunks_exact_mut(size) {
-                x.iter_mut().zip(y).for_each(|(x, &y)| *x = self.weight * y);
+                linalg::scaled(self.weight, y, x);
             }
         }
     }

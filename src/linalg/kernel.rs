@@ -115,73 +115,110 @@ pub fn combine<S: Simd, T: Lanes, const N: usize>(
     add: bool,
 ) {
     let lanes = T::lanes::<S>();
-    let mut row = rows.start;
-    // As many vectors at once as keep a dozen sums in registers.
-    if N == 1 {
-        while row + 8 * lanes <= rows.end {
-            tile::<S, T, 8, N>(simd, w, row, (offsets, x), (y, columns), add);
-            row += 8 * lanes;
-        }
+    if rows.len() < lanes {
+        return few::<S, T, N>(simd, w, rows, (offsets, x), (y, columns), add);
     }
-    if N <= 2 || S::REGISTER_COUNT >= 32 {
-        while row + 4 * lanes <= rows.end {
-            tile::<S, T, 4, N>(simd, w, row, (offsets, x), (y, columns), add);
-            row += 4 * lanes;
+    // As many vectors at once as keep one or two dozen sums in registers.
+    let most = match N {
+        1 => 8,
+        2 => 4,
+        _ if S::REGISTER_COUNT >= 32 => 4,
+        _ => 2,
+    };
+    let mut first = rows.start;
+    while first < rows.end {
+        let vectors = (rows.end - first).div_ceil(lanes);
+        // The last one may overlap the one before it, which then has to be in its tile: so never one alone is left.
+        let together = if vectors <= most { vectors } else { most.min(vectors / 2) };
+        let some = first..rows.end.min(first + together * lanes);
+        macro_rules! of {
+            ($($v:literal),*) => {
+                match together {
+                    $($v => tile::<S, T, $v, N>(simd, w, some.clone(), (offsets, x), (y, columns), add),)*
+                    5 if N == 1 => tile::<S, T, 5, N>(simd, w, some.clone(), (offsets, x), (y, columns), add),
+                    6 if N == 1 => tile::<S, T, 6, N>(simd, w, some.clone(), (offsets, x), (y, columns), add),
+                    7 if N == 1 => tile::<S, T, 7, N>(simd, w, some.clone(), (offsets, x), (y, columns), add),
+                    _ if N == 1 => tile::<S, T, 8, N>(simd, w, some.clone(), (offsets, x), (y, columns), add),
+                    _ => {}
+                }
+            };
         }
-    }
-    while row + 2 * lanes <= rows.end {
-        tile::<S, T, 2, N>(simd, w, row, (offsets, x), (y, columns), add);
-        row += 2 * lanes;
-    }
-    while row + lanes <= rows.end {
-        tile::<S, T, 1, N>(simd, w, row, (offsets, x), (y, columns), add);
-        row += lanes;
-    }
-    if row < rows.end {
-        let rows = row..rows.end;
-        let mut sums = [T::splat(simd, T::default()); N];
-        for (&at, x) in offsets.iter().zip(x) {
-            let w = T::load(simd, &w[at + rows.start..at + rows.end]);
-            for c in 0..N {
-                sums[c] = T::mul_add(simd, w, T::splat(simd, x[c]), sums[c]);
-            }
-        }
-        for c in 0..N {
-            let y = &mut y[columns[c] + rows.start..columns[c] + rows.end];
-            let sum = if add { T::add(simd, T::load(simd, y), sums[c]) } else { sums[c] };
-            T::store(simd, y, sum);
-        }
+        of!(1, 2, 3, 4);
+        first = some.end;
     }
 }
 
-/// [`combine`] over V vectors of rows.
+/// [`combine`] over V vectors of rows, of which the last ends with the rows and may overlap the one before.
 #[inline(always)]
 fn tile<S: Simd, T: Lanes, const V: usize, const N: usize>(
     simd: S,
     w: &[T],
-    row: usize,
+    rows: Range<usize>,
     (offsets, x): (&[usize], &[[T; N]]),
     (y, columns): (&mut [T], [usize; N]),
     add: bool,
 ) {
-    let height = V * T::lanes::<S>();
-    let mut sums = [[T::splat(simd, T::default()); V]; N];
+    let (lanes, height) = (T::lanes::<S>(), rows.len());
+    let mut places = [0; V];
+    for v in 0..V {
+        places[v] = (v * lanes).min(height - lanes);
+    }
+    let zero = T::splat(simd, T::default());
+    let mut sums = [[zero; V]; N];
+    let mut of_w = [zero; V];
     for (&at, x) in offsets.iter().zip(x) {
-        let (w, _) = T::vectors::<S>(&w[at + row..at + row + height]);
-        // Never otherwise; but so the compiler knows it, too.
-        let Ok(w) = <&[T::Vector<S>; V]>::try_from(w) else { return };
+        let w = &w[at + rows.start..at + rows.end];
+        for v in 0..V {
+            of_w[v] = vector::<S, T>(w, places[v], lanes);
+        }
         for c in 0..N {
             let x = T::splat(simd, x[c]);
             for v in 0..V {
-                sums[c][v] = T::mul_add(simd, w[v], x, sums[c][v]);
+                sums[c][v] = T::mul_add(simd, of_w[v], x, sums[c][v]);
             }
         }
     }
     for c in 0..N {
-        let (y, _) = T::vectors_mut::<S>(&mut y[columns[c] + row..columns[c] + row + height]);
-        for (y, sum) in y.iter_mut().zip(sums[c]) {
-            *y = if add { T::add(simd, *y, sum) } else { sum };
+        let y = &mut y[columns[c] + rows.start..columns[c] + rows.end];
+        // All of them are read before one is written.
+        let mut before = [zero; V];
+        if add {
+            for v in 0..V {
+                before[v] = vector::<S, T>(y, places[v], lanes);
+            }
         }
+        for v in 0..V {
+            T::vectors_mut::<S>(&mut y[places[v]..places[v] + lanes]).0[0] = T::add(simd, before[v], sums[c][v]);
+        }
+    }
+}
+
+#[inline(always)]
+fn vector<S: Simd, T: Lanes>(values: &[T], at: usize, lanes: usize) -> T::Vector<S> {
+    T::vectors::<S>(&values[at..at + lanes]).0[0]
+}
+
+/// [`combine`] over fewer rows than a vector has lanes.
+#[inline(always)]
+fn few<S: Simd, T: Lanes, const N: usize>(
+    simd: S,
+    w: &[T],
+    rows: Range<usize>,
+    (offsets, x): (&[usize], &[[T; N]]),
+    (y, columns): (&mut [T], [usize; N]),
+    add: bool,
+) {
+    let mut sums = [T::splat(simd, T::default()); N];
+    for (&at, x) in offsets.iter().zip(x) {
+        let w = T::load(simd, &w[at + rows.start..at + rows.end]);
+        for c in 0..N {
+            sums[c] = T::mul_add(simd, w, T::splat(simd, x[c]), sums[c]);
+        }
+    }
+    for c in 0..N {
+        let y = &mut y[columns[c] + rows.start..columns[c] + rows.end];
+        let sum = if add { T::add(simd, T::load(simd, y), sums[c]) } else { sums[c] };
+        T::store(simd, y, sum);
     }
 }
 

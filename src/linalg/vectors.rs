@@ -5,13 +5,30 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::PART;
 use crate::scalar::Scalar;
 
 /// `y += a x`.
 pub(crate) fn add_scaled<T: Scalar>(a: T, x: &[T], y: &mut [T]) {
-    for (y, &x) in y.iter_mut().zip(x) {
-        *y += a * x;
-    }
+    super::zip_parts(y, x, |_, y, x| {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y += a * x;
+        }
+    });
+}
+
+/// `y = a x`.
+pub(crate) fn scaled<T: Scalar>(a: T, x: &[T], y: &mut [T]) {
+    super::zip_parts(y, x, |_, y, x| {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y = a * x;
+        }
+    });
+}
+
+/// `y = x`.
+pub(crate) fn copy<T: Scalar>(x: &[T], y: &mut [T]) {
+    super::zip_parts(y, x, |_, y, x| y.copy_from_slice(x));
 }
 
 /// Rows of a column-major matrix of `rows` x `columns`, one after another: the k-th is row `chosen(k)`, and there are as many
@@ -100,15 +117,15 @@ pub(crate) fn max_abs<T: Scalar>(values: &[T]) -> T {
         if not_a_number { T::nan() } else { max }
     };
     #[cfg(feature = "rayon")]
-    if values.len() > 2 * super::PART {
+    if values.len() > 2 * PART {
         use rayon::prelude::*;
-        return values.par_chunks(super::PART).map(of_part).reduce(T::zero, larger);
+        return values.par_chunks(PART).map(of_part).reduce(T::zero, larger);
     }
     of_part(values)
 }
 
 /// Σ f(a, b, c), in double precision but for short runs.
-pub(crate) fn sum<T: Scalar>([a, b, c]: [&[T]; 3], f: impl Fn(T, T, T) -> T) -> f64 {
+pub(crate) fn sum<T: Scalar>([a, b, c]: [&[T]; 3], f: impl Fn(T, T, T) -> T + Sync) -> f64 {
     const LANES: usize = 16;
     const RUN: usize = 512;
     let of_run = |((a, b), c): ((&[T], &[T]), &[T])| {
@@ -122,7 +139,24 @@ pub(crate) fn sum<T: Scalar>([a, b, c]: [&[T]; 3], f: impl Fn(T, T, T) -> T) -> 
         let rest: T = a_rest.iter().zip(b_rest).zip(c_rest).map(|((&a, &b), &c)| f(a, b, c)).sum();
         (lanes.iter().copied().sum::<T>() + rest).as_f64()
     };
-    a.chunks(RUN).zip(b.chunks(RUN)).zip(c.chunks(RUN)).map(of_run).sum()
+    let of_part = |part: usize| -> f64 {
+        let range = part * PART..a.len().min((part + 1) * PART);
+        let [a, b, c] = [a, b, c].map(|values| &values[range.clone()]);
+        a.chunks(RUN).zip(b.chunks(RUN)).zip(c.chunks(RUN)).map(of_run).sum()
+    };
+    sum_in_order(a.len().div_ceil(PART), a.len(), of_part)
+}
+
+/// The sum of so many terms, always in the same order; those that are worth it are made on all threads of the caller's pool.
+pub(crate) fn sum_in_order(terms: usize, work: usize, term: impl Fn(usize) -> f64 + Sync) -> f64 {
+    #[cfg(feature = "rayon")]
+    if work > 2 * PART {
+        use rayon::prelude::*;
+        let least = (terms * PART).div_ceil(work);
+        return (0..terms).into_par_iter().with_min_len(least).map(&term).collect::<Vec<f64>>().into_iter().sum();
+    }
+    let _ = work;
+    (0..terms).map(term).sum()
 }
 
 /// Σ a b, in double precision but for short runs.
@@ -135,9 +169,9 @@ pub(crate) fn first_non_finite<T: Scalar>(values: &[T]) -> Option<(usize, T)> {
     // Without an early exit the sweep runs in vector registers, and it nearly always finds nothing.
     let all_finite = |values: &[T]| values.iter().fold(true, |finite, v| finite & v.is_finite());
     #[cfg(feature = "rayon")]
-    if values.len() > 2 * super::PART {
+    if values.len() > 2 * PART {
         use rayon::prelude::*;
-        if values.par_chunks(super::PART).all(all_finite) {
+        if values.par_chunks(PART).all(all_finite) {
             return None;
         }
     }

@@ -1,4 +1,4 @@
-"""Train the network of the MNIST example and save it as safetensors.
+"""Train a network of the MNIST example and save it as safetensors.
 
 Without --validate the network is trained on all training data, saved, and
 measured once on the two test sets. With --validate a part of the training data
@@ -25,23 +25,55 @@ MNIST_TRAIN = 8000
 MNIST_VALIDATE = 1000
 
 
+def mlp():
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(784, 320),
+        nn.ReLU(),
+        nn.Linear(320, 120),
+        nn.ReLU(),
+        nn.Linear(120, 40),
+        nn.ReLU(),
+        nn.Linear(40, 10),
+        nn.Softmax(dim=-1),
+    )
+
+
+def cnn():
+    return nn.Sequential(
+        nn.Conv2d(1, 12, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(12, 24, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(24, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(1568, 10),
+        nn.Softmax(dim=-1),
+    )
+
+
+NETWORKS = {"mlp": mlp, "cnn": cnn}
+
+
 class Net(nn.Module):
-    def __init__(self):
+    def __init__(self, network):
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(784, 320),
-            nn.ReLU(),
-            nn.Linear(320, 120),
-            nn.ReLU(),
-            nn.Linear(120, 40),
-            nn.ReLU(),
-            nn.Linear(40, 10),
-            nn.Softmax(dim=-1),
-        )
+        self.net = NETWORKS[network]()
 
     def logits(self, x):
         return self.net[:-1](x)
+
+    def save(self, network, path):
+        if network == "mlp":
+            # A bare state dict, as most files are: the example gives the architecture.
+            save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path)
+        else:
+            # A whole model: the file tells the architecture.
+            architecture = {"architecture": "\n".join(map(repr, self.net)), "input": "1 28 28"}
+            save_file({k: v.contiguous() for k, v in self.net.state_dict().items()}, path, architecture)
 
 
 def read_idx(path):
@@ -131,7 +163,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mnist", required=True, help="folder with the MNIST t10k files")
     parser.add_argument("--fonts", default=render.SYSTEM_FONTS, help="folder with the fonts")
-    parser.add_argument("--out", type=Path, default=render.HERE.parent / "mlp.safetensors")
+    parser.add_argument("--model", choices=NETWORKS, default="mlp")
+    parser.add_argument("--out", type=Path, help="default: MODEL.safetensors in the folder above")
     parser.add_argument("--validate", action="store_true")
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--lr", type=float, default=1.5e-3)
@@ -142,6 +175,7 @@ def main():
     parser.add_argument("--shift", type=float, default=1.5, help="pixels")
     parser.add_argument("--elastic", type=float, default=12.0, help="strength of the field")
     args = parser.parse_args()
+    out = args.out or render.HERE.parent / f"{args.model}.safetensors"
 
     # One thread: sums are then always taken in the same order.
     torch.set_num_threads(1)
@@ -160,7 +194,7 @@ def main():
         mx, my, tx, ty = mx[:cut], my[:cut], tx[~held], ty[~held]
     print(f"training on {len(mx)} MNIST and {len(tx)} typeface digits", flush=True)
 
-    model = Net()
+    model = Net(args.model)
     # No decay of the biases, as is usual.
     groups = [
         {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": args.decay},
@@ -185,7 +219,7 @@ def main():
 
     model.eval()
     if not args.validate:
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, args.out)
+        model.save(args.model, out)
         images, labels, _ = render.render_role("held-out", args.fonts)
         sets = [
             ("MNIST, last 2,000", *read_mnist(args.mnist, slice(MNIST_TRAIN, 10000))),
