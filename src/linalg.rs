@@ -20,8 +20,11 @@ use std::ops::Range;
 use pulp::Arch;
 
 use crate::scalar::Scalar;
+use correlate::Correlate;
 use product::Apply;
 use transposed::ApplyTransposed;
+use vectors::MaxAbs;
+use winograd::{Multiply, Transform};
 
 pub(crate) use correlate::{Correlation, Direction, Geometry, Planes};
 pub use kernel::Lanes;
@@ -34,6 +37,31 @@ use vectors::{count_nonzero, larger};
 pub(crate) const LARGE: usize = 1 << 20;
 /// At most so many columns share what is read of W.
 const GROUP: usize = 6;
+
+/// One of the loops that are written for vectors.
+pub struct Kernel<'a, T: Scalar>(Which<'a, T>);
+
+enum Which<'a, T: Scalar> {
+    Apply(Apply<'a, T>),
+    ApplyTransposed(ApplyTransposed<'a, T>),
+    Correlate(Correlate<'a, T>),
+    Transform(Transform<'a, T>),
+    Multiply(Multiply<'a, T>),
+    MaxAbs(MaxAbs<'a, T>),
+}
+
+/// See [`Scalar::run`].
+pub(crate) fn dispatch<T: Scalar>(kernel: Kernel<'_, T>) {
+    let processor = Arch::new();
+    match kernel.0 {
+        Which::Apply(kernel) => processor.dispatch(kernel),
+        Which::ApplyTransposed(kernel) => processor.dispatch(kernel),
+        Which::Correlate(kernel) => processor.dispatch(kernel),
+        Which::Transform(kernel) => processor.dispatch(kernel),
+        Which::Multiply(kernel) => processor.dispatch(kernel),
+        Which::MaxAbs(kernel) => processor.dispatch(kernel),
+    }
+}
 
 /// What the products prepare of their right hand sides, kept by each thread.
 #[derive(Debug, Default)]
@@ -87,7 +115,7 @@ pub(crate) fn apply<T: Scalar>(w: Matrix<'_, T>, u: Option<&[T]>, x: &[T], y: &m
     let per_sample = u.map_or(1, |u| x.len() / u.len().max(1));
     by_rows(w.outputs, w.values.len(), y, |rows, y| {
         let w = Matrix { values: &w.values[rows.start..], outputs: rows.len(), ..w };
-        T::with_scratch(|scratch| Arch::new().dispatch(Apply { w, u, per_sample, x, y, scratch }));
+        T::with_scratch(|scratch| T::run(Kernel(Which::Apply(Apply { w, u, per_sample, x, y, scratch }))));
     });
 }
 
@@ -98,7 +126,7 @@ pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&
     by_rows(w.inputs, w.values.len(), x, |rows, x| {
         let u = u.map(|values| Columns { values, height: w.inputs, first: rows.start });
         let w = Matrix { values: &w.values[rows.start * w.stride..rows.end * w.stride], inputs: rows.len(), ..w };
-        T::with_scratch(|scratch| Arch::new().dispatch(ApplyTransposed { w, u, per_sample, x, y, scratch }));
+        T::with_scratch(|scratch| T::run(Kernel(Which::ApplyTransposed(ApplyTransposed { w, u, per_sample, x, y, scratch }))));
     });
 }
 

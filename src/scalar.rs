@@ -6,7 +6,7 @@ use std::iter::Sum;
 
 use num_traits::{Float, NumAssign};
 
-use crate::linalg::{self, Lanes, Scratch};
+use crate::linalg::{self, Kernel, Lanes, Scratch};
 
 /// A network's number type: `f32` or `f64`.
 ///
@@ -38,10 +38,19 @@ pub trait Scalar:
     /// Lends what the products need for a moment; each thread has its own.
     #[doc(hidden)]
     fn with_scratch<R>(f: impl FnOnce(&mut Scratch<Self>) -> R) -> R;
+
+    /// Runs a kernel in the processor's widest vectors. Not generic, so that the kernels are compiled once, with this crate,
+    /// and not for everybody who uses it.
+    #[doc(hidden)]
+    fn run(kernel: Kernel<'_, Self>);
 }
 
-macro_rules! with_scratch {
+macro_rules! kernels {
     ($number:ty) => {
+        fn run(kernel: Kernel<'_, Self>) {
+            linalg::dispatch(kernel);
+        }
+
         fn with_scratch<R>(f: impl FnOnce(&mut Scratch<Self>) -> R) -> R {
             thread_local! {
                 static SCRATCH: RefCell<Scratch<$number>> = RefCell::default();
@@ -67,7 +76,7 @@ impl Scalar for f32 {
         libm::erff(self)
     }
 
-    with_scratch!(f32);
+    kernels!(f32);
 }
 
 impl Scalar for f64 {
@@ -85,7 +94,7 @@ impl Scalar for f64 {
         libm::erf(self)
     }
 
-    with_scratch!(f64);
+    kernels!(f64);
 }
 
 mod sealed {

@@ -16,10 +16,10 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::winograd::Winograd;
-use super::{grow, kernel, share_out};
+use super::{Kernel, Which, grow, kernel, share_out};
 use crate::scalar::Scalar;
 
 /// The channels of one side, and their height and width.
@@ -326,7 +326,7 @@ impl<T: Scalar> Shifted<T> {
         let together = if self.groups == 1 { TILE } else { self.target.channels / self.groups };
         share_out(target, plane, together, self.multiply_adds >= SHARED, |first, target| {
             T::with_scratch(|scratch| {
-                Arch::new().dispatch(Correlate { of: self, source, first, target, block: &mut scratch.panel });
+                T::run(Kernel(Which::Correlate(Correlate { of: self, source, first, target, block: &mut scratch.panel })));
             });
         });
     }
@@ -361,7 +361,7 @@ impl Source {
 }
 
 /// The product for some channels of the target, from `first` on.
-struct Correlate<'a, T> {
+pub(super) struct Correlate<'a, T> {
     of: &'a Shifted<T>,
     source: &'a [T],
     first: usize,

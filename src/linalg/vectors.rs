@@ -3,9 +3,9 @@
 // Inlined into the function that the processor's features were switched on for.
 #![allow(clippy::inline_always)]
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
-use super::PART;
+use super::{Kernel, PART, Which};
 use crate::scalar::Scalar;
 
 /// `y += a x`.
@@ -87,34 +87,41 @@ pub(super) fn count_nonzero<T: Scalar>(values: &[T]) -> usize {
 }
 
 /// The largest magnitude, NaN if any entry is not a number.
-pub(crate) fn max_abs<T: Scalar>(values: &[T]) -> T {
-    struct MaxAbs<'a, T>(&'a [T]);
-    impl<T: Scalar> WithSimd for MaxAbs<'_, T> {
-        type Output = (T, bool);
+pub(super) struct MaxAbs<'a, T> {
+    values: &'a [T],
+    max: &'a mut T,
+}
 
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) -> (T, bool) {
-            const LANES: usize = 32;
-            let (chunks, rest) = self.0.as_chunks::<LANES>();
-            let (mut lanes, mut not_a_number) = ([T::zero(); LANES], false);
-            for chunk in chunks {
-                for l in 0..LANES {
-                    let v = chunk[l].abs();
-                    not_a_number |= v.is_nan();
-                    lanes[l] = if v > lanes[l] { v } else { lanes[l] };
-                }
-            }
-            let mut max = T::zero();
-            for v in lanes.iter().chain(rest) {
+impl<T: Scalar> WithSimd for MaxAbs<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        const LANES: usize = 32;
+        let (chunks, rest) = self.values.as_chunks::<LANES>();
+        let (mut lanes, mut not_a_number) = ([T::zero(); LANES], false);
+        for chunk in chunks {
+            for l in 0..LANES {
+                let v = chunk[l].abs();
                 not_a_number |= v.is_nan();
-                max = max.max(v.abs());
+                lanes[l] = if v > lanes[l] { v } else { lanes[l] };
             }
-            (max, not_a_number)
         }
+        let mut max = T::zero();
+        for v in lanes.iter().chain(rest) {
+            not_a_number |= v.is_nan();
+            max = max.max(v.abs());
+        }
+        *self.max = if not_a_number { T::nan() } else { max };
     }
+}
+
+/// The largest magnitude, NaN if any entry is not a number.
+pub(crate) fn max_abs<T: Scalar>(values: &[T]) -> T {
     let of_part = |values: &[T]| {
-        let (max, not_a_number) = Arch::new().dispatch(MaxAbs(values));
-        if not_a_number { T::nan() } else { max }
+        let mut max = T::zero();
+        T::run(Kernel(Which::MaxAbs(MaxAbs { values, max: &mut max })));
+        max
     };
     #[cfg(feature = "rayon")]
     if values.len() > 2 * PART {

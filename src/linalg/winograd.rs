@@ -16,10 +16,10 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::correlate::{Planes, TILE, tiles};
-use super::{each_chunk, grow, kernel, share_out};
+use super::{Kernel, Which, each_chunk, grow, kernel, share_out};
 use crate::scalar::Scalar;
 
 /// The places of a transformed patch.
@@ -91,7 +91,7 @@ impl<T: Scalar> Winograd<T> {
                 let values = &source[channel * plane..][..plane];
                 T::with_scratch(|scratch| {
                     let lines = &mut scratch.panel;
-                    Arch::new().dispatch(Transform { of: self, rows: rows.clone(), values, out, lines });
+                    T::run(Kernel(Which::Transform(Transform { of: self, rows: rows.clone(), values, out, lines })));
                 });
             });
             self.multiply(patches, rows, target);
@@ -105,14 +105,14 @@ impl<T: Scalar> Winograd<T> {
         share_out(target, plane, TILE, true, |first, target| {
             T::with_scratch(|scratch| {
                 let (rows, products) = (rows.clone(), &mut scratch.panel);
-                Arch::new().dispatch(Multiply { of: self, patches, first, rows, target, products });
+                T::run(Kernel(Which::Multiply(Multiply { of: self, patches, first, rows, target, products })));
             });
         });
     }
 }
 
 /// Bᵀ d B for the patches of some rows of one channel.
-struct Transform<'a, T> {
+pub(super) struct Transform<'a, T> {
     of: &'a Winograd<T>,
     rows: Range<usize>,
     values: &'a [T],
@@ -189,7 +189,7 @@ impl<T: Scalar> WithSimd for Transform<'_, T> {
 
 /// The sums over the source's channels, place by place, and what they are of the target: for some of its channels, from `first`
 /// on, at some rows of patches.
-struct Multiply<'a, T> {
+pub(super) struct Multiply<'a, T> {
     of: &'a Winograd<T>,
     patches: &'a [T],
     first: usize,
