@@ -249,6 +249,7 @@ pub struct Group<T> {
     pub(crate) divisor: Divisor,
     pub(crate) gate: Gate,
     pub(crate) one_sign: bool,
+    pub(crate) completes: Option<T>,
 }
 
 impl<T: Scalar> Group<T> {
@@ -258,7 +259,8 @@ impl<T: Scalar> Group<T> {
     #[must_use]
     pub fn new(parts: Vec<Part<T>>, divisor: Divisor) -> Self {
         let (bias, bias_mode) = (Transform::Identity, BiasMode::Absorb);
-        Self { coefficient: T::one(), parts, bias, bias_mode, divisor, gate: Gate::Always, one_sign: false }
+        let (gate, one_sign, completes) = (Gate::Always, false, None);
+        Self { coefficient: T::one(), parts, bias, bias_mode, divisor, gate, one_sign, completes }
     }
 
     /// The same times c. Where the coefficients of a decomposition do not sum to 1, the ledger shows the rest.
@@ -288,6 +290,14 @@ impl<T: Scalar> Group<T> {
     #[must_use]
     pub fn of_one_sign(mut self) -> Self {
         self.one_sign = true;
+        self
+    }
+
+    /// The same, and its numerators and those of the group before it sum to k z_i w_ij for all i and j: its totals then follow
+    /// from the layer's own outputs and that group's, and cost nothing.
+    #[must_use]
+    pub fn completing(mut self, k: T) -> Self {
+        self.completes = Some(k);
         self
     }
 }

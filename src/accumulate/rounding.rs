@@ -173,6 +173,8 @@ impl<'a, T: Scalar> Rounding<'a, T> {
         let few = gamma::<T>(FEW);
         let mut t: Vec<_> = (0..ruled.scales).map(|index| [t_of(index), vec![T::zero(); outputs]]).collect();
         let mut kappa = vec![T::zero(); outputs];
+        // What the rounding of the group before is relative to.
+        let mut before = vec![T::zero(); outputs];
         for group in &ruled.groups {
             let [of_t, error] = &mut t[group.t];
             match group.divisor {
@@ -195,8 +197,17 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                         size.iter_mut().zip(&bias).for_each(|(size, b)| *size += b.abs());
                         add(&mut totals, &bias, T::one());
                     }
-                    let magnitude = |j: usize| size[j] + error_of_totals[j];
-                    let delta: Vec<T> = (0..outputs).map(|j| error_of_totals[j] + gamma::<T>(summands) * magnitude(j)).collect();
+                    let mut magnitude = size.clone();
+                    add(&mut magnitude, &error_of_totals, T::one());
+                    if let Some(k) = group.completes {
+                        // They were made of the layer's own outputs and those totals.
+                        let reach: Vec<T> = shares.z.iter().zip(&self.error).map(|(z, &e)| z.abs() + e).collect();
+                        add(&mut magnitude, &before, T::one());
+                        add(&mut magnitude, &product(&*magnitudes.own, &reach), k.abs());
+                        summands = summands.max(count_nonzero(&reach) + FEW);
+                    }
+                    let delta: Vec<T> = (0..outputs).map(|j| error_of_totals[j] + gamma::<T>(summands) * magnitude[j]).collect();
+                    before = magnitude;
                     Self::divided(group, stabilizer, (&totals, &delta), y, of_t, error);
                     for (j, kappa) in kappa.iter_mut().enumerate().filter(|(j, _)| of_t[*j] != T::zero()) {
                         *kappa = kappa.max(size[j] * of_t[j] / group.coefficient.abs());

@@ -50,6 +50,8 @@ pub(super) struct PreparedGroup<T: Scalar> {
     pub divisor: Divisor,
     pub gate: Gate,
     pub one_sign: bool,
+    /// k, where its numerators and those of the group before sum to k times the layer's own.
+    pub completes: Option<T>,
     pub fan_in: Vec<T>,
 }
 
@@ -130,6 +132,9 @@ impl<T: Scalar> Ruled<T> {
         let mut made: Vec<Weight<T>> = Vec::new();
         for group in groups {
             check_divisor::<T>(group.divisor, group.bias_mode).map_err(|reason| refuse(&reason))?;
+            if group.completes.is_some() && prepared.groups.is_empty() {
+                return Err(refuse("there is no group before the one that completes it"));
+            }
             let (first, own) = (prepared.terms.len(), prepared.scales);
             prepared.scales += 1;
             for part in group.parts {
@@ -179,6 +184,7 @@ impl<T: Scalar> Ruled<T> {
                 divisor: group.divisor,
                 gate: group.gate,
                 one_sign: group.one_sign,
+                completes: group.completes,
                 fan_in,
             });
         }
@@ -297,8 +303,21 @@ impl<T: Scalar> Ruled<T> {
             layer::add_bias(map.bias(), &mut y);
         }
         let mut rows = Stored { causes: &self.stored, outputs: self.outputs, rows: &mut stored };
+        let completes = |number: usize| self.groups.get(number).and_then(|group| group.completes);
+        // The totals of a group that another one completes, without the bias.
+        let mut before = buffers.values.take(if self.groups.iter().any(|group| group.completes.is_some()) { outputs } else { 0 });
         for (number, group) in self.groups.iter().enumerate() {
-            self.total(group, (&z, &mapped, product), &mut total, buffers);
+            match completes(number) {
+                Some(k) => linalg::zip_parts(&mut total, product, |first, total, product| {
+                    for ((total, &own), &before) in total.iter_mut().zip(product).zip(&before[first..]) {
+                        *total = k * own - before;
+                    }
+                }),
+                None => self.total(group, (&z, &mapped, product), &mut total, buffers),
+            }
+            if completes(number + 1).is_some() {
+                linalg::copy(&total, &mut before);
+            }
             layer::add_bias(group.bias(), &mut total);
             let (own, rest) = t[group.t * outputs..].split_at_mut(outputs);
             group.divide(&total, &y, own, &mut epsilons[number * samples..][..samples], &mut rows);
@@ -320,8 +339,9 @@ impl<T: Scalar> Ruled<T> {
                 None => {}
             }
         }
-        buffers.values.give(y);
-        buffers.values.give(total);
+        for buffer in [before, y, total] {
+            buffers.values.give(buffer);
+        }
         Shares { samples, z, mapped, t, epsilons, stored }
     }
 

@@ -125,7 +125,10 @@ impl<T: Scalar> RelevanceRule<T> for Gamma {
             let group = Group::new(parts, Divisor::Total(self.stabilizer)).with_bias(self.bias, with.clone());
             group.where_output(gate)
         };
-        Ok(Decomposition::new(vec![group(Gate::Positive, [&positive, &negative]), group(Gate::Negative, [&negative, &positive])]))
+        let groups = [group(Gate::Positive, [&positive, &negative]), group(Gate::Negative, [&negative, &positive])];
+        // (w + γ w+) + (w + γ w-) = (2 + γ) w.
+        let [first, second] = groups;
+        Ok(Decomposition::new(vec![first, second.completing(T::from_f64(2.0 + self.gamma))]))
     }
 }
 
