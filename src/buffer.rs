@@ -13,13 +13,18 @@ pub(crate) struct Buffer<E> {
 
 /// Buffers to take and to give back.
 ///
-/// Which buffer is taken depends on the order of taking and giving alone, never on sizes. So whoever does the same again,
-/// after [`rewind`](Self::rewind), finds each buffer grown to what it is used for, and nothing is allocated.
+/// Which buffer is taken depends on the order of taking and giving alone, among the small ones and among the others. So whoever
+/// does the same again, after [`rewind`](Self::rewind), finds each buffer grown to what it is used for, and nothing is allocated.
 #[derive(Debug)]
 pub(crate) struct Pool<E> {
-    free: Vec<Buffer<E>>,
+    /// Kept apart, so that none of the others lies idle behind a few values.
+    small: Vec<Buffer<E>>,
+    others: Vec<Buffer<E>>,
     made: usize,
 }
+
+/// So many values are few.
+const SMALL: usize = 256;
 
 /// All memory that an explanation uses.
 #[derive(Debug)]
@@ -46,31 +51,36 @@ impl<T: Copy + Default> Buffers<T> {
 
 impl<E> Default for Pool<E> {
     fn default() -> Self {
-        Self { free: Vec::new(), made: 0 }
+        Self { small: Vec::new(), others: Vec::new(), made: 0 }
     }
 }
 
 impl<E: Copy + Default> Pool<E> {
     /// A buffer of this size; what is in it is left from its last use.
     pub fn take(&mut self, size: usize) -> Buffer<E> {
-        let mut buffer = self.free.pop().unwrap_or_else(|| {
+        let free = if size <= SMALL { &mut self.small } else { &mut self.others };
+        let mut buffer = free.pop().unwrap_or_else(|| {
             self.made += 1;
             Buffer { number: self.made, values: Vec::new(), size: 0 }
         });
         if buffer.values.len() < size {
-            buffer.values.resize(size, E::default());
+            // No more than is asked for, and nothing of the old is kept.
+            buffer.values = vec![E::default(); size];
         }
         buffer.size = size;
         buffer
     }
 
     pub fn give(&mut self, buffer: Buffer<E>) {
-        self.free.push(buffer);
+        let free = if buffer.values.len() <= SMALL { &mut self.small } else { &mut self.others };
+        free.push(buffer);
     }
 
     /// Sets the pool back to where it began, so that the next takes find the same buffers.
     pub fn rewind(&mut self) {
-        self.free.sort_unstable_by_key(|buffer| std::cmp::Reverse(buffer.number));
+        for free in [&mut self.small, &mut self.others] {
+            free.sort_unstable_by_key(|buffer| std::cmp::Reverse(buffer.number));
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::error::Error;
-use crate::layer::LinearMap;
+use crate::layer::{LinearMap, WeightFn};
 use crate::rule::{BiasMode, Decomposition, Divisor, Group, Input, RelevanceRule, Site, rule_at};
 use crate::scalar::Scalar;
 use crate::sequential::{Bound, Chain, Linear, Node, Sequential};
@@ -205,7 +205,7 @@ fn gives_to_zeros<T: Scalar>(decomposition: &Decomposition<T>, map: &dyn LinearM
 /// The mean squares of W z, of independent z with these mean squares.
 fn mean_squares<T: Scalar>(map: &dyn LinearMap<T>, squares: &[T]) -> Vec<T> {
     let mut sums = vec![T::zero(); map.outputs()];
-    map.map_weights(&|w| w * w).apply(squares, &mut sums);
+    map.map_weights(&WeightFn::new(|w| w * w)).apply(squares, &mut sums);
     sums
 }
 

@@ -56,7 +56,7 @@ mod linear;
 mod pooling;
 mod reshape;
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use crate::error::Error;
@@ -257,6 +257,28 @@ pub trait Elementwise<T: Scalar>: Debug + Send + Sync {
     }
 }
 
+/// A function that the weights of a map are mapped by.
+#[derive(Clone)]
+pub struct WeightFn<T>(Arc<dyn Fn(T) -> T + Send + Sync>);
+
+impl<T> WeightFn<T> {
+    /// Any function that is finite where its argument is.
+    pub fn new(f: impl Fn(T) -> T + Send + Sync + 'static) -> Self {
+        Self(Arc::new(f))
+    }
+
+    /// The function's value.
+    pub fn value(&self, weight: T) -> T {
+        (self.0)(weight)
+    }
+}
+
+impl<T> Debug for WeightFn<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeightFn(..)")
+    }
+}
+
 /// A linear map y = W z + b, given by its two products.
 ///
 /// The products take any number of columns at once: a slice of `inputs()` x columns in column-major order, each column
@@ -289,12 +311,12 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
     /// x = Wᵀ y for every column; all of `x` is overwritten.
     fn apply_transposed(&self, y: &[T], x: &mut [T]);
 
-    /// The same map, without a bias and with every weight w replaced by f(w). Padding is not a weight.
-    fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>>;
+    /// The same map, without a bias and with every weight w replaced by `f.value(w)`. Padding is not a weight.
+    fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>>;
 
     /// The same map with every weight replaced by 1; worth overriding where that has a shorter form.
     fn ones(&self) -> Box<dyn LinearMap<T>> {
-        self.map_weights(&|_| T::one())
+        self.map_weights(&WeightFn::new(|_| T::one()))
     }
 
     /// Whether a product's entries are sums of products, so that their rounding is bounded by the sum of the magnitudes. Where

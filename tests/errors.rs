@@ -4,7 +4,7 @@ use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
 use relprop::rule::{Decomposition, Divisor, Group, Part, Site, Stabilizer, Transform};
 use relprop::{
     Accumulation, Bias, BiasMode, Dropout, Elementwise, Elu, Epsilon, Error, HardTanh, Layer, LeakyRelu, Linear, LinearMap,
-    Operator, Relative, RelevanceRule, Relu, Rule, Scalar, Sequential, Shape, Softmax, Softplus,
+    Operator, Relative, RelevanceRule, Relu, Rule, Scalar, Sequential, Shape, Softmax, Softplus, WeightFn,
 };
 
 const ORDERS: [Accumulation; 3] = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
@@ -194,8 +194,8 @@ impl<T: Scalar> LinearMap<T> for Diagonal<T> {
         self.product(y, x);
     }
 
-    fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
-        Box::new(Self { d: self.d.iter().map(|&d| f(d)).collect(), bias: None })
+    fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>> {
+        Box::new(Self { d: self.d.iter().map(|&d| f.value(d)).collect(), bias: None })
     }
 }
 

@@ -19,7 +19,7 @@ use super::factor::{Kind, Network};
 use super::ruled::{self, PreparedGroup, Ruled, Scale, Shares, Term, Weights};
 use crate::buffer::Buffers;
 use crate::error::Error;
-use crate::layer::{self, Elementwise, LinearMap};
+use crate::layer::{self, Elementwise, LinearMap, WeightFn};
 use crate::rule::{BiasMode, Divisor, Gate, Input, Stabilizer, Transform};
 use crate::scalar::Scalar;
 use crate::sequential::{Leaving, Visitor};
@@ -34,7 +34,7 @@ pub(crate) struct Magnitudes<T: Scalar> {
 impl<T: Scalar> Magnitudes<T> {
     /// Those of all factors, by their numbers.
     pub fn of(network: &Network<T>) -> Vec<Option<Self>> {
-        let magnitudes = |map: &dyn LinearMap<T>| map.map_weights(&|w| w.abs());
+        let magnitudes = |map: &dyn LinearMap<T>| map.map_weights(&WeightFn::new(T::abs));
         let of_factor = |kind: &Kind<T>| match kind {
             Kind::Ruled(ruled) => {
                 Some(Self { own: magnitudes(&*ruled.own), maps: ruled.maps.iter().map(|map| magnitudes(&**map)).collect() })

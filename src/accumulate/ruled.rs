@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::accumulate::Cause;
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
-use crate::layer::{self, Bias, LinearMap};
+use crate::layer::{self, Bias, LinearMap, WeightFn};
 use crate::linalg;
 use crate::rule::{self, BiasMode, Decomposition, Divisor, Gate, Input, RelevanceRule, Site, Stabilizer, Transform, Weight};
 use crate::scalar::Scalar;
@@ -251,7 +251,10 @@ impl<T: Scalar> Ruled<T> {
         self.maps.push(match &weight {
             Weight::Same => layer::same(self.inputs),
             Weight::Of(Transform::One) => own.ones(),
-            Weight::Of(transform) => own.map_weights(&|w| transform.value(w)),
+            Weight::Of(transform) => {
+                let transform = transform.clone();
+                own.map_weights(&WeightFn::new(move |w| transform.value(w)))
+            }
         });
         made.push(weight);
         Ok(Weights::Other(self.maps.len() - 1))

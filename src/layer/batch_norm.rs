@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Bias, Layer, LinearMap, Operator};
+use super::{Bias, Layer, LinearMap, Operator, WeightFn};
 use crate::error::Error;
 use crate::linalg;
 use crate::scalar::Scalar;
@@ -151,8 +151,8 @@ impl<T: Scalar> LinearMap<T> for PerChannel<T> {
         self.apply(y, x);
     }
 
-    fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
-        Box::new(Self { a: self.a.iter().map(|&a| f(a)).collect(), b: None, shape: self.shape })
+    fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>> {
+        Box::new(Self { a: self.a.iter().map(|&a| f.value(a)).collect(), b: None, shape: self.shape })
     }
 
     fn multiply_adds(&self) -> f64 {

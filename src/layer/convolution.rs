@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::pooling::dims;
-use super::{Bias, Layer, LinearMap, Operator};
+use super::{Bias, Layer, LinearMap, Operator, WeightFn};
 use crate::error::Error;
 use crate::linalg::{self, Correlation, Direction, Geometry, Planes};
 use crate::scalar::Scalar;
@@ -157,6 +157,7 @@ impl<T: Scalar> Convolution<T> {
             geometry,
             transposed: self.transposed,
             weights,
+            mapped: None,
             bias,
             output,
             down: OnceLock::new(),
@@ -352,6 +353,9 @@ struct ConvolutionMap<T> {
     geometry: Geometry,
     transposed: bool,
     weights: Arc<[T]>,
+    /// What the weights are mapped by, when they are put in the order of a product: of those in PyTorch's order there is no
+    /// copy for each rule.
+    mapped: Option<WeightFn<T>>,
     bias: Option<Arc<[T]>>,
     output: Shape,
     /// Made when they are first used, as not every map goes both ways.
@@ -362,14 +366,27 @@ struct ConvolutionMap<T> {
 impl<T: Scalar> ConvolutionMap<T> {
     fn product(&self, forward: bool) -> &Correlation<T> {
         let (cell, direction) = if forward == self.transposed { (&self.up, Direction::Up) } else { (&self.down, Direction::Down) };
-        cell.get_or_init(|| Correlation::new(&self.geometry, direction, &self.weights))
+        cell.get_or_init(|| match &self.mapped {
+            None => Correlation::new(&self.geometry, direction, &self.weights),
+            Some(f) => {
+                let weights: Vec<T> = self.weights.iter().map(|&w| f.value(w)).collect();
+                Correlation::new(&self.geometry, direction, &weights)
+            }
+        })
     }
 
     /// The same with other weights.
-    fn with(&self, f: &dyn Fn(T) -> T) -> Self {
-        let weights = self.weights.iter().map(|&w| f(w)).collect();
-        let Self { geometry, transposed, output, .. } = *self;
-        Self { geometry, transposed, weights, bias: None, output, down: OnceLock::new(), up: OnceLock::new() }
+    fn with(&self, f: &WeightFn<T>) -> Self {
+        let f = match self.mapped.clone() {
+            None => f.clone(),
+            Some(inner) => {
+                let f = f.clone();
+                WeightFn::new(move |w| f.value(inner.value(w)))
+            }
+        };
+        let (geometry, transposed, weights, output) = (self.geometry, self.transposed, self.weights.clone(), self.output);
+        let (down, up) = (OnceLock::new(), OnceLock::new());
+        Self { geometry, transposed, weights, mapped: Some(f), bias: None, output, down, up }
     }
 
     /// The sides of the inputs and the outputs.
@@ -409,7 +426,7 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
         self.product(false).apply(y, x);
     }
 
-    fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
+    fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>> {
         Box::new(self.with(f))
     }
 
@@ -422,7 +439,8 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
         let [height, width] = self.geometry.kernel;
         let weights = vec![T::one(); groups * height * width].into();
         let (transposed, output) = (self.transposed, self.output);
-        let window = Self { geometry, transposed, weights, bias: None, output, down: OnceLock::new(), up: OnceLock::new() };
+        let (down, up) = (OnceLock::new(), OnceLock::new());
+        let window = Self { geometry, transposed, weights, mapped: None, bias: None, output, down, up };
         let (inputs, outputs) = self.sides();
         Box::new(Ones { window, inputs, outputs })
     }
@@ -487,7 +505,7 @@ impl<T: Scalar> LinearMap<T> for Ones<T> {
         self.product(false, y, x);
     }
 
-    fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
+    fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>> {
         Box::new(Self { window: self.window.with(f), inputs: self.inputs, outputs: self.outputs })
     }
 

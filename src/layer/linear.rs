@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nalgebra::{DMatrix, DVector};
 
-use super::{Bias, Layer, LinearMap, Operator};
+use super::{Bias, Layer, LinearMap, Operator, WeightFn};
 use crate::error::Error;
 use crate::linalg::{self, Matrix};
 use crate::scalar::Scalar;
@@ -189,8 +189,8 @@ impl<T: Scalar> LinearMap<T> for Linear<T> {
         linalg::apply_transposed(self.matrix(), y, Some(u), x);
     }
 
-    fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
-        Box::new(Self { weights: Arc::new(self.weights.map(f)), bias: None })
+    fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>> {
+        Box::new(Self { weights: Arc::new(self.weights.map(|w| f.value(w))), bias: None })
     }
 
     fn forms_matrix(&self) -> bool {
@@ -290,8 +290,8 @@ impl<T: Scalar> LinearMap<T> for Ones {
         self.inputs as f64 + self.outputs as f64
     }
 
-    fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
-        let weights = DMatrix::from_element(self.outputs, self.inputs, f(T::one()));
+    fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>> {
+        let weights = DMatrix::from_element(self.outputs, self.inputs, f.value(T::one()));
         Box::new(Linear { weights: Arc::new(weights), bias: None })
     }
 }
@@ -349,8 +349,8 @@ impl<T: Scalar> LinearMap<T> for Sum<T> {
         }
     }
 
-    fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
-        Box::new(Self { weight: f(self.weight), ..*self })
+    fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>> {
+        Box::new(Self { weight: f.value(self.weight), ..*self })
     }
 
     fn multiply_adds(&self) -> f64 {
@@ -391,8 +391,8 @@ impl<T: Scalar> LinearMap<T> for Same<T> {
         self.apply(y, x);
     }
 
-    fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
-        Box::new(Self { size: self.size, weight: f(self.weight) })
+    fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>> {
+        Box::new(Self { size: self.size, weight: f.value(self.weight) })
     }
 
     fn multiply_adds(&self) -> f64 {

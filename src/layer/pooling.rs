@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::convolution::{Pair, pair_of};
-use super::{Bias, Layer, LinearMap, Operator, Route};
+use super::{Bias, Layer, LinearMap, Operator, Route, WeightFn};
 use crate::error::Error;
 use crate::linalg;
 use crate::scalar::Scalar;
@@ -389,9 +389,9 @@ impl<T: Scalar> LinearMap<T> for Mean<T> {
         }
     }
 
-    fn map_weights(&self, f: &dyn Fn(T) -> T) -> Box<dyn LinearMap<T>> {
+    fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>> {
         let (rows, columns) = (self.rows.clone(), self.columns.clone());
-        let weights = self.weights.iter().map(|&w| f(w)).collect();
+        let weights = self.weights.iter().map(|&w| f.value(w)).collect();
         Box::new(Self { rows, columns, weights, input: self.input, output: self.output })
     }
 
