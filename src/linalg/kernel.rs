@@ -132,18 +132,21 @@ pub fn combine<S: Simd, T: Lanes, const N: usize>(
         let together = if vectors <= most { vectors } else { most.min(vectors / 2) };
         let some = first..rows.end.min(first + together * lanes);
         macro_rules! of {
-            ($($v:literal),*) => {
-                match together {
-                    $($v => tile::<S, T, $v, N>(simd, w, some.clone(), (offsets, x), (y, columns), add),)*
-                    5 if N == 1 => tile::<S, T, 5, N>(simd, w, some.clone(), (offsets, x), (y, columns), add),
-                    6 if N == 1 => tile::<S, T, 6, N>(simd, w, some.clone(), (offsets, x), (y, columns), add),
-                    7 if N == 1 => tile::<S, T, 7, N>(simd, w, some.clone(), (offsets, x), (y, columns), add),
-                    _ if N == 1 => tile::<S, T, 8, N>(simd, w, some.clone(), (offsets, x), (y, columns), add),
-                    _ => {}
-                }
+            ($vectors:literal) => {
+                tile::<S, T, $vectors, N>(simd, w, some.clone(), (offsets, x), (y, columns), add)
             };
         }
-        of!(1, 2, 3, 4);
+        match together {
+            1 => of!(1),
+            2 => of!(2),
+            3 => of!(3),
+            4 => of!(4),
+            5 if N == 1 => of!(5),
+            6 if N == 1 => of!(6),
+            7 if N == 1 => of!(7),
+            _ if N == 1 => of!(8),
+            _ => {}
+        }
         first = some.end;
     }
 }
