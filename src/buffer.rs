@@ -58,8 +58,7 @@ impl<E> Default for Pool<E> {
 impl<E: Copy + Default> Pool<E> {
     /// A buffer of this size; what is in it is left from its last use.
     pub fn take(&mut self, size: usize) -> Buffer<E> {
-        let free = if size <= SMALL { &mut self.small } else { &mut self.others };
-        let mut buffer = free.pop().unwrap_or_else(|| {
+        let mut buffer = self.free(size).pop().unwrap_or_else(|| {
             self.made += 1;
             Buffer { number: self.made, values: Vec::new(), size: 0 }
         });
@@ -72,8 +71,12 @@ impl<E: Copy + Default> Pool<E> {
     }
 
     pub fn give(&mut self, buffer: Buffer<E>) {
-        let free = if buffer.values.len() <= SMALL { &mut self.small } else { &mut self.others };
-        free.push(buffer);
+        self.free(buffer.values.len()).push(buffer);
+    }
+
+    /// Those among which a buffer of this size is.
+    fn free(&mut self, size: usize) -> &mut Vec<Buffer<E>> {
+        if size <= SMALL { &mut self.small } else { &mut self.others }
     }
 
     /// Sets the pool back to where it began, so that the next takes find the same buffers.

@@ -109,16 +109,14 @@ impl Canvas {
         cell: usize,
         colour: impl Fn(f64) -> Rgb,
     ) {
-        let finite = |value: &T| if value.is_finite() { value.as_f64() } else { 0.0 };
-        let largest = values.iter().map(|value| finite(value).abs()).fold(0.0, f64::max);
-        for (row, line) in values.chunks(columns.max(1)).enumerate() {
-            for (column, value) in line.iter().enumerate() {
-                // A quotient, not a product with 1 / largest, which is infinite for the smallest numbers.
-                let value = if largest > 0.0 { finite(value) / largest } else { 0.0 };
-                let left = x.saturating_add(column.saturating_mul(cell));
-                let top = y.saturating_add(row.saturating_mul(cell));
-                self.fill_rect(left, top, cell, cell, colour(value));
-            }
+        self.draw_pixels(x, y, columns, cell, strengths(values).map(colour));
+    }
+
+    fn draw_pixels(&mut self, x: usize, y: usize, columns: usize, cell: usize, colours: impl Iterator<Item = Rgb>) {
+        let columns = columns.max(1);
+        for (pixel, colour) in colours.enumerate() {
+            let at = |from: usize, index: usize| from.saturating_add(index.saturating_mul(cell));
+            self.fill_rect(at(x, pixel % columns), at(y, pixel / columns), cell, cell, colour);
         }
     }
 
@@ -165,6 +163,18 @@ impl Canvas {
         writer.finish()?;
         Ok(file)
     }
+}
+
+/// A value, 0 where it is not finite.
+fn finite<T: Scalar>(value: T) -> f64 {
+    if value.is_finite() { value.as_f64() } else { 0.0 }
+}
+
+/// The values as fractions of their largest magnitude.
+fn strengths<T: Scalar>(values: &[T]) -> impl Iterator<Item = f64> + '_ {
+    let largest = values.iter().map(|&v| finite(v).abs()).fold(0.0, f64::max);
+    // A quotient, not a product with 1 / largest, which is infinite for the smallest numbers.
+    values.iter().map(move |&v| if largest > 0.0 { finite(v) / largest } else { 0.0 })
 }
 
 /// How wide a text is in pixels, without the space behind its last character.

@@ -21,9 +21,8 @@ impl Weights<'_> {
     /// A convolution with a padding that keeps the size, after so many channels.
     fn convolution(&self, module: &str, name: &str, stride: usize, inputs: usize) -> Option<String> {
         let [outputs, in_group, height, width] = self.shape(module)?;
-        let (groups, padding) = (inputs / in_group.max(1), [height / 2, width / 2]);
+        let (groups, above, beside) = (inputs / in_group.max(1), height / 2, width / 2);
         let bias = if self.0.shape(&format!("{module}.bias")).is_some() { "True" } else { "False" };
-        let [above, beside] = padding;
         Some(format!(
             "({name}): Conv2d({inputs}, {outputs}, kernel_size=({height}, {width}), stride=({stride}, {stride}), \
              padding=({above}, {beside}), groups={groups}, bias={bias})"

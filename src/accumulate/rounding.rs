@@ -20,6 +20,7 @@ use super::ruled::{self, PreparedGroup, Ruled, Scale, Shares, Term, Weights};
 use crate::buffer::Buffers;
 use crate::error::Error;
 use crate::layer::{self, Elementwise, LinearMap, WeightFn};
+use crate::linalg;
 use crate::rule::{BiasMode, Divisor, Gate, Input, Stabilizer, Transform};
 use crate::scalar::Scalar;
 use crate::sequential::{Leaving, Visitor};
@@ -102,12 +103,6 @@ fn product<T: Scalar>(map: &dyn LinearMap<T>, x: &[T]) -> Vec<T> {
     y
 }
 
-fn add<T: Scalar>(sum: &mut [T], values: &[T], by: T) {
-    for (sum, &v) in sum.iter_mut().zip(values) {
-        *sum += v * by;
-    }
-}
-
 impl<T: Scalar> Visitor<T> for Rounding<'_, T> {
     fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error> {
         let number = leaving.factor;
@@ -127,8 +122,8 @@ impl<T: Scalar> Visitor<T> for Rounding<'_, T> {
         let mut of_y = product(&*magnitudes.own, &self.error);
         let mut size = product(&*magnitudes.own, &z);
         map.bias().into_iter().for_each(|bias| size.iter_mut().zip(bias.iter()).for_each(|(size, b)| *size += b.abs()));
-        add(&mut size, &of_y.clone(), T::one());
-        add(&mut of_y, &size, gamma(count_nonzero(&z) + FEW));
+        linalg::add_scaled(T::one(), &of_y, &mut size);
+        linalg::add_scaled(gamma(count_nonzero(&z) + FEW), &size, &mut of_y);
 
         let shares = ruled.shares(leaving, buffers);
         let passed = self.passed(ruled, magnitudes, &shares, (&y, &of_y));
@@ -186,24 +181,24 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                     for index in group.terms.clone() {
                         let (term, [u, error_of_u]) = (&ruled.terms[index], &u[index]);
                         let v = magnitudes.map(term.v);
-                        add(&mut size, &product(v, u), T::one());
-                        add(&mut error_of_totals, &product(v, error_of_u), T::one());
+                        linalg::add_scaled(T::one(), &product(v, u), &mut size);
+                        linalg::add_scaled(T::one(), &product(v, error_of_u), &mut error_of_totals);
                         summands += count_nonzero(u) + 1;
                         let with_sign = u_of(ruled, shares, term);
-                        add(&mut totals, &product(ruled.map(term.v), &with_sign), T::one());
+                        linalg::add_scaled(T::one(), &product(ruled.map(term.v), &with_sign), &mut totals);
                     }
                     if let Some(bias) = group.bias().filter(|_| group.bias_mode != BiasMode::Ignore) {
                         let bias: Vec<T> = bias.iter().collect();
                         size.iter_mut().zip(&bias).for_each(|(size, b)| *size += b.abs());
-                        add(&mut totals, &bias, T::one());
+                        linalg::add_scaled(T::one(), &bias, &mut totals);
                     }
                     let mut magnitude = size.clone();
-                    add(&mut magnitude, &error_of_totals, T::one());
+                    linalg::add_scaled(T::one(), &error_of_totals, &mut magnitude);
                     if let Some(k) = group.completes {
                         // They were made of the layer's own outputs and those totals.
                         let reach: Vec<T> = shares.z.iter().zip(&self.error).map(|(z, &e)| z.abs() + e).collect();
-                        add(&mut magnitude, &before, T::one());
-                        add(&mut magnitude, &product(&*magnitudes.own, &reach), k.abs());
+                        linalg::add_scaled(T::one(), &before, &mut magnitude);
+                        linalg::add_scaled(k.abs(), &product(&*magnitudes.own, &reach), &mut magnitude);
                         summands = summands.max(count_nonzero(&reach) + FEW);
                     }
                     let delta: Vec<T> = (0..outputs).map(|j| error_of_totals[j] + gamma::<T>(summands) * magnitude[j]).collect();
@@ -338,7 +333,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
             let [next_n, next_e] = next;
             n = self.finite(next_n);
             e = self.finite(next_e);
-            add(&mut e, &n, gamma(live.len() + prepared.terms.len() + FEW));
+            linalg::add_scaled(gamma(live.len() + prepared.terms.len() + FEW), &n, &mut e);
             // Shares below the number type's range have no relative errors.
             let largest = n.iter().fold(T::zero(), |max, &n| max.max(n));
             self.bounded &= !was || largest == T::zero() || largest > T::min_positive_value() / T::epsilon();

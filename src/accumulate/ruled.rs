@@ -306,19 +306,13 @@ impl<T: Scalar> Ruled<T> {
             layer::add_bias(map.bias(), &mut y);
         }
         let mut rows = Stored { causes: &self.stored, outputs: self.outputs, rows: &mut stored };
-        let completes = |number: usize| self.groups.get(number).and_then(|group| group.completes);
-        // The totals of a group that another one completes, without the bias.
-        let mut before = buffers.values.take(if self.groups.iter().any(|group| group.completes.is_some()) { outputs } else { 0 });
+        // The totals of a group that the next one completes, without the bias.
+        let is_completed = |number: usize| self.groups.get(number + 1).is_some_and(|next| next.completes.is_some());
+        let completed = (0..self.groups.len()).any(is_completed);
+        let mut before = buffers.values.take(if completed { outputs } else { 0 });
         for (number, group) in self.groups.iter().enumerate() {
-            match completes(number) {
-                Some(k) => linalg::zip_parts(&mut total, product, |first, total, product| {
-                    for ((total, &own), &before) in total.iter_mut().zip(product).zip(&before[first..]) {
-                        *total = k * own - before;
-                    }
-                }),
-                None => self.total(group, (&z, &mapped, product), &mut total, buffers),
-            }
-            if completes(number + 1).is_some() {
+            self.total(group, (&z, &mapped, product), &before, &mut total, buffers);
+            if is_completed(number) {
                 linalg::copy(&total, &mut before);
             }
             layer::add_bias(group.bias(), &mut total);
@@ -348,8 +342,22 @@ impl<T: Scalar> Ruled<T> {
         Shares { samples, z, mapped, t, epsilons, stored }
     }
 
-    /// The sum of a group's numerators, without the bias.
-    fn total(&self, group: &PreparedGroup<T>, (z, mapped, product): (&[T], &[T], &[T]), total: &mut [T], buffers: &mut Buffers<T>) {
+    /// The sum of a group's numerators, without the bias; `before` is that of the group it completes.
+    fn total(
+        &self,
+        group: &PreparedGroup<T>,
+        (z, mapped, product): (&[T], &[T], &[T]),
+        before: &[T],
+        total: &mut [T],
+        buffers: &mut Buffers<T>,
+    ) {
+        if let Some(k) = group.completes {
+            return linalg::zip_parts(total, product, |first, total, product| {
+                for ((total, &own), &before) in total.iter_mut().zip(product).zip(&before[first..]) {
+                    *total = k * own - before;
+                }
+            });
+        }
         let Some((first, others)) = self.terms[group.terms.clone()].split_first() else { return total.fill(T::zero()) };
         let numerators = |term: &Term, out: &mut [T], buffers: &mut Buffers<T>| {
             let v = self.map(term.v);

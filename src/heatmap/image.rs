@@ -1,6 +1,6 @@
 //! Images: what comes in as channels x height x width, and the relevance of its pixels.
 
-use super::{Canvas, Rgb, diverging, mix};
+use super::{Canvas, Rgb, diverging, finite, mix, sequential, strengths};
 use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -43,8 +43,8 @@ impl Canvas {
     /// [`Error::Shape`] as for [`over_channels`].
     pub fn draw_image<T: Scalar>(&mut self, x: usize, y: usize, image: &[T], shape: Shape, cell: usize) -> Result<(), Error> {
         let plane = plane(image.len(), shape)?;
-        let colour = colours(image, shape);
-        self.draw_pixels(x, y, shape, cell, (0..plane).map(colour));
+        let [_, width] = shape.plane();
+        self.draw_pixels(x, y, width, cell, (0..plane).map(colours(image, shape)));
         Ok(())
     }
 
@@ -74,19 +74,16 @@ impl Canvas {
     ) -> Result<(), Error> {
         plane(image.len(), shape)?;
         let sums = over_channels(relevance, shape)?;
-        let finite = |v: T| if v.is_finite() { v.as_f64() } else { 0.0 };
-        let largest = sums.iter().map(|&v| finite(v).abs()).fold(0.0, f64::max);
         let colour = colours(image, shape);
-        let pixels = sums.iter().enumerate().map(|(pixel, &v)| {
-            let strength = if largest > 0.0 { finite(v) / largest } else { 0.0 };
+        let pixels = strengths(&sums).enumerate().map(|(pixel, strength)| {
             let grey = colour(pixel).map(f64::from).iter().sum::<f64>() / 3.0;
             // Pale, so that no line of the image is as dark as the strongest relevance.
             let pale = 150.0 + grey * 105.0 / 255.0;
             // The root, so that weak relevance is seen, too.
             mix([pale; 3], diverging(strength.signum()).map(f64::from), strength.abs().sqrt())
         });
-        let pixels: Vec<Rgb> = pixels.collect();
-        self.draw_pixels(x, y, shape, cell, pixels.into_iter());
+        let [_, width] = shape.plane();
+        self.draw_pixels(x, y, width, cell, pixels);
         Ok(())
     }
 
@@ -126,19 +123,10 @@ impl Canvas {
         }
         Ok(grid)
     }
-
-    fn draw_pixels(&mut self, x: usize, y: usize, shape: Shape, cell: usize, colours: impl Iterator<Item = Rgb>) {
-        let [_, width] = shape.plane();
-        for (pixel, colour) in colours.enumerate() {
-            let at = |from: usize, index: usize| from.saturating_add(index.saturating_mul(cell));
-            self.fill_rect(at(x, pixel % width), at(y, pixel / width), cell, cell, colour);
-        }
-    }
 }
 
 /// The colour of each pixel of an image.
 fn colours<T: Scalar>(image: &[T], shape: Shape) -> impl Fn(usize) -> Rgb + '_ {
-    let finite = |v: T| if v.is_finite() { v.as_f64() } else { 0.0 };
     let (least, largest) = image.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, largest), &v| {
         let v = finite(v);
         (least.min(v), largest.max(v))
@@ -147,7 +135,7 @@ fn colours<T: Scalar>(image: &[T], shape: Shape) -> impl Fn(usize) -> Rgb + '_ {
     let (channels, plane) = (shape.channels(), image.len() / shape.channels().max(1));
     let of = move |channel: usize, pixel: usize| (finite(image[channel * plane + pixel]) - least) / range;
     move |pixel| {
-        let channel = |v: f64| mix([0.0; 3], [255.0; 3], v)[0];
+        let channel = |v: f64| sequential(v)[0];
         if channels == 3 {
             [0, 1, 2].map(|c| channel(of(c, pixel)))
         } else {

@@ -384,7 +384,7 @@ impl<T: Scalar> LinearMap<T> for Same<T> {
     }
 
     fn apply(&self, x: &[T], y: &mut [T]) {
-        y.iter_mut().zip(x).for_each(|(y, &x)| *y = self.weight * x);
+        linalg::scaled(self.weight, x, y);
     }
 
     fn apply_transposed(&self, y: &[T], x: &mut [T]) {
