@@ -314,7 +314,7 @@ fn list_tensors(missing: &[String], surplus: &[String], misshapen: &[Misshapen])
 
 impl Error {
     /// The error for what the operating system says of a file.
-    #[cfg(any(feature = "safetensors", feature = "heatmap"))]
+    #[cfg(any(feature = "io", feature = "heatmap"))]
     pub(crate) fn io(path: &std::path::Path, source: std::io::Error) -> Self {
         Self::Io { path: path.display().to_string(), source }
     }

@@ -28,20 +28,29 @@
 //! what a file claims, only by what it holds: its header, one tensor at a time, and the model's weights in its number type.
 
 mod architecture;
+#[cfg(any(feature = "npz", feature = "pytorch"))]
+mod archive;
+mod builder;
+mod guess;
+#[cfg(feature = "npz")]
+mod npz;
+//onnxcfg
+//mod onnx;
+#[cfg(feature = "pytorch")]
+mod pytorch;
+#[cfg(feature = "safetensors")]
 mod safetensors;
+mod tensor;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::Path;
 
-use crate::error::{Error, Misshapen};
-use crate::layer::Layer;
+use crate::error::Error;
 use crate::scalar::Scalar;
-use crate::sequential::{Sequential, SequentialBuilder};
+use crate::sequential::Sequential;
 use crate::shape::Shape;
-use architecture::{Module, Weighted, join};
+pub use builder::StateDictBuilder;
+use tensor::{Data, Tensor};
 
 /// Named tensors, as PyTorch's `state_dict()` gives them, and the architecture if the file says it.
 ///
@@ -69,13 +78,6 @@ pub struct StateDict {
 const ARCHITECTURE: &str = "architecture";
 const INPUT: &str = "input";
 
-#[derive(Debug, Clone)]
-struct Tensor {
-    shape: Vec<usize>,
-    number: Number,
-    data: Data,
-}
-
 /// One to three sizes.
 fn shape(text: &str) -> Option<Shape> {
     let dims: Vec<usize> = text.split_whitespace().map(|dim| dim.parse().ok()).collect::<Option<_>>()?;
@@ -87,36 +89,54 @@ fn shape(text: &str) -> Option<Shape> {
     }
 }
 
-/// The type of a tensor's numbers.
-#[derive(Debug, Clone)]
-enum Number {
-    F16,
-    BF16,
-    F32,
-    F64,
-    /// One that is not read.
-    Other(String),
-}
-
-/// Where a tensor's bytes are.
-#[derive(Debug, Clone)]
-enum Data {
-    Held(Arc<[u8]>),
-    /// In a file, from a place on: they are read when they are asked for, so that a model is never in memory twice.
-    InFile {
-        path: Arc<PathBuf>,
-        at: u64,
-        length: usize,
-    },
-}
-
 impl StateDict {
-    /// Opens a safetensors file. Its tensors are read when they are asked for, so the file has to stay as it is until then.
+    /// Opens a file of weights; its first bytes tell which format it has, not its name:
+    ///
+    /// | format | feature | from bytes |
+    /// |---|---|---|
+    /// | safetensors | `safetensors` | [`from_safetensors`](Self::from_safetensors) |
+    /// | PyTorch's `.pt` and `.pth` | `pytorch` | [`from_pytorch`](Self::from_pytorch) |
+    /// | NumPy's `.npz` and `.npy` | `npz` | [`from_npz`](Self::from_npz) |
+    ///
+    /// Its tensors are read when they are asked for, so the file has to stay as it is until then.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Malformed`].
+    /// [`Error::Io`]; [`Error::Malformed`], also for a format whose feature is off.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::open_safetensors(path.as_ref())
+        Self::of_data(&Data::of_file(path.as_ref())?)
+    }
+
+    fn of_data(whole: &Data) -> Result<Self, Error> {
+        let beginning = whole.beginning(16)?;
+        #[cfg(any(feature = "npz", feature = "pytorch"))]
+        if beginning.starts_with(archive::Archive::MAGIC) {
+            let archive = archive::Archive::open(whole)?;
+            #[cfg(feature = "pytorch")]
+            if pytorch::is_checkpoint(&archive)? {
+                return Self::of_checkpoint(archive);
+            }
+            #[cfg(feature = "npz")]
+            return Self::of_npz(archive);
+            #[cfg(not(feature = "npz"))]
+            return Err(malformed("it is an archive without a checkpoint; NumPy's are read with the feature `npz`".to_owned()));
+        }
+        #[cfg(feature = "npz")]
+        if beginning.starts_with(npz::MAGIC) {
+            return Self::of_npy(whole);
+        }
+        #[cfg(feature = "pytorch")]
+        if pytorch::is_legacy(&beginning) {
+            return Self::of_legacy(whole);
+        }
+        #[cfg(feature = "safetensors")]
+        if beginning.get(8) == Some(&b'{') || beginning.len() < 9 {
+            return Self::of_safetensors(whole);
+        }
+        Err(malformed(unknown(&beginning)))
+    }
+
+    fn of(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
+        Self { tensors: tensors.into_iter().collect(), metadata: BTreeMap::new() }
     }
 
     /// The tensors' names, in alphabetical order.
@@ -214,148 +234,21 @@ impl StateDict {
     }
 }
 
-impl Tensor {
-    fn convert<T: Scalar>(&self, name: &str) -> Result<Vec<T>, Error> {
-        match &self.number {
-            Number::F16 => self.numbers(|b| half::f16::from_le_bytes(b).to_f64()),
-            Number::BF16 => self.numbers(|b| half::bf16::from_le_bytes(b).to_f64()),
-            Number::F32 => self.numbers(|b| f64::from(f32::from_le_bytes(b))),
-            Number::F64 => self.numbers(f64::from_le_bytes),
-            Number::Other(kind) => Err(malformed(format!("tensor {name} is of type {kind}, weights are f16, bf16, f32 or f64"))),
+/// What is said of a file whose beginning none of the readers knows.
+fn unknown(beginning: &[u8]) -> String {
+    let needs = |format: &str, feature: &str| format!("it is {format}, which is read with the feature `{feature}`");
+    match beginning {
+        [b'P', b'K', 3, 4, ..] => needs("an archive, as PyTorch and NumPy write them", "pytorch` or `npz"),
+        [0x80, 2..=5, ..] => needs("a checkpoint of PyTorch", "pytorch"),
+        [0x93, b'N', b'U', b'M', ..] => needs("an array of NumPy", "npz"),
+        [_, _, _, _, _, _, _, _, b'{', ..] => needs("a safetensors file", "safetensors"),
+        [0x08, 1..=20, ..] => {
+            "it looks like an ONNX model, not like weights: read it with Sequential::read_onnx (feature `onnx`)".into()
         }
-    }
-
-    fn numbers<T: Scalar, const N: usize>(&self, number: impl Fn([u8; N]) -> f64) -> Result<Vec<T>, Error> {
-        let convert = |bytes: &[u8], numbers: &mut Vec<T>| {
-            numbers.extend(bytes.as_chunks::<N>().0.iter().map(|&bytes| T::from_f64(number(bytes))));
-        };
-        match &self.data {
-            Data::Held(bytes) => {
-                let mut numbers = Vec::with_capacity(bytes.len() / N);
-                convert(bytes, &mut numbers);
-                Ok(numbers)
-            }
-            Data::InFile { path, at, length } => {
-                const PART: usize = 1 << 20;
-                let failed = |source| Error::io(path, source);
-                let mut file = File::open(&**path).map_err(failed)?;
-                file.seek(SeekFrom::Start(*at)).map_err(failed)?;
-                let mut numbers = Vec::with_capacity(length / N);
-                let mut part = vec![0; PART.min(*length)];
-                for from in (0..*length).step_by(PART) {
-                    let part = &mut part[..PART.min(length - from)];
-                    file.read_exact(part).map_err(failed)?;
-                    convert(part, &mut numbers);
-                }
-                Ok(numbers)
-            }
-        }
-    }
-}
-
-/// Collects the layers of a model whose weights are in a [`StateDict`].
-#[derive(Debug)]
-#[must_use = "a builder does nothing until it is built"]
-pub struct StateDictBuilder<'a, T: Scalar> {
-    weights: &'a StateDict,
-    modules: Vec<(String, Module<T>)>,
-    input: Option<Shape>,
-}
-
-impl<T: Scalar> StateDictBuilder<'_, T> {
-    /// The shape of a sample; a model whose first layer is dense need not be told.
-    pub fn input(mut self, shape: impl Into<Shape>) -> Self {
-        self.input = Some(shape.into());
-        self
-    }
-
-    /// Adds a dense layer with the tensors `name.weight`, of shape outputs x inputs, and `name.bias`.
-    pub fn linear(mut self, name: &str, inputs: usize, outputs: usize) -> Self {
-        self.modules.push((name.to_owned(), Module::Weighted(Weighted::Linear { inputs, outputs, bias: true })));
-        self
-    }
-
-    /// The same without a bias.
-    pub fn linear_without_bias(mut self, name: &str, inputs: usize, outputs: usize) -> Self {
-        self.modules.push((name.to_owned(), Module::Weighted(Weighted::Linear { inputs, outputs, bias: false })));
-        self
-    }
-
-    /// Adds a layer that has no tensors, such as an activation.
-    pub fn layer(mut self, layer: impl Layer<T> + 'static) -> Self {
-        self.modules.push((self.modules.len().to_string(), Module::Layer(Arc::new(layer))));
-        self
-    }
-
-    /// The model.
-    ///
-    /// # Errors
-    /// [`Error::StateDict`] with all tensors that are missing, surplus or of another shape; [`Error::Malformed`] for a
-    /// tensor that is not of floating point; [`Error::NonFiniteWeight`] and [`Error::NonFiniteBias`], with the tensor's
-    /// name; and those of [`SequentialBuilder::build`](crate::SequentialBuilder::build).
-    pub fn build(self) -> Result<Sequential<T>, Error> {
-        let Self { weights, modules, input } = self;
-        let module = Module::Sequential(modules);
-        weights.check(&module)?;
-        let mut make = |name: &str, weighted: &Weighted| {
-            let tensors = weighted.tensors().into_iter().map(|(own, _)| Ok(weights.tensor(&join(name, own))?.1));
-            let tensors = tensors.collect::<Result<Vec<Vec<T>>, Error>>()?;
-            weighted.layer(tensors).map_err(|error| name_layer(error, name))
-        };
-        let branch = architecture::branch(&module, &mut make, "")?;
-        let builder: SequentialBuilder<T> = branch.into();
-        input.into_iter().fold(builder, SequentialBuilder::input).build()
-    }
-}
-
-impl StateDict {
-    /// All tensors there, of the right shape, and no others.
-    fn check<T: Scalar>(&self, module: &Module<T>) -> Result<(), Error> {
-        let mut asked = Vec::new();
-        ask(module, "", &mut asked);
-        // How many batches a normalisation has seen is of no use here.
-        let mut surplus: BTreeSet<&String> = self.tensors.keys().filter(|name| !name.ends_with("num_batches_tracked")).collect();
-        let (mut missing, mut misshapen) = (Vec::new(), Vec::new());
-        for (name, expected) in asked {
-            match self.tensors.get(&name) {
-                None => missing.push(name.clone()),
-                Some(tensor) if tensor.shape != expected => {
-                    misshapen.push(Misshapen { name: name.clone(), expected, found: tensor.shape.clone() });
-                }
-                Some(_) => {}
-            }
-            surplus.remove(&name);
-        }
-        if missing.is_empty() && surplus.is_empty() && misshapen.is_empty() {
-            return Ok(());
-        }
-        Err(Error::StateDict { missing, surplus: surplus.into_iter().cloned().collect(), misshapen })
-    }
-}
-
-/// The names and shapes of the tensors that a module asks for.
-fn ask<T: Scalar>(module: &Module<T>, path: &str, asked: &mut Vec<(String, Vec<usize>)>) {
-    match module {
-        Module::Layer(_) => {}
-        Module::Weighted(weighted) => {
-            asked.extend(weighted.tensors().into_iter().map(|(name, shape)| (join(path, name), shape)));
-        }
-        Module::Sequential(children) | Module::Residual(children) | Module::Concat(children) => {
-            for (name, child) in children {
-                ask(child, &join(path, name), asked);
-            }
-        }
+        _ => "it is in none of the formats that are read: safetensors, PyTorch's .pt and NumPy's .npz".into(),
     }
 }
 
 fn malformed(reason: String) -> Error {
     Error::Malformed { format: "model".to_owned(), reason }
-}
-
-/// Says in an error about one layer's weights which tensors they were.
-fn name_layer(mut error: Error, name: &str) -> Error {
-    if let Error::NonFiniteWeight { kind, .. } | Error::NonFiniteBias { kind, .. } | Error::ZeroSized { kind, .. } = &mut error {
-        *kind = format!("{kind} {name}");
-    }
-    error
 }

@@ -4,8 +4,8 @@
 #[cfg(feature = "heatmap")]
 #[cfg_attr(docsrs, doc(cfg(feature = "heatmap")))]
 pub mod heatmap;
-#[cfg(feature = "safetensors")]
-#[cfg_attr(docsrs, doc(cfg(feature = "safetensors")))]
+#[cfg(feature = "io")]
+#[cfg_attr(docsrs, doc(cfg(feature = "io")))]
 pub mod io;
 pub mod layer;
 pub mod rule;

@@ -1,15 +1,14 @@
 //! The safetensors format.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
 
+use bytes::Bytes;
 use safetensors::tensor::{Metadata, TensorView};
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use safetensors::{Dtype, SafeTensorError};
 
-use super::{ARCHITECTURE, Data, INPUT, Number, StateDict, Tensor, architecture};
+use super::tensor::{Data, Number, Tensor};
+use super::{ARCHITECTURE, INPUT, StateDict, architecture};
 use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::sequential::{Bound, Sequential, describe};
@@ -20,37 +19,25 @@ impl StateDict {
     /// # Errors
     /// [`Error::Malformed`].
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self, Error> {
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| malformed(&e))?;
-        let first = bytes.len() - header.data_len();
-        Ok(Self::with_header(&header, |from, to| Data::Held(bytes[first + from..first + to].into())))
+        Self::of_safetensors(&Data::Held(Bytes::copy_from_slice(bytes)))
     }
 
-    pub(super) fn open_safetensors(path: &Path) -> Result<Self, Error> {
-        let failed = |source| Error::io(path, source);
+    pub(super) fn of_safetensors(whole: &Data) -> Result<Self, Error> {
         let short = || super::malformed("the safetensors file ends before it is complete".to_owned());
-        let mut file = File::open(path).map_err(failed)?;
-        let size = file.metadata().map_err(failed)?.len();
-        let mut length = [0; 8];
-        if size < 8 {
-            return Err(malformed(&SafeTensorError::HeaderTooSmall));
-        }
-        file.read_exact(&mut length).map_err(failed)?;
+        let length = *whole.beginning(8)?.first_chunk().ok_or_else(|| malformed(&SafeTensorError::HeaderTooSmall))?;
         let length = u64::from_le_bytes(length);
-        let first = length.checked_add(8).filter(|&first| first <= size).ok_or_else(short)?;
-        let mut header = vec![0; usize::try_from(length).map_err(|_| short())?];
-        file.read_exact(&mut header).map_err(failed)?;
+        let header = whole.part(8, length).ok_or_else(short)?.read()?;
         let header: Metadata =
             serde_json::from_slice(&header).map_err(|e| malformed(&SafeTensorError::InvalidHeaderDeserialization(e)))?;
-        if first + header.data_len() as u64 != size {
+        let behind = whole.part(8 + length, header.data_len() as u64).ok_or_else(short)?;
+        if behind.length() + 8 + usize::try_from(length).map_err(|_| short())? != whole.length() {
             return Err(malformed(&SafeTensorError::MetadataIncompleteBuffer));
         }
-        let path = Arc::new(path.to_owned());
-        let at = |from: usize, to: usize| Data::InFile { path: path.clone(), at: first + from as u64, length: to - from };
-        Ok(Self::with_header(&header, at))
+        Self::with_header(&header, &behind).ok_or_else(short)
     }
 
-    /// What a header says, with the data from one place to another behind it.
-    fn with_header(header: &Metadata, data: impl Fn(usize, usize) -> Data) -> Self {
+    /// What a header says, with the data behind it.
+    fn with_header(header: &Metadata, behind: &Data) -> Option<Self> {
         let tensors = header.tensors().into_iter().map(|(name, info)| {
             let number = match info.dtype {
                 Dtype::F16 => Number::F16,
@@ -60,10 +47,12 @@ impl StateDict {
                 other => Number::Other(format!("{other:?}")),
             };
             let (from, to) = info.data_offsets;
-            (name, Tensor { shape: info.shape.clone(), number, data: data(from, to) })
+            let data = behind.part(from as u64, to.checked_sub(from)? as u64)?;
+            Some((name, Tensor { shape: info.shape.clone(), strides: None, number, data }))
         });
+        let tensors: Option<_> = tensors.collect();
         let metadata = header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone()));
-        Self { tensors: tensors.collect(), metadata: metadata.collect() }
+        Some(Self { tensors: tensors?, metadata: metadata.collect() })
     }
 }
 

@@ -1,0 +1,56 @@
+//! Zip archives, which both NumPy and PyTorch write.
+
+use std::io::Read;
+
+use zip::{CompressionMethod, ZipArchive};
+
+use super::malformed;
+use super::tensor::{Data, ReadSeek};
+use crate::error::Error;
+
+/// The files of an archive: their names, and what is in them.
+pub(super) struct Archive {
+    whole: Data,
+    archive: ZipArchive<Box<dyn ReadSeek>>,
+}
+
+impl Archive {
+    /// With these bytes it begins.
+    pub const MAGIC: &[u8] = b"PK\x03\x04";
+
+    pub fn open(whole: &Data) -> Result<Self, Error> {
+        let mut archive = ZipArchive::new(whole.reader()?).map_err(|e| unusable(&e))?;
+        // A small file could give the same bytes thousands of times.
+        if archive.has_overlapping_files().map_err(|e| unusable(&e))? {
+            return Err(malformed("files of the archive lie over one another".to_owned()));
+        }
+        Ok(Self { whole: whole.clone(), archive })
+    }
+
+    /// The names of the files, in their order.
+    pub fn names(&self) -> Result<Vec<String>, Error> {
+        self.archive.file_names().map(|name| name.map(Into::into).map_err(|e| unusable(&e))).collect()
+    }
+
+    /// What is in a file. A compressed one is unpacked at once, others are read when they are asked for.
+    pub fn file(&mut self, name: &str) -> Result<Data, Error> {
+        let mut file = self.archive.by_name(name).map_err(|e| unusable(&e))?;
+        let ends = || malformed(format!("the archive ends before '{name}' does"));
+        match file.compression() {
+            CompressionMethod::Stored => {
+                let at = file.data_start().ok_or_else(ends)?;
+                self.whole.part(at, file.size()).ok_or_else(ends)
+            }
+            CompressionMethod::Deflated => {
+                let mut content = Vec::new();
+                file.read_to_end(&mut content).map_err(|e| malformed(format!("'{name}' cannot be unpacked: {e}")))?;
+                Ok(Data::Held(content.into()))
+            }
+            other => Err(malformed(format!("'{name}' is compressed by {other}, which is not read"))),
+        }
+    }
+}
+
+fn unusable(error: &zip::result::ZipError) -> Error {
+    Error::Malformed { format: "zip".to_owned(), reason: error.to_string() }
+}

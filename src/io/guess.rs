@@ -1,0 +1,78 @@
+//! Architectures guessed from the names and shapes of weights.
+
+use std::fmt::Write;
+
+use super::{StateDict, malformed};
+use crate::error::Error;
+
+impl StateDict {
+    /// An architecture for weights that come without one, in the words of [`model_of`](Self::model_of), where they can be the
+    /// weights of dense layers one behind the other.
+    ///
+    /// It is a guess: the order is that of the names (numbers in them count as numbers), and as no file of weights says what
+    /// stands between them, it is taken to be a ReLU. Look at it, and check the model's outputs, before you trust it.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] where the weights are none of such a stack.
+    ///
+    /// # Example
+    /// ```
+    /// use relprop::io::StateDict;
+    /// # use relprop::nalgebra::{self, dmatrix};
+    /// # use relprop::{Linear, Relu, Sequential};
+    /// # let (a, b) = (Linear::new(dmatrix![1.0; 2.0], None)?, Linear::new(dmatrix![3.0, 4.0], None)?);
+    /// # let file = Sequential::<f64>::builder().layer(a).layer(Relu).layer(b).build()?.to_safetensors()?;
+    ///
+    /// let weights = StateDict::from_safetensors(&file)?;
+    /// let guess = weights.guessed_architecture()?;
+    /// assert_eq!(guess.lines().nth(2), Some("  (0-relu): ReLU()"));
+    /// let model = weights.model_of::<f64>(&guess, None)?;
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    pub fn guessed_architecture(&self) -> Result<String, Error> {
+        let refused = |reason: String| malformed(format!("no architecture can be guessed: {reason}; give one"));
+        let mut layers = Vec::new();
+        for (name, tensor) in &self.tensors {
+            let (layer, own) = name.rsplit_once('.').unwrap_or(("", name));
+            match (own, tensor.shape.as_slice()) {
+                ("weight", &[outputs, inputs]) => layers.push((layer, inputs, outputs)),
+                ("bias", &[_]) if self.shape(&super::architecture::join(layer, "weight")).is_some() => {}
+                (_, shape) => return Err(refused(format!("{name} of shape {shape:?} is no weight or bias of a dense layer"))),
+            }
+        }
+        layers.sort_by_key(|&(name, ..)| parts(name));
+        for pair in layers.windows(2) {
+            let ((before, _, outputs), (behind, inputs, _)) = (pair[0], pair[1]);
+            if outputs != inputs {
+                return Err(refused(format!("{before} has {outputs} outputs, {behind} behind it {inputs} inputs")));
+            }
+        }
+        let mut text = "Sequential(".to_owned();
+        for (at, &(name, inputs, outputs)) in layers.iter().enumerate() {
+            let bias = if self.shape(&super::architecture::join(name, "bias")).is_some() { "True" } else { "False" };
+            let _ = write!(text, "\n  ({name}): Linear(in_features={inputs}, out_features={outputs}, bias={bias})");
+            if at + 1 < layers.len() {
+                let _ = write!(text, "\n  ({name}-relu): ReLU()");
+            }
+        }
+        Ok(text + "\n)")
+    }
+}
+
+/// A name in parts that are compared one by one: what is no digit, and numbers.
+fn parts(name: &str) -> Vec<(String, u64)> {
+    let mut parts = vec![(String::new(), 0_u64)];
+    let mut in_number = false;
+    for c in name.chars() {
+        if in_number && !c.is_ascii_digit() {
+            parts.push((String::new(), 0));
+        }
+        in_number = c.is_ascii_digit();
+        let Some((text, number)) = parts.last_mut() else { continue };
+        match c.to_digit(10) {
+            Some(digit) => *number = number.saturating_mul(10).saturating_add(u64::from(digit)),
+            None => text.push(c),
+        }
+    }
+    parts
+}

@@ -1,0 +1,124 @@
+//! NumPy's arrays, one by one and in archives.
+
+use bytes::Bytes;
+
+use super::StateDict;
+use super::archive::Archive;
+use super::tensor::{Data, Number, Tensor};
+use crate::error::Error;
+
+/// With these bytes an array begins.
+pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
+
+/// No header is longer, and no array has more axes.
+const LONGEST: usize = 1 << 16;
+const AXES: usize = 32;
+
+impl StateDict {
+    /// Reads the content of an `.npz` file, as `numpy.savez` and `numpy.savez_compressed` write it; the tensors have the arrays'
+    /// names. An `.npy` file, which holds one array without a name, is read too: it is called `arr_0`, as NumPy would.
+    ///
+    /// In NumPy, for a network of two dense layers,
+    /// `numpy.savez("weights.npz", **{"0.weight": w0, "0.bias": b0, "2.weight": w2, "2.bias": b2})`.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`].
+    pub fn from_npz(bytes: impl Into<Bytes>) -> Result<Self, Error> {
+        let whole = Data::Held(bytes.into());
+        if whole.beginning(MAGIC.len())? == MAGIC { Self::of_npy(&whole) } else { Self::of_npz(Archive::open(&whole)?) }
+    }
+
+    pub(super) fn of_npy(whole: &Data) -> Result<Self, Error> {
+        Ok(Self::of([("arr_0".to_owned(), array(whole)?)]))
+    }
+
+    pub(super) fn of_npz(mut archive: Archive) -> Result<Self, Error> {
+        let mut tensors = Vec::new();
+        for file in archive.names()? {
+            if let Some(name) = file.strip_suffix(".npy") {
+                let array = array(&archive.file(&file)?).map_err(|error| match error {
+                    Error::Malformed { format, reason } => Error::Malformed { format, reason: format!("'{name}': {reason}") },
+                    other => other,
+                })?;
+                tensors.push((name.to_owned(), array));
+            }
+        }
+        if tensors.is_empty() {
+            return Err(malformed("there is no array in the archive"));
+        }
+        Ok(Self::of(tensors))
+    }
+}
+
+/// The array of an `.npy` file: a magic number, the format's version, the header's length, the header, the values.
+fn array(file: &Data) -> Result<Tensor, Error> {
+    let ends = || malformed("the array ends before it is complete");
+    let beginning = file.beginning(LONGEST)?;
+    let (length, behind) = match *beginning.strip_prefix(MAGIC).ok_or_else(|| malformed("it does not begin as an array"))? {
+        [1, _, low, high, ..] => (u32::from(u16::from_le_bytes([low, high])), 10),
+        [2 | 3, _, a, b, c, d, ..] => (u32::from_le_bytes([a, b, c, d]), 12),
+        _ => return Err(malformed("its version is not 1, 2 or 3")),
+    };
+    let header = beginning.get(behind..behind + length as usize).ok_or_else(ends)?;
+    let header = Header::parse(&String::from_utf8_lossy(header)).ok_or_else(|| malformed("its header cannot be read"))?;
+    let Header { number, fortran, shape } = header;
+    let bytes = Tensor::count(&shape).and_then(|count| count.checked_mul(number.size())).ok_or_else(ends)?;
+    let data = file.part(behind as u64 + u64::from(length), bytes as u64).ok_or_else(ends)?;
+    let strides = fortran.then(|| shape.iter().scan(1, |next, &dim| Some(std::mem::replace(next, *next * dim))).collect());
+    Ok(Tensor { shape, strides, number, data })
+}
+
+/// What the header of an array says, a dictionary as Python prints it:
+/// `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`.
+struct Header {
+    number: Number,
+    /// The first axis runs fastest.
+    fortran: bool,
+    shape: Vec<usize>,
+}
+
+impl Header {
+    fn parse(text: &str) -> Option<Self> {
+        let mut rest = text.trim().strip_prefix('{')?.strip_suffix('}')?.trim();
+        let (mut number, mut fortran, mut shape) = (None, None, None);
+        while !rest.is_empty() {
+            let (key, behind) = rest.strip_prefix('\'')?.split_once('\'')?;
+            rest = behind.trim_start().strip_prefix(':')?.trim_start();
+            let end = match rest.chars().next()? {
+                '(' => rest.find(')')? + 1,
+                // Arrays of records have a list here, with commas of its own.
+                '[' => rest.rfind(']')? + 1,
+                _ => rest.find(',').unwrap_or(rest.len()),
+            };
+            let value = rest[..end].trim();
+            rest = rest[end..].trim_start();
+            rest = rest.strip_prefix(',').unwrap_or(rest).trim_start();
+            match key {
+                "descr" => number = Some(number_of(value)),
+                "fortran_order" => fortran = Some(matches!(value, "True")),
+                "shape" => shape = Some(shape_of(value)?),
+                _ => return None,
+            }
+        }
+        Some(Self { number: number?, fortran: fortran?, shape: shape? })
+    }
+}
+
+fn number_of(descr: &str) -> Number {
+    match descr.trim_matches('\'') {
+        "<f2" => Number::F16,
+        "<f4" => Number::F32,
+        "<f8" => Number::F64,
+        _ => Number::Other(descr.chars().take(20).collect()),
+    }
+}
+
+fn shape_of(text: &str) -> Option<Vec<usize>> {
+    let inner = text.strip_prefix('(')?.strip_suffix(')')?;
+    let dims = inner.split(',').map(str::trim).filter(|dim| !dim.is_empty()).map(|dim| dim.parse().ok());
+    dims.collect::<Option<Vec<usize>>>().filter(|dims| dims.len() <= AXES)
+}
+
+fn malformed(reason: &str) -> Error {
+    Error::Malformed { format: "NumPy".to_owned(), reason: reason.to_owned() }
+}

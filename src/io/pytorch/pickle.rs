@@ -1,0 +1,438 @@
+//! Pickles: the programs in which Python writes objects down, read as far as state dicts need it.
+//!
+//! A pickle works on a stack; its instructions are one byte each, with an argument behind some
+//! (`pickletools` in Python's library documents them). What it would call is looked up in a short list of PyTorch's functions
+//! that build tensors, and these are told apart by name alone: everything else leaves [`Value::Other`] on the stack.
+//!
+//! Each instruction puts at most one value or object down, so what is allocated is a fixed multiple of the program's length.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::super::tensor::Number;
+
+/// What is on the stack. Objects can be changed after they are met, so they stand in a list of their own.
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    Int(i64),
+    Text(Rc<str>),
+    /// The full name of a class or function.
+    Global(Rc<str>),
+    Object(usize),
+    /// What is of no use here.
+    Other,
+}
+
+#[derive(Debug)]
+pub(super) enum Content {
+    Dict(Vec<(Value, Value)>),
+    /// A list or a tuple.
+    List(Vec<Value>),
+    Storage(Rc<Storage>),
+    Tensor(Saved),
+}
+
+/// Numbers in a row.
+#[derive(Debug)]
+pub(super) struct Storage {
+    pub key: Rc<str>,
+    pub number: Number,
+}
+
+/// A view of a storage.
+#[derive(Debug)]
+pub(super) struct Saved {
+    pub storage: Rc<Storage>,
+    pub offset: usize,
+    pub shape: Vec<usize>,
+    pub strides: Vec<usize>,
+}
+
+/// What is left to do behind an instruction.
+enum Step {
+    Push(Value),
+    Done,
+    Stop(Value),
+}
+
+pub(super) struct Machine<'a> {
+    program: &'a [u8],
+    at: usize,
+    stack: Vec<Value>,
+    marks: Vec<usize>,
+    memo: HashMap<u64, Value>,
+    objects: Vec<Content>,
+    /// The storages that were asked for, and how many bytes a number of each has.
+    pub storages: HashMap<Rc<str>, usize>,
+}
+
+impl<'a> Machine<'a> {
+    pub fn new(program: &'a [u8]) -> Self {
+        let (stack, marks, memo, objects, storages) = Default::default();
+        Self { program, at: 0, stack, marks, memo, objects, storages }
+    }
+
+    /// Where the next pickle begins.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    pub fn length(&self) -> usize {
+        self.program.len()
+    }
+
+    pub fn content(&self, value: &Value) -> Option<&Content> {
+        if let Value::Object(at) = value { self.objects.get(*at) } else { None }
+    }
+
+    pub fn list(&self, value: &Value) -> Option<&[Value]> {
+        if let Some(Content::List(items)) = self.content(value) { Some(items) } else { None }
+    }
+
+    /// The object that the next pickle makes.
+    pub fn load(&mut self) -> Result<Value, String> {
+        self.stack.clear();
+        self.marks.clear();
+        self.memo.clear();
+        loop {
+            let begin = self.at;
+            let unsound = || format!("the instruction at byte {begin} of its pickle is not sound");
+            match self.step().ok_or_else(unsound)? {
+                Step::Push(value) => self.stack.push(value),
+                Step::Done => {}
+                Step::Stop(value) => return Ok(value),
+            }
+        }
+    }
+
+    /// One instruction; `None` where it is not sound.
+    #[allow(clippy::too_many_lines)] // a table of the instructions
+    fn step(&mut self) -> Option<Step> {
+        let value = match self.take(1)?[0] {
+            b'.' => return self.stack.pop().map(Step::Stop),
+            // The protocol, and how long the next frame is.
+            0x80 => return self.take(1).map(|_| Step::Done),
+            0x95 => return self.take(8).map(|_| Step::Done),
+            b'(' => {
+                self.marks.push(self.stack.len());
+                return Some(Step::Done);
+            }
+            b'0' => return self.pop().map(|_| Step::Done),
+            b'1' => return self.marked().map(|_| Step::Done),
+            b'2' => self.stack.last()?.clone(),
+
+            b'N' => Value::Other,
+            0x88 => Value::Int(1),
+            0x89 => Value::Int(0),
+            b'I' | b'L' => match self.line()? {
+                "00" => Value::Int(0),
+                "01" => Value::Int(1),
+                text => text.trim_end_matches('L').parse().map_or(Value::Other, Value::Int),
+            },
+            b'J' => Value::Int(i32::from_le_bytes(*self.take(4)?.first_chunk()?).into()),
+            b'K' => Value::Int(self.take(1)?[0].into()),
+            b'M' => Value::Int(u16::from_le_bytes(*self.take(2)?.first_chunk()?).into()),
+            0x8a => {
+                let length = self.take(1)?[0].into();
+                long(self.take(length)?)
+            }
+            0x8b => {
+                let length = self.length4()?;
+                long(self.take(length)?)
+            }
+            b'F' => {
+                self.line()?;
+                Value::Other
+            }
+            b'G' => {
+                self.take(8)?;
+                Value::Other
+            }
+
+            b'S' => Value::Text(self.line()?.trim_matches(['\'', '"']).into()),
+            b'V' => Value::Text(self.line()?.into()),
+            b'U' | 0x8c => {
+                let length = self.take(1)?[0].into();
+                self.text(length)?
+            }
+            b'X' | b'T' => {
+                let length = self.length4()?;
+                self.text(length)?
+            }
+            0x8d => {
+                let length = self.length8()?;
+                self.text(length)?
+            }
+            b'C' => {
+                let length = self.take(1)?[0].into();
+                self.skip(length)?
+            }
+            b'B' => {
+                let length = self.length4()?;
+                self.skip(length)?
+            }
+            0x8e | 0x96 => {
+                let length = self.length8()?;
+                self.skip(length)?
+            }
+
+            b')' | b']' | 0x8f => self.object(Content::List(Vec::new())),
+            b't' | b'l' | 0x91 => {
+                let items = self.marked()?;
+                self.object(Content::List(items))
+            }
+            count @ 0x85..=0x87 => {
+                let first = self.stack.len().checked_sub((count - 0x84).into()).filter(|&first| first >= self.floor())?;
+                let items = self.stack.split_off(first);
+                self.object(Content::List(items))
+            }
+            b'}' => self.object(Content::Dict(Vec::new())),
+            b'd' => {
+                let items = pairs(self.marked()?)?;
+                self.object(Content::Dict(items))
+            }
+            b'a' => {
+                let item = self.pop()?;
+                return Some(self.extend(vec![item]));
+            }
+            b'e' | 0x90 => {
+                let items = self.marked()?;
+                return Some(self.extend(items));
+            }
+            b's' => {
+                let (value, key) = (self.pop()?, self.pop()?);
+                return Some(self.insert(vec![(key, value)]));
+            }
+            b'u' => {
+                let items = pairs(self.marked()?)?;
+                return Some(self.insert(items));
+            }
+
+            b'g' => {
+                let key = self.line()?.parse().ok()?;
+                self.memo.get(&key)?.clone()
+            }
+            b'h' => {
+                let key = self.take(1)?[0].into();
+                self.memo.get(&key)?.clone()
+            }
+            b'j' => {
+                let key = self.length4()? as u64;
+                self.memo.get(&key)?.clone()
+            }
+            b'p' => {
+                let key = self.line()?.parse().ok()?;
+                return self.remember(key);
+            }
+            b'q' => {
+                let key = self.take(1)?[0].into();
+                return self.remember(key);
+            }
+            b'r' => {
+                let key = self.length4()? as u64;
+                return self.remember(key);
+            }
+            0x94 => return self.remember(self.memo.len() as u64),
+
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                Value::Global(format!("{module}.{name}").into())
+            }
+            0x93 => match (self.pop()?, self.pop()?) {
+                // A name in the memo could be joined to others without end.
+                (Value::Text(name), Value::Text(module)) if name.len() + module.len() <= super::LONGEST => {
+                    Value::Global(format!("{module}.{name}").into())
+                }
+                _ => return None,
+            },
+            b'R' | 0x81 => {
+                let (arguments, function) = (self.pop()?, self.pop()?);
+                self.call(&function, &arguments)
+            }
+            0x92 => {
+                self.pop()?;
+                let (arguments, function) = (self.pop()?, self.pop()?);
+                self.call(&function, &arguments)
+            }
+            b'o' => {
+                self.marked()?;
+                Value::Other
+            }
+            b'i' => {
+                self.line()?;
+                self.line()?;
+                self.marked()?;
+                Value::Other
+            }
+            // What is set on an object behind its making is of no use here.
+            b'b' => return self.pop().map(|_| Step::Done),
+            b'Q' => {
+                let id = self.pop()?;
+                self.storage(&id)?
+            }
+            _ => return None,
+        };
+        Some(Step::Push(value))
+    }
+
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let end = self.at.checked_add(length)?;
+        let taken = self.program.get(self.at..end)?;
+        self.at = end;
+        Some(taken)
+    }
+
+    /// The rest of the line, without its end.
+    fn line(&mut self) -> Option<&'a str> {
+        let length = self.program.get(self.at..)?.iter().position(|&c| c == b'\n')?;
+        let line = self.take(length + 1)?;
+        std::str::from_utf8(&line[..length]).ok()
+    }
+
+    fn length4(&mut self) -> Option<usize> {
+        usize::try_from(u32::from_le_bytes(*self.take(4)?.first_chunk()?)).ok()
+    }
+
+    fn length8(&mut self) -> Option<usize> {
+        usize::try_from(u64::from_le_bytes(*self.take(8)?.first_chunk()?)).ok()
+    }
+
+    fn text(&mut self, length: usize) -> Option<Value> {
+        let bytes = self.take(length)?;
+        Some(std::str::from_utf8(bytes).map_or(Value::Other, |text| Value::Text(text.into())))
+    }
+
+    fn skip(&mut self, length: usize) -> Option<Value> {
+        self.take(length).map(|_| Value::Other)
+    }
+
+    /// Where the values behind the last mark begin.
+    fn floor(&self) -> usize {
+        self.marks.last().copied().unwrap_or(0)
+    }
+
+    fn pop(&mut self) -> Option<Value> {
+        if self.stack.len() > self.floor() { self.stack.pop() } else { None }
+    }
+
+    /// The values behind the last mark, which goes with them.
+    fn marked(&mut self) -> Option<Vec<Value>> {
+        let mark = self.marks.pop()?;
+        Some(self.stack.split_off(mark))
+    }
+
+    fn object(&mut self, content: Content) -> Value {
+        self.objects.push(content);
+        Value::Object(self.objects.len() - 1)
+    }
+
+    fn remember(&mut self, key: u64) -> Option<Step> {
+        let value = self.stack.last()?.clone();
+        self.memo.insert(key, value);
+        Some(Step::Done)
+    }
+
+    /// The object on top of the stack, where it is one.
+    fn top(&mut self) -> Option<&mut Content> {
+        if let Some(Value::Object(at)) = self.stack.last() { self.objects.get_mut(*at) } else { None }
+    }
+
+    fn extend(&mut self, items: Vec<Value>) -> Step {
+        if let Some(Content::List(list)) = self.top() {
+            list.extend(items);
+        }
+        Step::Done
+    }
+
+    fn insert(&mut self, items: Vec<(Value, Value)>) -> Step {
+        if let Some(Content::Dict(dict)) = self.top() {
+            dict.extend(items);
+        }
+        Step::Done
+    }
+
+    /// What a persistent identity stands for: `("storage", type, key, device, count)`.
+    fn storage(&mut self, id: &Value) -> Option<Value> {
+        let [Value::Text(what), Value::Global(kind), Value::Text(key), ..] = self.list(id)? else { return None };
+        if &**what != "storage" || key.len() > super::LONGEST {
+            return None;
+        }
+        // A sixth entry, of old versions, is a view of another storage.
+        if matches!(self.list(id)?.get(5), Some(Value::Object(_))) {
+            return None;
+        }
+        let (number, size) = number(kind)?;
+        let storage = Storage { key: key.clone(), number };
+        self.storages.insert(storage.key.clone(), size);
+        Some(self.object(Content::Storage(Rc::new(storage))))
+    }
+
+    /// What a function would give, where it is one of those that build dictionaries and tensors.
+    fn call(&mut self, function: &Value, arguments: &Value) -> Value {
+        let Value::Global(name) = function else { return Value::Other };
+        let made = match &**name {
+            "collections.OrderedDict" | "collections.defaultdict" => Some(self.object(Content::Dict(Vec::new()))),
+            "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v3" => {
+                self.tensor(arguments)
+            }
+            "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => {
+                self.list(arguments).and_then(|arguments| arguments.first().cloned())
+            }
+            _ => None,
+        };
+        made.unwrap_or(Value::Other)
+    }
+
+    /// A tensor of `(storage, offset, shape, strides, …)`.
+    fn tensor(&mut self, arguments: &Value) -> Option<Value> {
+        let [storage, Value::Int(offset), shape, strides, ..] = self.list(arguments)? else { return None };
+        let Some(Content::Storage(storage)) = self.content(storage) else { return None };
+        let sizes = |value: &Value| -> Option<Vec<usize>> {
+            let size = |value: &Value| if let Value::Int(size) = value { usize::try_from(*size).ok() } else { None };
+            // A shape in the memo could be asked for without end; no tensor has so many axes.
+            self.list(value).filter(|list| list.len() <= 32)?.iter().map(size).collect()
+        };
+        let (shape, strides) = (sizes(shape)?, sizes(strides)?);
+        let saved = Saved { storage: storage.clone(), offset: usize::try_from(*offset).ok()?, shape, strides };
+        Some(self.object(Content::Tensor(saved)))
+    }
+}
+
+/// Little-endian, in two's complement; of no use where it is longer than numbers are.
+fn long(bytes: &[u8]) -> Value {
+    if bytes.len() > 8 {
+        return Value::Other;
+    }
+    let fill = if bytes.last().is_some_and(|&last| last >= 0x80) { 0xff } else { 0 };
+    let mut whole = [fill; 8];
+    whole[..bytes.len()].copy_from_slice(bytes);
+    Value::Int(i64::from_le_bytes(whole))
+}
+
+/// Keys and values in turn.
+fn pairs(items: Vec<Value>) -> Option<Vec<(Value, Value)>> {
+    let mut items = items.into_iter();
+    let mut pairs = Vec::with_capacity(items.len() / 2);
+    while let Some(key) = items.next() {
+        pairs.push((key, items.next()?));
+    }
+    Some(pairs)
+}
+
+/// The numbers of a storage by the name of its class, and how many bytes each has.
+fn number(kind: &str) -> Option<(Number, usize)> {
+    let name = kind.rsplit('.').next()?;
+    let other = |size| (Number::Other(name.to_owned()), size);
+    Some(match name {
+        "FloatStorage" => (Number::F32, 4),
+        "DoubleStorage" => (Number::F64, 8),
+        "HalfStorage" => (Number::F16, 2),
+        "BFloat16Storage" => (Number::BF16, 2),
+        "LongStorage" | "ComplexFloatStorage" => other(8),
+        "IntStorage" | "QInt32Storage" => other(4),
+        "ShortStorage" => other(2),
+        "CharStorage" | "ByteStorage" | "BoolStorage" | "UntypedStorage" | "QInt8Storage" | "QUInt8Storage" => other(1),
+        "ComplexDoubleStorage" => other(16),
+        _ => return None,
+    })
+}

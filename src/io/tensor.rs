@@ -1,0 +1,194 @@
+//! Tensors as files hold them: read when they are asked for.
+
+use std::fs::File;
+use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::malformed;
+use crate::error::Error;
+use crate::scalar::Scalar;
+
+/// One tensor of a file.
+#[derive(Debug, Clone)]
+pub(super) struct Tensor {
+    pub shape: Vec<usize>,
+    /// How many numbers lie from one index of an axis to the next; in C order where it is not said.
+    pub strides: Option<Vec<usize>>,
+    pub number: Number,
+    pub data: Data,
+}
+
+/// The type of a tensor's numbers, little-endian all of them.
+#[derive(Debug, Clone)]
+pub(super) enum Number {
+    F16,
+    BF16,
+    F32,
+    F64,
+    /// One that is not read.
+    Other(String),
+}
+
+impl Number {
+    /// The bytes of a number, 0 where it is not read.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::F16 | Self::BF16 => 2,
+            Self::F32 => 4,
+            Self::F64 => 8,
+            Self::Other(_) => 0,
+        }
+    }
+}
+
+/// Some bytes of a file.
+#[derive(Debug, Clone)]
+pub(super) enum Data {
+    Held(Bytes),
+    /// In a file, from a place on: they are read when they are asked for, so that a model is never in memory twice.
+    InFile {
+        path: Arc<PathBuf>,
+        at: u64,
+        length: usize,
+    },
+}
+
+impl Tensor {
+    /// The values in C order.
+    pub fn convert<T: Scalar>(&self, name: &str) -> Result<Vec<T>, Error> {
+        let values = match &self.number {
+            Number::F16 => self.data.numbers(|b| half::f16::from_le_bytes(b).to_f64()),
+            Number::BF16 => self.data.numbers(|b| half::bf16::from_le_bytes(b).to_f64()),
+            Number::F32 => self.data.numbers(|b| f64::from(f32::from_le_bytes(b))),
+            Number::F64 => self.data.numbers(f64::from_le_bytes),
+            Number::Other(kind) => Err(malformed(format!("tensor {name} is of type {kind}, weights are f16, bf16, f32 or f64"))),
+        }?;
+        Ok(match &self.strides {
+            Some(strides) => in_order(&self.shape, strides, &values),
+            None => values,
+        })
+    }
+
+    /// How many numbers there are, where they can be counted.
+    pub fn count(shape: &[usize]) -> Option<usize> {
+        shape.iter().try_fold(1_usize, |count, &dim| count.checked_mul(dim))
+    }
+
+    /// How many numbers lie between the first and the last of a tensor with strides, both counted; where they can be.
+    pub fn span(shape: &[usize], strides: &[usize]) -> Option<usize> {
+        if shape.contains(&0) {
+            return Some(0);
+        }
+        let reach = |(&dim, &stride): (&usize, &usize)| (dim - 1).checked_mul(stride);
+        shape.iter().zip(strides).map(reach).try_fold(1_usize, |sum, reach| sum.checked_add(reach?))
+    }
+}
+
+/// The numbers of a tensor with strides in C order; they are known to reach no further than `values`.
+fn in_order<T: Scalar>(shape: &[usize], strides: &[usize], values: &[T]) -> Vec<T> {
+    let count = Tensor::count(shape).unwrap_or(0);
+    let mut ordered = Vec::with_capacity(count);
+    let mut index = vec![0; shape.len()];
+    let mut at = 0;
+    for _ in 0..count {
+        ordered.push(values[at]);
+        for axis in (0..shape.len()).rev() {
+            index[axis] += 1;
+            at += strides[axis];
+            if index[axis] < shape[axis] {
+                break;
+            }
+            at -= strides[axis] * shape[axis];
+            index[axis] = 0;
+        }
+    }
+    ordered
+}
+
+impl Data {
+    fn numbers<T: Scalar, const N: usize>(&self, number: impl Fn([u8; N]) -> f64) -> Result<Vec<T>, Error> {
+        let convert = |bytes: &[u8], numbers: &mut Vec<T>| {
+            numbers.extend(bytes.as_chunks::<N>().0.iter().map(|&bytes| T::from_f64(number(bytes))));
+        };
+        match self {
+            Self::Held(bytes) => {
+                let mut numbers = Vec::with_capacity(bytes.len() / N);
+                convert(bytes, &mut numbers);
+                Ok(numbers)
+            }
+            Self::InFile { path, at, length } => {
+                const PART: usize = 1 << 20;
+                let failed = |source| Error::io(path, source);
+                let mut file = self.reader()?;
+                file.seek(SeekFrom::Start(*at)).map_err(failed)?;
+                let mut numbers = Vec::with_capacity(length / N);
+                let mut part = vec![0; PART.min(*length)];
+                for from in (0..*length).step_by(PART) {
+                    let part = &mut part[..PART.min(length - from)];
+                    file.read_exact(part).map_err(failed)?;
+                    convert(part, &mut numbers);
+                }
+                Ok(numbers)
+            }
+        }
+    }
+}
+
+/// What is read from.
+pub(super) trait ReadSeek: Read + Seek {}
+impl<R: Read + Seek> ReadSeek for R {}
+
+impl Data {
+    /// All of a file, which has to stay as it is.
+    pub fn of_file(path: &Path) -> Result<Self, Error> {
+        let length = std::fs::metadata(path).map_err(|source| Error::io(path, source))?.len();
+        let length = usize::try_from(length).map_err(|_| malformed("the file is larger than the memory can be".to_owned()))?;
+        Ok(Self::InFile { path: Arc::new(path.to_owned()), at: 0, length })
+    }
+
+    pub fn length(&self) -> usize {
+        match self {
+            Self::Held(bytes) => bytes.len(),
+            Self::InFile { length, .. } => *length,
+        }
+    }
+
+    /// So many bytes from a place on; `None` where it ends before.
+    pub fn part(&self, from: u64, length: u64) -> Option<Self> {
+        let end = from.checked_add(length).filter(|&end| end <= self.length() as u64)?;
+        let (first, end) = (usize::try_from(from).ok()?, usize::try_from(end).ok()?);
+        Some(match self {
+            Self::Held(bytes) => Self::Held(bytes.slice(first..end)),
+            Self::InFile { path, at, .. } => Self::InFile { path: path.clone(), at: at + from, length: end - first },
+        })
+    }
+
+    /// As much of it as there is, up to so many bytes.
+    pub fn beginning(&self, length: usize) -> Result<Bytes, Error> {
+        self.part(0, self.length().min(length) as u64).map_or_else(|| Ok(Bytes::new()), |part| part.read())
+    }
+
+    pub fn read(&self) -> Result<Bytes, Error> {
+        match self {
+            Self::Held(bytes) => Ok(bytes.clone()),
+            Self::InFile { path, at, length } => {
+                let mut bytes = vec![0; *length];
+                let mut reader = self.reader()?;
+                let all = reader.seek(SeekFrom::Start(*at)).and_then(|_| reader.read_exact(&mut bytes));
+                all.map_err(|source| Error::io(path, source))?;
+                Ok(bytes.into())
+            }
+        }
+    }
+
+    /// A reader of the whole file that this is of.
+    pub fn reader(&self) -> Result<Box<dyn ReadSeek>, Error> {
+        Ok(match self {
+            Self::Held(bytes) => Box::new(Cursor::new(bytes.clone())),
+            Self::InFile { path, .. } => Box::new(File::open(&**path).map_err(|source| Error::io(path, source))?),
+        })
+    }
+}
