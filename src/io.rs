@@ -79,8 +79,7 @@ const ARCHITECTURE: &str = "architecture";
 const INPUT: &str = "input";
 
 /// One to three sizes.
-fn shape(text: &str) -> Option<Shape> {
-    let dims: Vec<usize> = text.split_whitespace().map(|dim| dim.parse().ok()).collect::<Option<_>>()?;
+fn shape(dims: &[usize]) -> Option<Shape> {
     match *dims {
         [size] => Some(size.into()),
         [channels, length] => Some([channels, length].into()),
@@ -190,7 +189,9 @@ impl StateDict {
         let says_none = || malformed("it does not say its architecture".to_owned());
         let architecture = self.metadata(ARCHITECTURE).ok_or_else(says_none)?;
         let unusable = |text| malformed(format!("'{}' is no input shape", architecture::shortened(text)));
-        let input = self.metadata(INPUT).map(|text| shape(text).ok_or_else(|| unusable(text))).transpose()?;
+        let sizes = |text: &str| text.split_whitespace().map(|dim| dim.parse().ok()).collect::<Option<Vec<usize>>>();
+        let input = |text| sizes(text).and_then(|dims| shape(&dims)).ok_or_else(|| unusable(text));
+        let input = self.metadata(INPUT).map(input).transpose()?;
         self.model_of(architecture, input)
     }
 

@@ -72,7 +72,7 @@ pub use convolution::{Conv1d, Conv2d, ConvTranspose2d};
 pub use linear::Linear;
 pub(crate) use linear::{check_bias, same, sum_of as sum};
 pub use pooling::{AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d};
-pub use reshape::{Flatten, Upsample};
+pub use reshape::{Flatten, Permute, Unflatten, Upsample};
 
 /// One layer of a [`Sequential`](crate::Sequential).
 pub trait Layer<T: Scalar>: Debug + Send + Sync {
@@ -270,6 +270,14 @@ impl<T> WeightFn<T> {
     /// The function's value.
     pub fn value(&self, weight: T) -> T {
         (self.0)(weight)
+    }
+}
+
+impl<T: Scalar> WeightFn<T> {
+    /// This function of another one's value, where there is one.
+    pub(crate) fn after(&self, inner: Option<&Self>) -> Self {
+        let (f, Some(inner)) = (self.clone(), inner.cloned()) else { return self.clone() };
+        Self::new(move |w| f.value(inner.value(w)))
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::layer::{
     AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, BatchNorm1d, BatchNorm2d, Branch, Concat, Conv1d, Conv2d,
-    ConvTranspose2d, Dropout, Elu, Flatten, Gelu, HardTanh, Identity, Layer, LeakyRelu, Linear, MaxPool1d, MaxPool2d, Named, Relu,
-    Residual, Sigmoid, Silu, Softmax, Softplus, Tanh, Upsample,
+    ConvTranspose2d, Dropout, Elu, Flatten, Gelu, HardTanh, Identity, Layer, LeakyRelu, Linear, MaxPool1d, MaxPool2d, Named,
+    Permute, Relu, Residual, Sigmoid, Silu, Softmax, Softplus, Tanh, Unflatten, Upsample,
 };
 use crate::scalar::Scalar;
 
@@ -40,6 +40,7 @@ pub(super) struct Convolution {
     kernel: [usize; 2],
     stride: [usize; 2],
     padding: [usize; 2],
+    padding_end: [usize; 2],
     output_padding: [usize; 2],
     dilation: [usize; 2],
     groups: usize,
@@ -109,7 +110,12 @@ impl Convolution {
         let shape = self.shape();
         macro_rules! with_settings {
             ($layer:expr) => {
-                $layer.stride(self.stride).padding(self.padding).dilation(self.dilation).groups(self.groups)
+                $layer
+                    .stride(self.stride)
+                    .padding(self.padding)
+                    .padding_end(self.padding_end)
+                    .dilation(self.dilation)
+                    .groups(self.groups)
             };
         }
         Ok(match (self.kind, shape.as_slice()) {
@@ -323,6 +329,15 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
         }
         "Identity" => Arc::new(Identity),
         "Flatten" => Arc::new(Flatten),
+        "Unflatten" => {
+            let sizes = arguments.sizes("unflattened_size")?;
+            Arc::new(Unflatten::new(super::shape(&sizes).ok_or("Unflatten makes vectors, sequences and images only")?))
+        }
+        "Permute" => {
+            let axes = arguments.sizes("dims")?;
+            let axes = axes.strip_prefix(&[0]).ok_or("Permute leaves the samples' axis where it is")?;
+            Arc::new(Permute::new(&axes.iter().map(|axis| axis.saturating_sub(1)).collect::<Vec<_>>()).map_err(refused)?)
+        }
         "Dropout" | "Dropout2d" => Arc::new(Dropout::new(arguments.number("p", 0.5)?).map_err(refused)?),
         "Softmax" => Arc::new(Softmax),
         other => return Err(format!("there is no layer of kind '{}'", shortened(other))),
@@ -374,6 +389,15 @@ impl<'a> Arguments<'a> {
         }
     }
 
+    /// `(3, 4, 5)`.
+    fn sizes(&self, name: &str) -> Result<Vec<usize>, String> {
+        let refused = || format!("it is without usable {name}");
+        let text = self.text(name, usize::MAX).ok_or_else(refused)?;
+        let inner = text.trim_start_matches(['(', '[']).trim_end_matches([')', ']']);
+        let sizes = inner.split(',').map(str::trim).filter(|text| !text.is_empty()).map(str::parse);
+        sizes.collect::<Result<_, _>>().map_err(|_| refused())
+    }
+
     /// `3`, `(3,)` or `(3, 4)`.
     fn pair(&self, name: &str, place: usize) -> Result<Option<[usize; 2]>, String> {
         let Some(text) = self.text(name, place) else { return Ok(None) };
@@ -398,6 +422,7 @@ impl<'a> Arguments<'a> {
         }
         let pair = |name: &str, default: usize| Ok::<_, String>(self.pair(name, usize::MAX)?.unwrap_or([default; 2]));
         let along = |[height, width]: [usize; 2], nothing| if kind == "Conv1d" { [nothing, width] } else { [height, width] };
+        let padding = pair("padding", 0)?;
         let groups = if self.text("groups", usize::MAX).is_some() { self.size("groups", usize::MAX)? } else { 1 };
         Ok(Convolution {
             kind,
@@ -405,7 +430,8 @@ impl<'a> Arguments<'a> {
             outputs: self.size("out_channels", 1)?,
             kernel: along(self.pair("kernel_size", 2)?.ok_or_else(|| format!("{kind} without a kernel_size"))?, 1),
             stride: along(pair("stride", 1)?, 1),
-            padding: along(pair("padding", 0)?, 0),
+            padding: along(padding, 0),
+            padding_end: along(self.pair("padding_end", usize::MAX)?.unwrap_or(padding), 0),
             output_padding: pair("output_padding", 0)?,
             dilation: along(pair("dilation", 1)?, 1),
             groups,
@@ -417,6 +443,7 @@ impl<'a> Arguments<'a> {
         let kernel = self.pair("kernel_size", 0)?.ok_or_else(|| format!("{kind} without a kernel_size"))?;
         let stride = self.pair("stride", 1)?.unwrap_or(kernel);
         let padding = self.pair("padding", 2)?.unwrap_or([0, 0]);
+        let padding_end = self.pair("padding_end", usize::MAX)?.unwrap_or(padding);
         let dilation = self.pair("dilation", usize::MAX)?.unwrap_or([1, 1]);
         let (ceil, count) = (self.flag("ceil_mode", false)?, self.flag("count_include_pad", true)?);
         if self.text("divisor_override", usize::MAX).is_some_and(|text| text != "None") {
@@ -424,7 +451,7 @@ impl<'a> Arguments<'a> {
         }
         macro_rules! windows {
             ($layer:ident) => {
-                $layer::new(kernel).stride(stride).padding(padding).ceil_mode(ceil)
+                $layer::new(kernel).stride(stride).padding(padding).padding_end(padding_end).ceil_mode(ceil)
             };
         }
         Ok(match kind {

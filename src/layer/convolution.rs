@@ -56,6 +56,7 @@ struct Convolution<T> {
     bias: Option<Arc<[T]>>,
     stride: [usize; 2],
     padding: [usize; 2],
+    padding_end: [usize; 2],
     output_padding: [usize; 2],
     dilation: [usize; 2],
     groups: usize,
@@ -83,8 +84,10 @@ impl<T: Scalar> Convolution<T> {
             return Err(Error::NonFiniteWeight { kind: kind.to_owned(), output, input, value: value.as_f64() });
         }
         let (bias, one) = (bias.map(Arc::from), [1, 1]);
-        let (stride, padding, output_padding, dilation, groups) = (one, [0, 0], [0, 0], one, 1);
-        let layer = Self { kind, rank, transposed, weights, shape, bias, stride, padding, output_padding, dilation, groups };
+        let (stride, dilation, groups) = (one, one, 1);
+        let [padding, padding_end, output_padding] = [[0, 0]; 3];
+        let layer =
+            Self { kind, rank, transposed, weights, shape, bias, stride, padding, padding_end, output_padding, dilation, groups };
         if let (Some(bias), false) = (&layer.bias, transposed) {
             super::check_bias(kind, Bias::from(&**bias), outer, of_group)?;
         }
@@ -124,7 +127,7 @@ impl<T: Scalar> Convolution<T> {
                 (input.plane()[axis], self.kernel()[axis], self.stride[axis], self.padding[axis]);
             let too_small = || Error::shape(kind, input, format!("more than its kernel of {kernel} leaves nothing of"));
             let reach = self.dilation[axis].checked_mul(kernel - 1).ok_or_else(too_small)?;
-            let both = padding.checked_mul(2).ok_or_else(too_small)?;
+            let both = padding.checked_add(self.padding_end[axis]).ok_or_else(too_small)?;
             *size = if self.transposed {
                 let whole =
                     (given.max(1) - 1).checked_mul(stride).and_then(|s| s.checked_add(reach + 1 + self.output_padding[axis]));
@@ -180,6 +183,9 @@ impl<T: Scalar> Convolution<T> {
                 all.push(format!("{name}={}", pair(values)));
             }
         }
+        if self.padding_end != self.padding {
+            all.push(format!("padding_end={}", pair(self.padding_end)));
+        }
         if self.groups != 1 {
             all.push(format!("groups={}", self.groups));
         }
@@ -210,7 +216,7 @@ impl<T: Scalar> Convolution<T> {
         let (inputs, outputs) = self.channels();
         let fits = self.shape[0].is_multiple_of(self.groups) && a.len() == inputs;
         // Padding is not shifted; and where windows differ in what they reach, so would the shift.
-        if !fits || self.transposed || (self.padding != [0, 0] && b.iter().any(|b| *b != T::zero())) {
+        if !fits || self.transposed || ([self.padding, self.padding_end] != [[0, 0]; 2] && b.iter().any(|b| *b != T::zero())) {
             return None;
         }
         let weights = self.weights.iter().enumerate().map(|(at, &w)| w * a[self.channel_of(at, false)]).collect();
@@ -266,6 +272,14 @@ macro_rules! convolution {
             #[must_use]
             pub fn padding(mut self, padding: impl Into<Pair>) -> Self {
                 self.inner.padding = padding.into().along($rank, 0);
+                self.inner.padding_end = self.inner.padding;
+                self
+            }
+
+            /// The same with another number of zeros below and on the right than above and on the left.
+            #[must_use]
+            pub fn padding_end(mut self, padding: impl Into<Pair>) -> Self {
+                self.inner.padding_end = padding.into().along($rank, 0);
                 self
             }
 
@@ -377,13 +391,7 @@ impl<T: Scalar> ConvolutionMap<T> {
 
     /// The same with other weights.
     fn with(&self, f: &WeightFn<T>) -> Self {
-        let f = match self.mapped.clone() {
-            None => f.clone(),
-            Some(inner) => {
-                let f = f.clone();
-                WeightFn::new(move |w| f.value(inner.value(w)))
-            }
-        };
+        let f = f.after(self.mapped.as_ref());
         let (geometry, transposed, weights, output) = (self.geometry, self.transposed, self.weights.clone(), self.output);
         let (down, up) = (OnceLock::new(), OnceLock::new());
         Self { geometry, transposed, weights, mapped: Some(f), bias: None, output, down, up }

@@ -1,7 +1,8 @@
 //! Poolings: the largest of each window, or its mean.
 
+use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::convolution::{Pair, pair_of};
 use super::{Bias, Layer, LinearMap, Operator, Route, WeightFn};
@@ -16,30 +17,31 @@ struct Windows {
     kernel: [usize; 2],
     stride: [usize; 2],
     padding: [usize; 2],
+    padding_end: [usize; 2],
     dilation: [usize; 2],
     ceil: bool,
 }
 
 impl Windows {
     fn new(kernel: [usize; 2]) -> Self {
-        Self { kernel, stride: kernel, padding: [0, 0], dilation: [1, 1], ceil: false }
+        Self { kernel, stride: kernel, padding: [0, 0], padding_end: [0, 0], dilation: [1, 1], ceil: false }
     }
 
     /// How many windows an axis has, as PyTorch counts them.
     fn count(&self, kind: &str, input: Shape, axis: usize) -> Result<usize, Error> {
         let (size, kernel, stride) = (input.plane()[axis], self.kernel[axis], self.stride[axis]);
-        let (padding, dilation) = (self.padding[axis], self.dilation[axis]);
+        let (padding, padding_end, dilation) = (self.padding[axis], self.padding_end[axis], self.dilation[axis]);
         for (name, value) in [("kernel_size", kernel), ("stride", stride), ("dilation", dilation)] {
             if value == 0 {
                 return Err(Error::parameter(kind, name, value, "at least 1"));
             }
         }
-        if padding > kernel / 2 {
-            return Err(Error::parameter(kind, "padding", padding, "at most half of kernel_size"));
+        if padding.max(padding_end) > kernel / 2 {
+            return Err(Error::parameter(kind, "padding", padding.max(padding_end), "at most half of kernel_size"));
         }
         let too_small = || Error::shape(kind, input, format!("at least as much as its window of {kernel} (dilation {dilation})"));
         let reach = dilation.checked_mul(kernel - 1).and_then(|reach| reach.checked_add(1)).ok_or_else(too_small)?;
-        let room = size.checked_add(2 * padding).and_then(|room| room.checked_sub(reach)).ok_or_else(too_small)?;
+        let room = size.checked_add(padding + padding_end).and_then(|room| room.checked_sub(reach)).ok_or_else(too_small)?;
         let floor = room / stride + 1;
         if !self.ceil || room % stride == 0 {
             return Ok(floor);
@@ -64,7 +66,9 @@ impl Windows {
 
     fn arguments(&self, rank: usize) -> String {
         let text = |pair| pair_of(pair, rank);
-        format!("kernel_size={}, stride={}, padding={}", text(self.kernel), text(self.stride), text(self.padding))
+        let end =
+            if self.padding_end == self.padding { String::new() } else { format!(", padding_end={}", text(self.padding_end)) };
+        format!("kernel_size={}, stride={}, padding={}{end}", text(self.kernel), text(self.stride), text(self.padding))
     }
 }
 
@@ -85,6 +89,14 @@ macro_rules! windows {
         #[must_use]
         pub fn padding(mut self, padding: impl Into<Pair>) -> Self {
             self.windows.padding = padding.into().along(Self::RANK, 0);
+            self.windows.padding_end = self.windows.padding;
+            self
+        }
+
+        /// The same with another padding below and on the right than above and on the left.
+        #[must_use]
+        pub fn padding_end(mut self, padding: impl Into<Pair>) -> Self {
+            self.windows.padding_end = padding.into().along(Self::RANK, 0);
             self
         }
 
@@ -227,18 +239,17 @@ macro_rules! avg_pool {
 
             fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
                 let output = self.windows.output($kind, input, $rank)?;
-                let axis = |axis: usize| -> Vec<(Range<usize>, usize)> {
-                    let (size, padding) = (input.plane()[axis], self.windows.padding[axis]);
-                    let (kernel, stride) = (self.windows.kernel[axis], self.windows.stride[axis]);
-                    let window = |index: usize| {
-                        let (first, end) = (index * stride, (index * stride + kernel).min(size + 2 * padding));
-                        let inside = first.saturating_sub(padding)..end.saturating_sub(padding).min(size);
-                        let count = if self.count_padding { end - first } else { inside.len() };
-                        (inside, count)
-                    };
-                    (0..output.plane()[axis]).map(window).collect()
+                let (windows, count_padding) = (self.windows, self.count_padding);
+                let window = move |axis: usize, index: usize| {
+                    let (size, padding) = (input.plane()[axis], windows.padding[axis]);
+                    let all = size + padding + windows.padding_end[axis];
+                    let first = index * windows.stride[axis];
+                    let end = (first + windows.kernel[axis]).min(all);
+                    let inside = first.saturating_sub(padding)..end.saturating_sub(padding).min(size);
+                    let count = if count_padding { end - first } else { inside.len() };
+                    (inside, count)
                 };
-                Ok(Operator::Average(Arc::new(Mean::new([axis(0), axis(1)], input, output))))
+                Ok(Operator::Average(Arc::new(Mean::new(window, input, output))))
             }
 
             fn arguments(&self) -> String {
@@ -287,16 +298,14 @@ macro_rules! adaptive {
                 if self.output.contains(&0) {
                     return Err(Error::parameter($kind, "output_size", 0, "at least 1"));
                 }
-                let axis = |axis: usize| -> Vec<(Range<usize>, usize)> {
-                    let (size, count) = (input.plane()[axis], self.output[axis]);
-                    let window = |index: usize| {
-                        let window = index * size / count..((index + 1) * size).div_ceil(count);
-                        (window.clone(), window.len())
-                    };
-                    (0..count).map(window).collect()
+                let counts = self.output;
+                let window = move |axis: usize, index: usize| {
+                    let (size, count) = (input.plane()[axis], counts[axis]);
+                    let window = index * size / count..((index + 1) * size).div_ceil(count);
+                    (window.clone(), window.len())
                 };
                 let output = input.with(input.channels(), self.output);
-                Ok(Operator::Average(Arc::new(Mean::new([axis(0), axis(1)], input, output))))
+                Ok(Operator::Average(Arc::new(Mean::new(window, input, output))))
             }
 
             fn arguments(&self) -> String {
@@ -315,33 +324,59 @@ adaptive!(
 );
 
 /// A sum over windows, of each channel by itself, with one weight for each window.
-#[derive(Debug)]
 struct Mean<T> {
+    /// Along an axis, what of the input the window of an index reaches, and how many values it counts for.
+    window: Arc<dyn Fn(usize, usize) -> (Range<usize>, usize) + Send + Sync>,
+    /// What the weights are mapped by.
+    mapped: Option<WeightFn<T>>,
+    input: Shape,
+    output: Shape,
+    /// Made when it is first used: a model can be looked at before there is memory for its values.
+    all: OnceLock<AllWindows<T>>,
+}
+
+struct AllWindows<T> {
     rows: Vec<Range<usize>>,
     columns: Vec<Range<usize>>,
     /// Of each window.
     weights: Vec<T>,
-    input: Shape,
-    output: Shape,
+}
+
+impl<T> fmt::Debug for Mean<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mean({} -> {})", self.input, self.output)
+    }
 }
 
 impl<T: Scalar> Mean<T> {
-    /// Windows along both axes, each with what it counts for.
-    fn new([rows, columns]: [Vec<(Range<usize>, usize)>; 2], input: Shape, output: Shape) -> Self {
-        let weight = |a: usize, b: usize| T::one() / T::from_f64((a * b).max(1) as f64);
-        let weights = rows.iter().flat_map(|(_, a)| columns.iter().map(move |(_, b)| weight(*a, *b))).collect();
-        let ranges = |windows: Vec<(Range<usize>, usize)>| windows.into_iter().map(|(range, _)| range).collect();
-        Self { rows: ranges(rows), columns: ranges(columns), weights, input, output }
+    fn new(window: impl Fn(usize, usize) -> (Range<usize>, usize) + Send + Sync + 'static, input: Shape, output: Shape) -> Self {
+        Self { window: Arc::new(window), mapped: None, input, output, all: OnceLock::new() }
+    }
+
+    fn all(&self) -> &AllWindows<T> {
+        self.all.get_or_init(|| {
+            let along = |axis: usize| -> (Vec<Range<usize>>, Vec<usize>) {
+                (0..self.output.plane()[axis]).map(|index| (self.window)(axis, index)).unzip()
+            };
+            let ((rows, heights), (columns, widths)) = (along(0), along(1));
+            let weight = |a: usize, b: usize| {
+                let weight = T::one() / T::from_f64((a * b).max(1) as f64);
+                self.mapped.as_ref().map_or(weight, |f| f.value(weight))
+            };
+            let weights = heights.iter().flat_map(|&a| widths.iter().map(move |&b| weight(a, b))).collect();
+            AllWindows { rows, columns, weights }
+        })
     }
 
     /// Each window of a plane: its lines of the input, and its place in the output.
     fn each(&self, mut visit: impl FnMut(Range<usize>, usize, T)) {
+        let AllWindows { rows, columns, weights } = self.all();
         let width = self.input.plane()[1];
-        for (r, rows) in self.rows.iter().enumerate() {
-            for (c, columns) in self.columns.iter().enumerate() {
-                let at = r * self.columns.len() + c;
+        for (r, rows) in rows.iter().enumerate() {
+            for (c, columns) in columns.iter().enumerate() {
+                let at = r * self.output.plane()[1] + c;
                 for row in rows.clone() {
-                    visit(row * width + columns.start..row * width + columns.end, at, self.weights[at]);
+                    visit(row * width + columns.start..row * width + columns.end, at, weights[at]);
                 }
             }
         }
@@ -366,7 +401,7 @@ impl<T: Scalar> LinearMap<T> for Mean<T> {
     }
 
     fn keeps_sign(&self) -> bool {
-        self.weights.iter().all(|w| *w >= T::zero())
+        self.mapped.is_none() || self.all().weights.iter().all(|w| *w >= T::zero())
     }
 
     fn bias(&self) -> Option<Bias<'_, T>> {
@@ -390,13 +425,12 @@ impl<T: Scalar> LinearMap<T> for Mean<T> {
     }
 
     fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>> {
-        let (rows, columns) = (self.rows.clone(), self.columns.clone());
-        let weights = self.weights.iter().map(|&w| f.value(w)).collect();
-        Box::new(Self { rows, columns, weights, input: self.input, output: self.output })
+        let mapped = Some(f.after(self.mapped.as_ref()));
+        Box::new(Self { window: self.window.clone(), mapped, input: self.input, output: self.output, all: OnceLock::new() })
     }
 
     fn multiply_adds(&self) -> f64 {
         let along = |windows: &[Range<usize>]| windows.iter().map(|window| window.len() as f64).sum::<f64>();
-        self.input.channels() as f64 * along(&self.rows) * along(&self.columns)
+        self.input.channels() as f64 * along(&self.all().rows) * along(&self.all().columns)
     }
 }

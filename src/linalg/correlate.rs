@@ -158,7 +158,11 @@ impl Geometry {
                     taps: (0..taps).map(|tap| Some((0, place(tap), reach(tap) / stride))).collect(),
                     length: coarse + furthest,
                     // Where there is one phase, the zeros behind a line are those before the next.
-                    shared: if stride == 1 { (fine + padding).max(coarse) } else { coarse + furthest },
+                    shared: if stride == 1 {
+                        (fine + padding).max(coarse).max((coarse + furthest).saturating_sub(padding))
+                    } else {
+                        coarse + furthest
+                    },
                 }
             }
             Direction::Up => {
@@ -485,8 +489,10 @@ mod tests {
                         for groups in [1_usize, 2] {
                             let fine = Planes { channels: 2 * groups, size: [9, 11] };
                             let (stride, padding) = ([stride, 1], [padding, padding / 2]);
+                            // As much padding behind as before, but for the first axis one more where they are grouped.
+                            let end = [padding[0] + groups - 1, padding[1]];
                             let size = |axis: usize, kernel: usize| {
-                                let room = fine.size[axis] + 2 * padding[axis];
+                                let room = fine.size[axis] + padding[axis] + end[axis];
                                 room.checked_sub(dilation * (kernel - 1) + 1).map(|rest| rest / stride[axis] + 1)
                             };
                             let (Some(height), Some(width)) = (size(0, kernel), size(1, other)) else { continue };
@@ -516,9 +522,12 @@ mod tests {
 
     #[test]
     fn and_so_they_are_where_there_are_fewer_multiplications() {
-        for (padding, size) in [(0, [14, 15]), (1, [13, 12]), (1, [30, 41]), (2, [11, 11])] {
+        // The last number is how much more padding there is behind than before.
+        for (padding, size, more) in
+            [(0, [14, 15], 0), (1, [13, 12], 0), (1, [30, 41], 0), (2, [11, 11], 0), (0, [14, 15], 1), (1, [13, 12], 1)]
+        {
             let fine = Planes { channels: 17, size };
-            let coarse = Planes { channels: 21, size: size.map(|size| size + 2 * padding - 2) };
+            let coarse = Planes { channels: 21, size: size.map(|size| size + 2 * padding + more - 2) };
             let one = [1, 1];
             let geometry = Geometry { fine, coarse, groups: 1, kernel: [3, 3], stride: one, padding: [padding; 2], dilation: one };
             assert!(geometry.is_transformed());
