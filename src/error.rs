@@ -277,6 +277,13 @@ pub enum Error {
         misshapen: Vec<Misshapen>,
     },
 
+    /// An ONNX model has operators that are not read, or not in that place.
+    #[error("the model has {} that cannot be explained:{}", count(.nodes.len()), list_nodes(.nodes))]
+    UnsupportedNodes {
+        /// All of them on the way from the input to the output.
+        nodes: Vec<UnsupportedNode>,
+    },
+
     /// A layer cannot be written to a file, because reading it back would not know its kind.
     #[error("layer {layer} ({kind}) is not one of the crate's own and cannot be written to a file")]
     NotWritable {
@@ -296,6 +303,31 @@ pub struct Misshapen {
     pub expected: Vec<usize>,
     /// The shape found.
     pub found: Vec<usize>,
+}
+
+/// A node of an ONNX model that cannot be explained.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnsupportedNode {
+    /// The node's name, or that of its first output where it has none.
+    pub name: String,
+    /// The operator, with its domain where that is not ONNX's own.
+    pub operator: String,
+    /// Where it stands in the file, such as `graph.node[3]`.
+    pub path: String,
+    /// Why not.
+    pub reason: String,
+}
+
+fn count(nodes: usize) -> String {
+    if nodes == 1 { "a node".to_owned() } else { format!("{nodes} nodes") }
+}
+
+fn list_nodes(nodes: &[UnsupportedNode]) -> String {
+    let line = |node: &UnsupportedNode| {
+        let UnsupportedNode { name, operator, path, reason } = node;
+        format!("\n  {operator} '{name}' ({path}): {reason}")
+    };
+    nodes.iter().map(line).collect()
 }
 
 fn list_tensors(missing: &[String], surplus: &[String], misshapen: &[Misshapen]) -> String {

@@ -34,8 +34,8 @@ mod builder;
 mod guess;
 #[cfg(feature = "npz")]
 mod npz;
-//onnxcfg
-//mod onnx;
+#[cfg(feature = "onnx")]
+mod onnx;
 #[cfg(feature = "pytorch")]
 mod pytorch;
 #[cfg(feature = "safetensors")]
@@ -50,6 +50,8 @@ use crate::scalar::Scalar;
 use crate::sequential::Sequential;
 use crate::shape::Shape;
 pub use builder::StateDictBuilder;
+#[cfg(feature = "onnx")]
+pub use onnx::OnnxFile;
 use tensor::{Data, Tensor};
 
 /// Named tensors, as PyTorch's `state_dict()` gives them, and the architecture if the file says it.

@@ -34,7 +34,7 @@ pub use accumulate::{Accumulation, Cause, Plan};
 pub use canonize::Merged;
 pub use check::{Code, Finding};
 pub use composite::Composite;
-pub use error::{Error, Misshapen};
+pub use error::{Error, Misshapen, UnsupportedNode};
 pub use explainer::{Explainer, Workspace};
 pub use explanation::{Contribution, Explanation};
 pub use health::{Health, LayerHealth};

@@ -64,7 +64,10 @@ fn array(file: &Data) -> Result<Tensor, Error> {
     let Header { number, fortran, shape } = header;
     let bytes = Tensor::count(&shape).and_then(|count| count.checked_mul(number.size())).ok_or_else(ends)?;
     let data = file.part(behind as u64 + u64::from(length), bytes as u64).ok_or_else(ends)?;
-    let strides = fortran.then(|| shape.iter().scan(1, |next, &dim| Some(std::mem::replace(next, *next * dim))).collect());
+    let strides = fortran.then(|| {
+        let turned: Vec<usize> = shape.iter().rev().copied().collect();
+        Tensor::steps(&turned).into_iter().rev().collect()
+    });
     Ok(Tensor { shape, strides, number, data })
 }
 

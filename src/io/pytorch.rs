@@ -170,7 +170,7 @@ fn tensor(saved: &Saved, storages: &BTreeMap<Rc<str>, Data>) -> Option<Tensor> {
     let span = Tensor::span(shape, strides).filter(|&span| shape.len() == strides.len() && count <= span)?;
     let bytes = |numbers: usize| numbers.checked_mul(number.size()).map(|bytes| bytes as u64);
     let data = storages.get(&storage.key)?.part(bytes(*offset)?, bytes(span)?)?;
-    let plain: Vec<usize> = (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect();
+    let plain = Tensor::steps(shape);
     // The stride of an axis of one index is of no effect.
     let as_is = shape.iter().zip(strides).zip(&plain).all(|((&dim, stride), plain)| dim == 1 || stride == plain);
     let strides = (!as_is && count > 0).then(|| strides.clone());

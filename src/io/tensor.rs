@@ -77,6 +77,12 @@ impl Tensor {
         shape.iter().try_fold(1_usize, |count, &dim| count.checked_mul(dim))
     }
 
+    /// How many numbers lie from one index of an axis to the next, in C order.
+    pub fn steps(shape: &[usize]) -> Vec<usize> {
+        let behind = |axis: usize| shape[axis + 1..].iter().fold(1, |steps: usize, &dim| steps.saturating_mul(dim));
+        (0..shape.len()).map(behind).collect()
+    }
+
     /// How many numbers lie between the first and the last of a tensor with strides, both counted; where they can be.
     pub fn span(shape: &[usize], strides: &[usize]) -> Option<usize> {
         if shape.contains(&0) {

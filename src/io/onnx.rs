@@ -1,0 +1,174 @@
+//! ONNX models.
+//!
+//! A file is a graph of operators; what lies between its input and one of its outputs becomes a [`Sequential`], in four steps:
+//! the messages are decoded ([`proto`]), what does not depend on the input is computed ([`constant`]), each operator becomes
+//! layers or a join of several ways ([`operator`]), and sums and concatenations become branches ([`graph`]).
+
+mod constant;
+mod expression;
+mod graph;
+mod operator;
+mod proto;
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::architecture::shortened;
+use super::tensor::Data;
+use crate::error::Error;
+use crate::scalar::Scalar;
+use crate::sequential::Sequential;
+use crate::shape::Shape;
+use graph::Reader;
+use proto::{Model, ValueInfo};
+
+/// No graph has more nodes.
+const NODES: usize = 1 << 15;
+
+/// The oldest set of operators that is read.
+const OLDEST: i64 = 9;
+
+/// An ONNX file before a model is made of it: where it has several outputs, or an input of no fixed shape, it has to be told
+/// which. For all others there is [`Sequential::read_onnx`].
+///
+/// ```no_run
+/// use relprop::io::OnnxFile;
+///
+/// let file = OnnxFile::open("detector.onnx")?;
+/// println!("{:?}", file.outputs());
+/// let model = file.input([3, 224, 224]).output("scores").to_model::<f32>()?;
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct OnnxFile {
+    model: Model,
+    size: usize,
+    folder: Option<PathBuf>,
+    input: Option<Shape>,
+    output: Option<String>,
+}
+
+impl OnnxFile {
+    /// Opens a model. External data is read from files in or below its folder, and nowhere else.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Malformed`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let mut file = Self::from_bytes(Data::of_file(path)?.read()?)?;
+        file.folder = Some(path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")).to_owned());
+        Ok(file)
+    }
+
+    /// Reads the content of a model's file, which has to hold all of its weights.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`].
+    pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, Error> {
+        let bytes = bytes.into();
+        let size = bytes.len();
+        let model = Model::decode(bytes).map_err(|e| malformed(e.to_string()))?;
+        let opset = model.opset_import.iter().find(|opset| is_standard(&opset.domain)).map_or(0, |opset| opset.version);
+        let file = Self { model, size, folder: None, input: None, output: None };
+        let nodes = file.graph()?.node.len();
+        if opset < OLDEST {
+            let reason = format!("its operators are of version {opset}, those since {OLDEST} are read: export it anew");
+            return Err(malformed(reason));
+        }
+        if nodes > NODES {
+            return Err(malformed(format!("its graph has {nodes} nodes, {NODES} at most are read")));
+        }
+        Ok(file)
+    }
+
+    fn graph(&self) -> Result<&proto::Graph, Error> {
+        self.model.graph.as_ref().ok_or_else(|| malformed("there is no graph in it".to_owned()))
+    }
+
+    /// The names of the outputs.
+    #[must_use]
+    pub fn outputs(&self) -> Vec<&str> {
+        self.model.graph.iter().flat_map(|graph| &graph.output).map(|output| output.name.as_str()).collect()
+    }
+
+    /// The shape of a sample, where the file leaves it open.
+    #[must_use]
+    pub fn input(mut self, shape: impl Into<Shape>) -> Self {
+        self.input = Some(shape.into());
+        self
+    }
+
+    /// The output that is explained, where there are several.
+    #[must_use]
+    pub fn output(mut self, name: impl Into<String>) -> Self {
+        self.output = Some(name.into());
+        self
+    }
+
+    /// The model from the input to the output.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedNodes`] with all nodes that cannot be explained; [`Error::Malformed`] for a graph that is not sound;
+    /// and those of [`SequentialBuilder::build`](crate::SequentialBuilder::build).
+    pub fn to_model<T: Scalar>(&self) -> Result<Sequential<T>, Error> {
+        let graph = self.graph()?;
+        let output = self.chosen(graph)?;
+        Reader::new(graph, self.size, self.folder.as_deref(), self.input)?.read(graph, output)
+    }
+
+    /// The output asked for, or the only one that has numbers of floating point.
+    fn chosen<'a>(&self, graph: &'a proto::Graph) -> Result<&'a str, Error> {
+        let listed = || self.outputs().iter().take(20).map(|name| format!("'{}'", shortened(name))).collect::<Vec<_>>().join(", ");
+        if let Some(asked) = &self.output {
+            let found = graph.output.iter().find(|output| output.name == *asked);
+            let none = || malformed(format!("it has no output '{}', but {}", shortened(asked), listed()));
+            return found.map(|output| output.name.as_str()).ok_or_else(none);
+        }
+        // A classifier of scikit-learn has a label besides, a whole number or a text.
+        let floating = |output: &&ValueInfo| {
+            let tensor = output.r#type.as_ref().and_then(|of| of.tensor.as_ref());
+            tensor.is_none_or(|tensor| matches!(tensor.elem_type, 0 | 1 | 10 | 11 | 16))
+        };
+        match graph.output.iter().filter(floating).collect::<Vec<_>>().as_slice() {
+            [one] => Ok(&one.name),
+            [] => Err(malformed("it has no output of floating point".to_owned())),
+            _ => Err(malformed(format!("it has the outputs {}: say which, with OnnxFile::output", listed()))),
+        }
+    }
+}
+
+impl<T: Scalar> Sequential<T> {
+    /// Reads a model from an ONNX file with one input and one output of floating point: [`OnnxFile::open`],
+    /// [`OnnxFile::to_model`].
+    ///
+    /// The layers have the names of the nodes. A batch-normalisation that the exporter has left alone is a layer of its own:
+    /// [`canonize`](Self::canonize) before you explain. A log-softmax at the end becomes a softmax, whose logits are explained.
+    ///
+    /// # Errors
+    /// Those of both.
+    ///
+    /// # Example
+    /// ```no_run
+    /// use relprop::{Rule, Sequential};
+    /// use relprop::nalgebra::DVector;
+    ///
+    /// let model = Sequential::<f32>::read_onnx("model.onnx")?.canonize()?.0;
+    /// let sample = DVector::zeros(model.inputs());
+    /// println!("{}", model.explain(&sample, Rule::Epsilon)?);
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    pub fn read_onnx(path: impl AsRef<Path>) -> Result<Self, Error> {
+        OnnxFile::open(path)?.to_model()
+    }
+}
+
+/// ONNX's own operators, not those of a vendor.
+fn is_standard(domain: &str) -> bool {
+    matches!(domain, "" | "ai.onnx")
+}
+
+fn malformed(reason: String) -> Error {
+    Error::Malformed { format: "ONNX".to_owned(), reason }
+}

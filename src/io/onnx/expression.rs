@@ -1,0 +1,66 @@
+//! Functions of one value, as exporters spell them out: x · sigmoid(x), or x/2 · (1 + erf(x/√2)).
+//!
+//! They are told by what they give, not by how they are written: exporters, and their versions, write the same one differently.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::layer::{Elementwise, Gelu, Layer, Silu};
+use crate::scalar::Scalar;
+
+/// A function of x.
+#[derive(Debug)]
+pub(super) enum Expression {
+    X,
+    Number(f64),
+    Unary(fn(f64) -> f64, Rc<Expression>),
+    Binary(fn(f64, f64) -> f64, Rc<Expression>, Rc<Expression>),
+}
+
+/// None is longer.
+const LONGEST: usize = 40;
+
+impl Expression {
+    fn value(&self, x: f64) -> f64 {
+        match self {
+            Self::X => x,
+            Self::Number(number) => *number,
+            Self::Unary(f, a) => f(a.value(x)),
+            Self::Binary(f, a, b) => f(a.value(x), b.value(x)),
+        }
+    }
+
+    fn length(&self) -> usize {
+        match self {
+            Self::X | Self::Number(_) => 1,
+            Self::Unary(_, a) => 1 + a.length(),
+            Self::Binary(_, a, b) => 1 + a.length() + b.length(),
+        }
+    }
+
+    /// None where it gets too long.
+    pub fn unary(f: fn(f64) -> f64, a: &Rc<Self>) -> Option<Rc<Self>> {
+        Some(Rc::new(Self::Unary(f, a.clone()))).filter(|all| all.length() <= LONGEST)
+    }
+
+    pub fn binary(f: fn(f64, f64) -> f64, a: &Rc<Self>, b: &Rc<Self>) -> Option<Rc<Self>> {
+        Some(Rc::new(Self::Binary(f, a.clone(), b.clone()))).filter(|all| all.length() <= LONGEST)
+    }
+
+    /// The activation that has the same values, to the precision of f32.
+    pub fn activation<T: Scalar>(&self) -> Option<Arc<dyn Layer<T>>> {
+        let points = || (-60..=60).map(|step| f64::from(step) * 0.137);
+        let is = |known: &dyn Elementwise<f64>| {
+            points().all(|x| (self.value(x) - known.value(x)).abs() <= 2e-6 * known.value(x).abs().max(1.0))
+        };
+        if is(&Silu) {
+            Some(Arc::new(Silu))
+        } else if is(&Gelu::Exact) {
+            Some(Arc::new(Gelu::Exact))
+        } else if is(&Gelu::Tanh) {
+            Some(Arc::new(Gelu::Tanh))
+        } else {
+            None
+        }
+    }
+}

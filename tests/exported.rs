@@ -1,0 +1,91 @@
+//! Networks exported to ONNX by PyTorch, scikit-learn and Keras: onnxruntime's outputs, and zennit's relevances of the same
+//! network (`exported/generate.py`).
+
+#![cfg(all(feature = "onnx", feature = "safetensors"))]
+
+use std::path::PathBuf;
+
+use relprop::io::{OnnxFile, StateDict};
+use relprop::nalgebra::DMatrix;
+use relprop::{Composite, RelevanceRule, Rule, Scalar, Sequential};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/exported");
+
+/// What the outputs may differ by from onnxruntime's, and the relevances from zennit's, of the largest: the exporters merge
+/// normalisations in f32.
+const OUTPUTS: f64 = 1e-5;
+const RELEVANCES: f64 = 2e-5;
+
+fn rules<T: Scalar>() -> [(&'static str, Box<dyn RelevanceRule<T>>); 3] {
+    [
+        ("epsilon", Box::new(Rule::Epsilon)),
+        ("zplus", Box::new(Rule::ZPlus)),
+        ("epsilon-plus-flat", Box::new(Composite::epsilon_plus_flat())),
+    ]
+}
+
+fn files() -> Vec<PathBuf> {
+    let mut paths: Vec<_> = std::fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|e| e == "onnx"));
+    paths.sort();
+    assert!(paths.len() >= 50, "exported models are missing");
+    paths
+}
+
+/// The largest difference of values from golden ones, relative to the largest golden one.
+fn off<T: Scalar>(ours: &[T], goldens: &[f64]) -> f64 {
+    assert_eq!(ours.len(), goldens.len());
+    let largest = goldens.iter().fold(0.0_f64, |max, golden| max.max(golden.abs()));
+    let differences = ours.iter().zip(goldens).map(|(ours, golden)| (ours.as_f64() - golden).abs());
+    differences.fold(0.0, f64::max) / largest.max(f64::MIN_POSITIVE)
+}
+
+fn agree<T: Scalar>(relevances: f64) {
+    let mut wrong = Vec::new();
+    for path in files() {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let model: Sequential<T> = match OnnxFile::open(&path).and_then(|file| file.to_model()) {
+            Ok(model) => model.canonize().unwrap().0,
+            Err(error) => {
+                wrong.push(format!("{name}: {error}"));
+                continue;
+            }
+        };
+        let golden = StateDict::open(path.with_extension("safetensors")).unwrap();
+        let (shape, input) = golden.tensor::<T>("input").unwrap();
+        let samples = DMatrix::from_vec(shape[1], shape[0], input);
+        let (_, outputs) = golden.tensor::<f64>("outputs").unwrap();
+        let mut line = format!("outputs {:.1e}", off(model.forward_batch(&samples).unwrap().as_slice(), &outputs));
+        if off(model.forward_batch(&samples).unwrap().as_slice(), &outputs) > OUTPUTS {
+            wrong.push(format!("{name}: {line}"));
+        }
+        for (rule_name, rule) in rules::<T>() {
+            let Ok((shape, goldens)) = golden.tensor::<f64>(rule_name) else { continue };
+            let targets: Vec<usize> = (0..shape[1]).collect();
+            let explainer = model.explainer(rule).unwrap().targets(targets.clone()).unwrap();
+            let mut ours: Vec<T> = Vec::new();
+            for explanation in explainer.explain_batch(&samples).unwrap() {
+                for &target in &targets {
+                    ours.extend(explanation.relevance(target).unwrap().iter());
+                }
+            }
+            let difference = off(&ours, &goldens);
+            line += &format!(", {rule_name} {difference:.1e}");
+            if difference > relevances {
+                wrong.push(format!("{name}: {rule_name} {difference:.1e}"));
+            }
+        }
+        println!("{name:<32} {line}");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn outputs_are_onnxruntimes_and_relevances_zennits_in_f64() {
+    agree::<f64>(RELEVANCES);
+}
+
+#[test]
+fn outputs_are_onnxruntimes_and_relevances_zennits_in_f32() {
+    agree::<f32>(2e-4);
+}
