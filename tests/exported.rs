@@ -14,7 +14,7 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/exported");
 /// What the outputs may differ by from onnxruntime's, and the relevances from zennit's, of the largest: the exporters merge
 /// normalisations in f32.
 const OUTPUTS: f64 = 1e-5;
-const RELEVANCES: f64 = 2e-5;
+const RELEVANCES: f64 = 1e-6;
 
 fn rules<T: Scalar>() -> [(&'static str, Box<dyn RelevanceRule<T>>); 3] {
     [
@@ -44,7 +44,13 @@ fn agree<T: Scalar>(relevances: f64) {
     let mut wrong = Vec::new();
     for path in files() {
         let name = path.file_stem().unwrap().to_str().unwrap();
-        let model: Sequential<T> = match OnnxFile::open(&path).and_then(|file| file.to_model()) {
+        let mut file = OnnxFile::open(&path).unwrap();
+        if name == "sklearn-regressor2" {
+            // skl2onnx ends a regressor of two outputs with a reshape that makes two samples of each.
+            assert!(file.to_model::<T>().unwrap_err().to_string().contains("mixes values of several samples"));
+            file = file.output("add_result2");
+        }
+        let model: Sequential<T> = match file.to_model() {
             Ok(model) => model.canonize().unwrap().0,
             Err(error) => {
                 wrong.push(format!("{name}: {error}"));
@@ -87,5 +93,5 @@ fn outputs_are_onnxruntimes_and_relevances_zennits_in_f64() {
 
 #[test]
 fn outputs_are_onnxruntimes_and_relevances_zennits_in_f32() {
-    agree::<f32>(2e-4);
+    agree::<f32>(2e-5);
 }

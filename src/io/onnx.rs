@@ -100,7 +100,8 @@ impl OnnxFile {
         self
     }
 
-    /// The output that is explained, where there are several.
+    /// The output that is explained, where there are several; the name of any other value of the graph does as well, and the
+    /// model ends there.
     #[must_use]
     pub fn output(mut self, name: impl Into<String>) -> Self {
         self.output = Some(name.into());
@@ -114,18 +115,13 @@ impl OnnxFile {
     /// and those of [`SequentialBuilder::build`](crate::SequentialBuilder::build).
     pub fn to_model<T: Scalar>(&self) -> Result<Sequential<T>, Error> {
         let graph = self.graph()?;
-        let output = self.chosen(graph)?;
+        let output = self.output.as_deref().map_or_else(|| self.only(graph), Ok)?;
         Reader::new(graph, self.size, self.folder.as_deref(), self.input)?.read(graph, output)
     }
 
-    /// The output asked for, or the only one that has numbers of floating point.
-    fn chosen<'a>(&self, graph: &'a proto::Graph) -> Result<&'a str, Error> {
+    /// The only output that has numbers of floating point.
+    fn only<'a>(&self, graph: &'a proto::Graph) -> Result<&'a str, Error> {
         let listed = || self.outputs().iter().take(20).map(|name| format!("'{}'", shortened(name))).collect::<Vec<_>>().join(", ");
-        if let Some(asked) = &self.output {
-            let found = graph.output.iter().find(|output| output.name == *asked);
-            let none = || malformed(format!("it has no output '{}', but {}", shortened(asked), listed()));
-            return found.map(|output| output.name.as_str()).ok_or_else(none);
-        }
         // A classifier of scikit-learn has a label besides, a whole number or a text.
         let floating = |output: &&ValueInfo| {
             let tensor = output.r#type.as_ref().and_then(|of| of.tensor.as_ref());

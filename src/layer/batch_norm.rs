@@ -93,6 +93,14 @@ macro_rules! batch_norm {
                 Some((&self.statistics.a, &self.statistics.b))
             }
 
+            fn scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
+                let (own, shift) = self.per_channel().filter(|(own, _)| own.len() == a.len())?;
+                let weight = own.iter().zip(a).map(|(&own, &a)| own * a).collect();
+                let bias = shift.iter().zip(a).zip(b).map(|((&shift, &a), &b)| a * shift + b).collect();
+                let (mean, variance) = (vec![T::zero(); a.len()], vec![T::one(); a.len()]);
+                Some(Arc::new(Self::new(weight, bias, mean, variance, 0.0).ok()?))
+            }
+
             fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
                 let Statistics { weight, bias, mean, variance, .. } = &self.statistics;
                 [("weight", weight), ("bias", bias), ("running_mean", mean), ("running_var", variance)]

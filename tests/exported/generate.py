@@ -79,10 +79,10 @@ class Normalised(nn.Module):
         with torch.no_grad():
             self.first.weight.copy_(net[0].weight * self.std)
             self.first.bias.copy_(net[0].bias + (net[0].weight * self.mean).sum((1, 2, 3)))
-        self.net = net
+        self.net = net[2:]
 
     def forward(self, x):
-        return self.net[2:](self.first((x - self.mean) / self.std).clamp(0, 1.5))
+        return self.net(self.first((x - self.mean) / self.std).clamp(0.0, 1.5))
 
 
 # What is not among the networks of golden-images: name: (shape of a sample, twin, the words it is exported in).
@@ -99,7 +99,8 @@ NETWORKS = {
         nn.Linear(6, 6), nn.ReLU6(), nn.Identity(), nn.Dropout(), nn.Linear(6, 6), nn.Sigmoid(), nn.Linear(6, 4)),
         lambda net, x: F.softmax(net(x), dim=1)),
     "pads": ((2, 7, 7), lambda: nn.Sequential(
-        nn.ZeroPad2d((1, 0, 2, 1)), conv(2, 4, 3, stride=2), nn.ReLU(), conv(4, 4, 3, padding=1, groups=4), nn.ReLU(),
+        conv(2, 3, 1), nn.ReLU(), nn.ZeroPad2d((1, 0, 2, 1)), conv(3, 4, 3, stride=2), nn.ReLU(),
+        conv(4, 4, 3, padding=1, groups=4), nn.ReLU(),
         nn.Flatten(), nn.Linear(48, 8), nn.ReLU(), nn.Unflatten(1, (2, 2, 2)), conv(2, 3, 1), nn.ReLU(), *head(3)), None),
     "averages": ((2, 11, 11), lambda: nn.Sequential(
         conv(2, 4, 3), nn.ReLU(), nn.AvgPool2d(3, stride=2, padding=1), conv(4, 5, 2), nn.ReLU(),
@@ -122,6 +123,7 @@ EXPORTS |= {
     "lenet-opset11": ("lenet", "torchscript", {"opset_version": 11}),
     "upsample-opset11": ("upsample", "torchscript", {"opset_version": 11}),
     "means-opset13": ("means", "torchscript", {"opset_version": 13}),
+    "activations-opset13": ("activations", "torchscript", {"opset_version": 13}),
     "activations-opset20": ("activations", "dynamo", {"opset_version": 20}),
     "densenet-newest": ("densenet", "dynamo", {"opset_version": 23}),
     "resnet-basic-unfolded": ("resnet-basic", "torchscript", {"do_constant_folding": False, "training": torch.onnx.TrainingMode.PRESERVE}),
@@ -266,19 +268,19 @@ def keras_twins():
 
     def cnn(w):
         return nn.Sequential(
-            nn.ZeroPad2d((0, 1, 0, 1)), set_to(nn.Conv2d(3, 5, 3, stride=2), w[0], w[1]), nn.ReLU(), nn.MaxPool2d(2),
-            set_to(nn.Conv2d(5, 6, 2), w[2], w[3]), nn.ReLU(), nn.Flatten(),
-            set_to(nn.Linear(24, 8), flat_dense(w[4], 6, 2, 2), w[5]), nn.ReLU(), set_to(nn.Linear(8, 4), w[6], w[7]))
+            set_to(nn.Conv2d(3, 5, 2), w[0], w[1]), nn.ReLU(), nn.MaxPool2d(2), nn.ZeroPad2d((0, 1, 0, 1)),
+            set_to(nn.Conv2d(5, 6, 2, stride=2), w[2], w[3]), nn.ReLU(), nn.Flatten(),
+            set_to(nn.Linear(54, 8), flat_dense(w[4], 6, 3, 3), w[5]), nn.ReLU(), set_to(nn.Linear(8, 4), w[6], w[7]))
 
     def resnet(w):
         def block(first):
             made = [conv(5, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5, eps=1e-3)]
             return [set_to(made[0], w[first]), set_to(made[1], *w[first + 1:first + 5])]
 
-        stem = [set_to(conv(2, 5, 3, stride=2, bias=False), w[0]), set_to(nn.BatchNorm2d(5, eps=1e-3), *w[1:5]), nn.ReLU()]
+        stem = [set_to(conv(2, 5, 3, bias=False), w[0]), set_to(nn.BatchNorm2d(5, eps=1e-3), *w[1:5]), nn.ReLU()]
         main = nn.Sequential(*block(5), nn.ReLU(), *block(10))
         return nn.Sequential(
-            nn.ZeroPad2d(1), *stem, Residual(main, nn.Sequential()), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            *stem, nn.ZeroPad2d((1, 1, 0, 1)), nn.MaxPool2d(3, 2), Residual(main, nn.Sequential()), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
             set_to(nn.Linear(5, 4), w[15], w[16]))
 
     return {"keras-mlp": mlp, "keras-cnn": cnn, "keras-resnet": resnet}

@@ -20,16 +20,16 @@ def mlp():
 
 def cnn():
     return keras.Sequential([
-        layers.Input((12, 12, 3)), layers.Conv2D(5, 3, strides=2, padding="same", activation="relu"), layers.MaxPooling2D(),
-        layers.Conv2D(6, 2, activation="relu"), layers.Flatten(), layers.Dense(8, "relu"), layers.Dropout(0.5),
+        layers.Input((12, 12, 3)), layers.Conv2D(5, 2, activation="relu"), layers.MaxPooling2D(),
+        layers.Conv2D(6, 2, strides=2, padding="same", activation="relu"), layers.Flatten(), layers.Dense(8, "relu"), layers.Dropout(0.5),
         layers.Dense(4, "softmax")])
 
 
 def resnet():
     x = start = layers.Input((8, 8, 2))
-    x = layers.ZeroPadding2D(1)(x)
-    x = layers.Conv2D(5, 3, strides=2, use_bias=False)(x)
-    x = before = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Conv2D(5, 3, use_bias=False)(x)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = before = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(((0, 1), (1, 1)))(x))
     x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(5, 3, padding="same", use_bias=False)(x)))
     x = layers.BatchNormalization()(layers.Conv2D(5, 3, padding="same", use_bias=False)(x))
     x = layers.ReLU()(layers.Add()([x, before]))

@@ -131,6 +131,35 @@ impl Constant {
         Some(Self { dims, values: Values::Floats(tensor) })
     }
 
+    /// A tensor whose numbers are some of this one's: of each index, at which place.
+    fn gathered(&self, dims: Vec<usize>, budget: &mut Budget, place: impl Fn(&[usize]) -> Option<usize>) -> Option<Self> {
+        let count = Tensor::count(&dims)?;
+        budget.take(count)?;
+        let mut index = vec![0; dims.len()];
+        let mut places = Vec::with_capacity(count);
+        for _ in 0..count {
+            places.push(place(&index)?);
+            for axis in (0..dims.len()).rev() {
+                index[axis] += 1;
+                if index[axis] < dims[axis] {
+                    break;
+                }
+                index[axis] = 0;
+            }
+        }
+        match &self.values {
+            Values::Ints(values) => {
+                let picked = places.into_iter().map(|at| values.get(at).copied()).collect::<Option<_>>()?;
+                Constant::ints(picked).reshaped(dims)
+            }
+            _ => {
+                let numbers = self.numbers()?;
+                let picked: Vec<f64> = places.into_iter().map(|at| numbers.get(at).copied()).collect::<Option<_>>()?;
+                Some(Constant::floats(dims, &picked))
+            }
+        }
+    }
+
     /// The same numbers in another shape of the same size.
     pub fn reshaped(&self, dims: Vec<usize>) -> Option<Self> {
         if Tensor::count(&dims)? != self.count() {
@@ -246,7 +275,16 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &mut Budge
             let mut sorted = order.clone();
             sorted.sort_unstable();
             let whole = sorted.into_iter().eq(0..first?.dims.len());
-            if whole { first?.transposed(&order) } else { None }
+            match first? {
+                _ if !whole => None,
+                whole_numbers @ Constant { values: Values::Ints(_), .. } => {
+                    let steps = Tensor::steps(&whole_numbers.dims);
+                    let dims = order.iter().map(|&axis| whole_numbers.dims[axis]).collect();
+                    let place = |index: &[usize]| Some(index.iter().zip(&order).map(|(at, &axis)| at * steps[axis]).sum());
+                    whole_numbers.gathered(dims, budget, place)
+                }
+                other => other.transposed(&order),
+            }
         }
         "Reshape" => {
             let dims = target(&first?.dims, input(1)?.as_ints()?, node.int("allowzero", 0) != 0)?;
@@ -268,25 +306,43 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &mut Budge
             Some(Constant::ints(values?.concat()))
         }
         "Gather" => {
-            let (values, indices) = (first?.as_ints().filter(|_| first.is_some_and(|first| first.dims.len() == 1))?, input(1)?);
-            let at = |&index: &i64| values.get(wrapped(index, values.len())?).copied();
-            let picked: Vec<i64> = indices.as_ints()?.iter().map(at).collect::<Option<_>>()?;
-            Constant::ints(picked).reshaped(indices.dims.clone())
+            let (from, indices) = (first?, input(1)?);
+            let axis = wrapped(node.int("axis", 0), from.dims.len())?;
+            let chosen: Vec<usize> =
+                indices.as_ints()?.iter().map(|&index| wrapped(index, from.dims[axis])).collect::<Option<_>>()?;
+            let (steps, own) = (Tensor::steps(&from.dims), Tensor::steps(&indices.dims));
+            let dims = [&from.dims[..axis], &indices.dims, &from.dims[axis + 1..]].concat();
+            let rank = indices.dims.len();
+            from.gathered(dims, budget, |index| {
+                let (before, rest) = index.split_at(axis);
+                let (within, behind) = rest.split_at(rank);
+                let at = |index: &[usize], steps: &[usize]| index.iter().zip(steps).map(|(at, step)| at * step).sum::<usize>();
+                let pick = *chosen.get(at(within, &own))?;
+                Some(at(before, &steps[..axis]) + pick * steps[axis] + at(behind, &steps[axis + 1..]))
+            })
         }
         "Slice" => {
-            let values = first?.as_ints().filter(|_| first.is_some_and(|first| first.dims.len() == 1))?;
-            let bound = |at: usize, name: &str| -> Option<i64> {
-                let given = input(at).and_then(Constant::as_ints).or(node.ints(name))?;
-                if let [only] = *given { Some(only) } else { None }
-            };
-            let step = input(4).map_or(Some(1), |step| step.as_ints()?.first().copied())?;
-            let place = |at: i64| {
-                let length = i64::try_from(values.len()).unwrap_or(i64::MAX);
-                let at = if at < 0 { at.saturating_add(length) } else { at };
-                usize::try_from(at.clamp(0, length)).unwrap_or(0)
-            };
-            let (start, end) = (place(bound(1, "starts")?), place(bound(2, "ends")?));
-            if step == 1 { Some(Constant::ints(values.get(start..end).unwrap_or_default().to_vec())) } else { None }
+            let from = first?;
+            let given = |at: usize, name: &str| input(at).and_then(Constant::as_ints).or(node.ints(name));
+            let (starts, ends) = (given(1, "starts")?, given(2, "ends")?);
+            let all: Vec<i64> = (0..i64::try_from(starts.len()).ok()?).collect();
+            let (axes, ones) = (given(3, "axes").unwrap_or(&all), vec![1; starts.len()]);
+            let strides = input(4).map_or(Some(ones.as_slice()), Constant::as_ints)?;
+            let mut parts: Vec<(usize, i64, usize)> = from.dims.iter().map(|&dim| (0, 1, dim)).collect();
+            for (at, &axis) in axes.iter().enumerate() {
+                let axis = wrapped(axis, from.dims.len())?;
+                let (start, end, stride) = (*starts.get(at)?, *ends.get(at)?, *strides.get(at)?);
+                parts[axis] = slice(from.dims[axis], start, end, stride)?;
+            }
+            let steps = Tensor::steps(&from.dims);
+            let dims = parts.iter().map(|&(.., count)| count).collect();
+            from.gathered(dims, budget, |index| {
+                let along = |((&(start, stride, _), &at), &step): ((&(usize, i64, usize), &usize), &usize)| {
+                    let at = i64::try_from(at).ok()?.checked_mul(stride)?;
+                    Some(start.checked_add_signed(isize::try_from(at).ok()?)? * step)
+                };
+                parts.iter().zip(index).zip(&steps).map(along).try_fold(0, |sum, place| Some(sum + place?))
+            })
         }
         "Neg" => map(first?, |a| -a),
         "Sqrt" => map(first?, f64::sqrt),
@@ -295,13 +351,15 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &mut Budge
         "Abs" => map(first?, f64::abs),
         "Floor" => map(first?, f64::floor),
         "Ceil" => map(first?, f64::ceil),
-        "Add" | "Sub" | "Mul" | "Div" | "Pow" => {
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" => {
             let (a, b) = (first?, input(1)?);
             let f: fn(f64, f64) -> f64 = match node.op_type.as_str() {
                 "Add" => |a, b| a + b,
                 "Sub" => |a, b| a - b,
                 "Mul" => |a, b| a * b,
                 "Div" => |a, b| a / b,
+                // Of whole numbers, with the sign of the divisor.
+                "Mod" => |a, b| a - (a / b).floor() * b,
                 _ => f64::powf,
             };
             combine(a, b, f, budget)
@@ -349,6 +407,20 @@ fn combine(a: &Constant, b: &Constant, f: impl Fn(f64, f64) -> f64, budget: &mut
     };
     let values: Vec<f64> = (0..count).map(|index| f(va[place(&da, index)], vb[place(&db, index)])).collect();
     of_numbers(a.as_ints().is_some() && b.as_ints().is_some(), dims, &values)
+}
+
+/// Where a slice of an axis begins, how it goes on, and how many there are of it.
+fn slice(dim: usize, start: i64, end: i64, stride: i64) -> Option<(usize, i64, usize)> {
+    let dim = i64::try_from(dim).ok()?;
+    let from_end = |at: i64| if at < 0 { at.saturating_add(dim) } else { at };
+    let (least, most) = if stride > 0 { (0, dim) } else { (-1, dim - 1) };
+    let (start, end) = (from_end(start).clamp(least, most), from_end(end).clamp(least, most));
+    let count = match stride {
+        0 => return None,
+        1.. => (end - start).max(0).checked_add(stride - 1)? / stride,
+        _ => (start - end).max(0).checked_add(-(stride + 1))? / stride.checked_neg()?,
+    };
+    Some((usize::try_from(start).unwrap_or(0), stride, usize::try_from(count).ok()?))
 }
 
 /// A negative index counts from the end.

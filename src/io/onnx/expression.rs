@@ -5,7 +5,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::layer::{Elementwise, Gelu, Layer, Silu};
+use crate::layer::{Elementwise, Gelu, Layer, Silu, Softplus};
 use crate::scalar::Scalar;
 
 /// A function of x.
@@ -15,6 +15,8 @@ pub(super) enum Expression {
     Number(f64),
     Unary(fn(f64) -> f64, Rc<Expression>),
     Binary(fn(f64, f64) -> f64, Rc<Expression>, Rc<Expression>),
+    /// The second where the first is not 0, else the third.
+    Choice(Rc<Expression>, Rc<Expression>, Rc<Expression>),
 }
 
 /// None is longer.
@@ -27,6 +29,13 @@ impl Expression {
             Self::Number(number) => *number,
             Self::Unary(f, a) => f(a.value(x)),
             Self::Binary(f, a, b) => f(a.value(x), b.value(x)),
+            Self::Choice(whether, a, b) => {
+                if whether.value(x) == 0.0 {
+                    b.value(x)
+                } else {
+                    a.value(x)
+                }
+            }
         }
     }
 
@@ -35,16 +44,13 @@ impl Expression {
             Self::X | Self::Number(_) => 1,
             Self::Unary(_, a) => 1 + a.length(),
             Self::Binary(_, a, b) => 1 + a.length() + b.length(),
+            Self::Choice(whether, a, b) => 1 + whether.length() + a.length() + b.length(),
         }
     }
 
-    /// None where it gets too long.
-    pub fn unary(f: fn(f64) -> f64, a: &Rc<Self>) -> Option<Rc<Self>> {
-        Some(Rc::new(Self::Unary(f, a.clone()))).filter(|all| all.length() <= LONGEST)
-    }
-
-    pub fn binary(f: fn(f64, f64) -> f64, a: &Rc<Self>, b: &Rc<Self>) -> Option<Rc<Self>> {
-        Some(Rc::new(Self::Binary(f, a.clone(), b.clone()))).filter(|all| all.length() <= LONGEST)
+    /// The same, where it is not too long.
+    pub fn short(self) -> Option<Rc<Self>> {
+        Some(Rc::new(self)).filter(|all| all.length() <= LONGEST)
     }
 
     /// The activation that has the same values, to the precision of f32.
@@ -59,6 +65,8 @@ impl Expression {
             Some(Arc::new(Gelu::Exact))
         } else if is(&Gelu::Tanh) {
             Some(Arc::new(Gelu::Tanh))
+        } else if is(&Softplus::default()) {
+            Some(Arc::new(Softplus::default()))
         } else {
             None
         }

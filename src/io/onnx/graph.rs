@@ -192,6 +192,10 @@ impl<T: Scalar> Reader<T> {
                         if concatenated {
                             self.concatenated.insert(steps, step);
                         }
+                        // A part of an activation has the shape of what it is a function of, though it is not read by itself.
+                        if let (None, Some((base, _))) = (&self.steps[step].dims, expressions.first()) {
+                            self.steps[step].dims = self.steps[*base].dims.clone();
+                        }
                         self.steps[step].expressions = expressions;
                         Value::Step(step)
                     }

@@ -21,6 +21,8 @@ pub(super) enum Made<T: Scalar> {
     Step(Kind<T>, Vec<(usize, Rc<Expression>)>),
 }
 
+const PART: &str = "it is read as a part of an activation (SiLU, GELU, softplus) only";
+
 /// No value is told as a function of more others.
 const BASES: usize = 8;
 
@@ -102,7 +104,6 @@ fn pair(sizes: &[i64]) -> Option<[usize; 2]> {
 /// Where windows lie along the axes of space.
 struct Windows {
     rank: usize,
-    kernel: [usize; 2],
     stride: [usize; 2],
     dilation: [usize; 2],
     before: [usize; 2],
@@ -113,7 +114,7 @@ impl Windows {
     fn of(given: &Given<'_>, kernel: [usize; 2]) -> Result<Self, String> {
         let rank = given.rank()?;
         let (stride, dilation) = (given.sizes("strides", rank, 1)?, given.sizes("dilations", rank, 1)?);
-        let mut windows = Self { rank, kernel, stride, dilation, before: [0; 2], behind: [0; 2] };
+        let mut windows = Self { rank, stride, dilation, before: [0; 2], behind: [0; 2] };
         match given.node.text("auto_pad") {
             "" | "NOTSET" => {
                 if let Some(pads) = given.node.ints("pads") {
@@ -171,7 +172,10 @@ impl<T: Scalar> Reader<T> {
             return Ok(Made::Step(Kind::Behind(steps), Vec::new()));
         }
         match operator {
-            "Add" | "Sum" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" => self.arithmetic(node, operator, inputs, &steps),
+            "Add" | "Sum" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Greater" | "Less" => {
+                self.arithmetic(node, operator, inputs, &steps)
+            }
+            "Where" => self.choice(inputs, steps),
             "Concat" => self.concat(node, inputs, steps),
             _ => {
                 let Some(Some(Value::Step(step))) = inputs.first() else {
@@ -246,7 +250,7 @@ impl<T: Scalar> Reader<T> {
                 return match layer {
                     Some(layer) => Ok(Made::Step(Kind::Layers(step, vec![layer]), expressions)),
                     None => {
-                        let reason = "it is read as a part of an activation (SiLU, GELU) only".to_owned();
+                        let reason = PART.to_owned();
                         Ok(Made::Step(Kind::Refused(vec![step], reason), expressions))
                     }
                 };
@@ -530,6 +534,8 @@ impl<T: Scalar> Reader<T> {
                     ([a, b], "Sub") => self.combined(*a, *b, |a, b| a - b),
                     ([a, b], "Mul") => self.combined(*a, *b, |a, b| a * b),
                     ([a, b], "Div") => self.combined(*a, *b, |a, b| a / b),
+                    ([a, b], "Greater") => self.combined(*a, *b, |a, b| f64::from(a > b)),
+                    ([a, b], "Less") => self.combined(*a, *b, |a, b| f64::from(a < b)),
                     _ => Vec::new(),
                 };
                 if let Some(kind) = recognized(&expressions) {
@@ -548,6 +554,27 @@ impl<T: Scalar> Reader<T> {
         }
     }
 
+    /// One of two values, each of which may be a constant, as a third says.
+    fn choice(&self, inputs: &[Option<Value>], steps: Vec<usize>) -> Result<Made<T>, String> {
+        let of = |value: &Option<Value>| match value {
+            Some(Value::Step(step)) => Some(Ok(self.bases(*step))),
+            Some(Value::Constant(constant)) => Some(Err(Rc::new(Expression::Number(constant.scalar()?)))),
+            None => None,
+        };
+        let parts: Option<Vec<_>> = inputs.iter().map(of).collect();
+        let parts = parts.filter(|parts| parts.len() == 3).ok_or(PART)?;
+        let at = |base: usize, part: &Result<Vec<(usize, Rc<Expression>)>, Rc<Expression>>| match part {
+            Ok(bases) => bases.iter().find(|(other, _)| *other == base).map(|(_, own)| own.clone()),
+            Err(number) => Some(number.clone()),
+        };
+        let with = |(base, _): (usize, Rc<Expression>)| {
+            Some((base, Expression::Choice(at(base, &parts[0])?, at(base, &parts[1])?, at(base, &parts[2])?).short()?))
+        };
+        let expressions: Vec<_> = self.bases(steps[0]).into_iter().filter_map(with).collect();
+        let kind = recognized(&expressions).unwrap_or_else(|| Kind::Refused(steps, PART.to_owned()));
+        Ok(Made::Step(kind, expressions))
+    }
+
     /// Values and a constant; `first` where the constant comes first.
     fn with_constant(&self, node: &Node, operator: &str, step: usize, constant: &Constant, first: bool) -> Result<Made<T>, String> {
         let dims = self.steps[step].dims.as_deref().unwrap_or_default();
@@ -559,20 +586,22 @@ impl<T: Scalar> Reader<T> {
             "Div" => |a, b| a / b,
             "Pow" => f64::powf,
             "Max" => f64::max,
+            "Greater" => |a, b| f64::from(a > b),
+            "Less" => |a, b| f64::from(a < b),
             _ => f64::min,
         };
         let expressions = scalar.map_or(Vec::new(), |number| {
             let number = Rc::new(Expression::Number(number));
             let with = |(base, own): (usize, Rc<Expression>)| {
                 let (a, b) = if first { (&number, &own) } else { (&own, &number) };
-                Some((base, Expression::binary(f, a, b)?))
+                Some((base, Expression::Binary(f, a.clone(), b.clone()).short()?))
             };
             self.bases(step).into_iter().filter_map(with).collect()
         });
         if let Some(kind) = recognized(&expressions) {
             return Ok(Made::Step(kind, expressions));
         }
-        if matches!(operator, "Max" | "Min" | "Pow") {
+        if matches!(operator, "Max" | "Min" | "Pow" | "Greater" | "Less") {
             let layer = match (operator, scalar) {
                 ("Max", Some(least)) => clipped(Some(least), None)?,
                 ("Min", Some(most)) => clipped(None, Some(most))?,
@@ -580,7 +609,7 @@ impl<T: Scalar> Reader<T> {
             };
             let kind = match layer {
                 Some(layer) => Kind::Layers(step, vec![layer]),
-                None => Kind::Refused(vec![step], "it is read as a part of an activation (SiLU, GELU) only".to_owned()),
+                None => Kind::Refused(vec![step], PART.to_owned()),
             };
             return Ok(Made::Step(kind, expressions));
         }
@@ -621,7 +650,7 @@ impl<T: Scalar> Reader<T> {
     }
 
     fn composed(&self, step: usize, f: fn(f64) -> f64) -> Vec<(usize, Rc<Expression>)> {
-        self.bases(step).into_iter().filter_map(|(base, own)| Some((base, Expression::unary(f, &own)?))).collect()
+        self.bases(step).into_iter().filter_map(|(base, own)| Some((base, Expression::Unary(f, own).short()?))).collect()
     }
 
     /// Two steps' values as a function of what both are functions of, the nearest first.
@@ -629,7 +658,7 @@ impl<T: Scalar> Reader<T> {
         let others = self.bases(b);
         let with = |(base, own): (usize, Rc<Expression>)| {
             let (_, other) = others.iter().find(|(other, _)| *other == base)?;
-            Some((base, Expression::binary(f, &own, other)?))
+            Some((base, Expression::Binary(f, own, other.clone()).short()?))
         };
         self.bases(a).into_iter().filter_map(with).collect()
     }
@@ -639,9 +668,9 @@ impl<T: Scalar> Reader<T> {
 #[rustfmt::skip]
 const READ: &[&str] = &[
     "Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "ConvTranspose", "Div", "Dropout", "Elu",
-    "Erf", "Exp", "Flatten", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Identity", "LeakyRelu", "Log", "LogSoftmax",
+    "Erf", "Exp", "Flatten", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater", "Identity", "LeakyRelu", "Less", "Log", "LogSoftmax",
     "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "PRelu", "Pad", "Pow", "Reciprocal", "ReduceMean", "Relu", "Reshape", "Resize",
-    "Sigmoid", "Softmax", "Softplus", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tanh", "Transpose", "Unsqueeze", "Upsample",
+    "Sigmoid", "Softmax", "Softplus", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tanh", "Transpose", "Unsqueeze", "Upsample", "Where",
     "ai.onnx.ml.Scaler", "ai.onnx.ml.ZipMap",
 ];
 
