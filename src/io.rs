@@ -40,6 +40,8 @@ mod onnx;
 mod pytorch;
 #[cfg(feature = "safetensors")]
 mod safetensors;
+// No format has need of all of it.
+#[cfg_attr(not(all(feature = "npz", feature = "onnx", feature = "pytorch", feature = "safetensors")), allow(dead_code))]
 mod tensor;
 
 use std::collections::BTreeMap;
@@ -136,6 +138,7 @@ impl StateDict {
         Err(malformed(unknown(&beginning)))
     }
 
+    #[cfg(any(feature = "npz", feature = "pytorch"))]
     fn of(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
         Self { tensors: tensors.into_iter().collect(), metadata: BTreeMap::new() }
     }

@@ -76,7 +76,7 @@ fn agree<T: Scalar>(relevances: f64) {
                 }
             }
             let difference = off(&ours, &goldens);
-            line += &format!(", {rule_name} {difference:.1e}");
+            line = format!("{line}, {rule_name} {difference:.1e}");
             if difference > relevances {
                 wrong.push(format!("{name}: {rule_name} {difference:.1e}"));
             }

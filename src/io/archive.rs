@@ -8,6 +8,9 @@ use super::malformed;
 use super::tensor::{Data, ReadSeek};
 use crate::error::Error;
 
+/// No byte of a compressed file stands for more.
+const MOST: u64 = 1032;
+
 /// The files of an archive: their names, and what is in them.
 pub(super) struct Archive {
     whole: Data,
@@ -42,7 +45,9 @@ impl Archive {
                 self.whole.part(at, file.size()).ok_or_else(ends)
             }
             CompressionMethod::Deflated => {
-                let mut content = Vec::new();
+                // What it says to hold, if so much can be in it.
+                let says = file.size().min(file.compressed_size().saturating_mul(MOST)).min(self.whole.length() as u64 * MOST);
+                let mut content = Vec::with_capacity(usize::try_from(says).unwrap_or(0));
                 file.read_to_end(&mut content).map_err(|e| malformed(format!("'{name}' cannot be unpacked: {e}")))?;
                 Ok(Data::Held(content.into()))
             }

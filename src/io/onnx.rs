@@ -2,13 +2,15 @@
 //!
 //! A file is a graph of operators; what lies between its input and one of its outputs becomes a [`Sequential`], in four steps:
 //! the messages are decoded ([`proto`]), what does not depend on the input is computed ([`constant`]), each operator becomes
-//! layers or a join of several ways ([`operator`]), and sums and concatenations become branches ([`graph`]).
+//! layers or a join of several ways ([`operator`], [`windows`], [`arithmetic`]), and sums and concatenations become branches ([`graph`]).
 
+mod arithmetic;
 mod constant;
 mod expression;
 mod graph;
 mod operator;
 mod proto;
+mod windows;
 
 use std::path::{Path, PathBuf};
 

@@ -39,12 +39,12 @@ impl Constant {
     }
 
     /// A tensor of the file; external data is in a file in or below `folder`.
-    pub fn read(tensor: proto::Tensor, folder: Option<&Path>) -> Result<Self, String> {
+    pub fn read(tensor: &proto::Tensor, folder: Option<&Path>) -> Result<Self, String> {
         let dims: Option<Vec<usize>> = tensor.dims.iter().map(|&dim| usize::try_from(dim).ok()).collect();
         let dims = dims.ok_or_else(|| format!("its dimensions are {:?}", short(&tensor.dims)))?;
         let count = Tensor::count(&dims).ok_or("its dimensions overflow")?;
         let raw = match tensor.data_location {
-            1 => Some(external(&tensor, folder)?),
+            1 => Some(external(tensor, folder)?),
             _ => tensor.raw_data.clone().map(Data::Held),
         };
         let complete = |there: usize| {
@@ -147,17 +147,13 @@ impl Constant {
                 index[axis] = 0;
             }
         }
-        match &self.values {
-            Values::Ints(values) => {
-                let picked = places.into_iter().map(|at| values.get(at).copied()).collect::<Option<_>>()?;
-                Constant::ints(picked).reshaped(dims)
-            }
-            _ => {
-                let numbers = self.numbers()?;
-                let picked: Vec<f64> = places.into_iter().map(|at| numbers.get(at).copied()).collect::<Option<_>>()?;
-                Some(Constant::floats(dims, &picked))
-            }
+        if let Values::Ints(values) = &self.values {
+            let picked = places.into_iter().map(|at| values.get(at).copied()).collect::<Option<_>>()?;
+            return Constant::ints(picked).reshaped(dims);
         }
+        let numbers = self.numbers()?;
+        let picked: Vec<f64> = places.into_iter().map(|at| numbers.get(at).copied()).collect::<Option<_>>()?;
+        Some(Constant::floats(dims, &picked))
     }
 
     /// The same numbers in another shape of the same size.
@@ -229,7 +225,7 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &mut Budge
         "Constant" => {
             let attribute = node.attribute.first()?;
             match attribute.name.as_str() {
-                "value" => Constant::read((**attribute.t.as_ref()?).clone(), None).ok(),
+                "value" => Constant::read(attribute.t.as_ref()?, None).ok(),
                 "value_int" => Some(Constant { dims: Vec::new(), ..Constant::ints(vec![attribute.i]) }),
                 "value_ints" => Some(Constant::ints(attribute.ints.clone())),
                 "value_float" => Some(Constant::floats(Vec::new(), &[attribute.f.into()])),
@@ -245,7 +241,7 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &mut Budge
             let count = Tensor::count(&dims)?;
             budget.take(count)?;
             let value = match node.attribute("value").and_then(|attribute| attribute.t.clone()) {
-                Some(tensor) => Constant::read(*tensor, None).ok()?,
+                Some(tensor) => Constant::read(&tensor, None).ok()?,
                 None => Constant::floats(vec![1], &[0.0]),
             };
             match value.as_ints() {
@@ -451,9 +447,10 @@ pub(super) fn target(dims: &[usize], asked: &[i64], allow_zero: bool) -> Option<
 /// The dimensions with axes of one index put in or taken out.
 pub(super) fn resized(dims: &[usize], axes: Option<&[i64]>, insert: bool) -> Option<Vec<usize>> {
     let rank = if insert { dims.len().checked_add(axes?.len())? } else { dims.len() };
-    let axes: Option<Vec<usize>> = axes
-        .map(|axes| axes.iter().map(|&axis| wrapped(axis, rank)).collect())
-        .unwrap_or_else(|| Some((0..rank).filter(|&axis| dims[axis] == 1).collect()));
+    let axes: Option<Vec<usize>> = match axes {
+        Some(axes) => axes.iter().map(|&axis| wrapped(axis, rank)).collect(),
+        None => Some((0..rank).filter(|&axis| dims[axis] == 1).collect()),
+    };
     let mut chosen = vec![false; rank];
     for axis in axes? {
         if std::mem::replace(&mut chosen[axis], true) {

@@ -99,7 +99,7 @@ impl<T: Scalar> Reader<T> {
             let tensor = proto::Tensor::decode(bytes.clone()).map_err(|e| malformed(e.to_string()))?;
             let name = tensor.name.clone();
             let refused = |reason: String| malformed(format!("tensor '{}': {reason}", shortened(&name)));
-            let constant = Constant::read(tensor, folder).map_err(refused)?;
+            let constant = Constant::read(&tensor, folder).map_err(refused)?;
             values.insert(name, Value::Constant(constant));
         }
         let inputs: Vec<_> = graph.input.iter().filter(|input| !values.contains_key(&input.name)).collect();
@@ -194,7 +194,8 @@ impl<T: Scalar> Reader<T> {
                         }
                         // A part of an activation has the shape of what it is a function of, though it is not read by itself.
                         if let (None, Some((base, _))) = (&self.steps[step].dims, expressions.first()) {
-                            self.steps[step].dims = self.steps[*base].dims.clone();
+                            let dims = self.steps[*base].dims.clone();
+                            self.steps[step].dims = dims;
                         }
                         self.steps[step].expressions = expressions;
                         Value::Step(step)
@@ -204,12 +205,11 @@ impl<T: Scalar> Reader<T> {
             },
         };
         for (place, output) in node.output.iter().enumerate().filter(|(_, output)| !output.is_empty()) {
-            let value = match place {
-                0 => value.clone(),
-                _ => {
-                    let of = if let Value::Step(step) = value { vec![step] } else { Vec::new() };
-                    Value::Step(self.push(index, output, &operator, Kind::Refused(of, format!("its output {place} is not read"))))
-                }
+            let value = if place == 0 {
+                value.clone()
+            } else {
+                let of = if let Value::Step(step) = value { vec![step] } else { Vec::new() };
+                Value::Step(self.push(index, output, &operator, Kind::Refused(of, format!("its output {place} is not read"))))
             };
             self.values.insert(output.clone(), value);
         }

@@ -1,0 +1,198 @@
+//! Arithmetic: sums of branches, biases and scales of channels, and the parts of activations.
+
+use std::rc::Rc;
+
+use super::constant::Constant;
+use super::expression::Expression;
+use super::graph::{Kind, Reader, Value};
+use super::operator::{Layers, Made, PART, clipped, one, refused};
+use super::proto::Node;
+use crate::layer::{BatchNorm1d, BatchNorm2d};
+use crate::scalar::Scalar;
+
+/// No value is told as a function of more others.
+const BASES: usize = 8;
+
+impl<T: Scalar> Reader<T> {
+    pub(super) fn arithmetic(
+        &self,
+        node: &Node,
+        operator: &str,
+        inputs: &[Option<Value>],
+        steps: &[usize],
+    ) -> Result<Made<T>, String> {
+        match inputs {
+            [Some(Value::Step(step)), Some(Value::Constant(constant))] => {
+                self.with_constant(node, operator, *step, constant, false)
+            }
+            [Some(Value::Constant(constant)), Some(Value::Step(step))] => self.with_constant(node, operator, *step, constant, true),
+            [Some(Value::Step(step))] if matches!(operator, "Sum" | "Max" | "Min") => Ok(Made::Same(*step)),
+            _ if steps.len() == inputs.len() => {
+                let expressions = match (steps, operator) {
+                    ([a, b], "Add" | "Sum") => self.combined(*a, *b, |a, b| a + b),
+                    ([a, b], "Sub") => self.combined(*a, *b, |a, b| a - b),
+                    ([a, b], "Mul") => self.combined(*a, *b, |a, b| a * b),
+                    ([a, b], "Div") => self.combined(*a, *b, |a, b| a / b),
+                    ([a, b], "Greater") => self.combined(*a, *b, |a, b| f64::from(a > b)),
+                    ([a, b], "Less") => self.combined(*a, *b, |a, b| f64::from(a < b)),
+                    _ => Vec::new(),
+                };
+                if let Some(kind) = recognized(&expressions) {
+                    return Ok(Made::Step(kind, expressions));
+                }
+                let kind = match operator {
+                    "Add" | "Sum" => Kind::Joined { of: steps.to_vec(), summed: true },
+                    _ => Kind::Refused(
+                        steps.to_vec(),
+                        "both of its inputs depend on the model's, and it is no activation that is known".to_owned(),
+                    ),
+                };
+                Ok(Made::Step(kind, expressions))
+            }
+            _ => Err("more than two inputs, and not all of them depend on the model's".to_owned()),
+        }
+    }
+
+    /// One of two values, each of which may be a constant, as a third says.
+    pub(super) fn choice(&self, inputs: &[Option<Value>], steps: Vec<usize>) -> Result<Made<T>, String> {
+        let of = |value: &Option<Value>| match value {
+            Some(Value::Step(step)) => Some(Ok(self.bases(*step))),
+            Some(Value::Constant(constant)) => Some(Err(Rc::new(Expression::Number(constant.scalar()?)))),
+            None => None,
+        };
+        let parts: Option<Vec<_>> = inputs.iter().map(of).collect();
+        let parts = parts.filter(|parts| parts.len() == 3).ok_or(PART)?;
+        let at = |base: usize, part: &Result<Vec<(usize, Rc<Expression>)>, Rc<Expression>>| match part {
+            Ok(bases) => bases.iter().find(|(other, _)| *other == base).map(|(_, own)| own.clone()),
+            Err(number) => Some(number.clone()),
+        };
+        let with = |(base, _): (usize, Rc<Expression>)| {
+            Some((base, Expression::Choice(at(base, &parts[0])?, at(base, &parts[1])?, at(base, &parts[2])?).short()?))
+        };
+        let expressions: Vec<_> = self.bases(steps[0]).into_iter().filter_map(with).collect();
+        let kind = recognized(&expressions).unwrap_or_else(|| Kind::Refused(steps, PART.to_owned()));
+        Ok(Made::Step(kind, expressions))
+    }
+
+    /// Values and a constant; `first` where the constant comes first.
+    fn with_constant(&self, node: &Node, operator: &str, step: usize, constant: &Constant, first: bool) -> Result<Made<T>, String> {
+        let dims = self.steps[step].dims.as_deref().unwrap_or_default();
+        let scalar = constant.scalar();
+        let f: fn(f64, f64) -> f64 = match operator {
+            "Add" | "Sum" => |a, b| a + b,
+            "Sub" => |a, b| a - b,
+            "Mul" => |a, b| a * b,
+            "Div" => |a, b| a / b,
+            "Pow" => f64::powf,
+            "Max" => f64::max,
+            "Greater" => |a, b| f64::from(a > b),
+            "Less" => |a, b| f64::from(a < b),
+            _ => f64::min,
+        };
+        let expressions = scalar.map_or(Vec::new(), |number| {
+            let number = Rc::new(Expression::Number(number));
+            let with = |(base, own): (usize, Rc<Expression>)| {
+                let (a, b) = if first { (&number, &own) } else { (&own, &number) };
+                Some((base, Expression::Binary(f, a.clone(), b.clone()).short()?))
+            };
+            self.bases(step).into_iter().filter_map(with).collect()
+        });
+        if let Some(kind) = recognized(&expressions) {
+            return Ok(Made::Step(kind, expressions));
+        }
+        if matches!(operator, "Max" | "Min" | "Pow" | "Greater" | "Less") {
+            let layer = match (operator, scalar) {
+                ("Max", Some(least)) => clipped(Some(least), None)?,
+                ("Min", Some(most)) => clipped(None, Some(most))?,
+                _ => None,
+            };
+            let kind = match layer {
+                Some(layer) => Kind::Layers(step, vec![layer]),
+                None => Kind::Refused(vec![step], PART.to_owned()),
+            };
+            return Ok(Made::Step(kind, expressions));
+        }
+        let values = per_channel(constant, dims)?;
+        let (a, b): (Vec<f64>, Vec<f64>) = match (operator, first) {
+            ("Add" | "Sum", _) => (vec![1.0; values.len()], values),
+            ("Sub", false) => (vec![1.0; values.len()], values.iter().map(|value| -value).collect()),
+            ("Sub", true) => (vec![-1.0; values.len()], values),
+            ("Mul", _) => (values.clone(), vec![0.0; values.len()]),
+            ("Div", false) => (values.iter().map(|value| 1.0 / value).collect(), vec![0.0; values.len()]),
+            _ => {
+                let reason = "it divides by values that depend on the input".to_owned();
+                return Ok(Made::Step(Kind::Refused(vec![step], reason), expressions));
+            }
+        };
+        // The bias of a dense layer or a convolution, written as an operator of its own.
+        let plain = matches!(operator, "Add" | "Sum");
+        let read_once = node.input.get(usize::from(first)).is_some_and(|name| self.uses.get(name) == Some(&1));
+        let alone = read_once && !self.aliased.contains(&step);
+        if let (true, Kind::Layers(of, layers)) = (plain && alone, &self.steps[step].kind) {
+            let (ones, b): (Vec<T>, Vec<T>) =
+                (a.iter().map(|&a| T::from_f64(a)).collect(), b.iter().map(|&b| T::from_f64(b)).collect());
+            let last = layers.last().filter(|last| last.per_channel().is_none());
+            if let Some(layer) = last.and_then(|last| last.scaled(&ones, &b)) {
+                let mut layers = layers.clone();
+                layers.pop();
+                layers.push(layer);
+                return Ok(Made::Step(Kind::Layers(*of, layers), expressions));
+            }
+        }
+        Ok(Made::Step(Kind::Layers(step, affine(dims, &a, &b)?), expressions))
+    }
+
+    /// A step's values as functions of other steps' values, itself first.
+    fn bases(&self, step: usize) -> Vec<(usize, Rc<Expression>)> {
+        let own = (step, Rc::new(Expression::X));
+        std::iter::once(own).chain(self.steps[step].expressions.iter().cloned()).take(BASES).collect()
+    }
+
+    pub(super) fn composed(&self, step: usize, f: fn(f64) -> f64) -> Vec<(usize, Rc<Expression>)> {
+        self.bases(step).into_iter().filter_map(|(base, own)| Some((base, Expression::Unary(f, own).short()?))).collect()
+    }
+
+    /// Two steps' values as a function of what both are functions of, the nearest first.
+    fn combined(&self, a: usize, b: usize, f: fn(f64, f64) -> f64) -> Vec<(usize, Rc<Expression>)> {
+        let others = self.bases(b);
+        let with = |(base, own): (usize, Rc<Expression>)| {
+            let (_, other) = others.iter().find(|(other, _)| *other == base)?;
+            Some((base, Expression::Binary(f, own, other.clone()).short()?))
+        };
+        self.bases(a).into_iter().filter_map(with).collect()
+    }
+}
+
+/// The step that an expression is, where it is a known activation of another.
+fn recognized<T: Scalar>(expressions: &[(usize, Rc<Expression>)]) -> Option<Kind<T>> {
+    expressions.iter().find_map(|(base, expression)| Some(Kind::Layers(*base, vec![expression.activation()?])))
+}
+
+/// A constant's value for each channel, where it has one value for all of a channel.
+pub(super) fn per_channel(constant: &Constant, dims: &[usize]) -> Result<Vec<f64>, String> {
+    let channels = dims.first().copied().unwrap_or(1);
+    let values = constant.numbers().ok_or("a constant of it is no number")?;
+    if let [value] = *values {
+        // No more of them are made than a layer has values.
+        return if channels <= 1 << 24 { Ok(vec![value; channels]) } else { Err("it has too many channels".to_owned()) };
+    }
+    // From the right, as shapes of different lengths are laid on one another: the channels' axis, and then those of space.
+    let space = dims.len().saturating_sub(1);
+    let at = constant.dims.len().checked_sub(space + 1);
+    let alone = constant.dims.iter().enumerate().all(|(axis, &dim)| dim == 1 || Some(axis) == at);
+    if values.len() == channels && alone {
+        return Ok(values);
+    }
+    Err(format!("a constant of shape {:?} is not one value for each of {channels} channels", constant.dims))
+}
+
+/// y = a z + b for each channel.
+pub(super) fn affine<T: Scalar>(dims: &[usize], a: &[f64], b: &[f64]) -> Result<Layers<T>, String> {
+    let of = |values: &[f64]| -> Vec<T> { values.iter().map(|&value| T::from_f64(value)).collect() };
+    let (weight, bias, mean, variance) = (of(a), of(b), vec![T::zero(); a.len()], vec![T::one(); a.len()]);
+    if dims.len() == 3 {
+        Ok(one(BatchNorm2d::new(weight, bias, mean, variance, 0.0).map_err(refused)?))
+    } else {
+        Ok(one(BatchNorm1d::new(weight, bias, mean, variance, 0.0).map_err(refused)?))
+    }
+}

@@ -1,0 +1,259 @@
+//! Operators on windows of sequences and images: convolutions, poolings, padding, and repetition.
+
+use std::sync::Arc;
+
+use super::constant::{Constant, wrapped};
+use super::graph::{Kind, Reader};
+use super::operator::{Given, Layers, Made, one, pair, refused};
+use crate::layer::{
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, Conv1d, Conv2d, ConvTranspose2d, Flatten, MaxPool1d, MaxPool2d,
+    Upsample,
+};
+use crate::scalar::Scalar;
+
+/// Where windows lie along the axes of space.
+struct Windows {
+    rank: usize,
+    stride: [usize; 2],
+    dilation: [usize; 2],
+    before: [usize; 2],
+    behind: [usize; 2],
+}
+
+impl Windows {
+    fn of(given: &Given<'_>, kernel: [usize; 2]) -> Result<Self, String> {
+        let rank = given.rank()?;
+        let (stride, dilation) = (given.sizes("strides", rank, 1)?, given.sizes("dilations", rank, 1)?);
+        let mut windows = Self { rank, stride, dilation, before: [0; 2], behind: [0; 2] };
+        match given.node.text("auto_pad") {
+            "" | "NOTSET" => {
+                if let Some(pads) = given.node.ints("pads") {
+                    let (before, behind) = pads.split_at(pads.len() / 2);
+                    let both = (pair(before).filter(|_| before.len() == rank), pair(behind).filter(|_| behind.len() == rank));
+                    let (Some(before), Some(behind)) = both else { return Err(format!("its pads are not {} sizes", 2 * rank)) };
+                    (windows.before, windows.behind) = (before, behind);
+                }
+            }
+            "VALID" => {}
+            same @ ("SAME_UPPER" | "SAME_LOWER") => {
+                // As many windows as strides, and what is missing in equal parts on both sides, or one more on one of them.
+                for axis in 0..2 {
+                    let size = *given.dims.get(given.dims.len() - rank + axis.min(rank - 1)).unwrap_or(&1);
+                    let (kernel, stride, dilation) = (kernel[axis], stride[axis], dilation[axis]);
+                    let reach = kernel.saturating_sub(1).checked_mul(dilation).and_then(|reach| reach.checked_add(1));
+                    let far = size.div_ceil(stride.max(1)).saturating_sub(1).checked_mul(stride);
+                    let whole = far.zip(reach).and_then(|(far, reach)| far.checked_add(reach)).ok_or("its sizes overflow")?;
+                    let missing = whole.saturating_sub(size);
+                    let (less, more) = (missing / 2, missing.div_ceil(2));
+                    (windows.before[axis], windows.behind[axis]) = if same == "SAME_UPPER" { (less, more) } else { (more, less) };
+                }
+            }
+            other => return Err(format!("auto_pad is '{}'", super::shortened(other))),
+        }
+        Ok(windows)
+    }
+
+    /// With zeros that were padded before.
+    fn padded(mut self, by: &[[usize; 2]]) -> Result<Self, String> {
+        for axis in 0..2 {
+            let [before, behind] = by.get(axis.min(self.rank - 1)).copied().unwrap_or([0; 2]);
+            let sum = |a: usize, b: usize| a.checked_add(b).ok_or("its padding overflows");
+            (self.before[axis], self.behind[axis]) = (sum(self.before[axis], before)?, sum(self.behind[axis], behind)?);
+        }
+        Ok(self)
+    }
+}
+
+macro_rules! with_windows {
+    ($layer:expr, $windows:expr) => {
+        $layer.stride($windows.stride).padding($windows.before).padding_end($windows.behind)
+    };
+}
+
+impl<T: Scalar> Reader<T> {
+    /// What a step gives, or, where it pads, what it pads, and with how much along each axis of space.
+    fn unpadded<'a>(&'a self, given: &Given<'_>) -> (usize, &'a [[usize; 2]]) {
+        if let Kind::Padded(of, by) = &self.steps[given.step].kind { (*of, by) } else { (given.step, &[]) }
+    }
+
+    pub(super) fn convolution(&self, operator: &str, given: &Given<'_>) -> Result<Made<T>, String> {
+        let node = given.node;
+        let weight = given.constant(1).ok_or("its weights are no constant")?;
+        let shape = weight.dims.clone();
+        let rank = given.rank()?;
+        if shape.len() != rank + 2 {
+            return Err(format!("its weights have {} axes for values with {}", shape.len(), rank + 1));
+        }
+        let kernel = if rank == 1 { [shape[2]; 2] } else { [shape[2], shape[3]] };
+        let (step, by) = self.unpadded(given);
+        if operator == "ConvTranspose"
+            && (!matches!(node.text("auto_pad"), "" | "NOTSET") || node.attribute("output_shape").is_some())
+        {
+            return Err("its padding is said by the shape of its output".to_owned());
+        }
+        let windows = Windows::of(given, kernel)?;
+        let windows = if operator == "Conv" { windows.padded(by)? } else { windows };
+        let groups = usize::try_from(node.int("group", 1)).map_err(|_| "its group is below 0")?;
+        let (weights, bias): (Vec<T>, Option<Vec<T>>) = (given.numbers(1, "weights")?, given.optional(2, "bias")?);
+        macro_rules! with_settings {
+            ($layer:expr) => {
+                with_windows!($layer.map_err(refused)?, windows).dilation(windows.dilation).groups(groups)
+            };
+        }
+        let layers = match (operator, rank) {
+            ("Conv", 1) => one(with_settings!(Conv1d::new([shape[0], shape[1], shape[2]], weights, bias))),
+            ("Conv", _) => one(with_settings!(Conv2d::new([shape[0], shape[1], shape[2], shape[3]], weights, bias))),
+            (_, 2) if by.is_empty() => {
+                let more = given.sizes("output_padding", rank, 0)?;
+                let layer = ConvTranspose2d::new([shape[0], shape[1], shape[2], shape[3]], weights, bias);
+                one(with_settings!(layer).output_padding(more))
+            }
+            _ => return Err("it is read for images only".to_owned()),
+        };
+        Ok(Made::Step(Kind::Layers(step, layers), Vec::new()))
+    }
+
+    pub(super) fn pooling(&self, operator: &str, given: &Given<'_>) -> Result<Made<T>, String> {
+        let (node, rank) = (given.node, given.rank()?);
+        let kernel = given
+            .node
+            .attribute("kernel_shape")
+            .map(|_| given.sizes("kernel_shape", rank, 1))
+            .ok_or("it has no kernel_shape")??;
+        let (step, by) = self.unpadded(given);
+        let windows = Windows::of(given, kernel)?;
+        let own = windows.before != [0; 2] || windows.behind != [0; 2];
+        let ceil = node.int("ceil_mode", 0) != 0;
+        let counted = node.int("count_include_pad", 0) != 0;
+        let windows = windows.padded(by)?;
+        macro_rules! pool {
+            ($layer:ident) => {
+                with_windows!($layer::new(kernel), windows).ceil_mode(ceil)
+            };
+        }
+        let layers = if operator == "MaxPool" {
+            // Zeros are no larger than any value in a window where none is negative.
+            if !by.is_empty() && !self.steps[step].nonnegative {
+                return Err("zeros are padded before it, and its values may be negative".to_owned());
+            }
+            match rank {
+                1 => one(pool!(MaxPool1d).dilation(windows.dilation)),
+                _ => one(pool!(MaxPool2d).dilation(windows.dilation)),
+            }
+        } else {
+            if windows.dilation != [1; 2] {
+                return Err("its windows are dilated".to_owned());
+            }
+            if !by.is_empty() && own && !counted {
+                return Err("zeros are padded before it, and it pads more that do not count".to_owned());
+            }
+            let counted = counted || !by.is_empty();
+            match rank {
+                1 => one(pool!(AvgPool1d).count_include_pad(counted)),
+                _ => one(pool!(AvgPool2d).count_include_pad(counted)),
+            }
+        };
+        Ok(Made::Step(Kind::Layers(step, layers), Vec::new()))
+    }
+
+    /// The mean over all of space.
+    pub(super) fn average(given: &Given<'_>, keep: bool) -> Result<Layers<T>, String> {
+        let mut layers = match given.rank()? {
+            1 => one(AdaptiveAvgPool1d::new(1)),
+            _ => one(AdaptiveAvgPool2d::new(1)),
+        };
+        if !keep {
+            layers.push(Arc::new(Flatten));
+        }
+        Ok(layers)
+    }
+
+    pub(super) fn padded(given: &Given<'_>) -> Result<Made<T>, String> {
+        let node = given.node;
+        let rank = given.rank()?;
+        if !matches!(node.text("mode"), "" | "constant") {
+            return Err(format!("it pads by mode '{}', not with zeros", super::shortened(node.text("mode"))));
+        }
+        let value =
+            given.constant(2).and_then(Constant::scalar).or_else(|| (!given.is_given(2)).then(|| node.float("value", 0.0).into()));
+        if value != Some(0.0) {
+            return Err("it pads with other values than zeros".to_owned());
+        }
+        let pads = given.ints(1).or(node.ints("pads")).ok_or("its pads are no constant")?;
+        let axes: Vec<Option<usize>> = match given.ints(3) {
+            Some(axes) => axes.iter().map(|&axis| wrapped(axis, rank + 2)).collect(),
+            None => (0..rank + 2).map(Some).collect(),
+        };
+        if pads.len() != 2 * axes.len() {
+            return Err("its pads are not two for each axis".to_owned());
+        }
+        let mut by = vec![[0; 2]; rank];
+        let (before, behind) = pads.split_at(axes.len());
+        for (axis, (&before, &behind)) in axes.into_iter().zip(before.iter().zip(behind)) {
+            let axis = axis.ok_or("one of its axes is none of its input's")?;
+            match (axis.checked_sub(2), usize::try_from(before), usize::try_from(behind)) {
+                (Some(axis), Ok(before), Ok(behind)) => by[axis] = [before, behind],
+                _ if before == 0 && behind == 0 => {}
+                (None, ..) => return Err("it pads samples or channels".to_owned()),
+                _ => return Err("it takes values away".to_owned()),
+            }
+        }
+        Ok(Made::Step(Kind::Padded(given.step, by), Vec::new()))
+    }
+}
+
+/// Values repeated by a whole factor, whatever the rounding is called.
+pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Layers<T>, String> {
+    let (node, rank) = (given.node, given.rank()?);
+    if !matches!(node.text("mode"), "" | "nearest") {
+        return Err(format!("its mode is '{}', not 'nearest'", super::shortened(node.text("mode"))));
+    }
+    let scales = if operator == "Upsample" || given.inputs.len() == 2 { 1 } else { 2 };
+    let scales = match given.constant(scales).and_then(Constant::numbers) {
+        Some(scales) if !scales.is_empty() => scales,
+        _ => {
+            let sizes = given.constant(3).and_then(Constant::numbers).ok_or("its scales are no constant")?;
+            let given_sizes =
+                std::iter::once(sizes.first().copied().unwrap_or(1.0)).chain(given.dims.iter().map(|&dim| dim as f64));
+            sizes.iter().zip(given_sizes).map(|(size, dim)| size / dim).collect()
+        }
+    };
+    let factor = scales.last().copied().unwrap_or(0.0);
+    let even = scales.len() == rank + 2 && scales[2..].iter().all(|&scale| (scale - factor).abs() < 1e-9);
+    let rest = scales.iter().take(2).all(|&scale| (scale - 1.0).abs() < 1e-9);
+    if !even || !rest || factor.fract() != 0.0 || !(1.0..=1024.0).contains(&factor) {
+        return Err(format!("its scales are {:?}, not one whole number along space", &scales[..scales.len().min(5)]));
+    }
+    let (mode, rounding) = match operator {
+        "Upsample" => ("asymmetric", "floor"),
+        _ => (node.text("coordinate_transformation_mode"), node.text("nearest_mode")),
+    };
+    for &size in &given.dims[1..] {
+        for index in 0..size.saturating_mul(8).min(4096).min(size * 1024) {
+            let x = index as f64;
+            if x >= size as f64 * factor {
+                break;
+            }
+            let at = match mode {
+                "" | "half_pixel" | "pytorch_half_pixel" | "half_pixel_symmetric" => (x + 0.5) / factor - 0.5,
+                "asymmetric" => x / factor,
+                "tf_half_pixel_for_nn" => (x + 0.5) / factor,
+                "align_corners" => x * (size as f64 - 1.0) / (size as f64 * factor - 1.0),
+                other => return Err(format!("its coordinate_transformation_mode is '{}'", super::shortened(other))),
+            };
+            let at = match rounding {
+                "" | "round_prefer_floor" => (at - 0.5).ceil(),
+                "round_prefer_ceil" => (at + 0.5).floor(),
+                "floor" => at.floor(),
+                "ceil" => at.ceil(),
+                other => return Err(format!("its nearest_mode is '{}'", super::shortened(other))),
+            };
+            #[allow(clippy::float_cmp)] // whole numbers both
+            if at.clamp(0.0, size as f64 - 1.0) != (x / factor).floor() {
+                return Err("its values are not repeated equally often".to_owned());
+            }
+        }
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // whole, and from 1 to 1024
+    Ok(one(Upsample::new(factor as usize).map_err(refused)?))
+}

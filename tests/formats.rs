@@ -1,0 +1,100 @@
+//! The same weights in every format that is read, as PyTorch and NumPy write them (`formats/generate.py`).
+
+#![cfg(all(feature = "npz", feature = "pytorch", feature = "safetensors"))]
+
+use relprop::io::StateDict;
+use relprop::nalgebra::DVector;
+use relprop::{Error, Sequential};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/formats");
+
+fn path(name: &str) -> String {
+    format!("{FOLDER}/{name}")
+}
+
+fn open(name: &str) -> StateDict {
+    StateDict::open(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The network of `generate.py`.
+fn model(weights: &StateDict) -> Sequential<f64> {
+    weights.model_of(&weights.guessed_architecture().unwrap(), None).unwrap()
+}
+
+fn agrees(name: &str, weights: &StateDict, limit: f64) {
+    let expected = open("weights.safetensors");
+    for tensor in ["0.weight", "0.bias", "2.weight", "2.bias"] {
+        let (shape, values) = weights.tensor::<f64>(tensor).unwrap();
+        let (right_shape, right) = expected.tensor::<f64>(tensor).unwrap();
+        assert_eq!(shape, right_shape, "{name}, {tensor}");
+        let off = values.iter().zip(&right).map(|(value, right)| (value - right).abs()).fold(0.0, f64::max);
+        assert!(off <= limit, "{name}, {tensor}: off by {off:.1e}");
+    }
+    let [(_, x), (_, y)] = ["x", "y"].map(|name| expected.tensor::<f64>(name).unwrap());
+    let outputs = model(weights).forward(&DVector::from_vec(x)).unwrap();
+    assert!((outputs - DVector::from_vec(y)).amax() < 4.0 * limit + 1e-6, "{name}");
+}
+
+#[test]
+fn every_format_has_the_same_weights() {
+    let exact =
+        ["zip", "legacy", "protocol3", "protocol4", "protocol5", "f64", "f64-legacy", "views", "views-legacy", "cuda-legacy"];
+    for name in exact {
+        agrees(name, &open(&format!("{name}.pt")), 0.0);
+    }
+    for name in ["weights.npz", "compressed.npz"] {
+        agrees(name, &open(name), 0.0);
+    }
+    agrees("checkpoint.pt", &open("checkpoint.pt").under("model"), 0.0);
+    for name in ["f16.pt", "f16-legacy.pt", "f16.npz"] {
+        agrees(name, &open(name), 5e-4);
+    }
+    for name in ["bf16.pt", "bf16-legacy.pt"] {
+        agrees(name, &open(name), 4e-3);
+    }
+}
+
+#[test]
+fn bytes_are_read_as_files_are() {
+    let bytes = |name: &str| std::fs::read(path(name)).unwrap();
+    agrees("zip", &StateDict::from_pytorch(bytes("zip.pt")).unwrap(), 0.0);
+    agrees("legacy", &StateDict::from_pytorch(bytes("legacy.pt")).unwrap(), 0.0);
+    agrees("npz", &StateDict::from_npz(bytes("compressed.npz")).unwrap(), 0.0);
+    let array = StateDict::from_npz(bytes("x.npy")).unwrap();
+    assert_eq!(array.tensor::<f32>("arr_0").unwrap(), (vec![1, 3], vec![1.0, -2.0, 0.5]));
+    assert_eq!(open("x.npy").names().collect::<Vec<_>>(), ["arr_0"]);
+}
+
+#[test]
+fn other_tensors_and_names_are_there_too() {
+    assert_eq!(open("list.pt").names().collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+    assert_eq!(open("parameters.pt").names().next(), Some("0_bias"));
+    let norm = open("norm.pt");
+    assert_eq!(norm.shape("1.num_batches_tracked"), Some(&[][..]));
+    let text = "Conv2d(1, 2, kernel_size=(3, 3))\nBatchNorm2d(2)";
+    assert!(norm.model_of::<f32>(text, Some([1, 5, 5].into())).is_ok());
+    let names = open("checkpoint.pt");
+    assert!(names.names().all(|name| name.starts_with("model.")), "an optimizer has no tensors before its first step");
+}
+
+#[test]
+fn what_is_no_state_dict_says_so() {
+    let refused = |name: &str| StateDict::open(path(name)).unwrap_err().to_string();
+    assert!(refused("module.pt").contains("torch.save(net.state_dict(), path)"), "{}", refused("module.pt"));
+    assert!(refused("script.pt").contains("torch.save(net.state_dict(), path)"), "{}", refused("script.pt"));
+    assert!(refused("generate.py").contains("in none of the formats"));
+    assert!(matches!(StateDict::open(path("nothing.pt")), Err(Error::Io { .. })));
+    let missing = |name: &str| open(name).builder::<f32>().linear("0", 3, 4).linear("4", 4, 2).build().unwrap_err().to_string();
+    let said = ["zip.pt", "legacy.pt", "weights.npz"].map(missing);
+    assert!(said[0].contains("missing: 4.weight, 4.bias") && said[0].contains("surplus: 2.bias, 2.weight"), "{}", said[0]);
+    assert!(said[0] == said[1] && said[0] == said[2], "an error reads the same whatever the format");
+}
+
+#[test]
+fn a_guess_is_refused_where_it_would_be_wrong() {
+    let guess = |name: &str| open(name).guessed_architecture().unwrap_err().to_string();
+    assert!(guess("norm.pt").contains("0.weight of shape [2, 1, 3, 3] is no weight or bias of a dense layer"));
+    assert!(guess("x.npy").contains("arr_0 of shape [1, 3]"));
+    let guessed = open("zip.pt").guessed_architecture().unwrap();
+    assert!(guessed.contains("(0): Linear(in_features=3, out_features=4, bias=True)\n  (0-relu): ReLU()\n  (2): Linear"));
+}

@@ -1,0 +1,427 @@
+//! Files that are damaged or made to harm: an error each, and no more memory than a multiple of the file's size. What a fuzzer
+//! looks for is in `fuzz/`; here are the attacks that are known by name, and mutations of real files.
+
+#![cfg(all(feature = "npz", feature = "onnx", feature = "pytorch", feature = "safetensors"))]
+
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use relprop::Error;
+use relprop::io::{OnnxFile, StateDict};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
+
+/// What a reader may take, as the documentation of `relprop::io` says.
+const PER_BYTE: u64 = 256;
+const PER_PACKED_BYTE: u64 = 1032 + PER_BYTE;
+const ALWAYS: u64 = 1 << 20;
+
+fn bounded<R>(length: usize, per_byte: u64, read: impl FnOnce() -> R) -> R {
+    let mut result = None;
+    let used = allocation_counter::measure(|| result = Some(read())).bytes_max;
+    assert!(used <= per_byte * length as u64 + ALWAYS, "{used} bytes were allocated for a file of {length}");
+    result.unwrap()
+}
+
+// Protocol buffers by hand.
+
+fn varint(mut number: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
+fn number(tag: u64, value: i64) -> Vec<u8> {
+    [varint(tag << 3), varint(value as u64)].concat()
+}
+
+fn bytes(tag: u64, content: &[u8]) -> Vec<u8> {
+    [&varint(tag << 3 | 2), &varint(content.len() as u64), content].concat()
+}
+
+fn text(tag: u64, content: &str) -> Vec<u8> {
+    bytes(tag, content.as_bytes())
+}
+
+fn node(operator: &str, inputs: &[&str], output: &str, attributes: &[Vec<u8>]) -> Vec<u8> {
+    let inputs: Vec<u8> = inputs.iter().flat_map(|input| text(1, input)).collect();
+    let attributes: Vec<u8> = attributes.iter().flat_map(|attribute| bytes(5, attribute)).collect();
+    bytes(1, &[inputs, text(2, output), text(4, operator), attributes].concat())
+}
+
+fn ints(name: &str, values: &[i64]) -> Vec<u8> {
+    [text(1, name), values.iter().flat_map(|&value| number(8, value)).collect()].concat()
+}
+
+/// A tensor of f32.
+fn tensor(name: &str, dims: &[i64], values: &[f32]) -> Vec<u8> {
+    let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let dims: Vec<u8> = dims.iter().flat_map(|&dim| number(1, dim)).collect();
+    bytes(5, &[dims, number(2, 1), text(8, name), bytes(9, &raw)].concat())
+}
+
+fn info(tag: u64, name: &str, dims: &[i64]) -> Vec<u8> {
+    let dims: Vec<u8> = dims.iter().flat_map(|&dim| bytes(1, &number(1, dim))).collect();
+    let of = bytes(1, &[number(1, 1), bytes(2, &dims)].concat());
+    bytes(tag, &[text(1, name), bytes(2, &of)].concat())
+}
+
+/// A model from `x` to `y`.
+fn model(input: &[i64], parts: &[Vec<u8>]) -> Vec<u8> {
+    let graph = [parts.concat(), info(11, "x", input), info(12, "y", &[1, 1])].concat();
+    [number(1, 9), bytes(7, &graph), bytes(8, &number(2, 17))].concat()
+}
+
+fn onnx(file: &[u8]) -> Result<relprop::Sequential<f32>, Error> {
+    bounded(file.len(), PER_BYTE, || OnnxFile::from_bytes(file.to_vec()).and_then(|file| file.to_model()))
+}
+
+fn says(file: &[u8], what: &str) {
+    let error = onnx(file).unwrap_err().to_string();
+    assert!(error.contains(what), "'{error}' does not say '{what}'");
+}
+
+fn dense() -> Vec<u8> {
+    [tensor("w", &[2, 1], &[1.0, 2.0]), node("MatMul", &["h", "w"], "y", &[])].concat()
+}
+
+#[test]
+fn a_model_by_hand_is_read() {
+    let file = model(&[1, 2], &[node("Relu", &["x"], "h", &[]), dense()]);
+    assert_eq!(
+        onnx(&file).unwrap().to_string(),
+        "Sequential(\n  (h): ReLU()\n  (y): Linear(in_features=2, out_features=1, bias=False)\n)"
+    );
+}
+
+#[test]
+fn graphs_that_are_none() {
+    says(
+        &model(&[1, 2], &[node("Relu", &["g"], "h", &[]), node("Relu", &["h"], "g", &[]), dense()]),
+        "there is a cycle, or no order",
+    );
+    says(&model(&[1, 2], &[node("Relu", &["y"], "h", &[]), dense()]), "there is a cycle");
+    says(&model(&[1, 2], &[]), "no node gives the output 'y'");
+    says(&model(&[1, 2], &[tensor("y", &[1], &[1.0])]), "does not depend on the input");
+    says(&model(&[], &[node("Relu", &["x"], "h", &[]), dense()]), "has no shape");
+    says(&model(&[2], &[node("Relu", &["x"], "h", &[]), dense()]), "samples x features");
+    says(&model(&[1, -2], &[node("Relu", &["x"], "h", &[]), dense()]), "left open");
+    says(&[bytes(7, &[]), bytes(8, &number(2, 7))].concat(), "of version 7, those since 9 are read");
+    says(&bytes(8, &number(2, 17)), "no graph");
+    says(b"\x3a\xff\xff\xff\xff\x0f", "buffer");
+}
+
+#[test]
+fn sizes_that_are_none() {
+    let with = |dims: &[i64]| {
+        model(&[1, 2], &[node("Relu", &["x"], "h", &[]), tensor("w", dims, &[1.0, 2.0]), node("MatMul", &["h", "w"], "y", &[])])
+    };
+    says(&with(&[-2, -1]), "its dimensions are [-2, -1]");
+    says(&with(&[i64::MAX, i64::MAX]), "its dimensions overflow");
+    says(&with(&[1 << 40, 1]), "it has 2 values for dimensions of");
+    let huge = i64::MAX / 2;
+    let shapes: [&[i64]; 4] = [&[1, huge, huge, huge], &[1, huge], &[1, 3, 1 << 30, 1 << 30], &[huge, 2]];
+    for input in shapes {
+        let file = model(input, &[node("GlobalAveragePool", &["x"], "g", &[]), node("Flatten", &["g"], "h", &[]), dense()]);
+        assert!(onnx(&file).is_err());
+    }
+    for pads in [[huge; 4], [-1; 4], [0, huge, 0, 0]] {
+        let conv = node("Conv", &["x", "k"], "y", &[ints("pads", &pads)]);
+        assert!(onnx(&model(&[1, 1, 4, 4], &[tensor("k", &[1, 1, 2, 2], &[1.0; 4]), conv])).is_err());
+    }
+    for attribute in ["strides", "dilations", "kernel_shape"] {
+        for value in [0, -1, huge] {
+            let attributes = [ints("kernel_shape", &[2, 2]), ints(attribute, &[value, value])];
+            let pool = node("MaxPool", &["x"], "y", &attributes[usize::from(attribute == "kernel_shape")..]);
+            let _ = onnx(&model(&[1, 1, 4, 4], &[pool]));
+        }
+    }
+    // A shape that would be computed from a few bytes.
+    let shape = [tensor("n", &[1], &[1e9]), node("Cast", &["n"], "i", &[[text(1, "to"), number(3, 7)].concat()])].concat();
+    let file = model(&[1, 2], &[shape, node("ConstantOfShape", &["i"], "c", &[]), node("Add", &["x", "c"], "h", &[]), dense()]);
+    says(&file, "too large");
+}
+
+#[test]
+fn graphs_that_are_too_much() {
+    let relus = |count: usize| -> Vec<u8> {
+        let first = node("Relu", &["x"], "n0", &[]);
+        (1..count).fold(first, |mut all, at| {
+            all.extend(node("Relu", &[&format!("n{}", at - 1)], &format!("n{at}"), &[]));
+            all
+        })
+    };
+    says(&model(&[1, 2], &[relus(1_000_000)]), "1000000 nodes");
+    let last =
+        |count: usize| [tensor("w", &[2, 1], &[1.0, 2.0]), node("MatMul", &[&format!("n{}", count - 1), "w"], "y", &[])].concat();
+    assert_eq!(onnx(&model(&[1, 2], &[relus(20_000), last(20_000)])).unwrap().layers().len(), 20_001);
+    // Empty nodes, the smallest there are.
+    says(&model(&[1, 2], &[[0x0a, 0].repeat(30_000)]), "no node gives the output");
+
+    // Sums within sums.
+    let nested = |depth: usize| {
+        let mut parts = relus(depth);
+        let mut inner = format!("n{}", depth - 1);
+        for at in (0..depth - 1).rev() {
+            let name = if at == 0 { "h".to_owned() } else { format!("s{at}") };
+            parts.extend(node("Add", &[&inner, &format!("n{at}")], &name, &[]));
+            inner = name;
+        }
+        model(&[1, 2], &[parts, dense()])
+    };
+    assert!(onnx(&nested(20)).is_ok());
+    says(&nested(1000), "more than 32 deep");
+    // Each value doubled: as many ways as no computer could follow.
+    let mut doubled = node("Relu", &["x"], "d0", &[]);
+    for at in 1..200 {
+        doubled.extend(node("Mul", &[&format!("d{}", at - 1), &format!("d{}", at - 1)], &format!("d{at}"), &[]));
+    }
+    doubled.extend(node("Relu", &["d199"], "h", &[]));
+    says(&model(&[1, 2], &[doubled, dense()]), "and it is no activation that is known");
+    // Messages within messages: a graph in an attribute of a node of a graph.
+    let mut deep = Vec::new();
+    for _ in 0..2_000 {
+        deep = bytes(1, &bytes(5, &bytes(6, &deep)));
+    }
+    says(&model(&[1, 2], &[deep]), "no node gives the output");
+    // Groups, which protocol buffers had long ago, within groups.
+    assert!(onnx(&[0x6b; 100_000]).is_err());
+}
+
+#[test]
+fn external_data_stays_in_its_folder() {
+    let folder = std::env::temp_dir().join(format!("relprop-external-{}", std::process::id()));
+    let inside = folder.join("model");
+    std::fs::create_dir_all(&inside).unwrap();
+    let data: Vec<u8> = [1.0_f32, 2.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+    std::fs::write(inside.join("data.bin"), &data).unwrap();
+    std::fs::write(folder.join("secret.bin"), &data).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(folder.join("secret.bin"), inside.join("link.bin")).unwrap();
+    let entry = |key: &str, value: &str| bytes(13, &[text(1, key), text(2, value)].concat());
+    let read = |location: &str, more: &[Vec<u8>]| {
+        let weight = bytes(
+            5,
+            &[number(1, 2), number(1, 1), number(2, 1), text(8, "w"), entry("location", location), more.concat(), number(14, 1)]
+                .concat(),
+        );
+        let file = model(&[1, 2], &[weight, node("MatMul", &["x", "w"], "y", &[])]);
+        std::fs::write(inside.join("model.onnx"), &file).unwrap();
+        (OnnxFile::open(inside.join("model.onnx")).and_then(|file| file.to_model::<f32>()), file)
+    };
+    assert!(read("data.bin", &[]).0.is_ok());
+    assert!(read("./data.bin", &[entry("offset", "0"), entry("length", "8")]).0.is_ok());
+    let absolute = folder.join("secret.bin");
+    for outside in ["../secret.bin", "sub/../../secret.bin", absolute.to_str().unwrap(), "", "link.bin"] {
+        if cfg!(unix) || outside != "link.bin" {
+            let error = read(outside, &[]).0.unwrap_err().to_string();
+            assert!(error.contains("outside the model's folder"), "{outside}: {error}");
+        }
+    }
+    for (key, value) in [("offset", "4"), ("offset", "99999999999999999999"), ("offset", "-1"), ("length", "9"), ("length", "x")] {
+        assert!(read("data.bin", &[entry(key, value)]).0.is_err(), "{key} {value}");
+    }
+    assert!(matches!(read("missing.bin", &[]).0, Err(Error::Malformed { .. })));
+    says(&read("data.bin", &[]).1, "the model was not read from one");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// A legacy checkpoint around a pickle, with the storage `0` of four numbers behind it.
+fn checkpoint(pickle: &[u8]) -> Vec<u8> {
+    let magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.";
+    let keys = b"\x80\x02]q\x00U\x010a.";
+    [&magic[..], pickle, keys, &4_u64.to_le_bytes(), &[0; 16]].concat()
+}
+
+fn pytorch(file: &[u8]) -> Result<StateDict, Error> {
+    bounded(file.len(), PER_BYTE, || {
+        let weights = StateDict::from_pytorch(file.to_vec())?;
+        for name in weights.names() {
+            let _ = bounded(file.len(), PER_BYTE, || weights.tensor::<f64>(name));
+        }
+        Ok(weights)
+    })
+}
+
+/// Instructions that put a tensor of the storage `0` on the stack.
+fn rebuilt(offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u8> {
+    let integer = |number: &i64| format!("I{number}\n");
+    let tuple = |numbers: &[i64]| format!("({}t", numbers.iter().map(integer).collect::<String>());
+    let arguments = [integer(&offset), tuple(shape), tuple(strides)].concat();
+    let storage = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x04tQ";
+    [&b"ctorch._utils\n_rebuild_tensor_v2\n("[..], storage, arguments.as_bytes(), b"I00\n}tR"].concat()
+}
+
+fn named(value: &[u8]) -> Vec<u8> {
+    [&b"\x80\x02}U\x01w"[..], value, b"s."].concat()
+}
+
+#[test]
+fn pickles_that_are_made_to_harm() {
+    let good = checkpoint(&named(&rebuilt(0, &[2, 2], &[2, 1])));
+    assert_eq!(pytorch(&good).unwrap().shape("w"), Some(&[2, 2][..]));
+    // What Python would run.
+    let program = |pickle: &[u8]| checkpoint(&named(pickle));
+    for pickle in [
+        &b"cos\nsystem\n(U\x07echo hitR"[..],
+        b"c__builtin__\neval\nU\x011\x85R",
+        b"(cos\nsystem\nU\x04echoo",
+        b"(U\x04echoios\nsystem\n",
+    ] {
+        let error = pytorch(&program(pickle)).unwrap_err().to_string();
+        assert!(error.contains("no tensor") || error.contains("not sound"), "{error}");
+    }
+    // Tensors that reach out of their storage, or have more values than it.
+    let cases: [(i64, &[i64], &[i64]); 9] = [
+        (0, &[3, 2], &[2, 1]),
+        (1, &[2, 2], &[2, 1]),
+        (-1, &[2, 2], &[2, 1]),
+        (0, &[-2, 2], &[2, 1]),
+        (0, &[1000000000, 2], &[0, 0]),
+        (0, &[i64::MAX, 2], &[1, 1]),
+        (0, &[2, 2], &[i64::MAX, i64::MAX]),
+        (0, &[2, 2], &[1]),
+        (i64::MAX, &[1], &[1]),
+    ];
+    for (offset, shape, strides) in cases {
+        assert!(pytorch(&checkpoint(&named(&rebuilt(offset, shape, strides)))).is_err(), "{offset} {shape:?} {strides:?}");
+    }
+    // The same numbers under a thousand names.
+    let tensor = [&rebuilt(0, &[2, 2], &[2, 1])[..], b"q\x010"].concat();
+    let names: Vec<u8> = (0..1000).flat_map(|at| [format!("V{at}\n").as_bytes(), b"h\x01s"].concat()).collect();
+    let error = pytorch(&checkpoint(&[&b"\x80\x02"[..], &tensor, b"}", &names, b"."].concat())).unwrap_err().to_string();
+    assert!(error.contains("more than 16 times over"), "{error}");
+    // Dictionaries that hold one another twice, thirty times over; one that holds itself; a stack of ten thousand.
+    let twice: Vec<u8> =
+        (1..30_u8).flat_map(|at| [b'}', b'U', 1, b'a', b'h', at - 1, b's', b'U', 1, b'b', b'h', at - 1, b's', b'q', at]).collect();
+    for pickle in [
+        [&b"\x80\x02}q\x00"[..], &twice, b"."].concat(),
+        b"\x80\x02}q\x00U\x01ah\x00s.".to_vec(),
+        [&b"\x80\x02"[..], &b"}U\x01a".repeat(10_000), b"}", &b"s".repeat(10_000), b"."].concat(),
+        b"\x80\x02X\xff\xff\xff\xffabc.".to_vec(),
+        b"\x80\x02\x8d\xff\xff\xff\xff\xff\xff\xff\xffabc.".to_vec(),
+        b"\x80\x02r\xff\xff\xff\xff.".to_vec(),
+        b"\x80\x02.".to_vec(),
+        b"\x80\x02ttttt.".to_vec(),
+    ] {
+        assert!(pytorch(&checkpoint(&pickle)).is_err());
+    }
+}
+
+#[test]
+fn arrays_that_lie() {
+    let array =
+        |header: &str| [&b"\x93NUMPY\x01\x00"[..], &(header.len() as u16).to_le_bytes(), header.as_bytes(), &[0; 16]].concat();
+    let read = |file: &[u8]| bounded(file.len(), PER_PACKED_BYTE, || StateDict::from_npz(file.to_vec()));
+    assert!(read(&array("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), }")).is_ok());
+    for header in [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (5,), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296, 4294967296), }",
+        "{'descr': '<f4', 'fortran_order': True, 'shape': (4611686018427387904, 4), }",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999999,), }",
+        "{'descr': '<f4', 'fortran_order': False}",
+        "{'shape': ((((((((((((",
+        "{",
+        "}",
+        "",
+        "{'",
+        "{'descr': [[[[[[[",
+    ] {
+        assert!(read(&array(header)).is_err(), "{header}");
+    }
+    assert!(read(b"\x93NUMPY\x02\x00\xff\xff\xff\xff").is_err());
+    assert!(read(&array(&"(".repeat(60_000))).is_err());
+    let other = read(&array("{'descr': [('a', '<f4'), ('b', '<i8')], 'fortran_order': False, 'shape': (1,), }")).unwrap();
+    assert!(other.tensor::<f32>("arr_0").unwrap_err().to_string().contains("weights are f16, bf16, f32 or f64"));
+}
+
+/// A mebibyte of zeros, packed: within the thousandfold that deflate can do.
+#[test]
+fn packed_zeros_are_unpacked_to_what_they_are() {
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+    archive.start_file("a.npy", options).unwrap();
+    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1048576,), }";
+    let array = [&b"\x93NUMPY\x01\x00"[..], &(header.len() as u16).to_le_bytes(), header.as_bytes(), &vec![0; 4 << 20]].concat();
+    std::io::Write::write_all(&mut archive, &array).unwrap();
+    let file = archive.finish().unwrap().into_inner();
+    assert!(file.len() < 8_000, "{}", file.len());
+    let weights = bounded(file.len(), PER_PACKED_BYTE, || StateDict::from_npz(file.clone())).unwrap();
+    assert_eq!(weights.shape("a"), Some(&[1 << 20][..]));
+}
+
+/// The smaller of the real files of a format.
+fn real(folder: &str, ends: &[&str]) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(Path::new(FOLDER).join(folder)).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = entries.filter(|path| ends.iter().any(|end| path.to_str().unwrap().ends_with(end))).collect();
+    files.retain(|path| path.metadata().unwrap().len() < 8_000);
+    files.sort();
+    assert!(files.len() > 1);
+    files
+}
+
+/// Some bytes changed, taken out or doubled.
+#[derive(Debug, Clone)]
+enum Mutation {
+    Set(prop::sample::Index, u8),
+    Cut(prop::sample::Index),
+    Remove(prop::sample::Index, usize),
+    Double(prop::sample::Index, usize),
+}
+
+fn mutation() -> impl Strategy<Value = Mutation> {
+    let index = any::<prop::sample::Index>;
+    prop_oneof![
+        4 => (index(), any::<u8>()).prop_map(|(at, to)| Mutation::Set(at, to)),
+        1 => index().prop_map(Mutation::Cut),
+        1 => (index(), 1..40_usize).prop_map(|(at, count)| Mutation::Remove(at, count)),
+        1 => (index(), 1..40_usize).prop_map(|(at, count)| Mutation::Double(at, count)),
+    ]
+}
+
+fn mutated(mut file: Vec<u8>, mutations: &[Mutation]) -> Vec<u8> {
+    for mutation in mutations {
+        if file.is_empty() {
+            break;
+        }
+        match mutation {
+            Mutation::Set(at, to) => *at.get_mut(&mut file) = *to,
+            Mutation::Cut(at) => file.truncate(at.index(file.len())),
+            Mutation::Remove(at, count) => {
+                let at = at.index(file.len());
+                file.drain(at..(at + count).min(file.len()));
+            }
+            Mutation::Double(at, count) => {
+                let at = at.index(file.len());
+                let part = file[at..(at + count).min(file.len())].to_vec();
+                file.splice(at..at, part);
+            }
+        }
+    }
+    file
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn mutated_files_are_read_or_refused(which in any::<prop::sample::Index>(), mutations in prop::collection::vec(mutation(), 1..6)) {
+        let weights = [real("formats", &[".pt", ".npz", ".npy"]), real("golden", &[".safetensors"])].concat();
+        let file = mutated(std::fs::read(which.get(&weights)).unwrap(), &mutations);
+        bounded(file.len(), PER_PACKED_BYTE, || {
+            for read in [StateDict::from_pytorch(file.clone()), StateDict::from_npz(file.clone()), StateDict::from_safetensors(&file)].into_iter().flatten() {
+                read.names().for_each(|name| drop(read.tensor::<f32>(name)));
+                let _ = read.guessed_architecture().and_then(|guess| read.model_of::<f32>(&guess, None));
+                let _ = read.to_model::<f32>();
+            }
+        });
+        let models = real("exported", &[".onnx"]);
+        let file = mutated(std::fs::read(which.get(&models)).unwrap(), &mutations);
+        let _ = onnx(&file);
+    }
+}
