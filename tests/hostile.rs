@@ -2,6 +2,7 @@
 //! looks for is in `fuzz/`; here are the attacks that are known by name, and mutations of real files.
 
 #![cfg(all(feature = "npz", feature = "onnx", feature = "pytorch", feature = "safetensors"))]
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // bytes of files, put together by hand
 
 use std::path::{Path, PathBuf};
 
@@ -189,7 +190,7 @@ fn graphs_that_are_too_much() {
     }
     says(&model(&[1, 2], &[deep]), "no node gives the output");
     // Groups, which protocol buffers had long ago, within groups.
-    assert!(onnx(&[0x6b; 100_000]).is_err());
+    assert!(onnx(&vec![0x6b; 100_000]).is_err());
 }
 
 #[test]
@@ -281,7 +282,7 @@ fn pickles_that_are_made_to_harm() {
         (1, &[2, 2], &[2, 1]),
         (-1, &[2, 2], &[2, 1]),
         (0, &[-2, 2], &[2, 1]),
-        (0, &[1000000000, 2], &[0, 0]),
+        (0, &[1_000_000_000, 2], &[0, 0]),
         (0, &[i64::MAX, 2], &[1, 1]),
         (0, &[2, 2], &[i64::MAX, i64::MAX]),
         (0, &[2, 2], &[1]),
