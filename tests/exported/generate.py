@@ -145,6 +145,12 @@ def export(module, x, path, how, settings):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(module, (x[:fixed],), path, dynamo=how == "dynamo", verbose=False, **settings)
+    # The exporter notes where in whose files each node comes from.
+    model = onnx.load(path, load_external_data=False)
+    for part in [model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info]:
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    onnx.save(model, path)
 
 
 def run(path, x, output=None):
