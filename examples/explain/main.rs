@@ -264,7 +264,7 @@ impl Options {
                 "--json" => options.json = Some(value.into()),
                 "--output" => options.output = Some(text),
                 "--shape" => {
-                    options.shape = Some(shape(&text).ok_or_else(|| format!("--shape: '{text}' is not one to three sizes"))?)
+                    options.shape = Some(shape(&text).ok_or_else(|| format!("--shape: '{text}' is not one to three sizes"))?);
                 }
                 "--architecture" => options.architecture = Some(value.into()),
                 _ => return Err(format!("unknown option {name} (--help lists them)").into()),
