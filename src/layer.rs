@@ -64,7 +64,10 @@ use crate::linalg;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-pub use activation::{Dropout, Elu, Gelu, HardTanh, Identity, LeakyRelu, Relu, Sigmoid, Silu, Softmax, Softplus, Tanh};
+pub use activation::{
+    Celu, Dropout, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, LeakyRelu, Mish, Relu, Selu, Sigmoid, Silu, Softmax,
+    Softplus, Softsign, Tanh,
+};
 pub use batch_norm::{BatchNorm1d, BatchNorm2d};
 pub(crate) use branches::Named;
 pub use branches::{Branch, Concat, Residual};

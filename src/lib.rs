@@ -39,9 +39,10 @@ pub use explainer::{Explainer, Workspace};
 pub use explanation::{Contribution, Explanation};
 pub use health::{Health, LayerHealth};
 pub use layer::{
-    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, BatchNorm1d, BatchNorm2d, Bias, Branch, Concat, Conv1d, Conv2d,
-    ConvTranspose2d, Dropout, Elementwise, Elu, Flatten, Gelu, HardTanh, Identity, Layer, LeakyRelu, Linear, LinearMap, MaxPool1d,
-    MaxPool2d, Operator, Permute, Relu, Residual, Sigmoid, Silu, Softmax, Softplus, Tanh, Unflatten, Upsample, WeightFn,
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, BatchNorm1d, BatchNorm2d, Bias, Branch, Celu, Concat, Conv1d,
+    Conv2d, ConvTranspose2d, Dropout, Elementwise, Elu, Flatten, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, Layer,
+    LeakyRelu, Linear, LinearMap, MaxPool1d, MaxPool2d, Mish, Operator, Permute, Relu, Residual, Selu, Sigmoid, Silu, Softmax,
+    Softplus, Softsign, Tanh, Unflatten, Upsample, WeightFn,
 };
 pub use ledger::{Ledger, LedgerEntry};
 pub use rule::{

@@ -3,7 +3,7 @@
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
 use relprop::rule::{Decomposition, Divisor, Group, Part, Site, Stabilizer, Transform};
 use relprop::{
-    Accumulation, Bias, BiasMode, Dropout, Elementwise, Elu, Epsilon, Error, HardTanh, Layer, LeakyRelu, Linear, LinearMap,
+    Accumulation, Bias, BiasMode, Celu, Dropout, Elementwise, Elu, Epsilon, Error, HardTanh, Layer, LeakyRelu, Linear, LinearMap,
     Operator, Relative, RelevanceRule, Relu, Rule, Scalar, Sequential, Shape, Softmax, Softplus, WeightFn,
 };
 
@@ -106,12 +106,14 @@ fn parameters_out_of_range() {
     for value in [f64::NAN, f64::INFINITY] {
         assert!(bad(LeakyRelu::new(value).map(drop)));
         assert!(bad(Elu::new(value).map(drop)));
+        assert!(bad(Celu::new(value).map(drop)));
         assert!(bad(Softplus::new(value, 20.0).map(drop)));
         assert!(bad(Softplus::new(1.0, value).map(drop)));
         assert!(bad(HardTanh::new(value, 1.0).map(drop)));
         assert!(bad(HardTanh::new(-1.0, value).map(drop)));
         assert!(bad(Dropout::new(value).map(drop)));
     }
+    assert!(bad(Celu::new(0.0).map(drop)));
     assert!(bad(Softplus::new(0.0, 20.0).map(drop)));
     assert!(bad(HardTanh::new(1.0, -1.0).map(drop)));
     assert!(bad(Dropout::new(-0.1).map(drop)));

@@ -9,8 +9,8 @@ use common::{Dense, Formula, Net};
 use proptest::prelude::*;
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
 use relprop::{
-    BiasMode, Elementwise, Elu, Error, Explanation, Gelu, HardTanh, Layer, LeakyRelu, Linear, Operator, Relu, Rule, Scalar,
-    Sequential, Shape, Sigmoid, Silu, Softplus, Tanh, Targets,
+    BiasMode, Celu, Elementwise, Elu, Error, Explanation, Gelu, HardSigmoid, HardSwish, HardTanh, Layer, LeakyRelu, Linear, Mish,
+    Operator, Relu, Rule, Scalar, Selu, Sequential, Shape, Sigmoid, Silu, Softplus, Softsign, Tanh, Targets,
 };
 
 /// The same numbers in single and in double precision.
@@ -32,6 +32,12 @@ fn model<T: Scalar>(net: &Net, activation: usize) -> Sequential<T> {
                 6 => builder.layer(Sigmoid),
                 7 => builder.layer(Tanh),
                 8 => builder.layer(HardTanh::default()),
+                9 => builder.layer(Selu),
+                10 => builder.layer(Celu::new(0.5).unwrap()),
+                11 => builder.layer(Mish),
+                12 => builder.layer(Softsign),
+                13 => builder.layer(HardSigmoid),
+                14 => builder.layer(HardSwish),
                 _ => builder.layer(Softplus::new(1.0, 40.0).unwrap()),
             };
         }
@@ -67,7 +73,7 @@ proptest! {
     fn the_bound_holds_against_double_precision(
         net in common::net(true, true),
         formula in common::formula(1e-4),
-        activation in 0..10_usize,
+        activation in 0..16_usize,
         weighted in any::<bool>(),
     ) {
         for (error, bound) in compared(&net, activation, formula, weighted) {

@@ -100,6 +100,15 @@ fn a_model_by_hand_is_read() {
 }
 
 #[test]
+fn a_gemm_is_scaled() {
+    let float = |name: &str, value: f32| [text(1, name), varint(2 << 3 | 5), value.to_le_bytes().to_vec()].concat();
+    let gemm = node("Gemm", &["x", "w", "c"], "y", &[float("alpha", 0.5), float("beta", 3.0)]);
+    let file = model(&[1, 2], &[tensor("w", &[2, 1], &[1.0, 2.0]), tensor("c", &[1], &[-1.0]), gemm]);
+    let x = relprop::nalgebra::DVector::from_vec(vec![10.0, 20.0]);
+    assert_eq!(onnx(&file).unwrap().forward(&x).unwrap().as_slice(), &[0.5 * 50.0 - 3.0]);
+}
+
+#[test]
 fn graphs_that_are_none() {
     says(
         &model(&[1, 2], &[node("Relu", &["g"], "h", &[]), node("Relu", &["h"], "g", &[]), dense()]),
@@ -296,6 +305,14 @@ fn pickles_that_are_made_to_harm() {
     let names: Vec<u8> = (0..1000).flat_map(|at| [format!("V{at}\n").as_bytes(), b"h\x01s"].concat()).collect();
     let error = pytorch(&checkpoint(&[&b"\x80\x02"[..], &tensor, b"}", &names, b"."].concat())).unwrap_err().to_string();
     assert!(error.contains("more than 16 times over"), "{error}");
+    // The smallest instructions that make something, over and over; more of them, packed into an archive.
+    for instruction in [&b"}"[..], b")", b"]", b"(", b"N", b"2", b"U\x00", b"\x94", b"}\x94", b"N\x85", b"cos\nx\n", b"}q\x00h\x00"]
+    {
+        let pickle = [&b"\x80\x02N"[..], &instruction.repeat((1 << 17) / instruction.len() + 1), b"."].concat();
+        assert!(pytorch(&checkpoint(&pickle)).is_err());
+        let bomb = archive("a/data.pkl", &instruction.repeat((1 << 22) / instruction.len()));
+        assert!(bounded(bomb.len(), PER_PACKED_BYTE, || StateDict::from_pytorch(bomb.clone())).is_err());
+    }
     // Dictionaries that hold one another twice, thirty times over; one that holds itself; a stack of ten thousand.
     let twice: Vec<u8> =
         (1..30_u8).flat_map(|at| [b'}', b'U', 1, b'a', b'h', at - 1, b's', b'U', 1, b'b', b'h', at - 1, b's', b'q', at]).collect();
@@ -341,16 +358,21 @@ fn arrays_that_lie() {
     assert!(other.tensor::<f32>("arr_0").unwrap_err().to_string().contains("weights are f16, bf16, f32 or f64"));
 }
 
+/// A packed archive of one file.
+fn archive(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+    archive.start_file(name, options).unwrap();
+    std::io::Write::write_all(&mut archive, content).unwrap();
+    archive.finish().unwrap().into_inner()
+}
+
 /// A mebibyte of zeros, packed: within the thousandfold that deflate can do.
 #[test]
 fn packed_zeros_are_unpacked_to_what_they_are() {
-    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
-    archive.start_file("a.npy", options).unwrap();
     let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1048576,), }";
     let array = [&b"\x93NUMPY\x01\x00"[..], &(header.len() as u16).to_le_bytes(), header.as_bytes(), &vec![0; 4 << 20]].concat();
-    std::io::Write::write_all(&mut archive, &array).unwrap();
-    let file = archive.finish().unwrap().into_inner();
+    let file = archive("a.npy", &array);
     assert!(file.len() < 8_000, "{}", file.len());
     let weights = bounded(file.len(), PER_PACKED_BYTE, || StateDict::from_npz(file.clone())).unwrap();
     assert_eq!(weights.shape("a"), Some(&[1 << 20][..]));

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use relprop::io::StateDict;
 use relprop::nalgebra::{dmatrix, dvector};
 use relprop::{
-    Dropout, Elementwise, Elu, Error, Gelu, HardTanh, Identity, Layer, LeakyRelu, Linear, Operator, Relu, Rule, Sequential, Shape,
-    Sigmoid, Silu, Softmax, Softplus, Tanh,
+    Celu, Dropout, Elementwise, Elu, Error, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, Layer, LeakyRelu, Linear, Mish,
+    Operator, Relu, Rule, Selu, Sequential, Shape, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh,
 };
 
 fn every_layer() -> Sequential<f64> {
@@ -26,6 +26,12 @@ fn every_layer() -> Sequential<f64> {
         .layer(Tanh)
         .layer(Softplus::new(2.0, 5.0).unwrap())
         .layer(HardTanh::new(-0.5, 2.0).unwrap())
+        .layer(Selu)
+        .layer(Celu::new(0.75).unwrap())
+        .layer(Mish)
+        .layer(Softsign)
+        .layer(HardSigmoid)
+        .layer(HardSwish)
         .layer(Dropout::default())
         .layer(Linear::new(dmatrix![1.0, 2.0; 3.0, 4.0; 5.0, 6.0], None).unwrap())
         .layer(Softmax)
@@ -76,12 +82,12 @@ fn all_float_types_are_read() {
 #[test]
 fn all_wrong_tensors_are_listed() {
     let weights = StateDict::from_safetensors(&every_layer().to_safetensors().unwrap()).unwrap();
-    let error = weights.builder::<f64>().linear("1", 3, 2).linear("6", 2, 2).linear("20", 2, 3).build().unwrap_err();
+    let error = weights.builder::<f64>().linear("1", 3, 2).linear("6", 2, 2).linear("30", 2, 3).build().unwrap_err();
     let Error::StateDict { missing, surplus, misshapen } = &error else { panic!("{error}") };
-    assert_eq!(missing, &["20.weight", "20.bias"]);
-    assert_eq!(surplus, &["14.weight"]);
+    assert_eq!(missing, &["30.weight", "30.bias"]);
+    assert_eq!(surplus, &["20.weight"]);
     assert_eq!((&misshapen[0].expected[..], &misshapen[0].found[..]), (&[2, 3][..], &[2, 2][..]));
-    assert!(error.to_string().contains("missing: 20.weight, 20.bias"));
+    assert!(error.to_string().contains("missing: 30.weight, 30.bias"));
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::layer::{
-    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, BatchNorm1d, BatchNorm2d, Branch, Concat, Conv1d, Conv2d,
-    ConvTranspose2d, Dropout, Elu, Flatten, Gelu, HardTanh, Identity, Layer, LeakyRelu, Linear, MaxPool1d, MaxPool2d, Named,
-    Permute, Relu, Residual, Sigmoid, Silu, Softmax, Softplus, Tanh, Unflatten, Upsample,
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, BatchNorm1d, BatchNorm2d, Branch, Celu, Concat, Conv1d, Conv2d,
+    ConvTranspose2d, Dropout, Elu, Flatten, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, Layer, LeakyRelu, Linear, MaxPool1d,
+    MaxPool2d, Mish, Named, Permute, Relu, Residual, Selu, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh, Unflatten, Upsample,
 };
 use crate::scalar::Scalar;
 
@@ -315,7 +315,13 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
             Some("'tanh'") => Arc::new(Gelu::Tanh),
             Some(other) => return Err(format!("GELU knows no approximation {}", shortened(other))),
         },
+        "CELU" => Arc::new(Celu::new(arguments.number("alpha", 1.0)?).map_err(refused)?),
+        "SELU" => Arc::new(Selu),
         "SiLU" => Arc::new(Silu),
+        "Mish" => Arc::new(Mish),
+        "Softsign" => Arc::new(Softsign),
+        "Hardsigmoid" => Arc::new(HardSigmoid),
+        "Hardswish" => Arc::new(HardSwish),
         "Sigmoid" => Arc::new(Sigmoid),
         "Tanh" => Arc::new(Tanh),
         "Softplus" => {

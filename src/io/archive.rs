@@ -30,6 +30,11 @@ impl Archive {
         Ok(Self { whole: whole.clone(), archive })
     }
 
+    /// How many bytes the archive has.
+    pub fn length(&self) -> usize {
+        self.whole.length()
+    }
+
     /// The names of the files, in their order.
     pub fn names(&self) -> Result<Vec<String>, Error> {
         self.archive.file_names().map(|name| name.map(Into::into).map_err(|e| unusable(&e))).collect()

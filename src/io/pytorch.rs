@@ -65,6 +65,10 @@ impl StateDict {
             return Err(malformed("its numbers are not little-endian"));
         }
         let program = archive.file(&format!("{folder}data.pkl"))?.read()?;
+        // What is made of a pickle is many times its size, and a packed one may be many times the file's.
+        if program.len() > archive.length() {
+            return Err(malformed("its pickle is packed, and larger than the file"));
+        }
         let mut machine = Machine::new(&program);
         let root = machine.load().map_err(|reason| malformed(&reason))?;
         let mut storages: BTreeMap<Rc<str>, Data> = BTreeMap::new();

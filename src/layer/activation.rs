@@ -75,12 +75,39 @@ activation!(
     Tanh, "Tanh", 1.0, |input| input, |z| z.tanh()
 );
 activation!(
+    /// λ z where z > 0, otherwise λ α (exp(z) - 1), with λ = 1.0507 and α = 1.6733 (Klambauer et al. 2017).
+    Selu, "SELU", 1.76, |input| input, |z| {
+        let scale = T::from_f64(1.050_700_987_355_480_5);
+        if z > T::zero() { scale * z } else { scale * T::from_f64(1.673_263_242_354_377_2) * z.exp_m1() }
+    }
+);
+activation!(
+    /// z tanh(ln(1 + exp(z))) (Misra 2019).
+    Mish, "Mish", 1.1, |input| input, |z| z * (z.max(T::zero()) + (-z.abs()).exp().ln_1p()).tanh()
+);
+activation!(
+    /// z / (1 + |z|).
+    Softsign, "Softsign", 1.0, |input| input, |z| z / (T::one() + z.abs())
+);
+activation!(
+    /// z / 6 + 1/2, but at least 0 and at most 1.
+    HardSigmoid, "Hardsigmoid", 0.17, |_input| true, |z| hard_sigmoid(z)
+);
+activation!(
+    /// z times [`HardSigmoid`] of z (Howard et al. 2019).
+    HardSwish, "Hardswish", 1.5, |input| input, |z| z * hard_sigmoid(z)
+);
+activation!(
     /// z.
     Identity, "Identity", 1.0, |input| input, |z| z
 );
 
 fn sigmoid<T: Scalar>(z: T) -> T {
     T::one() / (T::one() + (-z).exp())
+}
+
+fn hard_sigmoid<T: Scalar>(z: T) -> T {
+    ((z + T::from_f64(3.0)) / T::from_f64(6.0)).max(T::zero()).min(T::one())
 }
 
 /// z where z > 0, otherwise slope · z.
@@ -149,6 +176,39 @@ elementwise!(
     |this| format!("alpha={:?}", this.alpha)
 );
 
+/// z where z > 0, otherwise alpha (exp(z / alpha) - 1) (Barron 2017).
+///
+/// | parameter | default | range |
+/// |---|---|---|
+/// | alpha | 1 | finite, above 0 |
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Celu {
+    alpha: f64,
+}
+
+impl Celu {
+    /// # Errors
+    /// [`Error::InvalidParameter`] where alpha is not finite or not above 0.
+    pub fn new(alpha: f64) -> Result<Self, Error> {
+        above_zero("CELU", "alpha", alpha).map(|alpha| Self { alpha })
+    }
+}
+
+impl Default for Celu {
+    fn default() -> Self {
+        Self { alpha: 1.0 }
+    }
+}
+
+elementwise!(
+    Celu,
+    "CELU",
+    |this, z| if z > T::zero() { z } else { T::from_f64(this.alpha) * (z / T::from_f64(this.alpha)).exp_m1() },
+    |_this| Some(1.0),
+    |_this, input| input,
+    |this| format!("alpha={:?}", this.alpha)
+);
+
 /// z Φ(z), with Φ the normal distribution function, exact or in its tanh approximation (Hendrycks and Gimpel 2016).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Gelu {
@@ -190,10 +250,7 @@ impl Softplus {
     /// # Errors
     /// [`Error::InvalidParameter`] where beta is not above 0 or either is not finite.
     pub fn new(beta: f64, threshold: f64) -> Result<Self, Error> {
-        finite("Softplus", "beta", beta)?;
-        if beta <= 0.0 {
-            return Err(Error::parameter("Softplus", "beta", beta, "above 0"));
-        }
+        above_zero("Softplus", "beta", beta)?;
         finite("Softplus", "threshold", threshold).map(|threshold| Self { beta, threshold })
     }
 }
@@ -306,6 +363,10 @@ impl<T: Scalar> Layer<T> for Softmax {
     fn arguments(&self) -> String {
         "dim=-1".to_owned()
     }
+}
+
+fn above_zero(of: &str, parameter: &str, value: f64) -> Result<f64, Error> {
+    if finite(of, parameter, value)? > 0.0 { Ok(value) } else { Err(Error::parameter(of, parameter, value, "above 0")) }
 }
 
 fn finite(of: &str, parameter: &str, value: f64) -> Result<f64, Error> {

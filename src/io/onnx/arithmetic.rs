@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::constant::Constant;
 use super::expression::Expression;
 use super::graph::{Kind, Reader, Value};
-use super::operator::{Layers, Made, PART, clipped, one, refused};
+use super::operator::{Layers, Made, PART, one, refused};
 use super::proto::Node;
 use crate::layer::{BatchNorm1d, BatchNorm2d};
 use crate::scalar::Scalar;
@@ -101,16 +101,7 @@ impl<T: Scalar> Reader<T> {
             return Ok(Made::Step(kind, expressions));
         }
         if matches!(operator, "Max" | "Min" | "Pow" | "Greater" | "Less") {
-            let layer = match (operator, scalar) {
-                ("Max", Some(least)) => clipped(Some(least), None)?,
-                ("Min", Some(most)) => clipped(None, Some(most))?,
-                _ => None,
-            };
-            let kind = match layer {
-                Some(layer) => Kind::Layers(step, vec![layer]),
-                None => Kind::Refused(vec![step], PART.to_owned()),
-            };
-            return Ok(Made::Step(kind, expressions));
+            return Ok(Made::Step(Kind::Refused(vec![step], PART.to_owned()), expressions));
         }
         let values = per_channel(constant, dims)?;
         let (a, b): (Vec<f64>, Vec<f64>) = match (operator, first) {
@@ -148,8 +139,9 @@ impl<T: Scalar> Reader<T> {
         std::iter::once(own).chain(self.steps[step].expressions.iter().cloned()).take(BASES).collect()
     }
 
-    pub(super) fn composed(&self, step: usize, f: fn(f64) -> f64) -> Vec<(usize, Rc<Expression>)> {
-        self.bases(step).into_iter().filter_map(|(base, own)| Some((base, Expression::Unary(f, own).short()?))).collect()
+    /// A function of a step's values.
+    pub(super) fn composed(&self, step: usize, f: impl Fn(Rc<Expression>) -> Expression) -> Vec<(usize, Rc<Expression>)> {
+        self.bases(step).into_iter().filter_map(|(base, own)| Some((base, f(own).short()?))).collect()
     }
 
     /// Two steps' values as a function of what both are functions of, the nearest first.
@@ -164,7 +156,7 @@ impl<T: Scalar> Reader<T> {
 }
 
 /// The step that an expression is, where it is a known activation of another.
-fn recognized<T: Scalar>(expressions: &[(usize, Rc<Expression>)]) -> Option<Kind<T>> {
+pub(super) fn recognized<T: Scalar>(expressions: &[(usize, Rc<Expression>)]) -> Option<Kind<T>> {
     expressions.iter().find_map(|(base, expression)| Some(Kind::Layers(*base, vec![expression.activation()?])))
 }
 

@@ -5,7 +5,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::layer::{Elementwise, Gelu, Layer, Silu, Softplus};
+use crate::layer::{Elementwise, Elu, Gelu, HardSigmoid, HardSwish, Layer, Mish, Relu, Selu, Sigmoid, Silu, Softplus, Softsign};
 use crate::scalar::Scalar;
 
 /// A function of x.
@@ -13,6 +13,7 @@ use crate::scalar::Scalar;
 pub(super) enum Expression {
     X,
     Number(f64),
+    Activation(Rc<dyn Elementwise<f64>>, Rc<Expression>),
     Unary(fn(f64) -> f64, Rc<Expression>),
     Binary(fn(f64, f64) -> f64, Rc<Expression>, Rc<Expression>),
     /// The second where the first is not 0, else the third.
@@ -27,6 +28,7 @@ impl Expression {
         match self {
             Self::X => x,
             Self::Number(number) => *number,
+            Self::Activation(f, a) => f.value(a.value(x)),
             Self::Unary(f, a) => f(a.value(x)),
             Self::Binary(f, a, b) => f(a.value(x), b.value(x)),
             Self::Choice(whether, a, b) => {
@@ -42,7 +44,7 @@ impl Expression {
     fn length(&self) -> usize {
         match self {
             Self::X | Self::Number(_) => 1,
-            Self::Unary(_, a) => 1 + a.length(),
+            Self::Activation(_, a) | Self::Unary(_, a) => 1 + a.length(),
             Self::Binary(_, a, b) => 1 + a.length() + b.length(),
             Self::Choice(whether, a, b) => 1 + whether.length() + a.length() + b.length(),
         }
@@ -55,20 +57,24 @@ impl Expression {
 
     /// The activation that has the same values, to the precision of f32.
     pub fn activation<T: Scalar>(&self) -> Option<Arc<dyn Layer<T>>> {
-        let points = || (-60..=60).map(|step| f64::from(step) * 0.137);
+        let agree =
+            |known: &dyn Elementwise<f64>, x: f64| (self.value(x) - known.value(x)).abs() <= 2e-6 * known.value(x).abs().max(1.0);
+        let near = |known: &dyn Elementwise<f64>| (-60..=60).all(|step| agree(known, f64::from(step) * 0.137));
         let is = |known: &dyn Elementwise<f64>| {
-            points().all(|x| (self.value(x) - known.value(x)).abs() <= 2e-6 * known.value(x).abs().max(1.0))
+            near(known) && [20.0, 50.0, 100.0, 300.0].iter().all(|&x| agree(known, x) && agree(known, -x))
         };
-        if is(&Silu) {
-            Some(Arc::new(Silu))
-        } else if is(&Gelu::Exact) {
-            Some(Arc::new(Gelu::Exact))
-        } else if is(&Gelu::Tanh) {
-            Some(Arc::new(Gelu::Tanh))
-        } else if is(&Softplus::default()) {
-            Some(Arc::new(Softplus::default()))
-        } else {
-            None
+        // Exponentials overflow there.
+        let is_straight =
+            |known: &dyn Elementwise<f64>| is(known) && [1e4, 1e6].iter().all(|&x| agree(known, x) && agree(known, -x));
+        macro_rules! first_that {
+            ($is:ident: $($known:expr),+) => {
+                $(if $is(&$known) {
+                    return Some(Arc::new($known));
+                })+
+            };
         }
+        first_that!(is: Silu, Gelu::Exact, Gelu::Tanh, Softplus::default(), Mish, Sigmoid, Selu, Elu::default());
+        first_that!(is_straight: Relu, HardSwish, HardSigmoid, Softsign);
+        None
     }
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::arithmetic::{affine, per_channel};
+use super::arithmetic::{affine, per_channel, recognized};
 use super::constant::{Constant, Values, resized, target, wrapped};
 use super::expression::Expression;
 use super::graph::{Kind, Reader, Value, shape_of};
@@ -11,8 +11,8 @@ use super::proto::Node;
 use super::windows::upsampled;
 use crate::error::Error;
 use crate::layer::{
-    BatchNorm1d, BatchNorm2d, Elu, Flatten, Gelu, HardTanh, Layer, LeakyRelu, Linear, MaxPool1d, MaxPool2d, Permute, Relu, Sigmoid,
-    Silu, Softmax, Softplus, Tanh, Unflatten,
+    BatchNorm1d, BatchNorm2d, Celu, Elementwise, Elu, Flatten, Gelu, HardSigmoid, HardSwish, HardTanh, Layer, LeakyRelu, Linear,
+    MaxPool1d, MaxPool2d, Mish, Permute, Relu, Selu, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh, Unflatten,
 };
 use crate::scalar::Scalar;
 
@@ -144,7 +144,7 @@ impl<T: Scalar> Reader<T> {
             "Gemm" => Self::gemm(given)?,
             "MatMul" => {
                 let weight = given.constant(1).ok_or("it multiplies by what is no constant")?;
-                one(Self::dense(dims, weight, None)?)
+                one(Self::dense(dims, weight, 1.0, None)?)
             }
             "Conv" | "ConvTranspose" => return self.convolution(operator, given),
             "BatchNormalization" => Self::normalization(given)?,
@@ -188,11 +188,17 @@ impl<T: Scalar> Reader<T> {
                 one(Softmax)
             }
             _ => {
-                let (layer, function) = activation(operator, given)?;
-                let expressions = function.map_or(Vec::new(), |function| self.composed(step, function));
-                let kind =
-                    layer.map_or_else(|| Kind::Refused(vec![step], PART.to_owned()), |layer| Kind::Layers(step, vec![layer]));
-                return Ok(Made::Step(kind, expressions));
+                return Ok(match activation(operator, given)? {
+                    Function::Activation(layer, f) => {
+                        let expressions = self.composed(step, |own| Expression::Activation(f.clone(), own));
+                        Made::Step(Kind::Layers(step, vec![layer]), expressions)
+                    }
+                    Function::Part(f) => {
+                        let expressions = self.composed(step, |own| Expression::Unary(f, own));
+                        let kind = recognized(&expressions).unwrap_or_else(|| Kind::Refused(vec![step], PART.to_owned()));
+                        Made::Step(kind, expressions)
+                    }
+                });
             }
         };
         Ok(Made::Step(Kind::Layers(step, layers), Vec::new()))
@@ -215,23 +221,19 @@ impl<T: Scalar> Reader<T> {
         };
         let (alpha, beta) = (node.float("alpha", 1.0), node.float("beta", 1.0));
         bias.iter_mut().flatten().for_each(|b| *b *= f64::from(beta));
-        let dense = Self::dense(given.dims, turned.as_ref().unwrap_or(weight), bias.as_deref())?;
-        #[allow(clippy::float_cmp)] // what is not exactly 1 has to be multiplied by
-        if alpha == 1.0 {
-            return Ok(one(dense));
-        }
-        Err(format!("its alpha is {alpha}, not 1"))
+        Ok(one(Self::dense(given.dims, turned.as_ref().unwrap_or(weight), alpha, bias.as_deref())?))
     }
 
-    /// A dense layer of weights inputs x outputs.
-    fn dense(dims: &[usize], weight: &Constant, bias: Option<&[f64]>) -> Result<Linear<T>, String> {
+    /// A dense layer of weights inputs x outputs, each of them times `alpha`.
+    fn dense(dims: &[usize], weight: &Constant, alpha: f32, bias: Option<&[f64]>) -> Result<Linear<T>, String> {
         let &[inputs, outputs] = weight.dims.as_slice() else { return Err("its weights are no matrix".to_owned()) };
         if dims.len() != 1 {
             return Err(format!("it is read for vectors, its values have {} axes: put a Flatten before it", dims.len()));
         }
         let turned = weight.transposed(&[1, 0]).ok_or("its weights are no numbers of floating point")?;
         let Values::Floats(tensor) = &turned.values else { return Err("its weights are no numbers".to_owned()) };
-        let weights = tensor.convert("weight").map_err(refused)?;
+        let mut weights = tensor.convert("weight").map_err(refused)?;
+        weights.iter_mut().for_each(|weight| *weight *= T::from_f64(alpha.into()));
         let bias: Option<Vec<T>> = bias.map(|bias| bias.iter().map(|&b| T::from_f64(b)).collect());
         Linear::from_rows(outputs, inputs, &weights, bias.as_deref()).map_err(refused)
     }
@@ -333,41 +335,54 @@ impl<T: Scalar> Reader<T> {
 /// The operators that are read where an input depends on the model's; what they are read as depends on their settings.
 #[rustfmt::skip]
 const READ: &[&str] = &[
-    "Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "ConvTranspose", "Div", "Dropout", "Elu",
-    "Erf", "Exp", "Flatten", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater", "Identity", "LeakyRelu", "Less", "Log", "LogSoftmax",
-    "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg", "PRelu", "Pad", "Pow", "Reciprocal", "ReduceMean", "Relu", "Reshape", "Resize",
-    "Sigmoid", "Softmax", "Softplus", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tanh", "Transpose", "Unsqueeze", "Upsample", "Where",
+    "Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "Celu", "Clip", "Concat", "Conv", "ConvTranspose", "Div", "Dropout", "Elu",
+    "Erf", "Exp", "Flatten", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Less", "Log", "LogSoftmax",
+    "MatMul", "Max", "MaxPool", "Min", "Mish", "Mul", "Neg", "PRelu", "Pad", "Pow", "Reciprocal", "ReduceMean", "Relu", "Reshape", "Resize",
+    "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tanh", "Transpose", "Unsqueeze", "Upsample", "Where",
     "ai.onnx.ml.Scaler", "ai.onnx.ml.ZipMap",
 ];
 
-/// An activation as a layer, where it is one, and as a function, where it can be a part of one.
-#[allow(clippy::type_complexity)]
-fn activation<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<(Option<Arc<dyn Layer<T>>>, Option<fn(f64) -> f64>), String> {
-    macro_rules! layer {
-        ($layer:expr) => {
-            Some(Arc::new($layer) as Arc<dyn Layer<T>>)
-        };
-    }
+/// A function of each value.
+enum Function<T: Scalar> {
+    Activation(Arc<dyn Layer<T>>, Rc<dyn Elementwise<f64>>),
+    /// It is no layer by itself.
+    Part(fn(f64) -> f64),
+}
+
+fn function<T: Scalar>(activation: impl Layer<T> + Elementwise<f64> + Copy + 'static) -> Function<T> {
+    Function::Activation(Arc::new(activation), Rc::new(activation))
+}
+
+fn activation<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<T>, String> {
     let node = given.node;
     let setting = |name: &str, usual: f32| decimal(node.float(name, usual));
+    let near = |name: &str, usual: f32| (node.float(name, usual) - usual).abs() < 1e-6;
     Ok(match operator {
-        "Relu" => (layer!(Relu), Some(|x| x.max(0.0))),
-        "Sigmoid" => (layer!(Sigmoid), Some(|x| 1.0 / (1.0 + (-x).exp()))),
-        "Tanh" => (layer!(Tanh), Some(f64::tanh)),
-        "Softplus" => (layer!(Softplus::default()), Some(|x| x.max(0.0) + (-x.abs()).exp().ln_1p())),
-        "LeakyRelu" => (layer!(LeakyRelu::new(setting("alpha", 0.01)).map_err(refused)?), None),
+        "Relu" => function(Relu),
+        "Sigmoid" => function(Sigmoid),
+        "Tanh" => function(Tanh),
+        "Softplus" => function(Softplus::default()),
+        "Softsign" => function(Softsign),
+        "Mish" => function(Mish),
+        "HardSwish" => function(HardSwish),
+        // Its own usual slope is not PyTorch's.
+        "HardSigmoid" if (node.float("alpha", 0.2) - 1.0 / 6.0).abs() < 1e-6 && near("beta", 0.5) => function(HardSigmoid),
+        "HardSigmoid" => return Err("it is not PyTorch's, of alpha 1/6 and beta 1/2".to_owned()),
+        "LeakyRelu" => function(LeakyRelu::new(setting("alpha", 0.01)).map_err(refused)?),
         "PRelu" => {
             let slope = given.constant(1).and_then(Constant::scalar).ok_or("it has more than one slope")?;
-            (layer!(LeakyRelu::new(slope).map_err(refused)?), None)
+            function(LeakyRelu::new(slope).map_err(refused)?)
         }
-        "Elu" => (layer!(Elu::new(setting("alpha", 1.0)).map_err(refused)?), None),
+        "Elu" => function(Elu::new(setting("alpha", 1.0)).map_err(refused)?),
+        "Celu" => function(Celu::new(setting("alpha", 1.0)).map_err(refused)?),
+        "Selu" if near("alpha", 1.673_263_2) && near("gamma", 1.050_701) => function(Selu),
+        "Selu" => return Err("its alpha and gamma are not the usual ones".to_owned()),
         "Gelu" => match node.text("approximate") {
-            "" | "none" => (layer!(Gelu::Exact), None),
-            "tanh" => (layer!(Gelu::Tanh), None),
+            "" | "none" => function(Gelu::Exact),
+            "tanh" => function(Gelu::Tanh),
             other => return Err(format!("its approximation is '{}'", super::shortened(other))),
         },
-        #[allow(clippy::float_cmp)] // any other factor is another function
-        "Swish" if node.float("alpha", 1.0) == 1.0 => (layer!(Silu), None),
+        "Swish" if near("alpha", 1.0) => function(Silu),
         "Swish" => return Err("its alpha is not 1".to_owned()),
         "Clip" => {
             let bound = |place: usize, name: &str| match (given.is_given(place), given.constant(place)) {
@@ -375,19 +390,19 @@ fn activation<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<(Option<Ar
                 (true, Some(constant)) => Ok(constant.scalar().filter(|bound| bound.abs() < 3e38)),
                 (true, None) => Err("its bounds are no constants"),
             };
-            let (least, most) = (bound(1, "min")?, bound(2, "max")?);
-            match clipped(least, most)? {
-                Some(clipped) => (Some(clipped), None),
-                None => return Err("it has no bounds, or one that is not 0".to_owned()),
+            match (bound(1, "min")?, bound(2, "max")?) {
+                (Some(0.0), None) => function(Relu),
+                (Some(least), Some(most)) => function(HardTanh::new(least, most).map_err(refused)?),
+                _ => return Err("it has no bounds, or one that is not 0".to_owned()),
             }
         }
-        "Erf" => (None, Some(libm::erf)),
-        "Exp" => (None, Some(f64::exp)),
-        "Log" => (None, Some(f64::ln)),
-        "Neg" => (None, Some(|x| -x)),
-        "Abs" => (None, Some(f64::abs)),
-        "Sqrt" => (None, Some(f64::sqrt)),
-        "Reciprocal" => (None, Some(f64::recip)),
+        "Erf" => Function::Part(libm::erf),
+        "Exp" => Function::Part(f64::exp),
+        "Log" => Function::Part(f64::ln),
+        "Neg" => Function::Part(|x| -x),
+        "Abs" => Function::Part(f64::abs),
+        "Sqrt" => Function::Part(f64::sqrt),
+        "Reciprocal" => Function::Part(f64::recip),
         _ => return Err("the operator is not read".to_owned()),
     })
 }
@@ -395,13 +410,4 @@ fn activation<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<(Option<Ar
 /// The decimal number that was meant, not the f32 nearest to it.
 fn decimal(number: f32) -> f64 {
     number.to_string().parse().unwrap_or_else(|_| number.into())
-}
-
-/// Values cut off at one or two bounds.
-pub(super) fn clipped<T: Scalar>(least: Option<f64>, most: Option<f64>) -> Result<Option<Arc<dyn Layer<T>>>, String> {
-    Ok(match (least, most) {
-        (Some(0.0), None) => Some(Arc::new(Relu)),
-        (Some(least), Some(most)) => Some(Arc::new(HardTanh::new(least, most).map_err(refused)?)),
-        _ => None,
-    })
 }
