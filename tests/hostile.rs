@@ -120,7 +120,8 @@ fn graphs_that_are_none() {
     says(&model(&[], &[node("Relu", &["x"], "h", &[]), dense()]), "has no shape");
     says(&model(&[2], &[node("Relu", &["x"], "h", &[]), dense()]), "samples x features");
     says(&model(&[1, -2], &[node("Relu", &["x"], "h", &[]), dense()]), "left open");
-    says(&[bytes(7, &[]), bytes(8, &number(2, 7))].concat(), "of version 7, those since 9 are read");
+    says(&[bytes(7, &[]), bytes(8, &number(2, 7))].concat(), "of version 7, those from 9 to 28 are read");
+    says(&[bytes(7, &[]), bytes(8, &number(2, 99))].concat(), "of version 99");
     says(&bytes(8, &number(2, 17)), "no graph");
     says(b"\x3a\xff\xff\xff\xff\x0f", "buffer");
 }

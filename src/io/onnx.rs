@@ -29,8 +29,8 @@ use proto::{Model, ValueInfo};
 /// No graph has more nodes.
 const NODES: usize = 1 << 15;
 
-/// The oldest set of operators that is read.
-const OLDEST: i64 = 9;
+/// The sets of operators that are read: what an operator means may change from one to the next.
+const OPSETS: std::ops::RangeInclusive<i64> = 9..=28;
 
 /// An ONNX file before a model is made of it: where it has several outputs, or an input of no fixed shape, it has to be told
 /// which. For all others there is [`Sequential::read_onnx`].
@@ -75,8 +75,9 @@ impl OnnxFile {
         let opset = model.opset_import.iter().find(|opset| is_standard(&opset.domain)).map_or(0, |opset| opset.version);
         let file = Self { model, size, folder: None, input: None, output: None };
         let nodes = file.graph()?.node.len();
-        if opset < OLDEST {
-            let reason = format!("its operators are of version {opset}, those since {OLDEST} are read: export it anew");
+        if !OPSETS.contains(&opset) {
+            let (oldest, newest) = (OPSETS.start(), OPSETS.end());
+            let reason = format!("its operators are of version {opset}, those from {oldest} to {newest} are read: export it anew");
             return Err(malformed(reason));
         }
         if nodes > NODES {

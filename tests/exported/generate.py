@@ -65,6 +65,13 @@ def growing(inputs, outputs):
     return Concat(nn.Sequential(), nn.Sequential(conv(inputs, outputs, 3, padding=1, bias=False), norm(outputs), nn.ReLU()))
 
 
+class Mish(nn.SiLU):
+    """zennit knows no Mish; whatever is an activation passes relevance on."""
+
+    def forward(self, x):
+        return F.mish(x)
+
+
 MEAN, STD = torch.tensor([0.5, -0.25]), torch.tensor([0.75, 1.5])
 
 
@@ -98,6 +105,9 @@ NETWORKS = {
         nn.GELU(approximate="tanh"), nn.Linear(6, 6), nn.SiLU(), nn.Linear(6, 6), nn.Softplus(), nn.Linear(6, 6), nn.Hardtanh(-0.5, 2.0),
         nn.Linear(6, 6), nn.ReLU6(), nn.Identity(), nn.Dropout(), nn.Linear(6, 6), nn.Sigmoid(), nn.Linear(6, 4)),
         lambda net, x: F.softmax(net(x), dim=1)),
+    "activations-more": ((5,), lambda: nn.Sequential(
+        nn.Linear(5, 6), nn.SELU(), nn.Linear(6, 6), nn.CELU(0.7), nn.Linear(6, 6), Mish(), nn.Linear(6, 6), nn.Softsign(),
+        nn.Linear(6, 6), nn.Hardsigmoid(), nn.Linear(6, 6), nn.Hardswish(), nn.Linear(6, 6), nn.PReLU(), nn.Linear(6, 4)), None),
     "pads": ((2, 7, 7), lambda: nn.Sequential(
         conv(2, 3, 1), nn.ReLU(), nn.ZeroPad2d((1, 0, 2, 1)), conv(3, 4, 3, stride=2), nn.ReLU(),
         conv(4, 4, 3, padding=1, groups=4), nn.ReLU(),
@@ -124,8 +134,9 @@ EXPORTS |= {
     "upsample-opset11": ("upsample", "torchscript", {"opset_version": 11}),
     "means-opset13": ("means", "torchscript", {"opset_version": 13}),
     "activations-opset13": ("activations", "torchscript", {"opset_version": 13}),
+    "activations-more-opset13": ("activations-more", "torchscript", {"opset_version": 13}),
     "activations-opset20": ("activations", "dynamo", {"opset_version": 20}),
-    "densenet-newest": ("densenet", "dynamo", {"opset_version": 23}),
+    **{f"{name}-newest": (name, "dynamo", {"newest": True}) for name in ["densenet", "activations-more", "pads", "upsample"]},
     "resnet-basic-unfolded": ("resnet-basic", "torchscript", {"do_constant_folding": False, "training": torch.onnx.TrainingMode.PRESERVE}),
     "mlp-fixed-batch": ("mlp", "torchscript", {"fixed": 2}),
     "vgg-external": ("vgg", "dynamo", {"external_data": True}),
@@ -134,7 +145,7 @@ EXPORTS |= {
 
 def export(module, x, path, how, settings):
     settings = dict(settings)
-    fixed = settings.pop("fixed", None)
+    fixed, newest = settings.pop("fixed", None), settings.pop("newest", False)
     if fixed:
         settings["input_names"] = ["x"]
     elif how == "dynamo":
@@ -147,6 +158,8 @@ def export(module, x, path, how, settings):
         torch.onnx.export(module, (x[:fixed],), path, dynamo=how == "dynamo", verbose=False, **settings)
     # The exporter notes where in whose files each node comes from.
     model = onnx.load(path, load_external_data=False)
+    if newest:  # than the exporter knows
+        model = onnx.version_converter.convert_version(model, onnx.defs.onnx_opset_version())
     for part in [model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info]:
         part.ClearField("metadata_props")
         part.ClearField("doc_string")

@@ -249,20 +249,13 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &mut Budge
                 _ => Some(Constant::floats(dims, &vec![value.scalar()?; count])),
             }
         }
-        "Shape" => Some(Constant::ints(first?.dims.iter().map(|&dim| i64::try_from(dim).ok()).collect::<Option<_>>()?)),
-        "Cast" => {
-            let whole = matches!(node.int("to", 0), 2 | 3 | 5 | 6 | 7 | 9);
-            match (&first?.values, whole) {
-                (Values::Ints(_), true) | (Values::Floats(_), false) => first.cloned(),
-                (Values::Ints(_), false) => Some(Constant::floats(first?.dims.clone(), &first?.numbers()?)),
-                #[allow(clippy::cast_possible_truncation)] // as a cast does
-                (Values::Floats(_), true) => {
-                    let values = first?.numbers()?.iter().map(|&value| value as i64).collect();
-                    Constant::ints(values).reshaped(first?.dims.clone())
-                }
-                (Values::Other, _) => None,
-            }
+        "Shape" => {
+            let dims: Vec<i64> = first?.dims.iter().map(|&dim| i64::try_from(dim).ok()).collect::<Option<_>>()?;
+            let end = node.attribute("end").map_or(i64::MAX, |attribute| attribute.i);
+            let (start, _, count) = slice(dims.len(), node.int("start", 0), end, 1)?;
+            Some(Constant::ints(dims[start..start + count].to_vec()))
         }
+        "Cast" => cast(first?, node.int("to", 0)),
         "Transpose" => {
             let order = match node.ints("perm") {
                 Some(order) => order.iter().map(|&axis| usize::try_from(axis).ok()).collect::<Option<Vec<_>>>()?,
@@ -354,13 +347,35 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &mut Budge
                 "Sub" => |a, b| a - b,
                 "Mul" => |a, b| a * b,
                 "Div" => |a, b| a / b,
-                // Of whole numbers, with the sign of the divisor.
+                "Mod" if node.int("fmod", 0) != 0 => |a, b| a % b,
+                // With the sign of the divisor.
                 "Mod" => |a, b| a - (a / b).floor() * b,
                 _ => f64::powf,
             };
             combine(a, b, f, budget)
         }
         _ => None,
+    }
+}
+
+/// The same in another type of numbers, in the count of ONNX; types of less than two bytes for a number of floating point, whose
+/// rounding would show, and texts are not known.
+#[allow(clippy::cast_possible_truncation)] // as a cast does
+fn cast(constant: &Constant, to: i64) -> Option<Constant> {
+    let whole: fn(f64) -> i64 = match to {
+        2..=7 | 12 | 13 => |value| value as i64,
+        9 => |value| i64::from(value != 0.0),
+        1 | 10 | 11 | 16 => {
+            return match constant.values {
+                Values::Floats(_) => Some(constant.clone()),
+                _ => Some(Constant::floats(constant.dims.clone(), &constant.numbers()?)),
+            };
+        }
+        _ => return None,
+    };
+    match constant.values {
+        Values::Ints(_) if to != 9 => Some(constant.clone()),
+        _ => Constant::ints(constant.numbers()?.into_iter().map(whole).collect()).reshaped(constant.dims.clone()),
     }
 }
 

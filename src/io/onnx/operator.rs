@@ -26,6 +26,9 @@ pub(super) enum Made<T: Scalar> {
 /// Why a function is not read by itself.
 pub(super) const PART: &str = "it is read as a part of an activation (SiLU, GELU, softplus) only";
 
+/// Why a node is not read that does something else when a model is used.
+const TRAINING: &str = "it is in training: export the model after model.eval()";
+
 pub(super) type Layers<T> = Vec<Arc<dyn Layer<T>>>;
 
 pub(super) fn one<T: Scalar>(layer: impl Layer<T> + 'static) -> Layers<T> {
@@ -136,6 +139,7 @@ impl<T: Scalar> Reader<T> {
     fn one_input(&self, operator: &str, given: &Given<'_>) -> Result<Made<T>, String> {
         let &Given { node, step, dims, .. } = given;
         let layers = match operator {
+            "Dropout" if given.constant(2).and_then(Constant::scalar) == Some(1.0) => return Err(TRAINING.to_owned()),
             "Identity" | "Dropout" | "ai.onnx.ml.ZipMap" => return Ok(Made::Same(step)),
             "Cast" => match node.int("to", 1) {
                 1 | 10 | 11 | 16 => return Ok(Made::Same(step)),
@@ -240,7 +244,7 @@ impl<T: Scalar> Reader<T> {
 
     fn normalization(given: &Given<'_>) -> Result<Layers<T>, String> {
         if given.node.int("training_mode", 0) != 0 {
-            return Err("it is in training: export the model after model.eval()".to_owned());
+            return Err(TRAINING.to_owned());
         }
         let [weight, bias, mean, variance] =
             [(1, "scale"), (2, "bias"), (3, "mean"), (4, "variance")].map(|(place, what)| given.numbers(place, what));
