@@ -124,6 +124,24 @@ NETWORKS |= {
                   "nested-branches"]
 }
 
+class Gated(nn.Module):
+    """Channels times a factor that depends on the input, as in squeeze-and-excitation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gate, self.head = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 1), nn.Linear(2, 3)
+
+    def forward(self, x):
+        x = self.conv(x).relu()
+        return self.head((x * self.gate(x.mean((2, 3), keepdim=True)).sigmoid()).mean((2, 3)))
+
+
+# What is not read: name of the file: (shape of a sample, network).
+REFUSED = {
+    "refused-attention": ((3, 4), lambda: nn.Sequential(nn.TransformerEncoderLayer(4, 2, 4, batch_first=True), nn.Flatten(), nn.Linear(12, 2))),
+    "refused-gate": ((1, 5, 5), Gated),
+}
+
 # name of the file: network, exporter, settings.
 EXPORTS = {f"{name}-{how}": (name, how, {}) for name in NETWORKS for how in ["torchscript", "dynamo"]}
 EXPORTS |= {
@@ -207,6 +225,14 @@ def torch_models():
         if network == "lenet":
             outputs = outputs.exp()
         write(name, x, outputs, goldens, {"exporter": f"torch.onnx.export, {how}"})
+        print(f"{name:<32} {operators(path)}")
+
+
+def refused_models():
+    for name, (shape, build) in REFUSED.items():
+        torch.manual_seed(0)
+        path = HERE / f"{name}.onnx"
+        export(build().eval(), torch.randn(2, *shape), path, "torchscript", {"opset_version": 20})
         print(f"{name:<32} {operators(path)}")
 
 
@@ -327,6 +353,6 @@ def keras_models():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    which = sys.argv[1:] or ["torch", "sklearn", "keras"]
-    for part in which:
-        {"torch": torch_models, "sklearn": sklearn_models, "keras": keras_models}[part]()
+    parts = {"torch": torch_models, "refused": refused_models, "sklearn": sklearn_models, "keras": keras_models}
+    for part in sys.argv[1:] or parts:
+        parts[part]()

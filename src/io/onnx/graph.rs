@@ -23,6 +23,9 @@ use crate::scalar::Scalar;
 use crate::sequential::{Sequential, SequentialBuilder};
 use crate::shape::Shape;
 
+/// Why a node is not read all of whose inputs are constants.
+const NOT_AHEAD: &str = "it cannot be computed ahead of the input, or is too large";
+
 /// So deep may branches stand in one another.
 const DEPTH: usize = 32;
 
@@ -45,6 +48,8 @@ pub(super) struct Step<T: Scalar> {
     /// The sizes of a sample's values, where they are known: they are not behind a node that is not read.
     pub dims: Option<Vec<usize>>,
     pub nonnegative: bool,
+    /// It is computed of shapes that are not known, as they are behind a node that is not read.
+    pub of_shape: bool,
     /// The values as functions of other steps' values, one by one.
     pub expressions: Vec<(usize, Rc<Expression>)>,
 }
@@ -115,6 +120,7 @@ impl<T: Scalar> Reader<T> {
             kind: Kind::Input,
             dims: Some(dims),
             nonnegative: false,
+            of_shape: false,
             expressions: Vec::new(),
         };
         values.insert(input.name.clone(), Value::Step(0));
@@ -158,62 +164,61 @@ impl<T: Scalar> Reader<T> {
         let steps: Vec<usize> =
             inputs.iter().flatten().filter_map(|value| if let Value::Step(step) = value { Some(*step) } else { None }).collect();
         let operator = if is_standard(&node.domain) { node.op_type.clone() } else { format!("{}.{}", node.domain, node.op_type) };
-        let made = if let ("Shape", Some(Some(Value::Step(step)))) = (operator.as_str(), inputs.first()) {
-            // The shape is known, whatever the values are.
-            self.full_dims(*step).map(|dims| {
-                let of = Constant { dims, values: constant::Values::Other };
-                constant::fold(node, &[Some(&of)], &mut self.budget).map(Value::Constant)
-            })
-        } else if steps.is_empty() {
+        let value = if steps.is_empty() {
             let constants: Vec<Option<&Constant>> = inputs
                 .iter()
                 .map(|value| if let Some(Value::Constant(constant)) = value { Some(constant) } else { None })
                 .collect();
             let folded = if is_standard(&node.domain) { constant::fold(node, &constants, &mut self.budget) } else { None };
-            Some(folded.map(Value::Constant))
+            folded.map_or_else(|| self.refuse(index, &name, &operator, steps, NOT_AHEAD.to_owned()), Value::Constant)
+        } else if operator == "Shape"
+            && let Some(dims) = self.full_dims(steps[0])
+        {
+            // The shape is known, whatever the values are.
+            let of = Constant { dims, values: constant::Values::Other };
+            let folded = constant::fold(node, &[Some(&of)], &mut self.budget);
+            folded.map_or_else(|| self.refuse(index, &name, &operator, steps, NOT_AHEAD.to_owned()), Value::Constant)
+        } else if operator == "Shape" || steps.iter().all(|&step| self.steps[step].of_shape) {
+            let step = self.push(index, &name, &operator, Kind::Behind(steps));
+            self.steps[step].of_shape = true;
+            Value::Step(step)
         } else {
-            None
-        };
-        let value = match made {
-            Some(Some(value)) => value,
-            Some(None) => {
-                let reason = "it cannot be computed ahead of the input, or is too large";
-                Value::Step(self.push(index, &name, &operator, Kind::Refused(steps, reason.to_owned())))
+            match self.operator(node, &operator, &inputs) {
+                Ok(Made::Same(step)) => {
+                    self.aliased.insert(step);
+                    Value::Step(step)
+                }
+                Ok(Made::Step(kind, expressions)) => {
+                    let concatenated = matches!(kind, Kind::Joined { summed: false, .. });
+                    let step = self.push(index, &name, &operator, kind);
+                    if concatenated {
+                        self.concatenated.insert(steps, step);
+                    }
+                    // A part of an activation has the shape of what it is a function of, though it is not read by itself.
+                    if let (None, Some((base, _))) = (&self.steps[step].dims, expressions.first()) {
+                        let dims = self.steps[*base].dims.clone();
+                        self.steps[step].dims = dims;
+                    }
+                    self.steps[step].expressions = expressions;
+                    Value::Step(step)
+                }
+                Err(reason) => self.refuse(index, &name, &operator, steps, reason),
             }
-            None => match self.operator(node, &operator, &inputs) {
-                Ok(made) => match made {
-                    Made::Same(step) => {
-                        self.aliased.insert(step);
-                        Value::Step(step)
-                    }
-                    Made::Step(kind, expressions) => {
-                        let concatenated = matches!(kind, Kind::Joined { summed: false, .. });
-                        let step = self.push(index, &name, &operator, kind);
-                        if concatenated {
-                            self.concatenated.insert(steps, step);
-                        }
-                        // A part of an activation has the shape of what it is a function of, though it is not read by itself.
-                        if let (None, Some((base, _))) = (&self.steps[step].dims, expressions.first()) {
-                            let dims = self.steps[*base].dims.clone();
-                            self.steps[step].dims = dims;
-                        }
-                        self.steps[step].expressions = expressions;
-                        Value::Step(step)
-                    }
-                },
-                Err(reason) => Value::Step(self.push(index, &name, &operator, Kind::Refused(steps, reason))),
-            },
         };
         for (place, output) in node.output.iter().enumerate().filter(|(_, output)| !output.is_empty()) {
             let value = if place == 0 {
                 value.clone()
             } else {
                 let of = if let Value::Step(step) = value { vec![step] } else { Vec::new() };
-                Value::Step(self.push(index, output, &operator, Kind::Refused(of, format!("its output {place} is not read"))))
+                self.refuse(index, output, &operator, of, format!("its output {place} is not read"))
             };
             self.values.insert(output.clone(), value);
         }
         Ok(())
+    }
+
+    fn refuse(&mut self, index: usize, name: &str, operator: &str, of: Vec<usize>, reason: String) -> Value {
+        Value::Step(self.push(index, name, operator, Kind::Refused(of, reason)))
     }
 
     /// Adds a step, with the shape and sign of its values.
@@ -224,7 +229,16 @@ impl<T: Scalar> Reader<T> {
             Err(reason) => kind = Kind::Refused(kind.inputs().to_vec(), reason),
         }
         let (name, operator) = (name.to_owned(), operator.to_owned());
-        self.steps.push(Step { node: Some(index), name, operator, kind, dims, nonnegative, expressions: Vec::new() });
+        self.steps.push(Step {
+            node: Some(index),
+            name,
+            operator,
+            kind,
+            dims,
+            nonnegative,
+            of_shape: false,
+            expressions: Vec::new(),
+        });
         self.steps.len() - 1
     }
 

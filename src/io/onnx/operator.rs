@@ -114,10 +114,12 @@ impl<T: Scalar> Reader<T> {
         if !READ.contains(&operator) {
             return Err("the operator is not read".to_owned());
         }
-        if steps.iter().any(|&step| self.steps[step].dims.is_none()) {
-            return Ok(Made::Step(Kind::Behind(steps), Vec::new()));
-        }
+        let known = steps.iter().all(|&step| self.steps[step].dims.is_some());
+        let behind = || Ok(Made::Step(Kind::Behind(steps.clone()), Vec::new()));
         match operator {
+            "Add" | "Sum" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Greater" | "Less" | "Where" | "Concat" if !known => {
+                behind()
+            }
             "Add" | "Sum" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Greater" | "Less" => {
                 self.arithmetic(node, operator, inputs, &steps)
             }
@@ -127,8 +129,11 @@ impl<T: Scalar> Reader<T> {
                 let Some(Some(Value::Step(step))) = inputs.first() else {
                     return Err("its first input does not depend on the model's input, but others do".to_owned());
                 };
-                if steps.len() > 1 {
+                if steps.iter().filter(|&&step| !self.steps[step].of_shape).count() > 1 {
                     return Err("more than one of its inputs depends on the model's input".to_owned());
+                }
+                if !known {
+                    return behind();
                 }
                 let dims = self.steps[*step].dims.as_deref().unwrap_or_default();
                 self.one_input(operator, &Given { node, inputs, step: *step, dims })
