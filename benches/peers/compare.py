@@ -375,7 +375,7 @@ def machine():
 
 
 def build():
-    command = ["cargo", "bench", "--no-run", "--bench", "peers", "--message-format=json"]
+    command = ["cargo", "bench", "--no-run", "--bench", "peers", "--features", "onnx", "--message-format=json"]
     lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     messages = [json.loads(line) for line in lines if line.startswith("{")]
     return next(m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "peers")
@@ -387,6 +387,7 @@ def main():
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="these workloads alone")
     parser.add_argument("--images", action="store_true", help="image networks at full size instead, against zennit")
+    parser.add_argument("--onnx", action="store_true", help="the image networks go through ONNX; outputs are compared with onnxruntime's")
     parser.add_argument("--networks", nargs="+", choices=images.NETWORKS, help="of these the image networks")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each side (default: all)")
     options = parser.parse_args()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 
@@ -136,20 +137,44 @@ class Process:
         self.process.wait()
 
 
-def compare(program, folder, name, rule, count, options):
-    threads = options.threads
-    model, samples = folder / f"{name}.safetensors", folder / f"images-{count}.safetensors"
+def difference(ours, theirs):
+    """The largest in any sample, of its largest value."""
+    return ((ours - theirs).abs() / theirs.abs().amax(1, keepdim=True)).max().item()
+
+
+def write(net, path):
+    """The network as torch.onnx exports it, or its weights with its architecture."""
+    if path.suffix == ".onnx":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                net, (images(1),), path, dynamo=True, external_data=False, verbose=False, dynamic_shapes=({0: torch.export.Dim("batch")},))
+    else:
+        save_file(net.state_dict(), path, {"architecture": architecture(net), "input": "3 224 224"})
+
+
+def compare(program, model, rule, count, options):
+    threads, folder, name = options.threads, model.parent, model.stem
+    samples = folder / f"images-{count}.safetensors"
     mode = "batch" if count > 1 else "single"
     sides = {
         "relprop": Process([program, model, samples, "predicted", "optimal", mode, rule], threads),
         "zennit": Process([sys.executable, __file__, name, rule, count, threads], threads),
     }
-    results = {}
+    outputs, relevances = {}, {}
     for side, process in sides.items():
         process.ask(f"write {folder / side}")
-        results[side] = torch.from_numpy(np.fromfile(folder / side, np.float32).reshape(count, -1)[:, 1000:].astype(np.float64))
-    largest = results["zennit"].abs().amax(1, keepdim=True)
-    worst = ((results["relprop"] - results["zennit"]).abs() / largest).max().item()
+        written = torch.from_numpy(np.fromfile(folder / side, np.float32).reshape(count, -1).astype(np.float64))
+        outputs[side], relevances[side] = written[:, :1000], written[:, 1000:]
+    if model.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        expected = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images(count).numpy()})[0]).double()
+        off = difference(outputs["relprop"], expected)
+        print(f"outputs of {model.name}: {off:.1e} of the largest from onnxruntime's", flush=True)
+        assert off < 1e-5
+    worst = difference(relevances["relprop"], relevances["zennit"])
     taken = {side: [] for side in sides}
     shuffle = random.Random(0)
     for _ in range(options.rounds):
@@ -178,13 +203,13 @@ def run(program, options):
         for count in (1, 4):
             save_file({"samples": images(count).flatten(1)}, folder / f"images-{count}.safetensors")
         for name in options.networks or NETWORKS:
+            model = folder / f"{name}{'.onnx' if options.onnx else '.safetensors'}"
             net = network(name)
-            metadata = {"architecture": architecture(net), "input": "3 224 224"}
-            save_file(net.state_dict(), folder / f"{name}.safetensors", metadata)
+            write(net, model)
             del net
             for rule in RULES:
                 for count in (1, 4):
-                    found = compare(program, folder, name, rule, count, options)
+                    found = compare(program, model, rule, count, options)
                     results[f"{name}/{rule}/{count}"] = found
                     zennit = found["peers"]["zennit"]
                     print(
@@ -194,7 +219,7 @@ def run(program, options):
                         f"| {found['relprop_mb'] / zennit['mb']:.0%} ({MEMORY:.0%}) | {found['max_rel_diff']:.1e} |",
                         flush=True,
                     )
-            (folder / f"{name}.safetensors").unlink()
+            model.unlink()
     return results
 
 

@@ -1,6 +1,6 @@
 //! relprop's side of the comparison with other tools: `compare.py` starts it and tells it when to run.
 //!
-//! Arguments: a model and its samples in safetensors files, the targets (`all` or `predicted`), the order of accumulation
+//! Arguments: a model in a safetensors or an ONNX file, its samples in a safetensors file, the targets (`all` or `predicted`), the order of accumulation
 //! (`optimal`, `forward` or `reverse`), how the samples are explained (`single` or `batch`) and the rule (`epsilon`,
 //! `epsilon-plus-flat` or `epsilon-gamma-box`, whose box is from -3 to 3). Then it reads commands, a line each:
 //!
@@ -11,6 +11,7 @@
 use std::error::Error;
 use std::hint::black_box;
 use std::io::{BufRead, Write};
+use std::path::Path;
 use std::time::Instant;
 
 use relprop::io::StateDict;
@@ -40,7 +41,9 @@ impl Call {
             "reverse" => Accumulation::Reverse,
             other => return Err(format!("no such order: {other}").into()),
         };
-        let (model, _) = Sequential::<f32>::read_safetensors(model)?.canonize()?;
+        let is_onnx = Path::new(model).extension().is_some_and(|e| e == "onnx");
+        let model = if is_onnx { Sequential::read_onnx(model)? } else { Sequential::<f32>::read_safetensors(model)? };
+        let (model, _) = model.canonize()?;
         let explainer = match rule.as_str() {
             "epsilon" => model.explainer(Rule::Epsilon)?,
             "epsilon-plus-flat" => model.explainer(Composite::epsilon_plus_flat())?,
