@@ -1,19 +1,20 @@
 //! Explains a model of your own: `cargo run --release --example explain --all-features -- --help`.
 
+mod picture;
+mod report;
 mod samples;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use relprop::heatmap::{Canvas, diverging};
 use relprop::io::{OnnxFile, StateDict};
 use relprop::nalgebra::DMatrix;
-use relprop::{Cause, Composite, Explanation, Finding, Ledger, RelevanceRule, Rule, Sequential, Shape, Targets};
+use relprop::{Composite, Error, Explanation, RelevanceRule, Rule, Sequential, Shape, Targets, ZBox};
+
 use samples::Samples;
-use serde_json::{Value, json};
 
 const HELP: &str = "Explains what a model makes of samples: how much each input contributed to an output.
 
@@ -21,12 +22,15 @@ usage: cargo run --release --example explain --all-features -- MODEL --input FIL
 
   MODEL                an ONNX file, or weights: safetensors, PyTorch's .pt or .pth, NumPy's .npz
   --input FILE         samples: .npy (an array of samples), or .csv (a row a sample, the names first)
-  --rule RULE          epsilon, lrp0, gamma, gamma-plain, zplus, alpha-beta, wsquare, flat, norm, relative, or
-                       epsilon-plus, epsilon-plus-flat, epsilon-alpha2-beta1, epsilon-alpha2-beta1-flat (default: epsilon-plus)
+  --rule RULE          epsilon, lrp0, gamma, gamma-plain, zplus, alpha-beta, wsquare, flat, norm, relative, zbox, or
+                       epsilon-plus, epsilon-plus-flat, epsilon-alpha2-beta1, epsilon-alpha2-beta1-flat, epsilon-gamma-box
+                       (default: epsilon-plus)
+  --box LOW,HIGH       the least and the largest value that an input may have, which zbox and epsilon-gamma-box ask for
   --target TARGET      predicted, all, or the number of an output (default: predicted)
   --top N              how many inputs are listed (default: 10)
   --names FILE         the names of the inputs, one a line (default: those of a .csv)
-  --png FILE           a picture of the relevances: red for the output, blue against it
+  --png FILE           a picture: bars for a vector, a map for an image (of three axes, with the channels first or last);
+                       red is for the output, blue against it
   --json FILE          everything for programs, - for the standard output in place of the text
   --output NAME        the output of an ONNX model that has several
   --shape SIZES        the shape of a sample where the file does not say it, such as 3,224,224
@@ -34,7 +38,8 @@ usage: cargo run --release --example explain --all-features -- MODEL --input FIL
   --help               this text
 
 A JSON file has, for each sample and target, {\"outputs\", \"target\", \"relevance\" (flat, in the input's order), \"ledger\"} under
-\"samples\", and what the check of the model and the rule found under \"check\".
+\"samples\", and what the check of the model and the rule found under \"check\". The outputs of a model that ends with a softmax are
+its logits; its samples have \"probabilities\" too.
 ";
 
 /// Whatever is said to the user in the end.
@@ -43,6 +48,8 @@ type Failure = Box<dyn std::error::Error>;
 fn main() -> ExitCode {
     match run(std::env::args_os().skip(1)) {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads the text has read enough of it.
+        Err(failure) if failure.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("explain: {failure}");
             ExitCode::FAILURE
@@ -61,20 +68,13 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     if !merged.is_empty() {
         eprintln!("{} batch norms merged into their neighbours", merged.len());
     }
-    let mut samples = Samples::read(&options.input, model.input_shape())?;
-    if let Some(path) = &options.names {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        samples.names = text.lines().map(str::to_owned).collect();
-        if samples.names.len() != model.inputs() {
-            return Err(format!("{}: {} names for {} inputs", path.display(), samples.names.len(), model.inputs()).into());
-        }
-    }
+    let samples = Samples::read(&options.input, options.names.as_deref(), model.input_shape())?;
     let rule = options.rule()?;
     let findings = model.check(&*rule)?;
     let explanations = explain(&model, &*rule, &options.targets, &samples.values)?;
 
     if let Some(path) = &options.json {
-        let written = serde_json::to_string(&report(&explanations, &findings)?)?;
+        let written = serde_json::to_string(&report::json(&explanations, &findings)?)?;
         if path == Path::new("-") {
             writeln!(out, "{written}")?;
         } else {
@@ -82,7 +82,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
         }
     }
     if let Some(path) = &options.png {
-        picture(&explanations, model.input_shape())?.write_png(path)?;
+        picture::draw(&explanations, &samples, options.top)?.write_png(path)?;
     }
     if options.json.as_deref() == Some(Path::new("-")) {
         return Ok(());
@@ -92,7 +92,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     }
     for (number, explanation) in explanations.iter().enumerate() {
         for target in explanation.targets() {
-            table(&mut out, number, explanation, target, &samples.names, options.top)?;
+            report::table(&mut out, number, explanation, target, &samples, options.top)?;
         }
     }
     Ok(())
@@ -113,102 +113,22 @@ fn explain(
     let mut explanations = Vec::with_capacity(count);
     for first in (0..count).step_by(PART) {
         let part = samples.columns(first, PART.min(count - first)).into_owned();
-        explanations.extend(explainer.explain_batch(&part)?);
+        let placed = |error| match error {
+            Error::NonFiniteInput { index, sample, value } => Error::NonFiniteInput { index, sample: sample + first, value },
+            other => other,
+        };
+        explanations.extend(explainer.explain_batch(&part).map_err(placed)?);
         bar.inc(part.ncols() as u64);
     }
     bar.finish_and_clear();
     Ok(explanations)
 }
 
-/// The inputs that speak loudest for and against an output, and where the rest of the relevance went.
-fn table(
-    out: &mut impl Write,
-    number: usize,
-    explanation: &Explanation<f32>,
-    target: usize,
-    names: &[String],
-    top: usize,
-) -> Result<(), Failure> {
-    let output = explanation.output()[target];
-    let probability =
-        explanation.probabilities().map_or(String::new(), |all| format!(", probability {:.1} %", 100.0 * all[target]));
-    writeln!(out, "\nsample {number}, output {target}: {output:.6}{probability}")?;
-    for contribution in explanation.top(target, top)? {
-        let name = names.get(contribution.input).cloned().unwrap_or_else(|| format!("input {}", contribution.input));
-        writeln!(out, "  {:>12.6}  {name}", contribution.relevance)?;
-    }
-    let ledger = explanation.ledger(target)?;
-    writeln!(out, "  {:>12.6}  to all inputs", ledger.inputs())?;
-    for (what, cause) in CAUSES {
-        if ledger.total(cause) != 0.0 {
-            writeln!(out, "  {:>12.6}  to {what}", ledger.total(cause))?;
-        }
-    }
-    Ok(())
-}
-
-const CAUSES: [(&str, Cause); 5] = [
-    ("biases", Cause::Bias),
-    ("the stabiliser", Cause::Stabilizer),
-    ("groups of a rule without members", Cause::Empty),
-    ("totals of zero", Cause::Dead),
-    ("what a rule's shares leave over", Cause::Rest),
-];
-
-fn report(explanations: &[Explanation<f32>], findings: &[Finding]) -> Result<Value, Failure> {
-    let mut samples = Vec::new();
-    for explanation in explanations {
-        for target in explanation.targets() {
-            samples.push(json!({
-                "outputs": explanation.output().as_slice(),
-                "target": target,
-                "relevance": explanation.relevance(target)?.as_slice(),
-                "ledger": accounts(&explanation.ledger(target)?),
-            }));
-        }
-    }
-    let check: Vec<Value> = findings
-        .iter()
-        .map(|f| json!({"code": f.code.to_string(), "layer": f.layer, "kind": f.kind, "sentence": f.sentence, "advice": f.advice}))
-        .collect();
-    Ok(json!({ "samples": samples, "check": check }))
-}
-
-fn accounts(ledger: &Ledger) -> Value {
-    // Adding 0 makes 0 of -0.
-    let [bias, stabilizer, empty, dead, rest] = CAUSES.map(|(_, cause)| ledger.total(cause) + 0.0);
-    json!({
-        "output": ledger.output(), "inputs": ledger.inputs(), "bias": bias, "stabilizer": stabilizer, "empty": empty, "dead": dead,
-        "rest": rest, "rounding": ledger.rounding(),
-    })
-}
-
-/// A map for each sample and target, up to 64 of them; a vector is a row of its values.
-fn picture(explanations: &[Explanation<f32>], shape: Shape) -> Result<Canvas, Failure> {
-    const MOST: usize = 64;
-    let mut maps = Vec::new();
-    for explanation in explanations {
-        for target in explanation.targets().take(MOST - maps.len().min(MOST)) {
-            let relevance = explanation.relevance(target)?;
-            let (values, [height, width]) = match *shape.dims() {
-                [_, height, width] => (relprop::heatmap::over_channels(relevance.as_slice(), shape)?, [height, width]),
-                [channels, length] => (relevance.as_slice().to_vec(), [channels, length]),
-                _ => (relevance.as_slice().to_vec(), [1, relevance.len()]),
-            };
-            let cell = (224 / height.max(width)).max(1);
-            let mut canvas = Canvas::new(width * cell, height * cell, [255; 3])?;
-            canvas.draw_map(0, 0, &values, width, cell, diverging);
-            maps.push(canvas);
-        }
-    }
-    let columns = if shape.dims().len() == 1 { 1 } else { 4 };
-    Ok(Canvas::grid(&maps, columns, 8, [160; 3])?)
-}
-
 struct Options {
     model: PathBuf,
     input: PathBuf,
     rule: String,
+    bounds: Option<(f64, f64)>,
     targets: Targets<f32>,
     top: usize,
     names: Option<PathBuf>,
@@ -226,6 +146,7 @@ impl Options {
             model: PathBuf::new(),
             input: PathBuf::new(),
             rule: "epsilon-plus".to_owned(),
+            bounds: None,
             targets: Targets::Predicted,
             top: 10,
             names: None,
@@ -251,6 +172,11 @@ impl Options {
             match name.as_str() {
                 "--input" => input = Some(value),
                 "--rule" => options.rule = text,
+                "--box" => {
+                    let bounds =
+                        text.split_once(',').and_then(|(low, high)| Some((low.trim().parse().ok()?, high.trim().parse().ok()?)));
+                    options.bounds = Some(bounds.ok_or_else(|| format!("--box: '{text}' is not two numbers"))?);
+                }
                 "--target" => {
                     options.targets = match text.as_str() {
                         "predicted" => Targets::Predicted,
@@ -300,6 +226,7 @@ impl Options {
     }
 
     fn rule(&self) -> Result<Box<dyn RelevanceRule<f32>>, Failure> {
+        let bounds = || self.bounds.ok_or_else(|| format!("the rule {} needs --box (--help)", self.rule));
         Ok(match self.rule.as_str() {
             "epsilon" => Box::new(Rule::Epsilon),
             "lrp0" => Box::new(Rule::Lrp0),
@@ -311,6 +238,14 @@ impl Options {
             "flat" => Box::new(Rule::Flat),
             "norm" => Box::new(Rule::Norm),
             "relative" => Box::new(Rule::Relative),
+            "zbox" => {
+                let (low, high) = bounds()?;
+                Box::new(ZBox::new(low, high)?)
+            }
+            "epsilon-gamma-box" => {
+                let (low, high) = bounds()?;
+                Box::new(Composite::epsilon_gamma_box(low, high)?)
+            }
             "epsilon-plus" => Box::new(Composite::epsilon_plus()),
             "epsilon-plus-flat" => Box::new(Composite::epsilon_plus_flat()),
             "epsilon-alpha2-beta1" => Box::new(Composite::epsilon_alpha2_beta1()),
@@ -327,5 +262,46 @@ fn shape(text: &str) -> Option<Shape> {
         [channels, length] => Some([channels, length].into()),
         [channels, height, width] => Some([channels, height, width].into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_classifier_and_a_table_become_json_and_a_picture() {
+        let file = |name: &str| std::env::temp_dir().join(format!("relprop-explain-{}-{name}", std::process::id()));
+        let [table, json, png] = ["x.csv", "out.json", "out.png"].map(file);
+        let rows: String = (0..70).map(|row| format!("{row},1,-2,0.5,0,3\n")).collect();
+        std::fs::write(&table, format!("a,b,c,d,e,f\n{rows}")).unwrap();
+        let model = format!("{}/tests/exported/sklearn-classifier.onnx", env!("CARGO_MANIFEST_DIR"));
+        let with = |more: &[&str]| {
+            let paths = ["--input", table.to_str().unwrap(), "--json", json.to_str().unwrap(), "--png", png.to_str().unwrap()];
+            let arguments = [&[model.as_str()], &paths[..], more].concat();
+            run(arguments.into_iter().map(OsString::from)).map_err(|failure| failure.to_string())
+        };
+        with(&["--target", "all", "--rule", "epsilon"]).unwrap();
+
+        let found: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+        let samples = found["samples"].as_array().unwrap();
+        assert_eq!(samples.len(), 70 * 3);
+        for (number, sample) in samples.iter().enumerate() {
+            assert_eq!(sample["target"], number % 3);
+            let relevance: f64 = sample["relevance"].as_array().unwrap().iter().map(|r| r.as_f64().unwrap()).sum();
+            let ledger = |key: &str| sample["ledger"][key].as_f64().unwrap();
+            let output = sample["outputs"][number % 3].as_f64().unwrap();
+            let parts = relevance + ledger("bias") + ledger("stabilizer") + ledger("rounding");
+            assert!((parts - output).abs() <= 1e-4 * output.abs().max(1.0), "{parts} is not {output}");
+        }
+        assert_eq!(found["check"][0]["code"], "softmax-last");
+        assert!(std::fs::read(&png).unwrap().starts_with(b"\x89PNG"));
+
+        assert!(with(&["--rule", "zbox"]).unwrap_err().contains("needs --box"));
+        assert!(with(&["--rule", "zbox", "--box", "-3,100"]).is_ok());
+        assert!(with(&["--target", "3"]).unwrap_err().contains("the model has outputs 0 to 2"));
+        std::fs::write(&table, format!("a,b,c,d,e,f\n{rows}NaN,0,0,0,0,0\n")).unwrap();
+        assert!(with(&[]).unwrap_err().contains("input 0 of sample 70 is NaN"));
+        [table, json, png].map(|path| std::fs::remove_file(path).unwrap());
     }
 }
