@@ -2,7 +2,7 @@
 //! looks for is in `fuzz/`; here are the attacks that are known by name, and mutations of real files.
 
 #![cfg(all(feature = "npz", feature = "onnx", feature = "pytorch", feature = "safetensors"))]
-#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // bytes of files, put together by hand
+#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)] // bytes of files, put together by hand
 
 #[path = "common/onnx.rs"]
 mod protocol;
@@ -117,6 +117,14 @@ fn graphs_that_are_too_much() {
     };
     assert!(onnx(&nested(20)).is_ok());
     says(&nested(1000), "more than 32 deep");
+    // A concatenation of all values on a long way, which begin and end in one another.
+    for (count, what) in [(15_000, "it has 15000 inputs, 1024 at most are read"), (1024, "more than 32 deep")] {
+        let names: Vec<String> = (0..count).map(|at| format!("n{at}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let all = [relus(count), node("Concat", &names, "h", &[int("axis", 1)])].concat();
+        let weights = tensor("w", &[2 * count as i64, 1], &vec![1.0; 2 * count]);
+        says(&model(&[1, 2], &[all, weights, node("MatMul", &["h", "w"], "y", &[])]), what);
+    }
     // Each value doubled: as many ways as no computer could follow.
     let mut doubled = node("Relu", &["x"], "d0", &[]);
     for at in 1..200 {

@@ -125,7 +125,10 @@ fn what_is_refused_is_listed() {
     println!("{}", Error::UnsupportedNodes { nodes: attention.clone() });
     let mut listed = operators(&attention);
     listed.sort();
-    assert_eq!(listed, ["Gather", "Gather", "Gather", "LayerNormalization", "LayerNormalization", "MatMul", "MatMul", "Transpose"]);
+    assert_eq!(
+        listed,
+        ["Gather", "Gather", "Gather", "LayerNormalization", "LayerNormalization", "MatMul", "MatMul", "MatMul", "Transpose"]
+    );
     let vendors = [text_node("com.vendor", "Fused"), dense()];
     let error = read(&[1, 2], &vendors).unwrap_err().to_string();
     assert!(error.contains("com.vendor.Fused 'h' (graph.node[0]): the operator is not read"), "{error}");

@@ -273,7 +273,7 @@ mod tests {
     fn a_classifier_and_a_table_become_json_and_a_picture() {
         let file = |name: &str| std::env::temp_dir().join(format!("relprop-explain-{}-{name}", std::process::id()));
         let [table, json, png] = ["x.csv", "out.json", "out.png"].map(file);
-        let rows: String = (0..70).map(|row| format!("{row},1,-2,0.5,0,3\n")).collect();
+        let rows = "1,1,-2,0.5,0,3\n".repeat(70);
         std::fs::write(&table, format!("a,b,c,d,e,f\n{rows}")).unwrap();
         let model = format!("{}/tests/exported/sklearn-classifier.onnx", env!("CARGO_MANIFEST_DIR"));
         let with = |more: &[&str]| {
@@ -302,6 +302,8 @@ mod tests {
         assert!(with(&["--target", "3"]).unwrap_err().contains("the model has outputs 0 to 2"));
         std::fs::write(&table, format!("a,b,c,d,e,f\n{rows}NaN,0,0,0,0,0\n")).unwrap();
         assert!(with(&[]).unwrap_err().contains("input 0 of sample 70 is NaN"));
-        [table, json, png].map(|path| std::fs::remove_file(path).unwrap());
+        for path in [table, json, png] {
+            std::fs::remove_file(path).unwrap();
+        }
     }
 }

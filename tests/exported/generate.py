@@ -108,6 +108,15 @@ NETWORKS = {
     "activations-more": ((5,), lambda: nn.Sequential(
         nn.Linear(5, 6), nn.SELU(), nn.Linear(6, 6), nn.CELU(0.7), nn.Linear(6, 6), Mish(), nn.Linear(6, 6), nn.Softsign(),
         nn.Linear(6, 6), nn.Hardsigmoid(), nn.Linear(6, 6), nn.Hardswish(), nn.Linear(6, 6), nn.PReLU(), nn.Linear(6, 4)), None),
+    "split-branches": ((2, 6, 6), lambda: nn.Sequential(
+        conv(2, 4, 3, padding=1), nn.ReLU(),
+        Concat(
+            nn.Sequential(conv(4, 2, 1), nn.ReLU()),
+            nn.Sequential(conv(4, 3, 1), nn.ReLU(), Concat(
+                nn.Sequential(conv(3, 2, (1, 3), padding=(0, 1)), nn.ReLU()),
+                nn.Sequential(conv(3, 2, (3, 1), padding=(1, 0)), nn.ReLU(), Concat(nn.Sequential(), conv(2, 2, 1))))),
+            nn.Sequential(nn.AvgPool2d(3, 1, 1), conv(4, 2, 1), nn.ReLU())),
+        conv(10, 5, 3), nn.ReLU(), *head(5)), None),
     "pads": ((2, 7, 7), lambda: nn.Sequential(
         conv(2, 3, 1), nn.ReLU(), nn.ZeroPad2d((1, 0, 2, 1)), conv(3, 4, 3, stride=2), nn.ReLU(),
         conv(4, 4, 3, padding=1, groups=4), nn.ReLU(),

@@ -18,10 +18,14 @@ use super::operator::Made;
 use super::proto::{self, Node};
 use super::{is_standard, malformed, shortened};
 use crate::error::{Error, UnsupportedNode};
+use crate::io::tensor::Tensor;
 use crate::layer::{Branch, Concat, Layer, Named, Operator, Residual};
 use crate::scalar::Scalar;
 use crate::sequential::{Sequential, SequentialBuilder};
 use crate::shape::Shape;
+
+/// So many values may be added up or put behind one another.
+const JOINED: usize = 1 << 10;
 
 /// Why a node is not read all of whose inputs are constants.
 const NOT_AHEAD: &str = "it cannot be computed ahead of the input, or is too large";
@@ -194,11 +198,6 @@ impl<T: Scalar> Reader<T> {
                     if concatenated {
                         self.concatenated.insert(steps, step);
                     }
-                    // A part of an activation has the shape of what it is a function of, though it is not read by itself.
-                    if let (None, Some((base, _))) = (&self.steps[step].dims, expressions.first()) {
-                        let dims = self.steps[*base].dims.clone();
-                        self.steps[step].dims = dims;
-                    }
                     self.steps[step].expressions = expressions;
                     Value::Step(step)
                 }
@@ -227,6 +226,11 @@ impl<T: Scalar> Reader<T> {
         match self.follow(&kind) {
             Ok(known) => (dims, nonnegative) = known,
             Err(reason) => kind = Kind::Refused(kind.inputs().to_vec(), reason),
+        }
+        if dims.is_none() && keeps_shape(operator) {
+            // So that what stands behind it is looked at, too.
+            let of = kind.inputs().iter().filter_map(|&step| self.steps[step].dims.as_ref());
+            dims = of.max_by_key(|dims| Tensor::count(dims)).cloned();
         }
         let (name, operator) = (name.to_owned(), operator.to_owned());
         self.steps.push(Step {
@@ -272,6 +276,7 @@ impl<T: Scalar> Reader<T> {
                 }
                 Ok((Some(dims), self.steps[*of].nonnegative))
             }
+            Kind::Joined { of, .. } if of.len() > JOINED => Err(format!("it has {} inputs, {JOINED} at most are read", of.len())),
             Kind::Joined { of, summed } => {
                 let all: Option<Vec<&Vec<usize>>> = of.iter().map(|&step| self.steps[step].dims.as_ref()).collect();
                 let Some(all) = all else { return Ok((None, false)) };
@@ -368,13 +373,7 @@ impl<T: Scalar> Reader<T> {
                 }
                 Kind::Joined { of, summed } => {
                     let begin = dominators.immediate[at];
-                    let branches = of.iter().map(|&end| {
-                        let layers = self.chain(dominators, placed, begin, end, depth + 1)?;
-                        Ok(Branch { layers })
-                    });
-                    let branches = branches.collect::<Result<Vec<_>, Error>>()?;
-                    let layer: Arc<dyn Layer<T>> =
-                        if *summed { Arc::new(Residual::new(branches)?) } else { Arc::new(Concat::new(branches)?) };
+                    let layer = self.join(dominators, placed, begin, of, *summed, depth)?;
                     layers.push(Named { name: Some(name(0)), layer });
                     at = begin;
                 }
@@ -383,6 +382,42 @@ impl<T: Scalar> Reader<T> {
         }
         layers.reverse();
         Ok(layers)
+    }
+}
+
+impl<T: Scalar> Reader<T> {
+    /// Branches that begin at one step and end at others. Neighbours that go the first part of their way together are joined by
+    /// themselves: exporters make one flat list of lists within lists.
+    fn join(
+        &self,
+        dominators: &Dominators,
+        placed: &mut [bool],
+        begin: usize,
+        ends: &[usize],
+        summed: bool,
+        depth: usize,
+    ) -> Result<Arc<dyn Layer<T>>, Error> {
+        let mut branches = Vec::new();
+        let mut rest = ends;
+        while let Some(&first) = rest.first() {
+            let (mut parting, mut count) = (first, 1);
+            while let Some(&end) = rest.get(count) {
+                let common = dominators.common(parting, end);
+                if common == begin {
+                    break;
+                }
+                (parting, count) = (common, count + 1);
+            }
+            let (together, behind) = rest.split_at(count);
+            let mut layers = self.chain(dominators, placed, begin, parting, depth + 1)?;
+            if count > 1 {
+                let layer = self.join(dominators, placed, parting, together, summed, depth + 1)?;
+                layers.push(Named { name: Some(format!("join-{}", branches.len())), layer });
+            }
+            branches.push(Branch { layers });
+            rest = behind;
+        }
+        Ok(if summed { Arc::new(Residual::new(branches)?) } else { Arc::new(Concat::new(branches)?) })
     }
 }
 
@@ -397,27 +432,39 @@ impl<T: Scalar> Step<T> {
     }
 }
 
-/// Of each step the last one before it that all ways to it pass.
+/// Of each step the last one before it that all ways to it pass, and how many such steps there are.
 struct Dominators {
     immediate: Vec<usize>,
+    depth: Vec<usize>,
 }
 
 impl Dominators {
     /// The steps are in an order in which each stands behind its inputs.
     fn of<T: Scalar>(steps: &[Step<T>], needed: &[bool]) -> Self {
-        let (mut immediate, mut depth) = (vec![0; steps.len()], vec![0_usize; steps.len()]);
+        let mut known = Self { immediate: vec![0; steps.len()], depth: vec![0; steps.len()] };
         for (at, step) in steps.iter().enumerate().skip(1).filter(|(at, _)| needed[*at]) {
-            let common = step.kind.inputs().iter().copied().reduce(|mut a, mut b| {
-                while a != b {
-                    if depth[a] >= depth[b] { a = immediate[a] } else { b = immediate[b] }
-                }
-                a
-            });
-            immediate[at] = common.unwrap_or(0);
-            depth[at] = depth[immediate[at]] + 1;
+            let common = step.kind.inputs().iter().copied().reduce(|a, b| known.common(a, b)).unwrap_or(0);
+            (known.immediate[at], known.depth[at]) = (common, known.depth[common] + 1);
         }
-        Self { immediate }
+        known
     }
+
+    /// The last step that all ways to both of these pass.
+    fn common(&self, mut a: usize, mut b: usize) -> usize {
+        while a != b {
+            if self.depth[a] >= self.depth[b] { a = self.immediate[a] } else { b = self.immediate[b] }
+        }
+        a
+    }
+}
+
+/// Functions of each value, and normalisations: what they give has the shape of the largest of what they take, though they may
+/// not be read.
+fn keeps_shape(operator: &str) -> bool {
+    let arithmetic = ["Add", "Sum", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Greater", "Less", "Where", "Clip", "PRelu"];
+    let functions =
+        ["Erf", "Exp", "Log", "Neg", "Abs", "Sqrt", "Reciprocal", "HardSigmoid", "Selu", "Swish", "Softmax", "LogSoftmax"];
+    arithmetic.contains(&operator) || functions.contains(&operator) || operator.ends_with("Normalization")
 }
 
 /// How many samples a file's input is made for, and the sizes of one.

@@ -24,7 +24,7 @@ pub(super) enum Made<T: Scalar> {
 }
 
 /// Why a function is not read by itself.
-pub(super) const PART: &str = "it is read as a part of an activation (SiLU, GELU, softplus) only";
+pub(super) const PART: &str = "it is read only as a part of an activation that is known, such as SiLU or GELU";
 
 /// Why a node is not read that does something else when a model is used.
 const TRAINING: &str = "it is in training: export the model after model.eval()";
@@ -241,8 +241,10 @@ impl<T: Scalar> Reader<T> {
         }
         let turned = weight.transposed(&[1, 0]).ok_or("its weights are no numbers of floating point")?;
         let Values::Floats(tensor) = &turned.values else { return Err("its weights are no numbers".to_owned()) };
-        let mut weights = tensor.convert("weight").map_err(refused)?;
-        weights.iter_mut().for_each(|weight| *weight *= T::from_f64(alpha.into()));
+        let mut weights: Vec<T> = tensor.convert("weight").map_err(refused)?;
+        for weight in &mut weights {
+            *weight *= T::from_f64(alpha.into());
+        }
         let bias: Option<Vec<T>> = bias.map(|bias| bias.iter().map(|&b| T::from_f64(b)).collect());
         Linear::from_rows(outputs, inputs, &weights, bias.as_deref()).map_err(refused)
     }
