@@ -1,6 +1,7 @@
 """Writes the weights of a small network in every format that is read: what PyTorch saves in its two formats, in several number
 types and orders, and NumPy's arrays. `weights.safetensors` has the same in f64, and an input with its output."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,14 @@ save(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).state_dict(), "norm.pt
 save(net, "module.pt")
 torch.jit.save(torch.jit.trace(net, x), str(HERE / "script.pt"))
 # What a GPU would have saved: the device is a word in the file, of no use to a reader.
-content = (HERE / "legacy.pt").read_bytes()
-(HERE / "cuda-legacy.pt").write_bytes(content.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0"))
+def on_a_gpu(content):
+    return content.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")
+
+
+(HERE / "cuda-legacy.pt").write_bytes(on_a_gpu((HERE / "legacy.pt").read_bytes()))
+with zipfile.ZipFile(HERE / "zip.pt") as archive, zipfile.ZipFile(HERE / "cuda.pt", "w") as copied:
+    for entry in archive.infolist():
+        copied.writestr(zipfile.ZipInfo(entry.filename), on_a_gpu(archive.read(entry)))
 
 arrays = {key: value.numpy() for key, value in weights.items()}
 np.savez(HERE / "weights.npz", **arrays)
