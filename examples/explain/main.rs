@@ -32,7 +32,7 @@ usage: cargo run --release --example explain --all-features -- MODEL --input FIL
   --png FILE           a picture: bars for a vector, a map for an image (of three axes, with the channels first or last);
                        red is for the output, blue against it
   --json FILE          everything for programs, - for the standard output in place of the text
-  --output NAME        the output of an ONNX model that has several
+  --output NAME        the output of an ONNX model that has several, or any other of its values, where it is to end
   --shape SIZES        the shape of a sample where the file does not say it, such as 3,224,224
   --architecture FILE  the architecture of weights, as PyTorch prints it; without it a stack of dense layers is guessed
   --help               this text

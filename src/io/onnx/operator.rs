@@ -285,7 +285,10 @@ impl<T: Scalar> Reader<T> {
         };
         match dims.as_deref() {
             Some([batch, dims @ ..]) if *batch == self.batch => self.in_shape(given.step, dims),
-            Some(_) => Err("it mixes values of several samples".to_owned()),
+            Some(_) => {
+                let input = super::shortened(node.input.first().map_or("", String::as_str));
+                Err(format!("it mixes values of several samples; the model can end before it, at '{input}'"))
+            }
             None => Err("the shape it asks for does not fit its values".to_owned()),
         }
     }
