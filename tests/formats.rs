@@ -37,8 +37,19 @@ fn agrees(name: &str, weights: &StateDict, limit: f64) {
 
 #[test]
 fn every_format_has_the_same_weights() {
-    let exact =
-        ["zip", "legacy", "protocol3", "protocol4", "protocol5", "f64", "f64-legacy", "views", "views-legacy", "cuda", "cuda-legacy"];
+    let exact = [
+        "zip",
+        "legacy",
+        "protocol3",
+        "protocol4",
+        "protocol5",
+        "f64",
+        "f64-legacy",
+        "views",
+        "views-legacy",
+        "cuda",
+        "cuda-legacy",
+    ];
     for name in exact {
         agrees(name, &open(&format!("{name}.pt")), 0.0);
     }

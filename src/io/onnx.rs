@@ -1,15 +1,21 @@
 //! ONNX models.
 //!
 //! A file is a graph of operators; what lies between its input and one of its outputs becomes a [`Sequential`], in four steps:
-//! the messages are decoded ([`proto`]), what does not depend on the input is computed ([`constant`]), each operator becomes
-//! layers or a join of several ways ([`operator`], [`windows`], [`arithmetic`]), and sums and concatenations become branches ([`graph`]).
+//! the messages are decoded ([`proto`]), what does not depend on the input is computed ([`fold`]), each operator becomes
+//! layers or a join of several ways ([`graph`], [`operator`] and what it calls), and sums and concatenations become branches
+//! ([`branches`]).
 
+mod activation;
 mod arithmetic;
+mod branches;
 mod constant;
 mod expression;
+mod fold;
 mod graph;
 mod operator;
 mod proto;
+mod shapes;
+mod step;
 mod windows;
 
 use std::path::{Path, PathBuf};

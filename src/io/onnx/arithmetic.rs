@@ -4,16 +4,15 @@ use std::rc::Rc;
 
 use super::constant::Constant;
 use super::expression::Expression;
-use super::graph::{Kind, Reader, Value};
-use super::operator::{Layers, Made, PART, one, refused};
 use super::proto::Node;
+use super::step::{Kind, Layers, Made, PART, Steps, Value, one, refused};
 use crate::layer::{BatchNorm1d, BatchNorm2d};
 use crate::scalar::Scalar;
 
 /// No value is told as a function of more others.
 const BASES: usize = 8;
 
-impl<T: Scalar> Reader<T> {
+impl<T: Scalar> Steps<T> {
     pub(super) fn arithmetic(
         &self,
         node: &Node,
@@ -76,7 +75,7 @@ impl<T: Scalar> Reader<T> {
 
     /// Values and a constant; `first` where the constant comes first.
     fn with_constant(&self, node: &Node, operator: &str, step: usize, constant: &Constant, first: bool) -> Result<Made<T>, String> {
-        let dims = self.steps[step].dims.as_deref().unwrap_or_default();
+        let dims = self[step].dims.as_deref().unwrap_or_default();
         let scalar = constant.scalar();
         let f: fn(f64, f64) -> f64 = match operator {
             "Add" | "Sum" => |a, b| a + b,
@@ -119,7 +118,7 @@ impl<T: Scalar> Reader<T> {
         let plain = matches!(operator, "Add" | "Sum");
         let read_once = node.input.get(usize::from(first)).is_some_and(|name| self.uses.get(name) == Some(&1));
         let alone = read_once && !self.aliased.contains(&step);
-        if let (true, Kind::Layers(of, layers)) = (plain && alone, &self.steps[step].kind) {
+        if let (true, Kind::Layers(of, layers)) = (plain && alone, &self[step].kind) {
             let (ones, b): (Vec<T>, Vec<T>) =
                 (a.iter().map(|&a| T::from_f64(a)).collect(), b.iter().map(|&b| T::from_f64(b)).collect());
             let last = layers.last().filter(|last| last.per_channel().is_none());
@@ -136,7 +135,7 @@ impl<T: Scalar> Reader<T> {
     /// A step's values as functions of other steps' values, itself first.
     fn bases(&self, step: usize) -> Vec<(usize, Rc<Expression>)> {
         let own = (step, Rc::new(Expression::X));
-        std::iter::once(own).chain(self.steps[step].expressions.iter().cloned()).take(BASES).collect()
+        std::iter::once(own).chain(self[step].expressions.iter().cloned()).take(BASES).collect()
     }
 
     /// A function of a step's values.

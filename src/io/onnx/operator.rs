@@ -1,112 +1,18 @@
 //! What each of ONNX's operators is here.
 
-use std::rc::Rc;
-use std::sync::Arc;
-
-use super::arithmetic::{affine, per_channel, recognized};
-use super::constant::{Constant, Values, resized, target, wrapped};
-use super::expression::Expression;
-use super::graph::{Kind, Reader, Value, shape_of};
+use super::arithmetic::{affine, per_channel};
+use super::constant::{Constant, Values};
 use super::proto::Node;
+use super::shapes::{resized, target, wrapped};
+use super::step::{Given, Kind, Layers, Made, Steps, Value, one, refused, shape_of};
 use super::windows::upsampled;
-use crate::error::Error;
-use crate::layer::{
-    BatchNorm1d, BatchNorm2d, Celu, Elementwise, Elu, Flatten, Gelu, HardSigmoid, HardSwish, HardTanh, Layer, LeakyRelu, Linear,
-    MaxPool1d, MaxPool2d, Mish, Permute, Relu, Selu, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh, Unflatten,
-};
+use crate::layer::{BatchNorm1d, BatchNorm2d, Flatten, Linear, MaxPool1d, MaxPool2d, Permute, Softmax, Unflatten};
 use crate::scalar::Scalar;
-
-/// What a node's values are.
-pub(super) enum Made<T: Scalar> {
-    /// Those of another step.
-    Same(usize),
-    Step(Kind<T>, Vec<(usize, Rc<Expression>)>),
-}
-
-/// Why a function is not read by itself.
-pub(super) const PART: &str = "it is read only as a part of an activation that is known, such as SiLU or GELU";
 
 /// Why a node is not read that does something else when a model is used.
 const TRAINING: &str = "it is in training: export the model after model.eval()";
 
-pub(super) type Layers<T> = Vec<Arc<dyn Layer<T>>>;
-
-pub(super) fn one<T: Scalar>(layer: impl Layer<T> + 'static) -> Layers<T> {
-    vec![Arc::new(layer)]
-}
-
-/// An error's text as a reason.
-#[allow(clippy::needless_pass_by_value)] // to be called as it is where an error is mapped
-pub(super) fn refused(error: Error) -> String {
-    error.to_string()
-}
-
-/// What a node is given.
-pub(super) struct Given<'a> {
-    pub node: &'a Node,
-    pub inputs: &'a [Option<Value>],
-    /// The step that the first input is, and a sample's sizes there.
-    pub step: usize,
-    pub dims: &'a [usize],
-}
-
-impl Given<'_> {
-    pub fn constant(&self, place: usize) -> Option<&Constant> {
-        if let Some(Some(Value::Constant(constant))) = self.inputs.get(place) { Some(constant) } else { None }
-    }
-
-    pub fn is_given(&self, place: usize) -> bool {
-        self.inputs.get(place).is_some_and(Option::is_some)
-    }
-
-    /// The numbers of an input that has to be constant.
-    pub fn numbers<T: Scalar>(&self, place: usize, what: &str) -> Result<Vec<T>, String> {
-        let missing = || format!("its {what} is no constant of numbers");
-        match &self.constant(place).ok_or_else(missing)?.values {
-            Values::Floats(tensor) => tensor.convert(what).map_err(refused),
-            _ => Err(missing()),
-        }
-    }
-
-    /// The same where it may be left out.
-    pub fn optional<T: Scalar>(&self, place: usize, what: &str) -> Result<Option<Vec<T>>, String> {
-        if self.is_given(place) { self.numbers(place, what).map(Some) } else { Ok(None) }
-    }
-
-    pub fn ints(&self, place: usize) -> Option<&[i64]> {
-        self.constant(place).and_then(Constant::as_ints)
-    }
-
-    /// How many axes of space there are: 1 or 2.
-    pub fn rank(&self) -> Result<usize, String> {
-        match self.dims.len() {
-            2 | 3 => Ok(self.dims.len() - 1),
-            axes => Err(format!("it is read for sequences and images, its values have {axes} axes")),
-        }
-    }
-
-    /// A setting with a number for each axis of space.
-    pub fn sizes(&self, name: &str, rank: usize, usual: usize) -> Result<[usize; 2], String> {
-        let wrong = || format!("its {name} are not {rank} sizes");
-        match self.node.ints(name) {
-            None => Ok([usual; 2]),
-            Some(sizes) if sizes.len() == rank => pair(sizes).ok_or_else(wrong),
-            Some(_) => Err(wrong()),
-        }
-    }
-}
-
-/// One or two sizes for two axes.
-pub(super) fn pair(sizes: &[i64]) -> Option<[usize; 2]> {
-    let size = |&size: &i64| usize::try_from(size).ok();
-    match sizes {
-        [both] => Some([size(both)?; 2]),
-        [height, width] => Some([size(height)?, size(width)?]),
-        _ => None,
-    }
-}
-
-impl<T: Scalar> Reader<T> {
+impl<T: Scalar> Steps<T> {
     /// What an operator with an input that depends on the model's makes, or why it is not read.
     pub(super) fn operator(&self, node: &Node, operator: &str, inputs: &[Option<Value>]) -> Result<Made<T>, String> {
         let steps: Vec<usize> =
@@ -114,7 +20,7 @@ impl<T: Scalar> Reader<T> {
         if !READ.contains(&operator) {
             return Err("the operator is not read".to_owned());
         }
-        let known = steps.iter().all(|&step| self.steps[step].dims.is_some());
+        let known = steps.iter().all(|&step| self[step].dims.is_some());
         let behind = || Ok(Made::Step(Kind::Behind(steps.clone()), Vec::new()));
         match operator {
             "Add" | "Sum" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Greater" | "Less" | "Where" | "Concat" if !known => {
@@ -129,13 +35,13 @@ impl<T: Scalar> Reader<T> {
                 let Some(Some(Value::Step(step))) = inputs.first() else {
                     return Err("its first input does not depend on the model's input, but others do".to_owned());
                 };
-                if steps.iter().filter(|&&step| !self.steps[step].of_shape).count() > 1 {
+                if steps.iter().filter(|&&step| !self[step].of_shape).count() > 1 {
                     return Err("more than one of its inputs depends on the model's input".to_owned());
                 }
                 if !known {
                     return behind();
                 }
-                let dims = self.steps[*step].dims.as_deref().unwrap_or_default();
+                let dims = self[*step].dims.as_deref().unwrap_or_default();
                 self.one_input(operator, &Given { node, inputs, step: *step, dims })
             }
         }
@@ -196,19 +102,7 @@ impl<T: Scalar> Reader<T> {
                 }
                 one(Softmax)
             }
-            _ => {
-                return Ok(match activation(operator, given)? {
-                    Function::Activation(layer, f) => {
-                        let expressions = self.composed(step, |own| Expression::Activation(f.clone(), own));
-                        Made::Step(Kind::Layers(step, vec![layer]), expressions)
-                    }
-                    Function::Part(f) => {
-                        let expressions = self.composed(step, |own| Expression::Unary(f, own));
-                        let kind = recognized(&expressions).unwrap_or_else(|| Kind::Refused(vec![step], PART.to_owned()));
-                        Made::Step(kind, expressions)
-                    }
-                });
-            }
+            _ => return self.activation(operator, given),
         };
         Ok(Made::Step(Kind::Layers(step, layers), Vec::new()))
     }
@@ -255,7 +149,7 @@ impl<T: Scalar> Reader<T> {
         }
         let [weight, bias, mean, variance] =
             [(1, "scale"), (2, "bias"), (3, "mean"), (4, "variance")].map(|(place, what)| given.numbers(place, what));
-        let eps = decimal(given.node.float("epsilon", 1e-5));
+        let eps = given.node.decimal("epsilon", 1e-5);
         if given.dims.len() == 3 {
             Ok(one(BatchNorm2d::new(weight?, bias?, mean?, variance?, eps).map_err(refused)?))
         } else {
@@ -295,7 +189,7 @@ impl<T: Scalar> Reader<T> {
 
     /// The values of a step in another shape.
     fn in_shape(&self, step: usize, dims: &[usize]) -> Result<Made<T>, String> {
-        if self.steps[step].dims.as_deref() == Some(dims) {
+        if self[step].dims.as_deref() == Some(dims) {
             return Ok(Made::Same(step));
         }
         let layers = if dims.len() == 1 { one(Flatten) } else { one(Unflatten::new(shape_of(dims)?)) };
@@ -330,7 +224,7 @@ impl<T: Scalar> Reader<T> {
         if steps.len() != inputs.len() {
             return Err("one of its inputs does not depend on the model's input".to_owned());
         }
-        let rank = self.steps[steps[0]].dims.as_ref().map_or(0, Vec::len) + 1;
+        let rank = self[steps[0]].dims.as_ref().map_or(0, Vec::len) + 1;
         if wrapped(node.int("axis", 1), rank) != Some(1) {
             return Err("it is read along the channels only".to_owned());
         }
@@ -355,73 +249,3 @@ const READ: &[&str] = &[
     "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tanh", "Transpose", "Unsqueeze", "Upsample", "Where",
     "ai.onnx.ml.Scaler", "ai.onnx.ml.ZipMap",
 ];
-
-/// A function of each value.
-enum Function<T: Scalar> {
-    Activation(Arc<dyn Layer<T>>, Rc<dyn Elementwise<f64>>),
-    /// It is no layer by itself.
-    Part(fn(f64) -> f64),
-}
-
-fn function<T: Scalar>(activation: impl Layer<T> + Elementwise<f64> + Copy + 'static) -> Function<T> {
-    Function::Activation(Arc::new(activation), Rc::new(activation))
-}
-
-fn activation<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<T>, String> {
-    let node = given.node;
-    let setting = |name: &str, usual: f32| decimal(node.float(name, usual));
-    let near = |name: &str, usual: f32| (node.float(name, usual) - usual).abs() < 1e-6;
-    Ok(match operator {
-        "Relu" => function(Relu),
-        "Sigmoid" => function(Sigmoid),
-        "Tanh" => function(Tanh),
-        "Softplus" => function(Softplus::default()),
-        "Softsign" => function(Softsign),
-        "Mish" => function(Mish),
-        "HardSwish" => function(HardSwish),
-        // Its own usual slope is not PyTorch's.
-        "HardSigmoid" if (node.float("alpha", 0.2) - 1.0 / 6.0).abs() < 1e-6 && near("beta", 0.5) => function(HardSigmoid),
-        "HardSigmoid" => return Err("it is not PyTorch's, of alpha 1/6 and beta 1/2".to_owned()),
-        "LeakyRelu" => function(LeakyRelu::new(setting("alpha", 0.01)).map_err(refused)?),
-        "PRelu" => {
-            let slope = given.constant(1).and_then(Constant::scalar).ok_or("it has more than one slope")?;
-            function(LeakyRelu::new(slope).map_err(refused)?)
-        }
-        "Elu" => function(Elu::new(setting("alpha", 1.0)).map_err(refused)?),
-        "Celu" => function(Celu::new(setting("alpha", 1.0)).map_err(refused)?),
-        "Selu" if near("alpha", 1.673_263_2) && near("gamma", 1.050_701) => function(Selu),
-        "Selu" => return Err("its alpha and gamma are not the usual ones".to_owned()),
-        "Gelu" => match node.text("approximate") {
-            "" | "none" => function(Gelu::Exact),
-            "tanh" => function(Gelu::Tanh),
-            other => return Err(format!("its approximation is '{}'", super::shortened(other))),
-        },
-        "Swish" if near("alpha", 1.0) => function(Silu),
-        "Swish" => return Err("its alpha is not 1".to_owned()),
-        "Clip" => {
-            let bound = |place: usize, name: &str| match (given.is_given(place), given.constant(place)) {
-                (false, _) => Ok(node.attribute(name).map(|attribute| decimal(attribute.f)).filter(|bound| bound.abs() < 3e38)),
-                (true, Some(constant)) => Ok(constant.scalar().filter(|bound| bound.abs() < 3e38)),
-                (true, None) => Err("its bounds are no constants"),
-            };
-            match (bound(1, "min")?, bound(2, "max")?) {
-                (Some(0.0), None) => function(Relu),
-                (Some(least), Some(most)) => function(HardTanh::new(least, most).map_err(refused)?),
-                _ => return Err("it has no bounds, or one that is not 0".to_owned()),
-            }
-        }
-        "Erf" => Function::Part(libm::erf),
-        "Exp" => Function::Part(f64::exp),
-        "Log" => Function::Part(f64::ln),
-        "Neg" => Function::Part(|x| -x),
-        "Abs" => Function::Part(f64::abs),
-        "Sqrt" => Function::Part(f64::sqrt),
-        "Reciprocal" => Function::Part(f64::recip),
-        _ => return Err("the operator is not read".to_owned()),
-    })
-}
-
-/// The decimal number that was meant, not the f32 nearest to it.
-fn decimal(number: f32) -> f64 {
-    number.to_string().parse().unwrap_or_else(|_| number.into())
-}

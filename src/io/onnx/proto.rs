@@ -150,6 +150,12 @@ impl Node {
         self.attribute(name).map_or(default, |attribute| attribute.f)
     }
 
+    /// The decimal number that was meant, not the f32 nearest to it.
+    pub fn decimal(&self, name: &str, default: f32) -> f64 {
+        let number = self.float(name, default);
+        number.to_string().parse().unwrap_or_else(|_| number.into())
+    }
+
     /// A text, empty where it is not given.
     pub fn text(&self, name: &str) -> &str {
         self.attribute(name).and_then(|attribute| std::str::from_utf8(&attribute.s).ok()).unwrap_or("")

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::constant::{Constant, wrapped};
-use super::graph::{Kind, Reader};
-use super::operator::{Given, Layers, Made, one, pair, refused};
+use super::constant::Constant;
+use super::shapes::wrapped;
+use super::step::{Given, Kind, Layers, Made, Steps, one, pair, refused};
 use crate::layer::{
     AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, Conv1d, Conv2d, ConvTranspose2d, Flatten, MaxPool1d, MaxPool2d,
     Upsample,
@@ -70,10 +70,10 @@ macro_rules! with_windows {
     };
 }
 
-impl<T: Scalar> Reader<T> {
+impl<T: Scalar> Steps<T> {
     /// What a step gives, or, where it pads, what it pads, and with how much along each axis of space.
     fn unpadded<'a>(&'a self, given: &Given<'_>) -> (usize, &'a [[usize; 2]]) {
-        if let Kind::Padded(of, by) = &self.steps[given.step].kind { (*of, by) } else { (given.step, &[]) }
+        if let Kind::Padded(of, by) = &self[given.step].kind { (*of, by) } else { (given.step, &[]) }
     }
 
     pub(super) fn convolution(&self, operator: &str, given: &Given<'_>) -> Result<Made<T>, String> {
@@ -133,7 +133,7 @@ impl<T: Scalar> Reader<T> {
         }
         let layers = if operator == "MaxPool" {
             // Zeros are no larger than any value in a window where none is negative.
-            if !by.is_empty() && !self.steps[step].nonnegative {
+            if !by.is_empty() && !self[step].nonnegative {
                 return Err("zeros are padded before it, and its values may be negative".to_owned());
             }
             match rank {

@@ -1,0 +1,95 @@
+//! Activations, and the functions of which exporters put them together.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::arithmetic::recognized;
+use super::constant::Constant;
+use super::expression::Expression;
+use super::step::{Given, Kind, Made, PART, Steps, refused};
+use crate::layer::{
+    Celu, Elementwise, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Layer, LeakyRelu, Mish, Relu, Selu, Sigmoid, Silu, Softplus,
+    Softsign, Tanh,
+};
+use crate::scalar::Scalar;
+
+impl<T: Scalar> Steps<T> {
+    pub(super) fn activation(&self, operator: &str, given: &Given<'_>) -> Result<Made<T>, String> {
+        let step = given.step;
+        Ok(match function_of(operator, given)? {
+            Function::Activation(layer, f) => {
+                let expressions = self.composed(step, |own| Expression::Activation(f.clone(), own));
+                Made::Step(Kind::Layers(step, vec![layer]), expressions)
+            }
+            Function::Part(f) => {
+                let expressions = self.composed(step, |own| Expression::Unary(f, own));
+                let kind = recognized(&expressions).unwrap_or_else(|| Kind::Refused(vec![step], PART.to_owned()));
+                Made::Step(kind, expressions)
+            }
+        })
+    }
+}
+
+/// A function of each value.
+enum Function<T: Scalar> {
+    Activation(Arc<dyn Layer<T>>, Rc<dyn Elementwise<f64>>),
+    /// It is no layer by itself.
+    Part(fn(f64) -> f64),
+}
+
+fn function<T: Scalar>(activation: impl Layer<T> + Elementwise<f64> + Copy + 'static) -> Function<T> {
+    Function::Activation(Arc::new(activation), Rc::new(activation))
+}
+
+fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<T>, String> {
+    let node = given.node;
+    let near = |name: &str, usual: f32| (node.float(name, usual) - usual).abs() < 1e-6;
+    Ok(match operator {
+        "Relu" => function(Relu),
+        "Sigmoid" => function(Sigmoid),
+        "Tanh" => function(Tanh),
+        "Softplus" => function(Softplus::default()),
+        "Softsign" => function(Softsign),
+        "Mish" => function(Mish),
+        "HardSwish" => function(HardSwish),
+        // Its own usual slope is not PyTorch's.
+        "HardSigmoid" if (node.float("alpha", 0.2) - 1.0 / 6.0).abs() < 1e-6 && near("beta", 0.5) => function(HardSigmoid),
+        "HardSigmoid" => return Err("it is not PyTorch's, of alpha 1/6 and beta 1/2".to_owned()),
+        "LeakyRelu" => function(LeakyRelu::new(node.decimal("alpha", 0.01)).map_err(refused)?),
+        "PRelu" => {
+            let slope = given.constant(1).and_then(Constant::scalar).ok_or("it has more than one slope")?;
+            function(LeakyRelu::new(slope).map_err(refused)?)
+        }
+        "Elu" => function(Elu::new(node.decimal("alpha", 1.0)).map_err(refused)?),
+        "Celu" => function(Celu::new(node.decimal("alpha", 1.0)).map_err(refused)?),
+        "Selu" if near("alpha", 1.673_263_2) && near("gamma", 1.050_701) => function(Selu),
+        "Selu" => return Err("its alpha and gamma are not the usual ones".to_owned()),
+        "Gelu" => match node.text("approximate") {
+            "" | "none" => function(Gelu::Exact),
+            "tanh" => function(Gelu::Tanh),
+            other => return Err(format!("its approximation is '{}'", super::shortened(other))),
+        },
+        "Swish" if near("alpha", 1.0) => function(Silu),
+        "Swish" => return Err("its alpha is not 1".to_owned()),
+        "Clip" => {
+            let bound = |place: usize, name: &str| match (given.is_given(place), given.constant(place)) {
+                (false, _) => Ok(node.attribute(name).map(|_| node.decimal(name, 0.0)).filter(|bound| bound.abs() < 3e38)),
+                (true, Some(constant)) => Ok(constant.scalar().filter(|bound| bound.abs() < 3e38)),
+                (true, None) => Err("its bounds are no constants"),
+            };
+            match (bound(1, "min")?, bound(2, "max")?) {
+                (Some(0.0), None) => function(Relu),
+                (Some(least), Some(most)) => function(HardTanh::new(least, most).map_err(refused)?),
+                _ => return Err("it has no bounds, or one that is not 0".to_owned()),
+            }
+        }
+        "Erf" => Function::Part(libm::erf),
+        "Exp" => Function::Part(f64::exp),
+        "Log" => Function::Part(f64::ln),
+        "Neg" => Function::Part(|x| -x),
+        "Abs" => Function::Part(f64::abs),
+        "Sqrt" => Function::Part(f64::sqrt),
+        "Reciprocal" => Function::Part(f64::recip),
+        _ => return Err("the operator is not read".to_owned()),
+    })
+}

@@ -1,0 +1,257 @@
+//! What nodes make of constants alone: exporters compute much of shapes.
+
+use super::constant::{Constant, Values};
+use super::proto::Node;
+use super::shapes::{resized, slice, target, wrapped};
+use crate::io::tensor::Tensor;
+
+/// Folding makes at most so many numbers for each byte of the file, and so many more.
+const MADE: usize = 1 << 16;
+
+/// How much folding may still make.
+#[derive(Debug)]
+pub(super) struct Budget {
+    left: usize,
+}
+
+impl Budget {
+    pub fn of(file: usize) -> Self {
+        Self { left: file.saturating_add(MADE) }
+    }
+
+    fn take(&mut self, count: usize) -> Option<()> {
+        self.left = self.left.checked_sub(count)?;
+        Some(())
+    }
+}
+
+/// What a node makes of constants alone; `None` where it is not known, or would be too large.
+#[allow(clippy::too_many_lines)] // a table of operators
+pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &mut Budget) -> Option<Constant> {
+    let input = |at: usize| inputs.get(at).copied().flatten();
+    let first = input(0);
+    budget.take(inputs.iter().flatten().map(|constant| constant.count()).sum())?;
+    match node.op_type.as_str() {
+        "Identity" | "Dropout" => first.cloned(),
+        "Constant" => {
+            let attribute = node.attribute.first()?;
+            match attribute.name.as_str() {
+                "value" => Constant::read(attribute.t.as_ref()?, None).ok(),
+                "value_int" => Some(Constant { dims: Vec::new(), ..Constant::ints(vec![attribute.i]) }),
+                "value_ints" => Some(Constant::ints(attribute.ints.clone())),
+                "value_float" => Some(Constant::floats(Vec::new(), &[attribute.f.into()])),
+                "value_floats" => {
+                    let values: Vec<f64> = attribute.floats.iter().map(|&value| value.into()).collect();
+                    Some(Constant::floats(vec![values.len()], &values))
+                }
+                _ => None,
+            }
+        }
+        "ConstantOfShape" => {
+            let dims: Vec<usize> = first?.as_ints()?.iter().map(|&dim| usize::try_from(dim).ok()).collect::<Option<_>>()?;
+            let count = Tensor::count(&dims)?;
+            budget.take(count)?;
+            let value = match node.attribute("value").and_then(|attribute| attribute.t.clone()) {
+                Some(tensor) => Constant::read(&tensor, None).ok()?,
+                None => Constant::floats(vec![1], &[0.0]),
+            };
+            match value.as_ints() {
+                Some(&[value]) => Constant::ints(vec![value; count]).reshaped(dims),
+                _ => Some(Constant::floats(dims, &vec![value.scalar()?; count])),
+            }
+        }
+        "Shape" => {
+            let dims: Vec<i64> = first?.dims.iter().map(|&dim| i64::try_from(dim).ok()).collect::<Option<_>>()?;
+            let end = node.attribute("end").map_or(i64::MAX, |attribute| attribute.i);
+            let (start, _, count) = slice(dims.len(), node.int("start", 0), end, 1)?;
+            Some(Constant::ints(dims[start..start + count].to_vec()))
+        }
+        "Cast" => cast(first?, node.int("to", 0)),
+        "Transpose" => {
+            let order = match node.ints("perm") {
+                Some(order) => order.iter().map(|&axis| usize::try_from(axis).ok()).collect::<Option<Vec<_>>>()?,
+                None => (0..first?.dims.len()).rev().collect(),
+            };
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            let whole = sorted.into_iter().eq(0..first?.dims.len());
+            match first? {
+                _ if !whole => None,
+                whole_numbers @ Constant { values: Values::Ints(_), .. } => {
+                    let steps = Tensor::steps(&whole_numbers.dims);
+                    let dims = order.iter().map(|&axis| whole_numbers.dims[axis]).collect();
+                    let place = |index: &[usize]| Some(index.iter().zip(&order).map(|(at, &axis)| at * steps[axis]).sum());
+                    gathered(whole_numbers, dims, budget, place)
+                }
+                other => other.transposed(&order),
+            }
+        }
+        "Reshape" => {
+            let dims = target(&first?.dims, input(1)?.as_ints()?, node.int("allowzero", 0) != 0)?;
+            first?.reshaped(dims)
+        }
+        "Flatten" => {
+            let axis =
+                usize::try_from(node.int("axis", 1)).ok().filter(|&axis| axis <= first.map_or(0, |first| first.dims.len()))?;
+            let (before, behind) = first?.dims.split_at(axis);
+            first?.reshaped(vec![Tensor::count(before)?, Tensor::count(behind)?])
+        }
+        "Unsqueeze" | "Squeeze" => {
+            let axes = input(1).and_then(Constant::as_ints).or(node.ints("axes"));
+            first?.reshaped(resized(&first?.dims, axes, node.op_type == "Unsqueeze")?)
+        }
+        "Concat" => {
+            let parts: Vec<&Constant> = inputs.iter().copied().collect::<Option<_>>()?;
+            let values: Option<Vec<&[i64]>> = parts.iter().map(|part| part.as_ints().filter(|_| part.dims.len() == 1)).collect();
+            Some(Constant::ints(values?.concat()))
+        }
+        "Gather" => {
+            let (from, indices) = (first?, input(1)?);
+            let axis = wrapped(node.int("axis", 0), from.dims.len())?;
+            let chosen: Vec<usize> =
+                indices.as_ints()?.iter().map(|&index| wrapped(index, from.dims[axis])).collect::<Option<_>>()?;
+            let (steps, own) = (Tensor::steps(&from.dims), Tensor::steps(&indices.dims));
+            let dims = [&from.dims[..axis], &indices.dims, &from.dims[axis + 1..]].concat();
+            let rank = indices.dims.len();
+            gathered(from, dims, budget, |index| {
+                let (before, rest) = index.split_at(axis);
+                let (within, behind) = rest.split_at(rank);
+                let at = |index: &[usize], steps: &[usize]| index.iter().zip(steps).map(|(at, step)| at * step).sum::<usize>();
+                let pick = *chosen.get(at(within, &own))?;
+                Some(at(before, &steps[..axis]) + pick * steps[axis] + at(behind, &steps[axis + 1..]))
+            })
+        }
+        "Slice" => {
+            let from = first?;
+            let given = |at: usize, name: &str| input(at).and_then(Constant::as_ints).or(node.ints(name));
+            let (starts, ends) = (given(1, "starts")?, given(2, "ends")?);
+            let all: Vec<i64> = (0..i64::try_from(starts.len()).ok()?).collect();
+            let (axes, ones) = (given(3, "axes").unwrap_or(&all), vec![1; starts.len()]);
+            let strides = input(4).map_or(Some(ones.as_slice()), Constant::as_ints)?;
+            let mut parts: Vec<(usize, i64, usize)> = from.dims.iter().map(|&dim| (0, 1, dim)).collect();
+            for (at, &axis) in axes.iter().enumerate() {
+                let axis = wrapped(axis, from.dims.len())?;
+                let (start, end, stride) = (*starts.get(at)?, *ends.get(at)?, *strides.get(at)?);
+                parts[axis] = slice(from.dims[axis], start, end, stride)?;
+            }
+            let steps = Tensor::steps(&from.dims);
+            let dims = parts.iter().map(|&(.., count)| count).collect();
+            gathered(from, dims, budget, |index| {
+                let along = |((&(start, stride, _), &at), &step): ((&(usize, i64, usize), &usize), &usize)| {
+                    let at = i64::try_from(at).ok()?.checked_mul(stride)?;
+                    Some(start.checked_add_signed(isize::try_from(at).ok()?)? * step)
+                };
+                parts.iter().zip(index).zip(&steps).map(along).try_fold(0, |sum, place| Some(sum + place?))
+            })
+        }
+        "Neg" => map(first?, |a| -a),
+        "Sqrt" => map(first?, f64::sqrt),
+        "Reciprocal" => map(first?, f64::recip),
+        "Exp" => map(first?, f64::exp),
+        "Abs" => map(first?, f64::abs),
+        "Floor" => map(first?, f64::floor),
+        "Ceil" => map(first?, f64::ceil),
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" => {
+            let (a, b) = (first?, input(1)?);
+            let f: fn(f64, f64) -> f64 = match node.op_type.as_str() {
+                "Add" => |a, b| a + b,
+                "Sub" => |a, b| a - b,
+                "Mul" => |a, b| a * b,
+                "Div" => |a, b| a / b,
+                "Mod" if node.int("fmod", 0) != 0 => |a, b| a % b,
+                // With the sign of the divisor.
+                "Mod" => |a, b| a - (a / b).floor() * b,
+                _ => f64::powf,
+            };
+            combine(a, b, f, budget)
+        }
+        _ => None,
+    }
+}
+
+/// A tensor whose numbers are some of another's: of each index, at which place.
+fn gathered(from: &Constant, dims: Vec<usize>, budget: &mut Budget, place: impl Fn(&[usize]) -> Option<usize>) -> Option<Constant> {
+    let count = Tensor::count(&dims)?;
+    budget.take(count)?;
+    let mut index = vec![0; dims.len()];
+    let mut places = Vec::with_capacity(count);
+    for _ in 0..count {
+        places.push(place(&index)?);
+        for axis in (0..dims.len()).rev() {
+            index[axis] += 1;
+            if index[axis] < dims[axis] {
+                break;
+            }
+            index[axis] = 0;
+        }
+    }
+    if let Values::Ints(values) = &from.values {
+        let picked = places.into_iter().map(|at| values.get(at).copied()).collect::<Option<_>>()?;
+        return Constant::ints(picked).reshaped(dims);
+    }
+    let numbers = from.numbers()?;
+    let picked: Vec<f64> = places.into_iter().map(|at| numbers.get(at).copied()).collect::<Option<_>>()?;
+    Some(Constant::floats(dims, &picked))
+}
+
+/// The same in another type of numbers, in the count of ONNX; types of less than two bytes for a number of floating point, whose
+/// rounding would show, and texts are not known.
+#[allow(clippy::cast_possible_truncation)] // as a cast does
+fn cast(constant: &Constant, to: i64) -> Option<Constant> {
+    let whole: fn(f64) -> i64 = match to {
+        2..=7 | 12 | 13 => |value| value as i64,
+        9 => |value| i64::from(value != 0.0),
+        1 | 10 | 11 | 16 => {
+            return match constant.values {
+                Values::Floats(_) => Some(constant.clone()),
+                _ => Some(Constant::floats(constant.dims.clone(), &constant.numbers()?)),
+            };
+        }
+        _ => return None,
+    };
+    match constant.values {
+        Values::Ints(_) if to != 9 => Some(constant.clone()),
+        _ => Constant::ints(constant.numbers()?.into_iter().map(whole).collect()).reshaped(constant.dims.clone()),
+    }
+}
+
+fn map(constant: &Constant, f: impl Fn(f64) -> f64) -> Option<Constant> {
+    let values: Vec<f64> = constant.numbers()?.into_iter().map(f).collect();
+    of_numbers(constant.as_ints().is_some(), constant.dims.clone(), &values)
+}
+
+/// Whole numbers stay whole.
+fn of_numbers(whole: bool, dims: Vec<usize>, values: &[f64]) -> Option<Constant> {
+    #[allow(clippy::cast_possible_truncation)] // as ONNX divides whole numbers
+    if whole {
+        Constant::ints(values.iter().map(|&value| value as i64).collect()).reshaped(dims)
+    } else {
+        Some(Constant::floats(dims, values))
+    }
+}
+
+/// f of two tensors, of which the smaller is repeated.
+fn combine(a: &Constant, b: &Constant, f: impl Fn(f64, f64) -> f64, budget: &mut Budget) -> Option<Constant> {
+    let rank = a.dims.len().max(b.dims.len());
+    let padded = |dims: &[usize]| [vec![1; rank - dims.len()], dims.to_vec()].concat();
+    let (da, db) = (padded(&a.dims), padded(&b.dims));
+    let dims: Vec<usize> = da
+        .iter()
+        .zip(&db)
+        .map(|(&a, &b)| if a == b || b == 1 { Some(a) } else { Some(b).filter(|_| a == 1) })
+        .collect::<Option<_>>()?;
+    let count = Tensor::count(&dims)?;
+    budget.take(count)?;
+    let (va, vb) = (a.numbers()?, b.numbers()?);
+    let place = |own: &[usize], index: usize| {
+        let (mut at, mut step, mut rest) = (0, 1, index);
+        for axis in (0..rank).rev() {
+            at += (rest % dims[axis]) % own[axis] * step;
+            step *= own[axis];
+            rest /= dims[axis];
+        }
+        at
+    };
+    let values: Vec<f64> = (0..count).map(|index| f(va[place(&da, index)], vb[place(&db, index)])).collect();
+    of_numbers(a.as_ints().is_some() && b.as_ints().is_some(), dims, &values)
+}

@@ -1,0 +1,65 @@
+//! How ONNX counts axes, and what its operators make of shapes.
+
+use crate::io::tensor::Tensor;
+
+/// Where a slice of an axis begins, how it goes on, and how many there are of it.
+pub(super) fn slice(dim: usize, start: i64, end: i64, stride: i64) -> Option<(usize, i64, usize)> {
+    let dim = i64::try_from(dim).ok()?;
+    let from_end = |at: i64| if at < 0 { at.saturating_add(dim) } else { at };
+    let (least, most) = if stride > 0 { (0, dim) } else { (-1, dim - 1) };
+    let (start, end) = (from_end(start).clamp(least, most), from_end(end).clamp(least, most));
+    let count = match stride {
+        0 => return None,
+        1.. => (end - start).max(0).checked_add(stride - 1)? / stride,
+        _ => (start - end).max(0).checked_add(-(stride + 1))? / stride.checked_neg()?,
+    };
+    Some((usize::try_from(start).unwrap_or(0), stride, usize::try_from(count).ok()?))
+}
+
+/// A negative index counts from the end.
+pub(super) fn wrapped(index: i64, length: usize) -> Option<usize> {
+    let length = i64::try_from(length).ok()?;
+    let index = if index < 0 { index.checked_add(length)? } else { index };
+    usize::try_from(index).ok().filter(|_| index < length)
+}
+
+/// The dimensions that a reshape asks for: 0 stands for what was there, one -1 for what is left.
+pub(super) fn target(dims: &[usize], asked: &[i64], allow_zero: bool) -> Option<Vec<usize>> {
+    let size = |(axis, &asked): (usize, &i64)| match asked {
+        -1 => Some(None),
+        0 if !allow_zero => dims.get(axis).copied().map(Some),
+        asked => usize::try_from(asked).ok().map(Some),
+    };
+    let sizes: Vec<Option<usize>> = asked.iter().enumerate().map(size).collect::<Option<_>>()?;
+    let known = sizes.iter().flatten().try_fold(1_usize, |count, &size| count.checked_mul(size))?;
+    let all = Tensor::count(dims)?;
+    let rest = match sizes.iter().filter(|size| size.is_none()).count() {
+        0 if known == all => 1,
+        1 if known > 0 && all.is_multiple_of(known) => all / known,
+        _ => return None,
+    };
+    Some(sizes.into_iter().map(|size| size.unwrap_or(rest)).collect())
+}
+
+/// The dimensions with axes of one index put in or taken out.
+pub(super) fn resized(dims: &[usize], axes: Option<&[i64]>, insert: bool) -> Option<Vec<usize>> {
+    let rank = if insert { dims.len().checked_add(axes?.len())? } else { dims.len() };
+    let axes: Option<Vec<usize>> = match axes {
+        Some(axes) => axes.iter().map(|&axis| wrapped(axis, rank)).collect(),
+        None => Some((0..rank).filter(|&axis| dims[axis] == 1).collect()),
+    };
+    let mut chosen = vec![false; rank];
+    for axis in axes? {
+        if std::mem::replace(&mut chosen[axis], true) {
+            return None;
+        }
+    }
+    let mut rest = dims.iter().copied();
+    if insert {
+        return chosen.into_iter().map(|new| if new { Some(1) } else { rest.next() }).collect();
+    }
+    if chosen.iter().zip(dims).any(|(&chosen, &dim)| chosen && dim != 1) {
+        return None;
+    }
+    Some(chosen.into_iter().zip(rest).filter(|(chosen, _)| !chosen).map(|(_, dim)| dim).collect())
+}
