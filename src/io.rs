@@ -232,6 +232,9 @@ impl StateDict {
     /// ```
     pub fn model_of<T: Scalar>(&self, architecture: &str, input: Option<Shape>) -> Result<Sequential<T>, Error> {
         let module = architecture::parse(architecture).map_err(malformed)?;
+        if let Some(name) = builder::asked_twice(&module) {
+            return Err(malformed(format!("two layers ask for tensor {}", architecture::shortened(&name))));
+        }
         StateDictBuilder { weights: self, modules: vec![(String::new(), module)], input }.build()
     }
 

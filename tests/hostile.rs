@@ -10,7 +10,7 @@ mod protocol;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use protocol::{bytes, int, ints, model, node, number, tensor, text};
+use protocol::{bytes, int, ints, model, node, node_of, number, tensor, text};
 use relprop::Error;
 use relprop::io::{OnnxFile, StateDict};
 
@@ -82,6 +82,18 @@ fn sizes_that_are_none() {
             let _ = onnx(&model(&[1, 1, 4, 4], &[pool]));
         }
     }
+    // Windows in the padding alone; a reach that overflows; sizes whose product does.
+    let dilated = [ints("kernel_shape", &[2, 2]), ints("dilations", &[3, 3]), ints("pads", &[1; 4])];
+    says(&model(&[1, 1, 2, 2], &[node("MaxPool", &["x"], "y", &dilated)]), "padding alone");
+    let reach = [ints("kernel_shape", &[4, 1]), ints("dilations", &[i64::MAX / 3 * 2 + 1, 1])];
+    assert!(onnx(&model(&[1, 1, 8, 1], &[tensor("k", &[1, 1, 4, 1], &[1.0; 4]), node("Conv", &["x", "k"], "y", &reach)])).is_err());
+    says(&model(&[1, 1 << 32, 1 << 32], &[node("Flatten", &["x"], "h", &[]), dense()]), "overflow");
+    let texts: Vec<u8> =
+        (0..6).flat_map(|at| bytes(5, &[number(1, 1 << 62), number(2, 8), text(8, &format!("t{at}"))].concat())).collect();
+    let all = node("Concat", &["t0", "t1", "t2", "t3", "t4", "t5"], "c", &[]);
+    says(&model(&[1, 2], &[texts, all, node("Add", &["x", "c"], "h", &[]), dense()]), "too large");
+    let axes = [number(2, 1), text(8, "t"), number(1, 1).repeat(200_000), bytes(9, &[0; 4])].concat();
+    says(&model(&[1, 2], &[bytes(5, &axes), node("Transpose", &["t"], "c", &[]), dense()]), "or are too many");
     // A shape that would be computed from a few bytes.
     let shape = [tensor("n", &[1], &[1e9]), node("Cast", &["n"], "i", &[int("to", 7)])].concat();
     let file = model(&[1, 2], &[shape, node("ConstantOfShape", &["i"], "c", &[]), node("Add", &["x", "c"], "h", &[]), dense()]);
@@ -103,6 +115,25 @@ fn graphs_that_are_too_much() {
     assert_eq!(onnx(&model(&[1, 2], &[relus(20_000), last(20_000)])).unwrap().layers().len(), 20_001);
     // Empty nodes, the smallest there are.
     says(&model(&[1, 2], &[[0x0a, 0].repeat(30_000)]), "no node gives the output");
+
+    // Layers of the size of the input, of no weights; weights that are used over and over; names that many values would have.
+    let scaled = [tensor("c", &[1], &[2.0]), node("Mul", &["x", "c"], "y", &[])].concat();
+    says(&model(&[1, 1 << 24], &[scaled]), "many times more weights");
+    let weights = tensor("w", &[128, 128], &[0.5; 128 * 128]);
+    let again: Vec<u8> = (0..1000)
+        .flat_map(|at| {
+            let (from, to) = (if at == 0 { "x".to_owned() } else { format!("m{at}") }, format!("m{}", at + 1));
+            node("MatMul", &[&from, "w"], &to, &[])
+        })
+        .collect();
+    says(&model(&[1, 128], &[weights, again, node("Relu", &["m1000"], "y", &[])]), "many times more weights");
+    let outputs: Vec<String> = (0..20_000).map(|at| format!("o{at}")).collect();
+    let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+    let many = node_of(&"L".repeat(20_000), &["x"], &outputs, &[]);
+    says(&model(&[1, 2], &[many, node("Relu", &["o1"], "h", &[]), dense()]), "the model has");
+    let ways: Vec<u8> = (0..300).flat_map(|at| node("Sum", &["n999"; 1000], &format!("s{at}"), &[])).collect();
+    let ways = [relus(1000), ways, node("Relu", &["s299"], "h", &[]), dense()];
+    says(&model(&[1, 2], &ways), "too many values are joined");
 
     // Sums within sums.
     let nested = |depth: usize| {
@@ -268,6 +299,22 @@ fn pickles_that_are_made_to_harm() {
     ] {
         assert!(pytorch(&checkpoint(&pickle)).is_err());
     }
+}
+
+#[test]
+fn architectures_that_are_made_to_harm() {
+    let with = |architecture: &str, tensors: &str, data: &[u8]| {
+        let metadata = format!(r#"{{"__metadata__":{{"architecture":"{architecture}"}}{tensors}}}"#);
+        let file = [&(metadata.len() as u64).to_le_bytes()[..], metadata.as_bytes(), data].concat();
+        bounded(file.len(), PER_BYTE, || StateDict::from_safetensors(&file).and_then(|weights| weights.to_model::<f32>()))
+    };
+    assert!(with(&"ReLU(())".repeat(100_000), "", &[]).is_err());
+    assert!(with(&"Sequential((a): ".repeat(100_000), "", &[]).is_err());
+    // The same layer again and again, of one tensor.
+    let layers = "(0): Linear(128, 128, bias=False)".repeat(2000);
+    let tensors = format!(r#","0.weight":{{"dtype":"F32","shape":[128,128],"data_offsets":[0,{}]}}"#, 4 * 128 * 128);
+    let error = with(&format!("Sequential({layers})"), &tensors, &[0; 4 * 128 * 128]).unwrap_err().to_string();
+    assert!(error.contains("two layers ask for tensor 0.weight"), "{error}");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 #[path = "common/onnx.rs"]
 mod protocol;
 
-use protocol::{bytes, float, int, ints, model, node, number, tensor, text};
+use protocol::{bytes, float, int, ints, model, model_of, node, node_of, number, tensor, text, whole_tensor, word};
 use relprop::io::OnnxFile;
 use relprop::nalgebra::DVector;
 use relprop::{Error, Sequential, UnsupportedNode};
@@ -89,6 +89,71 @@ fn activations_are_told_by_their_values() {
     let quick = [two("Mul", "x", "s", "a"), one("Sigmoid", "a", "b"), two("Mul", "x", "b", "h")];
     assert!(kind(&[("s", 1.702)], &quick).unwrap_err().contains("no activation that is known"));
     assert!(kind(&[], &[one("Exp", "x", "h")]).unwrap_err().contains("as a part of an activation"));
+
+    // Almost an activation: but for a jump close to 0, a cap far out, a kink beside another.
+    let jump = [two("Greater", "x", "t", "a"), node("Where", &["a", "x", "0"], "h", &[])];
+    assert_eq!(kind(&[("0", 0.0), ("t", 0.0)], &jump).unwrap(), "ReLU");
+    for t in [0.1, -0.1, 1e-3] {
+        assert!(kind(&[("0", 0.0), ("t", t)], &jump).is_err(), "{t}");
+    }
+    let cap = [one("Sigmoid", "x", "a"), two("Mul", "x", "a", "b"), two("Min", "b", "most", "h")];
+    assert!(kind(&[("most", 1000.0)], &cap).is_err());
+    let far = [two("Max", "x", "0", "a"), two("Min", "a", "most", "h")];
+    assert!(kind(&[("0", 0.0), ("most", 2e6)], &far).is_err());
+    let kink = [shifted.concat(), two("Greater", "a", "t", "g"), two("Mul", "x", "c", "d"), two("Div", "d", "6", "e")];
+    let kink = [kink.concat(), node("Where", &["g", "e", "0"], "h", &[])];
+    assert!(kind(&[("0", 0.0), ("3", 3.0), ("6", 6.0), ("t", 0.01)], &kink).is_err());
+}
+
+/// Files that onnxruntime reads, and as something else than what they look like.
+#[test]
+fn what_looks_like_something_else_is_refused() {
+    let refused = |input: &[i64], parts: &[Vec<u8>], why: &str| {
+        let error = read(input, parts).unwrap_err().to_string();
+        assert!(error.contains(why), "'{error}' does not say '{why}'");
+    };
+    // A constant that adds an axis.
+    let thick = [tensor("c", &[1, 1, 1], &[2.0]), node("Mul", &["x", "c"], "h", &[])].concat();
+    refused(&[1, 2], &[thick, dense()], "has 3 axes");
+    // A normalisation of before set 14, which says by its outputs that it is in training.
+    let names = ["s", "b", "m", "v"];
+    let norm: Vec<u8> = names.iter().flat_map(|name| tensor(name, &[2], &[1.0, 1.0])).collect();
+    let norm = [norm, node_of("BatchNormalization", &["x", "s", "b", "m", "v"], &["h", "m1", "v1"], &[])].concat();
+    refused(&[1, 2], &[norm, dense()], "after model.eval()");
+    // A window that begins in zeros behind the values.
+    let kernel = [ints("kernel_shape", &[2]), ints("strides", &[2]), int("ceil_mode", 1)];
+    let pad = [whole_tensor("p", &[0, 0, 1, 0, 0, 1]), node("Pad", &["r", "p"], "q", &[])].concat();
+    let pool = [node("Relu", &["x"], "r", &[]), pad, node("MaxPool", &["q"], "y", &kernel)].concat();
+    refused(&[1, 1, 5], &[pool], "its last window may begin in them");
+    // Values that are repeated, but not equally often; not along space; or not so often.
+    let resized = |scales: &[f32], attributes: &[Vec<u8>]| {
+        let all = [&[word("mode", "nearest")], attributes].concat();
+        [tensor("s", &[4], scales), node("Resize", &["x", "", "s"], "y", &all)].concat()
+    };
+    let mode = |mode: &str, rounding: &str| [word("coordinate_transformation_mode", mode), word("nearest_mode", rounding)];
+    refused(&[1, 1, 2, 2], &[resized(&[1.0, 1.0, 32.0, 32.0], &mode("half_pixel", "floor"))], "not repeated equally often");
+    refused(&[1, 1, 2, 2], &[resized(&[1.0, 1.0, 2.0, 2.0], &[ints("axes", &[2, 3, 0, 1])])], "its axes are given");
+    let kept = [word("keep_aspect_ratio_policy", "not_larger")];
+    refused(&[1, 1, 2, 2], &[resized(&[1.0, 1.0, 2.0, 2.0], &kept)], "keep_aspect_ratio_policy");
+    // Windows that are farther apart than they are long, or dilated, and padded to the same size.
+    let same = |operator: &str, more: &[Vec<u8>]| {
+        let inputs: &[&str] = if operator == "Conv" { &["x", "k"] } else { &["x"] };
+        [tensor("k", &[1, 1, 1], &[1.0]), node(operator, inputs, "y", &[&[word("auto_pad", "SAME_UPPER")], more].concat())].concat()
+    };
+    refused(&[1, 1, 8], &[same("Conv", &[ints("strides", &[4])])], "farther apart than they are long");
+    refused(&[1, 1, 8], &[same("MaxPool", &[ints("kernel_shape", &[2]), ints("dilations", &[2])])], "its windows are dilated");
+    // The samples' axis alone, and something behind it.
+    let alone =
+        [tensor("w", &[2, 1], &[1.0, 2.0]), node("MatMul", &["x", "w"], "a", &[]), node("Squeeze", &["a", "one"], "b", &[])];
+    let alone = [constant("one", &[1]), alone.concat(), node("Softmax", &["b"], "y", &[int("axis", 0)])];
+    refused(&[3, 2], &alone, "it leaves the samples' axis alone");
+    // Whole numbers are divided with truncation; those that become others first are read.
+    let half = [tensor("c", &[1], &[2.0]), node("Div", &["x", "c"], "h", &[])].concat();
+    let error = OnnxFile::from_bytes(model_of(7, &[1, 2], &[half, dense()])).unwrap().to_model::<f64>().unwrap_err();
+    assert!(error.to_string().contains("its values are whole numbers"), "{error}");
+    let half = [node("Cast", &["x"], "f", &[int("to", 1)]), tensor("c", &[1], &[2.0]), node("Div", &["f", "c"], "h", &[])].concat();
+    let model = OnnxFile::from_bytes(model_of(2, &[1, 2], &[half, dense()])).unwrap().to_model::<f64>().unwrap();
+    assert_eq!(model.forward(&DVector::from_vec(vec![3.0, 1.0])).unwrap().as_slice(), &[2.5]);
 }
 
 #[test]

@@ -253,8 +253,9 @@ impl<'a> Reader<'a> {
         let mut children = Vec::new();
         loop {
             self.skip_spaces();
-            let name = self.rest().strip_prefix('(').and_then(|rest| rest.split_once("):")).map(|(name, _)| name);
-            match name.filter(|name| !name.contains(['(', ')', ','])) {
+            // A name in brackets and a colon; brackets may be a layer's arguments, too.
+            let in_brackets = self.rest().strip_prefix('(').and_then(|rest| rest.split_at_checked(rest.find(['(', ')', ','])?));
+            match in_brackets.filter(|(_, behind)| behind.starts_with("):")).map(|(name, _)| name) {
                 Some(name) => {
                     self.at += name.len() + 3;
                     children.push((name.to_owned(), self.module(depth + 1)?));

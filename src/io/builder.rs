@@ -91,6 +91,14 @@ impl StateDict {
     }
 }
 
+/// A tensor that two of a module's layers ask for, if there is one: a file of a few bytes would make a large model.
+pub(super) fn asked_twice<T: Scalar>(module: &Module<T>) -> Option<String> {
+    let mut asked = Vec::new();
+    ask(module, "", &mut asked);
+    let mut seen = BTreeSet::new();
+    asked.into_iter().map(|(name, _)| name).find(|name| !seen.insert(name.clone()))
+}
+
 /// The names and shapes of the tensors that a module asks for.
 fn ask<T: Scalar>(module: &Module<T>, path: &str, asked: &mut Vec<(String, Vec<usize>)>) {
     match module {

@@ -10,9 +10,8 @@ use crate::error::Error;
 /// With these bytes an array begins.
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 
-/// No header is longer, and no array has more axes.
+/// No header is longer.
 const LONGEST: usize = 1 << 16;
-const AXES: usize = 32;
 
 impl StateDict {
     /// Reads the content of an `.npz` file, as `numpy.savez` and `numpy.savez_compressed` write it; the tensors have the arrays'
@@ -119,7 +118,7 @@ fn number_of(descr: &str) -> Number {
 fn shape_of(text: &str) -> Option<Vec<usize>> {
     let inner = text.strip_prefix('(')?.strip_suffix(')')?;
     let dims = inner.split(',').map(str::trim).filter(|dim| !dim.is_empty()).map(|dim| dim.parse().ok());
-    dims.collect::<Option<Vec<usize>>>().filter(|dims| dims.len() <= AXES)
+    dims.collect()
 }
 
 fn malformed(reason: &str) -> Error {

@@ -8,6 +8,7 @@
 mod activation;
 mod arithmetic;
 mod branches;
+mod budget;
 mod constant;
 mod expression;
 mod fold;
@@ -149,7 +150,8 @@ impl<T: Scalar> Sequential<T> {
     /// [`OnnxFile::to_model`].
     ///
     /// The layers have the names of the nodes. A batch-normalisation that the exporter has left alone is a layer of its own:
-    /// [`canonize`](Self::canonize) before you explain. A log-softmax at the end becomes a softmax, whose logits are explained.
+    /// [`canonize`](Self::canonize) before you explain. A log-softmax at the end becomes a softmax, whose logits are explained. Casts
+    /// to numbers of 16 bits are left out: the model computes in `T` throughout.
     ///
     /// # Errors
     /// Those of both.

@@ -11,6 +11,9 @@ use super::malformed;
 use crate::error::Error;
 use crate::scalar::Scalar;
 
+/// No tensor has more axes.
+const AXES: usize = 32;
+
 /// One tensor of a file.
 #[derive(Debug, Clone)]
 pub(super) struct Tensor {
@@ -72,8 +75,11 @@ impl Tensor {
         })
     }
 
-    /// How many numbers there are, where they can be counted.
+    /// How many numbers there are, where they can be counted and the axes are not more than any tensor's.
     pub fn count(shape: &[usize]) -> Option<usize> {
+        if shape.len() > AXES {
+            return None;
+        }
         shape.iter().try_fold(1_usize, |count, &dim| count.checked_mul(dim))
     }
 

@@ -126,14 +126,14 @@ impl<T: Scalar> Convolution<T> {
             let (given, kernel, stride, padding) =
                 (input.plane()[axis], self.kernel()[axis], self.stride[axis], self.padding[axis]);
             let too_small = || Error::shape(kind, input, format!("more than its kernel of {kernel} leaves nothing of"));
-            let reach = self.dilation[axis].checked_mul(kernel - 1).ok_or_else(too_small)?;
+            let reach = self.dilation[axis].checked_mul(kernel - 1).and_then(|reach| reach.checked_add(1)).ok_or_else(too_small)?;
             let both = padding.checked_add(self.padding_end[axis]).ok_or_else(too_small)?;
             *size = if self.transposed {
-                let whole =
-                    (given.max(1) - 1).checked_mul(stride).and_then(|s| s.checked_add(reach + 1 + self.output_padding[axis]));
+                let far = (given.max(1) - 1).checked_mul(stride).and_then(|far| far.checked_add(reach));
+                let whole = far.and_then(|far| far.checked_add(self.output_padding[axis]));
                 whole.and_then(|whole| whole.checked_sub(both)).filter(|&size| size > 0).ok_or_else(too_small)?
             } else {
-                given.checked_add(both).and_then(|room| room.checked_sub(reach + 1)).ok_or_else(too_small)? / stride + 1
+                given.checked_add(both).and_then(|room| room.checked_sub(reach)).ok_or_else(too_small)? / stride + 1
             };
             if self.output_padding[axis] >= stride.max(self.dilation[axis]) {
                 let requirement = "below the stride or the dilation";

@@ -40,6 +40,13 @@ impl Windows {
             return Err(Error::parameter(kind, "padding", padding.max(padding_end), "at most half of kernel_size"));
         }
         let too_small = || Error::shape(kind, input, format!("at least as much as its window of {kernel} (dilation {dilation})"));
+        if padding.max(padding_end) > 0 && dilation > size {
+            return Err(Error::shape(
+                kind,
+                input,
+                format!("more than steps of {dilation} leave out, or a window has padding alone"),
+            ));
+        }
         let reach = dilation.checked_mul(kernel - 1).and_then(|reach| reach.checked_add(1)).ok_or_else(too_small)?;
         let room = size.checked_add(padding + padding_end).and_then(|room| room.checked_sub(reach)).ok_or_else(too_small)?;
         let floor = room / stride + 1;

@@ -1,7 +1,7 @@
 //! ONNX models by hand, for what no exporter writes.
 
 #![allow(dead_code)] // not every test needs all of it
-#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // bytes put together
+#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)] // bytes put together
 
 /// A number of protocol buffers.
 fn varint(mut number: u64) -> Vec<u8> {
@@ -27,9 +27,15 @@ pub fn text(tag: u64, content: &str) -> Vec<u8> {
 }
 
 pub fn node(operator: &str, inputs: &[&str], output: &str, attributes: &[Vec<u8>]) -> Vec<u8> {
+    node_of(operator, inputs, &[output], attributes)
+}
+
+/// A node of several outputs.
+pub fn node_of(operator: &str, inputs: &[&str], outputs: &[&str], attributes: &[Vec<u8>]) -> Vec<u8> {
     let inputs: Vec<u8> = inputs.iter().flat_map(|input| text(1, input)).collect();
+    let outputs: Vec<u8> = outputs.iter().flat_map(|output| text(2, output)).collect();
     let attributes: Vec<u8> = attributes.iter().flat_map(|attribute| bytes(5, attribute)).collect();
-    bytes(1, &[inputs, text(2, output), text(4, operator), attributes].concat())
+    bytes(1, &[inputs, outputs, text(4, operator), attributes].concat())
 }
 
 /// An attribute of whole numbers.
@@ -44,15 +50,26 @@ pub fn tensor(name: &str, dims: &[i64], values: &[f32]) -> Vec<u8> {
     bytes(5, &[dims, number(2, 1), text(8, name), bytes(9, &raw)].concat())
 }
 
-pub fn info(tag: u64, name: &str, dims: &[i64]) -> Vec<u8> {
+/// A tensor of whole numbers.
+pub fn whole_tensor(name: &str, values: &[i64]) -> Vec<u8> {
+    let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    bytes(5, &[number(1, values.len() as i64), number(2, 7), text(8, name), bytes(9, &raw)].concat())
+}
+
+fn info(tag: u64, name: &str, element: i64, dims: &[i64]) -> Vec<u8> {
     let dims: Vec<u8> = dims.iter().flat_map(|&dim| bytes(1, &number(1, dim))).collect();
-    let of = bytes(1, &[number(1, 1), bytes(2, &dims)].concat());
+    let of = bytes(1, &[number(1, element), bytes(2, &dims)].concat());
     bytes(tag, &[text(1, name), bytes(2, &of)].concat())
 }
 
-/// A model from `x` to `y`.
+/// A model from `x`, of f32, to `y`.
 pub fn model(input: &[i64], parts: &[Vec<u8>]) -> Vec<u8> {
-    let graph = [parts.concat(), info(11, "x", input), info(12, "y", &[1, 1])].concat();
+    model_of(1, input, parts)
+}
+
+/// The same with another type of inputs.
+pub fn model_of(element: i64, input: &[i64], parts: &[Vec<u8>]) -> Vec<u8> {
+    let graph = [parts.concat(), info(11, "x", element, input), info(12, "y", 1, &[1, 1])].concat();
     [number(1, 9), bytes(7, &graph), bytes(8, &number(2, 17))].concat()
 }
 
@@ -64,4 +81,9 @@ pub fn int(name: &str, value: i64) -> Vec<u8> {
 /// An attribute of one number of floating point.
 pub fn float(name: &str, value: f32) -> Vec<u8> {
     [text(1, name), varint(2 << 3 | 5), value.to_le_bytes().to_vec()].concat()
+}
+
+/// An attribute of a text.
+pub fn word(name: &str, value: &str) -> Vec<u8> {
+    [text(1, name), bytes(4, value.as_bytes())].concat()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::arithmetic::recognized;
 use super::constant::Constant;
-use super::expression::Expression;
+use super::expression::{Expression, unary};
 use super::step::{Given, Kind, Made, PART, Steps, refused};
 use crate::layer::{
     Celu, Elementwise, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Layer, LeakyRelu, Mish, Relu, Selu, Sigmoid, Silu, Softplus,
@@ -73,23 +73,18 @@ fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<
         "Swish" => return Err("its alpha is not 1".to_owned()),
         "Clip" => {
             let bound = |place: usize, name: &str| match (given.is_given(place), given.constant(place)) {
-                (false, _) => Ok(node.attribute(name).map(|_| node.decimal(name, 0.0)).filter(|bound| bound.abs() < 3e38)),
-                (true, Some(constant)) => Ok(constant.scalar().filter(|bound| bound.abs() < 3e38)),
+                (false, _) => Ok(node.attribute(name).map(|_| node.decimal(name, 0.0))),
+                (true, Some(constant)) => Ok(Some(constant.scalar().ok_or("a bound of it is no number")?)),
                 (true, None) => Err("its bounds are no constants"),
             };
-            match (bound(1, "min")?, bound(2, "max")?) {
+            // The least and the largest number there are bound nothing.
+            let (least, most) = (bound(1, "min")?.filter(|&least| least > -3e38), bound(2, "max")?.filter(|&most| most < 3e38));
+            match (least, most) {
                 (Some(0.0), None) => function(Relu),
                 (Some(least), Some(most)) => function(HardTanh::new(least, most).map_err(refused)?),
-                _ => return Err("it has no bounds, or one that is not 0".to_owned()),
+                _ => return Err("it is read with two bounds, or with a least value of 0 alone".to_owned()),
             }
         }
-        "Erf" => Function::Part(libm::erf),
-        "Exp" => Function::Part(f64::exp),
-        "Log" => Function::Part(f64::ln),
-        "Neg" => Function::Part(|x| -x),
-        "Abs" => Function::Part(f64::abs),
-        "Sqrt" => Function::Part(f64::sqrt),
-        "Reciprocal" => Function::Part(f64::recip),
-        _ => return Err("the operator is not read".to_owned()),
+        _ => Function::Part(unary(operator).ok_or("the operator is not read")?),
     })
 }

@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
+use super::budget::Budget;
 use super::constant::Constant;
-use super::expression::Expression;
+use super::expression::{Expression, binary};
 use super::proto::Node;
 use super::step::{Kind, Layers, Made, PART, Steps, Value, one, refused};
 use crate::layer::{BatchNorm1d, BatchNorm2d};
@@ -27,13 +28,8 @@ impl<T: Scalar> Steps<T> {
             [Some(Value::Constant(constant)), Some(Value::Step(step))] => self.with_constant(node, operator, *step, constant, true),
             [Some(Value::Step(step))] if matches!(operator, "Sum" | "Max" | "Min") => Ok(Made::Same(*step)),
             _ if steps.len() == inputs.len() => {
-                let expressions = match (steps, operator) {
-                    ([a, b], "Add" | "Sum") => self.combined(*a, *b, |a, b| a + b),
-                    ([a, b], "Sub") => self.combined(*a, *b, |a, b| a - b),
-                    ([a, b], "Mul") => self.combined(*a, *b, |a, b| a * b),
-                    ([a, b], "Div") => self.combined(*a, *b, |a, b| a / b),
-                    ([a, b], "Greater") => self.combined(*a, *b, |a, b| f64::from(a > b)),
-                    ([a, b], "Less") => self.combined(*a, *b, |a, b| f64::from(a < b)),
+                let expressions = match (steps, binary(operator)) {
+                    (&[a, b], Some(f)) => self.combined(a, b, f),
                     _ => Vec::new(),
                 };
                 if let Some(kind) = recognized(&expressions) {
@@ -59,6 +55,11 @@ impl<T: Scalar> Steps<T> {
             Some(Value::Constant(constant)) => Some(Err(Rc::new(Expression::Number(constant.scalar()?)))),
             None => None,
         };
+        for value in inputs.iter().flatten() {
+            if let Value::Constant(constant) = value {
+                no_more_axes(constant, self[steps[0]].dims.as_deref().unwrap_or_default())?;
+            }
+        }
         let parts: Option<Vec<_>> = inputs.iter().map(of).collect();
         let parts = parts.filter(|parts| parts.len() == 3).ok_or(PART)?;
         let at = |base: usize, part: &Result<Vec<(usize, Rc<Expression>)>, Rc<Expression>>| match part {
@@ -76,18 +77,9 @@ impl<T: Scalar> Steps<T> {
     /// Values and a constant; `first` where the constant comes first.
     fn with_constant(&self, node: &Node, operator: &str, step: usize, constant: &Constant, first: bool) -> Result<Made<T>, String> {
         let dims = self[step].dims.as_deref().unwrap_or_default();
+        no_more_axes(constant, dims)?;
         let scalar = constant.scalar();
-        let f: fn(f64, f64) -> f64 = match operator {
-            "Add" | "Sum" => |a, b| a + b,
-            "Sub" => |a, b| a - b,
-            "Mul" => |a, b| a * b,
-            "Div" => |a, b| a / b,
-            "Pow" => f64::powf,
-            "Max" => f64::max,
-            "Greater" => |a, b| f64::from(a > b),
-            "Less" => |a, b| f64::from(a < b),
-            _ => f64::min,
-        };
+        let f = binary(operator).ok_or("the operator is not read")?;
         let expressions = scalar.map_or(Vec::new(), |number| {
             let number = Rc::new(Expression::Number(number));
             let with = |(base, own): (usize, Rc<Expression>)| {
@@ -102,7 +94,7 @@ impl<T: Scalar> Steps<T> {
         if matches!(operator, "Max" | "Min" | "Pow" | "Greater" | "Less") {
             return Ok(Made::Step(Kind::Refused(vec![step], PART.to_owned()), expressions));
         }
-        let values = per_channel(constant, dims)?;
+        let values = per_channel(constant, dims, &self.budget)?;
         let (a, b): (Vec<f64>, Vec<f64>) = match (operator, first) {
             ("Add" | "Sum", _) => (vec![1.0; values.len()], values),
             ("Sub", false) => (vec![1.0; values.len()], values.iter().map(|value| -value).collect()),
@@ -116,8 +108,8 @@ impl<T: Scalar> Steps<T> {
         };
         // The bias of a dense layer or a convolution, written as an operator of its own.
         let plain = matches!(operator, "Add" | "Sum");
-        let read_once = node.input.get(usize::from(first)).is_some_and(|name| self.uses.get(name) == Some(&1));
-        let alone = read_once && !self.aliased.contains(&step);
+        let read_once = |name: &String| self.uses.get(name) == Some(&1) && !self.outputs.contains(name);
+        let alone = node.input.get(usize::from(first)).is_some_and(read_once) && !self.aliased.contains(&step);
         if let (true, Kind::Layers(of, layers)) = (plain && alone, &self[step].kind) {
             let (ones, b): (Vec<T>, Vec<T>) =
                 (a.iter().map(|&a| T::from_f64(a)).collect(), b.iter().map(|&b| T::from_f64(b)).collect());
@@ -159,13 +151,22 @@ pub(super) fn recognized<T: Scalar>(expressions: &[(usize, Rc<Expression>)]) -> 
     expressions.iter().find_map(|(base, expression)| Some(Kind::Layers(*base, vec![expression.activation()?])))
 }
 
+/// A constant of more axes than values (and samples) would add axes to them.
+fn no_more_axes(constant: &Constant, dims: &[usize]) -> Result<(), String> {
+    if constant.dims.len() <= dims.len() + 1 {
+        return Ok(());
+    }
+    Err(format!("a constant of it has {} axes, its values have {} with that of the samples", constant.dims.len(), dims.len() + 1))
+}
+
 /// A constant's value for each channel, where it has one value for all of a channel.
-pub(super) fn per_channel(constant: &Constant, dims: &[usize]) -> Result<Vec<f64>, String> {
+pub(super) fn per_channel(constant: &Constant, dims: &[usize], budget: &Budget) -> Result<Vec<f64>, String> {
     let channels = dims.first().copied().unwrap_or(1);
+    // Of them, and of what a layer is made of.
+    budget.keep(channels.saturating_mul(4))?;
     let values = constant.numbers().ok_or("a constant of it is no number")?;
     if let [value] = *values {
-        // No more of them are made than a layer has values.
-        return if channels <= 1 << 24 { Ok(vec![value; channels]) } else { Err("it has too many channels".to_owned()) };
+        return Ok(vec![value; channels]);
     }
     // From the right, as shapes of different lengths are laid on one another: the channels' axis, and then those of space.
     let space = dims.len().saturating_sub(1);

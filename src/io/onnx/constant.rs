@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::budget::Budget;
 use super::proto;
 use crate::io::tensor::{Data, Number, Tensor};
 
@@ -36,12 +37,12 @@ impl Constant {
     }
 
     /// A tensor of the file; external data is in a file in or below `folder`.
-    pub fn read(tensor: &proto::Tensor, folder: Option<&Path>) -> Result<Self, String> {
+    pub fn read(tensor: &proto::Tensor, folder: Option<&Path>, budget: &Budget) -> Result<Self, String> {
         let dims: Option<Vec<usize>> = tensor.dims.iter().map(|&dim| usize::try_from(dim).ok()).collect();
         let dims = dims.ok_or_else(|| format!("its dimensions are {:?}", short(&tensor.dims)))?;
-        let count = Tensor::count(&dims).ok_or("its dimensions overflow")?;
+        let count = Tensor::count(&dims).ok_or("its dimensions overflow, or are too many")?;
         let raw = match tensor.data_location {
-            1 => Some(external(tensor, folder)?),
+            1 => Some(external(tensor, folder, budget)?),
             _ => tensor.raw_data.clone().map(Data::Held),
         };
         let complete = |there: usize| {
@@ -64,9 +65,8 @@ impl Constant {
                 ints(match raw {
                     Some(data) => {
                         // Whole numbers are read at once: they are shapes and indices.
-                        if data.length() / size_of::<$kind>() != count {
-                            complete(data.length() / size_of::<$kind>())?;
-                        }
+                        complete(data.length() / size_of::<$kind>())?;
+                        budget.fold(count).ok_or("it has more whole numbers than shapes and indices have")?;
                         let bytes = data.read().map_err(|e| e.to_string())?;
                         bytes.as_chunks().0.iter().map(|&bytes| <$kind>::from_le_bytes(bytes) as i64).collect()
                     }
@@ -147,7 +147,7 @@ fn short(dims: &[i64]) -> &[i64] {
 }
 
 /// Data in a file beside the model: never outside its folder.
-fn external(tensor: &proto::Tensor, folder: Option<&Path>) -> Result<Data, String> {
+fn external(tensor: &proto::Tensor, folder: Option<&Path>, budget: &Budget) -> Result<Data, String> {
     let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
     let location = entry("location").ok_or("it does not say where its data is")?;
     let folder = folder.ok_or("its data is in another file, and the model was not read from one")?;
@@ -160,7 +160,7 @@ fn external(tensor: &proto::Tensor, folder: Option<&Path>) -> Result<Data, Strin
     let (folder, path) = (folder.canonicalize(), folder.join(location));
     let whole = Data::of_file(&path).map_err(|e| e.to_string())?;
     match (folder, path.canonicalize()) {
-        (Ok(folder), Ok(path)) if path.starts_with(&folder) => {}
+        (Ok(folder), Ok(path)) if path.starts_with(&folder) => budget.add(path, whole.length()),
         _ => return Err(outside()),
     }
     let number = |key: &str| entry(key).map(|text| text.parse::<u64>().map_err(|_| format!("its {key} is no number"))).transpose();

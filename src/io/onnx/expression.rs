@@ -20,8 +20,44 @@ pub(super) enum Expression {
     Choice(Rc<Expression>, Rc<Expression>, Rc<Expression>),
 }
 
-/// None is longer.
+/// None is longer, and of its numbers no more are looked at.
 const LONGEST: usize = 40;
+const NUMBERS: usize = 12;
+
+/// So far from 0 exponentials do not overflow, nor do their squares.
+const FAR: f64 = 300.0;
+
+/// A function of one number, by the name of its operator.
+pub(super) fn unary(operator: &str) -> Option<fn(f64) -> f64> {
+    Some(match operator {
+        "Abs" => f64::abs,
+        "Ceil" => f64::ceil,
+        "Erf" => libm::erf,
+        "Exp" => f64::exp,
+        "Floor" => f64::floor,
+        "Log" => f64::ln,
+        "Neg" => |a| -a,
+        "Reciprocal" => f64::recip,
+        "Sqrt" => f64::sqrt,
+        _ => return None,
+    })
+}
+
+/// The same of two numbers.
+pub(super) fn binary(operator: &str) -> Option<fn(f64, f64) -> f64> {
+    Some(match operator {
+        "Add" | "Sum" => |a, b| a + b,
+        "Div" => |a, b| a / b,
+        "Greater" => |a, b| f64::from(a > b),
+        "Less" => |a, b| f64::from(a < b),
+        "Max" => f64::max,
+        "Min" => f64::min,
+        "Mul" => |a, b| a * b,
+        "Pow" => f64::powf,
+        "Sub" => |a, b| a - b,
+        _ => return None,
+    })
+}
 
 impl Expression {
     fn value(&self, x: f64) -> f64 {
@@ -55,17 +91,40 @@ impl Expression {
         Some(Rc::new(self)).filter(|all| all.length() <= LONGEST)
     }
 
+    fn numbers(&self, found: &mut Vec<f64>) {
+        match self {
+            Self::X => {}
+            Self::Number(number) => found.push(*number),
+            Self::Activation(_, a) | Self::Unary(_, a) => a.numbers(found),
+            Self::Binary(_, a, b) => [a, b].iter().for_each(|part| part.numbers(found)),
+            Self::Choice(whether, a, b) => [whether, a, b].iter().for_each(|part| part.numbers(found)),
+        }
+    }
+
+    /// Where to look: close to 0 and far from it, and on both sides of wherever the expression's own numbers may make it turn.
+    fn points(&self) -> Vec<f64> {
+        let mut numbers = Vec::new();
+        self.numbers(&mut numbers);
+        numbers.truncate(NUMBERS);
+        let turns = numbers.iter().flat_map(|&a| numbers.iter().flat_map(move |&b| [a, a + b, a - b, a * b, a / b]));
+        let beside = turns.flat_map(|at| [at * 0.9999, at * 1.0001]).filter(|at| at.abs() <= FAR);
+        // A cap may lie far out.
+        let caps = numbers.iter().map(|number| number * 1.001).filter(|at| at.abs() <= 1e30);
+        let even = (0..=576).map(|step| f64::from(step) / 64.0);
+        let wide = (0..=400).map(|step| 1e-6 * 1.05_f64.powi(step));
+        let one_side: Vec<f64> = even.chain(wide).chain(beside).chain(caps).collect();
+        one_side.into_iter().flat_map(|x| [x, -x]).collect()
+    }
+
     /// The activation that has the same values, to the precision of f32.
     pub fn activation<T: Scalar>(&self) -> Option<Arc<dyn Layer<T>>> {
+        let points = self.points();
         let agree =
             |known: &dyn Elementwise<f64>, x: f64| (self.value(x) - known.value(x)).abs() <= 2e-6 * known.value(x).abs().max(1.0);
-        let near = |known: &dyn Elementwise<f64>| (-60..=60).all(|step| agree(known, f64::from(step) * 0.137));
-        let is = |known: &dyn Elementwise<f64>| {
-            near(known) && [20.0, 50.0, 100.0, 300.0].iter().all(|&x| agree(known, x) && agree(known, -x))
-        };
+        let is = |known: &dyn Elementwise<f64>| points.iter().all(|&x| agree(known, x));
         // Exponentials overflow there.
-        let is_straight =
-            |known: &dyn Elementwise<f64>| is(known) && [1e4, 1e6].iter().all(|&x| agree(known, x) && agree(known, -x));
+        let far = || (3..=30).map(|power| 10.0_f64.powi(power)).flat_map(|x| [x, -x]);
+        let is_straight = |known: &dyn Elementwise<f64>| is(known) && far().all(|x| agree(known, x));
         macro_rules! first_that {
             ($is:ident: $($known:expr),+) => {
                 $(if $is(&$known) {

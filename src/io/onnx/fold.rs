@@ -1,42 +1,27 @@
 //! What nodes make of constants alone: exporters compute much of shapes.
 
+use super::budget::Budget;
 use super::constant::{Constant, Values};
+use super::expression::{binary, unary};
 use super::proto::Node;
 use super::shapes::{resized, slice, target, wrapped};
 use crate::io::tensor::Tensor;
 
-/// Folding makes at most so many numbers for each byte of the file, and so many more.
-const MADE: usize = 1 << 16;
-
-/// How much folding may still make.
-#[derive(Debug)]
-pub(super) struct Budget {
-    left: usize,
-}
-
-impl Budget {
-    pub fn of(file: usize) -> Self {
-        Self { left: file.saturating_add(MADE) }
-    }
-
-    fn take(&mut self, count: usize) -> Option<()> {
-        self.left = self.left.checked_sub(count)?;
-        Some(())
-    }
-}
-
 /// What a node makes of constants alone; `None` where it is not known, or would be too large.
 #[allow(clippy::too_many_lines)] // a table of operators
-pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &mut Budget) -> Option<Constant> {
+pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -> Option<Constant> {
     let input = |at: usize| inputs.get(at).copied().flatten();
     let first = input(0);
-    budget.take(inputs.iter().flatten().map(|constant| constant.count()).sum())?;
+    if node.op_type != "Shape" {
+        budget.fold(inputs.iter().flatten().fold(0, |sum, constant| sum.saturating_add(constant.count())))?;
+    }
     match node.op_type.as_str() {
+        "Dropout" if input(2).and_then(Constant::scalar) == Some(1.0) => None,
         "Identity" | "Dropout" => first.cloned(),
         "Constant" => {
             let attribute = node.attribute.first()?;
             match attribute.name.as_str() {
-                "value" => Constant::read(attribute.t.as_ref()?, None).ok(),
+                "value" => Constant::read(attribute.t.as_ref()?, None, budget).ok(),
                 "value_int" => Some(Constant { dims: Vec::new(), ..Constant::ints(vec![attribute.i]) }),
                 "value_ints" => Some(Constant::ints(attribute.ints.clone())),
                 "value_float" => Some(Constant::floats(Vec::new(), &[attribute.f.into()])),
@@ -50,9 +35,9 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &mut Budge
         "ConstantOfShape" => {
             let dims: Vec<usize> = first?.as_ints()?.iter().map(|&dim| usize::try_from(dim).ok()).collect::<Option<_>>()?;
             let count = Tensor::count(&dims)?;
-            budget.take(count)?;
+            budget.fold(count)?;
             let value = match node.attribute("value").and_then(|attribute| attribute.t.clone()) {
-                Some(tensor) => Constant::read(&tensor, None).ok()?,
+                Some(tensor) => Constant::read(&tensor, None, budget).ok()?,
                 None => Constant::floats(vec![1], &[0.0]),
             };
             match value.as_ints() {
@@ -144,35 +129,30 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &mut Budge
                 parts.iter().zip(index).zip(&steps).map(along).try_fold(0, |sum, place| Some(sum + place?))
             })
         }
-        "Neg" => map(first?, |a| -a),
-        "Sqrt" => map(first?, f64::sqrt),
-        "Reciprocal" => map(first?, f64::recip),
-        "Exp" => map(first?, f64::exp),
-        "Abs" => map(first?, f64::abs),
-        "Floor" => map(first?, f64::floor),
-        "Ceil" => map(first?, f64::ceil),
-        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" => {
-            let (a, b) = (first?, input(1)?);
-            let f: fn(f64, f64) -> f64 = match node.op_type.as_str() {
-                "Add" => |a, b| a + b,
-                "Sub" => |a, b| a - b,
-                "Mul" => |a, b| a * b,
-                "Div" => |a, b| a / b,
-                "Mod" if node.int("fmod", 0) != 0 => |a, b| a % b,
-                // With the sign of the divisor.
-                "Mod" => |a, b| a - (a / b).floor() * b,
-                _ => f64::powf,
-            };
-            combine(a, b, f, budget)
+        "Mod" => {
+            // Without `fmod`, with the sign of the divisor.
+            let f: fn(f64, f64) -> f64 = if node.int("fmod", 0) == 0 { |a, b| a - (a / b).floor() * b } else { |a, b| a % b };
+            combine(first?, input(1)?, f, None, budget)
         }
-        _ => None,
+        operator => match (unary(operator), binary(operator), inputs) {
+            (Some(f), _, _) => map(first?, f),
+            (_, Some(f), [Some(a), Some(b)]) => {
+                let whole = match operator {
+                    "Greater" | "Less" => Some(true),
+                    "Pow" => Some(a.as_ints().is_some()),
+                    _ => None,
+                };
+                combine(a, b, f, whole, budget)
+            }
+            _ => None,
+        },
     }
 }
 
 /// A tensor whose numbers are some of another's: of each index, at which place.
-fn gathered(from: &Constant, dims: Vec<usize>, budget: &mut Budget, place: impl Fn(&[usize]) -> Option<usize>) -> Option<Constant> {
+fn gathered(from: &Constant, dims: Vec<usize>, budget: &Budget, place: impl Fn(&[usize]) -> Option<usize>) -> Option<Constant> {
     let count = Tensor::count(&dims)?;
-    budget.take(count)?;
+    budget.fold(count)?;
     let mut index = vec![0; dims.len()];
     let mut places = Vec::with_capacity(count);
     for _ in 0..count {
@@ -194,25 +174,36 @@ fn gathered(from: &Constant, dims: Vec<usize>, budget: &mut Budget, place: impl 
     Some(Constant::floats(dims, &picked))
 }
 
-/// The same in another type of numbers, in the count of ONNX; types of less than two bytes for a number of floating point, whose
-/// rounding would show, and texts are not known.
-#[allow(clippy::cast_possible_truncation)] // as a cast does
+/// The same in another type of numbers, in ONNX's count of types.
+#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)] // as a cast does
 fn cast(constant: &Constant, to: i64) -> Option<Constant> {
-    let whole: fn(f64) -> i64 = match to {
-        2..=7 | 12 | 13 => |value| value as i64,
-        9 => |value| i64::from(value != 0.0),
-        1 | 10 | 11 | 16 => {
-            return match constant.values {
-                Values::Floats(_) => Some(constant.clone()),
-                _ => Some(Constant::floats(constant.dims.clone(), &constant.numbers()?)),
+    let whole: fn(i64) -> i64 = match to {
+        2 => |value| (value as u8).into(),
+        3 => |value| (value as i8).into(),
+        4 => |value| (value as u16).into(),
+        5 => |value| (value as i16).into(),
+        6 => |value| (value as i32).into(),
+        7 | 13 => |value| value,
+        9 => |value| i64::from(value != 0),
+        12 => |value| (value as u32).into(),
+        _ => {
+            let rounded: fn(f64) -> f64 = match to {
+                1 => |value| (value as f32).into(),
+                10 => |value| half::f16::from_f64(value).into(),
+                11 => |value| value,
+                16 => |value| half::bf16::from_f64(value).into(),
+                _ => return None,
             };
+            let values: Vec<f64> = constant.numbers()?.into_iter().map(rounded).collect();
+            return Some(Constant::floats(constant.dims.clone(), &values));
         }
-        _ => return None,
     };
-    match constant.values {
-        Values::Ints(_) if to != 9 => Some(constant.clone()),
-        _ => Constant::ints(constant.numbers()?.into_iter().map(whole).collect()).reshaped(constant.dims.clone()),
-    }
+    let values = match &constant.values {
+        Values::Ints(values) => values.iter().map(|&value| whole(value)).collect(),
+        _ if to == 9 => constant.numbers()?.into_iter().map(|value| i64::from(value != 0.0)).collect(),
+        _ => constant.numbers()?.into_iter().map(|value| whole(value as i64)).collect(),
+    };
+    Constant::ints(values).reshaped(constant.dims.clone())
 }
 
 fn map(constant: &Constant, f: impl Fn(f64) -> f64) -> Option<Constant> {
@@ -230,8 +221,8 @@ fn of_numbers(whole: bool, dims: Vec<usize>, values: &[f64]) -> Option<Constant>
     }
 }
 
-/// f of two tensors, of which the smaller is repeated.
-fn combine(a: &Constant, b: &Constant, f: impl Fn(f64, f64) -> f64, budget: &mut Budget) -> Option<Constant> {
+/// f of two tensors, of which the smaller is repeated; of whole numbers where both are, if it is not said.
+fn combine(a: &Constant, b: &Constant, f: fn(f64, f64) -> f64, whole: Option<bool>, budget: &Budget) -> Option<Constant> {
     let rank = a.dims.len().max(b.dims.len());
     let padded = |dims: &[usize]| [vec![1; rank - dims.len()], dims.to_vec()].concat();
     let (da, db) = (padded(&a.dims), padded(&b.dims));
@@ -241,7 +232,7 @@ fn combine(a: &Constant, b: &Constant, f: impl Fn(f64, f64) -> f64, budget: &mut
         .map(|(&a, &b)| if a == b || b == 1 { Some(a) } else { Some(b).filter(|_| a == 1) })
         .collect::<Option<_>>()?;
     let count = Tensor::count(&dims)?;
-    budget.take(count)?;
+    budget.fold(count)?;
     let (va, vb) = (a.numbers()?, b.numbers()?);
     let place = |own: &[usize], index: usize| {
         let (mut at, mut step, mut rest) = (0, 1, index);
@@ -253,5 +244,49 @@ fn combine(a: &Constant, b: &Constant, f: impl Fn(f64, f64) -> f64, budget: &mut
         at
     };
     let values: Vec<f64> = (0..count).map(|index| f(va[place(&da, index)], vb[place(&db, index)])).collect();
-    of_numbers(a.as_ints().is_some() && b.as_ints().is_some(), dims, &values)
+    of_numbers(whole.unwrap_or(a.as_ints().is_some() && b.as_ints().is_some()), dims, &values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::onnx::shapes::slice;
+
+    #[test]
+    fn casts_are_those_of_their_types() {
+        let whole = |values: &[i64], to| cast(&Constant::ints(values.to_vec()), to).unwrap().numbers().unwrap();
+        assert_eq!(whole(&[300, -1], 2), [44.0, 255.0]);
+        assert_eq!(whole(&[300, -1], 3), [44.0, -1.0]);
+        assert_eq!(whole(&[300, 0], 9), [1.0, 0.0]);
+        let floats = |values: &[f64], to| cast(&Constant::floats(vec![values.len()], values), to).unwrap().numbers().unwrap();
+        assert_eq!(floats(&[2.9, -2.9, 0.5], 7), [2.0, -2.0, 0.0]);
+        assert_eq!(floats(&[0.5, 0.0], 9), [1.0, 0.0]);
+        assert_eq!(floats(&[1.0004], 10), [1.0]);
+        assert!(cast(&Constant::ints(vec![1]), 17).is_none());
+    }
+
+    #[test]
+    fn slices_are_cut_at_the_ends() {
+        let picked = |dim: usize, start, end, stride| {
+            let (first, stride, count) = slice(dim, start, end, stride).unwrap();
+            (0..i64::try_from(count).unwrap()).map(|at| i64::try_from(first).unwrap() + at * stride).collect::<Vec<_>>()
+        };
+        assert_eq!(picked(5, 1, i64::MAX, 2), [1, 3]);
+        assert_eq!(picked(5, -2, 5, 1), [3, 4]);
+        assert_eq!(picked(5, i64::MAX, i64::MIN, -2), [4, 2, 0]);
+        assert_eq!(picked(5, -9, -9, -1), [0]);
+        assert!(picked(0, 0, 3, 1).is_empty());
+        assert_eq!(slice(5, 0, 5, 0), None);
+    }
+
+    #[test]
+    fn numbers_have_the_type_of_what_they_are_made_of() {
+        let budget = Budget::of(0);
+        let (two, half) = (Constant::ints(vec![2]), Constant::floats(vec![1], &[0.5]));
+        let power =
+            |a: &Constant, b: &Constant| fold(&Node { op_type: "Pow".to_owned(), ..Node::default() }, &[Some(a), Some(b)], &budget);
+        assert_eq!(power(&two, &half).unwrap().as_ints(), Some(&[1][..]));
+        assert_eq!(power(&half, &two).unwrap().numbers().unwrap(), [0.25]);
+        assert!(budget.fold(1 << 16).is_none());
+    }
 }

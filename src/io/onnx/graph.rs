@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use prost::Message;
 
+use super::budget::Budget;
 use super::constant::{Constant, Values};
-use super::fold::{Budget, fold};
+use super::fold::fold;
 use super::proto::{self, Node};
 use super::step::{Kind, Made, Steps, Value};
 use super::{is_standard, malformed, shortened};
@@ -24,18 +26,18 @@ const NOT_AHEAD: &str = "it cannot be computed ahead of the input, or is too lar
 pub(super) struct Reader<T: Scalar> {
     steps: Steps<T>,
     values: HashMap<String, Value>,
-    budget: Budget,
 }
 
 impl<T: Scalar> Reader<T> {
     /// With the graph's constants, and its one input of a shape that the file or the caller says.
     pub fn new(graph: &proto::Graph, size: usize, folder: Option<&Path>, shape: Option<Shape>) -> Result<Self, Error> {
         let mut values = HashMap::new();
+        let budget = Budget::of(size);
         for bytes in &graph.initializer {
             let tensor = proto::Tensor::decode(bytes.clone()).map_err(|e| malformed(e.to_string()))?;
             let name = tensor.name.clone();
             let refused = |reason: String| malformed(format!("tensor '{}': {reason}", shortened(&name)));
-            let constant = Constant::read(&tensor, folder).map_err(refused)?;
+            let constant = Constant::read(&tensor, folder, &budget).map_err(refused)?;
             values.insert(name, Value::Constant(constant));
         }
         let inputs: Vec<_> = graph.input.iter().filter(|input| !values.contains_key(&input.name)).collect();
@@ -43,9 +45,14 @@ impl<T: Scalar> Reader<T> {
             let names: Vec<_> = inputs.iter().take(20).map(|input| format!("'{}'", shortened(&input.name))).collect();
             return Err(malformed(format!("a model needs one input, it has {}: {}", inputs.len(), names.join(", "))));
         };
+        let whole = match input.r#type.as_ref().and_then(|of| of.tensor.as_ref()).map_or(0, |tensor| tensor.elem_type) {
+            0 | 1 | 10 | 11 | 16 => false,
+            2..=7 | 9 | 12 | 13 => true,
+            _ => return Err(malformed(format!("its input '{}' is not of numbers", shortened(&input.name)))),
+        };
         let (batch, dims) = sample(input, shape)?;
         values.insert(input.name.clone(), Value::Step(0));
-        Ok(Self { steps: Steps::new(&input.name, batch, dims), values, budget: Budget::of(size) })
+        Ok(Self { steps: Steps::new(&input.name, batch, dims, whole, budget), values })
     }
 
     /// The model from the input to an output.
@@ -56,9 +63,7 @@ impl<T: Scalar> Reader<T> {
                 *self.steps.uses.entry(input).or_default() += 1;
             }
         }
-        for output in &graph.output {
-            *self.steps.uses.entry(output.name.clone()).or_default() += 1;
-        }
+        self.steps.outputs = graph.output.iter().map(|output| output.name.clone()).collect();
         for (index, bytes) in graph.node.iter().enumerate() {
             self.node(index, &decode(bytes)?)?;
         }
@@ -83,25 +88,30 @@ impl<T: Scalar> Reader<T> {
         }
         let steps: Vec<usize> =
             inputs.iter().flatten().filter_map(|value| if let Value::Step(step) = value { Some(*step) } else { None }).collect();
-        let operator = if is_standard(&node.domain) { node.op_type.clone() } else { format!("{}.{}", node.domain, node.op_type) };
+        let domain = if is_standard(&node.domain) { String::new() } else { format!("{}.", node.domain) };
+        let operator: Rc<str> = (domain + &node.op_type).into();
         let value = if steps.is_empty() {
             let constants: Vec<Option<&Constant>> = inputs
                 .iter()
                 .map(|value| if let Some(Value::Constant(constant)) = value { Some(constant) } else { None })
                 .collect();
-            let folded = if is_standard(&node.domain) { fold(node, &constants, &mut self.budget) } else { None };
-            folded.map_or_else(|| self.refuse(index, &name, &operator, steps, NOT_AHEAD.to_owned()), Value::Constant)
-        } else if operator == "Shape"
+            let folded = if is_standard(&node.domain) { fold(node, &constants, &self.steps.budget) } else { None };
+            folded.map_or_else(
+                || self.uncomputed(index, &name, &operator, Kind::Refused(steps, NOT_AHEAD.to_owned())),
+                Value::Constant,
+            )
+        } else if &*operator == "Shape"
             && let Some(dims) = self.steps.full_dims(steps[0])
         {
             // The shape is known, whatever the values are.
             let of = Constant { dims, values: Values::Other };
-            let folded = fold(node, &[Some(&of)], &mut self.budget);
-            folded.map_or_else(|| self.refuse(index, &name, &operator, steps, NOT_AHEAD.to_owned()), Value::Constant)
-        } else if operator == "Shape" || steps.iter().all(|&step| self.steps[step].of_shape) {
-            let step = self.steps.push(index, &name, &operator, Kind::Behind(steps));
-            self.steps[step].of_shape = true;
-            Value::Step(step)
+            let folded = fold(node, &[Some(&of)], &self.steps.budget);
+            folded.map_or_else(
+                || self.uncomputed(index, &name, &operator, Kind::Refused(steps, NOT_AHEAD.to_owned())),
+                Value::Constant,
+            )
+        } else if &*operator == "Shape" || steps.iter().all(|&step| self.steps[step].uncomputed) {
+            self.uncomputed(index, &name, &operator, Kind::Behind(steps))
         } else {
             match self.steps.operator(node, &operator, &inputs) {
                 Ok(Made::Same(step)) => {
@@ -132,8 +142,14 @@ impl<T: Scalar> Reader<T> {
         Ok(())
     }
 
-    fn refuse(&mut self, index: usize, name: &str, operator: &str, of: Vec<usize>, reason: String) -> Value {
+    fn refuse(&mut self, index: usize, name: &str, operator: &Rc<str>, of: Vec<usize>, reason: String) -> Value {
         Value::Step(self.steps.push(index, name, operator, Kind::Refused(of, reason)))
+    }
+
+    fn uncomputed(&mut self, index: usize, name: &str, operator: &Rc<str>, kind: Kind<T>) -> Value {
+        let step = self.steps.push(index, name, operator, kind);
+        self.steps[step].uncomputed = true;
+        Value::Step(step)
     }
 }
 

@@ -1,11 +1,12 @@
 //! What each of ONNX's operators is here.
 
 use super::arithmetic::{affine, per_channel};
-use super::constant::{Constant, Values};
+use super::constant::Constant;
 use super::proto::Node;
 use super::shapes::{resized, target, wrapped};
 use super::step::{Given, Kind, Layers, Made, Steps, Value, one, refused, shape_of};
 use super::windows::upsampled;
+use crate::io::tensor::Tensor;
 use crate::layer::{BatchNorm1d, BatchNorm2d, Flatten, Linear, MaxPool1d, MaxPool2d, Permute, Softmax, Unflatten};
 use crate::scalar::Scalar;
 
@@ -19,6 +20,9 @@ impl<T: Scalar> Steps<T> {
             inputs.iter().flatten().filter_map(|value| if let Value::Step(step) = value { Some(*step) } else { None }).collect();
         if !READ.contains(&operator) {
             return Err("the operator is not read".to_owned());
+        }
+        if !MOVES.contains(&operator) && steps.iter().any(|&step| self[step].whole) {
+            return Err("its values are whole numbers, with which it is another function".to_owned());
         }
         let known = steps.iter().all(|&step| self[step].dims.is_some());
         let behind = || Ok(Made::Step(Kind::Behind(steps.clone()), Vec::new()));
@@ -35,14 +39,14 @@ impl<T: Scalar> Steps<T> {
                 let Some(Some(Value::Step(step))) = inputs.first() else {
                     return Err("its first input does not depend on the model's input, but others do".to_owned());
                 };
-                if steps.iter().filter(|&&step| !self[step].of_shape).count() > 1 {
+                if steps.iter().filter(|&&step| !self[step].uncomputed).count() > 1 {
                     return Err("more than one of its inputs depends on the model's input".to_owned());
                 }
                 if !known {
                     return behind();
                 }
                 let dims = self[*step].dims.as_deref().unwrap_or_default();
-                self.one_input(operator, &Given { node, inputs, step: *step, dims })
+                self.one_input(operator, &Given { node, inputs, step: *step, dims, budget: &self.budget })
             }
         }
     }
@@ -53,13 +57,15 @@ impl<T: Scalar> Steps<T> {
             "Dropout" if given.constant(2).and_then(Constant::scalar) == Some(1.0) => return Err(TRAINING.to_owned()),
             "Identity" | "Dropout" | "ai.onnx.ml.ZipMap" => return Ok(Made::Same(step)),
             "Cast" => match node.int("to", 1) {
+                // Whole numbers become others with it.
+                1 | 10 | 11 | 16 if self[step].whole => Vec::new(),
                 1 | 10 | 11 | 16 => return Ok(Made::Same(step)),
                 _ => return Err("it makes whole numbers or texts of the values".to_owned()),
             },
             "Gemm" => Self::gemm(given)?,
             "MatMul" => {
                 let weight = given.constant(1).ok_or("it multiplies by what is no constant")?;
-                one(Self::dense(dims, weight, 1.0, None)?)
+                one(Self::dense(given, weight, 1.0, None)?)
             }
             "Conv" | "ConvTranspose" => return self.convolution(operator, given),
             "BatchNormalization" => Self::normalization(given)?,
@@ -70,7 +76,7 @@ impl<T: Scalar> Steps<T> {
                 let (offset, scale) = (numbers("offset"), numbers("scale"));
                 let of = |values: Vec<f64>, usual: f64| {
                     let values = if values.is_empty() { vec![usual] } else { values };
-                    per_channel(&Constant::floats(vec![1, values.len()], &values), dims)
+                    per_channel(&Constant::floats(vec![1, values.len()], &values), dims, given.budget)
                 };
                 let (offset, scale) = (of(offset, 0.0)?, of(scale, 1.0)?);
                 let b: Vec<f64> = offset.iter().zip(&scale).map(|(offset, scale)| -offset * scale).collect();
@@ -96,7 +102,7 @@ impl<T: Scalar> Steps<T> {
             "Pad" => return Self::padded(given),
             "Upsample" | "Resize" => upsampled(operator, given)?,
             "Softmax" | "LogSoftmax" => {
-                let axis = node.attribute("axis").map_or(1, |attribute| attribute.i);
+                let axis = node.int("axis", 1);
                 if dims.len() != 1 || !matches!(axis, 1 | -1) {
                     return Err("it is read over the values of a vector only".to_owned());
                 }
@@ -113,29 +119,31 @@ impl<T: Scalar> Steps<T> {
         if node.int("transA", 0) != 0 {
             return Err("it transposes its first input".to_owned());
         }
+        if weight.dims.len() != 2 {
+            return Err("its weights are no matrix".to_owned());
+        }
         let turned = if node.int("transB", 0) == 0 { None } else { weight.transposed(&[1, 0]) };
         let mut bias = match (given.is_given(2), given.constant(2)) {
             (false, _) => None,
             (true, Some(bias)) => {
                 let outputs = turned.as_ref().unwrap_or(weight).dims.get(1).copied().unwrap_or(0);
-                Some(per_channel(bias, &[outputs])?)
+                Some(per_channel(bias, &[outputs], given.budget)?)
             }
             (true, None) => return Err("its third input is no constant".to_owned()),
         };
         let (alpha, beta) = (node.float("alpha", 1.0), node.float("beta", 1.0));
         bias.iter_mut().flatten().for_each(|b| *b *= f64::from(beta));
-        Ok(one(Self::dense(given.dims, turned.as_ref().unwrap_or(weight), alpha, bias.as_deref())?))
+        Ok(one(Self::dense(given, turned.as_ref().unwrap_or(weight), alpha, bias.as_deref())?))
     }
 
     /// A dense layer of weights inputs x outputs, each of them times `alpha`.
-    fn dense(dims: &[usize], weight: &Constant, alpha: f32, bias: Option<&[f64]>) -> Result<Linear<T>, String> {
+    fn dense(given: &Given<'_>, weight: &Constant, alpha: f32, bias: Option<&[f64]>) -> Result<Linear<T>, String> {
         let &[inputs, outputs] = weight.dims.as_slice() else { return Err("its weights are no matrix".to_owned()) };
-        if dims.len() != 1 {
-            return Err(format!("it is read for vectors, its values have {} axes: put a Flatten before it", dims.len()));
+        if given.dims.len() != 1 {
+            return Err(format!("it is read for vectors, its values have {} axes: put a Flatten before it", given.dims.len()));
         }
         let turned = weight.transposed(&[1, 0]).ok_or("its weights are no numbers of floating point")?;
-        let Values::Floats(tensor) = &turned.values else { return Err("its weights are no numbers".to_owned()) };
-        let mut weights: Vec<T> = tensor.convert("weight").map_err(refused)?;
+        let mut weights: Vec<T> = given.convert(&turned, "weight")?;
         for weight in &mut weights {
             *weight *= T::from_f64(alpha.into());
         }
@@ -144,7 +152,9 @@ impl<T: Scalar> Steps<T> {
     }
 
     fn normalization(given: &Given<'_>) -> Result<Layers<T>, String> {
-        if given.node.int("training_mode", 0) != 0 {
+        // Before set 14 there were more outputs in training.
+        let more = given.node.output.iter().skip(1).any(|output| !output.is_empty());
+        if more || given.node.int("training_mode", 0) != 0 {
             return Err(TRAINING.to_owned());
         }
         let [weight, bias, mean, variance] =
@@ -163,12 +173,8 @@ impl<T: Scalar> Steps<T> {
         let axes = given.ints(1).or(node.ints("axes"));
         let dims = match operator {
             "Flatten" => {
-                let axis = if node.int("axis", 1) == i64::try_from(full.len()).unwrap_or(0) {
-                    None
-                } else {
-                    wrapped(node.int("axis", 1), full.len())
-                };
-                (axis == Some(1)).then(|| vec![self.batch, given.dims.iter().product()])
+                let all = Tensor::count(given.dims).ok_or("its sizes overflow")?;
+                (wrapped(node.int("axis", 1), full.len()) == Some(1)).then(|| vec![self.batch, all])
             }
             "Reshape" => {
                 let asked =
@@ -178,7 +184,7 @@ impl<T: Scalar> Steps<T> {
             _ => resized(&full, axes, operator == "Unsqueeze"),
         };
         match dims.as_deref() {
-            Some([batch, dims @ ..]) if *batch == self.batch => self.in_shape(given.step, dims),
+            Some([batch, dims @ ..]) if *batch == self.batch => self.in_shape(given, dims),
             Some(_) => {
                 let input = super::shortened(node.input.first().map_or("", String::as_str));
                 Err(format!("it mixes values of several samples; the model can end before it, at '{input}'"))
@@ -188,9 +194,14 @@ impl<T: Scalar> Steps<T> {
     }
 
     /// The values of a step in another shape.
-    fn in_shape(&self, step: usize, dims: &[usize]) -> Result<Made<T>, String> {
+    fn in_shape(&self, given: &Given<'_>, dims: &[usize]) -> Result<Made<T>, String> {
+        let step = given.step;
         if self[step].dims.as_deref() == Some(dims) {
             return Ok(Made::Same(step));
+        }
+        // Here a sample has an axis, if only of one value.
+        if dims.is_empty() && given.node.output.iter().any(|output| self.uses.contains_key(output)) {
+            return Err("it leaves the samples' axis alone, and there are nodes behind it".to_owned());
         }
         let layers = if dims.len() == 1 { one(Flatten) } else { one(Unflatten::new(shape_of(dims)?)) };
         Ok(Made::Step(Kind::Layers(step, layers), Vec::new()))
@@ -215,7 +226,7 @@ impl<T: Scalar> Steps<T> {
         // Axes of one index can go anywhere without a value that moves.
         let moved: Vec<usize> = axes.iter().copied().filter(|&axis| given.dims[axis] != 1).collect();
         if moved.is_sorted() {
-            return self.in_shape(given.step, &dims);
+            return self.in_shape(given, &dims);
         }
         Ok(Made::Step(Kind::Layers(given.step, one(Permute::new(&axes).map_err(refused)?)), Vec::new()))
     }
@@ -239,6 +250,9 @@ impl<T: Scalar> Steps<T> {
         Ok(Made::Step(Kind::Joined { of: steps, summed: false }, Vec::new()))
     }
 }
+
+/// Those that leave whole numbers what they are, and the one that makes others of them.
+const MOVES: &[&str] = &["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"];
 
 /// The operators that are read where an input depends on the model's; what they are read as depends on their settings.
 #[rustfmt::skip]

@@ -6,8 +6,14 @@ use crate::io::tensor::Tensor;
 pub(super) fn slice(dim: usize, start: i64, end: i64, stride: i64) -> Option<(usize, i64, usize)> {
     let dim = i64::try_from(dim).ok()?;
     let from_end = |at: i64| if at < 0 { at.saturating_add(dim) } else { at };
-    let (least, most) = if stride > 0 { (0, dim) } else { (-1, dim - 1) };
-    let (start, end) = (from_end(start).clamp(least, most), from_end(end).clamp(least, most));
+    if dim == 0 {
+        return Some((0, stride, 0));
+    }
+    let (start, end) = if stride > 0 {
+        (from_end(start).clamp(0, dim), from_end(end).clamp(0, dim))
+    } else {
+        (from_end(start).clamp(0, dim - 1), from_end(end).clamp(-1, dim - 1))
+    };
     let count = match stride {
         0 => return None,
         1.. => (end - start).max(0).checked_add(stride - 1)? / stride,

@@ -5,6 +5,7 @@ use std::ops::{Index, IndexMut};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::budget::Budget;
 use super::constant::{Constant, Values};
 use super::expression::Expression;
 use super::proto::Node;
@@ -14,8 +15,9 @@ use crate::layer::{Layer, Operator};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// So many values may be added up or put behind one another.
+/// So many values may be added up or put behind one another by a node, and by all.
 const JOINED: usize = 1 << 10;
+const ALL_JOINED: usize = 1 << 15;
 
 /// What a name in the graph stands for.
 #[derive(Debug, Clone)]
@@ -31,13 +33,16 @@ pub(super) struct Step<T: Scalar> {
     /// The node, `None` for the input.
     pub node: Option<usize>,
     pub name: String,
-    pub operator: String,
+    pub operator: Rc<str>,
     pub kind: Kind<T>,
     /// The sizes of a sample's values, where they are known: they are not behind a node that is not read.
     pub dims: Option<Vec<usize>>,
     pub nonnegative: bool,
-    /// It is computed of shapes that are not known, as they are behind a node that is not read.
-    pub of_shape: bool,
+    /// The values are whole numbers.
+    pub whole: bool,
+    /// It does not depend on the input's values, and yet is not known: it is computed of shapes behind a node that is not read, or by
+    /// a node that cannot be computed.
+    pub uncomputed: bool,
     /// The values as functions of other steps' values, one by one.
     pub expressions: Vec<(usize, Rc<Expression>)>,
 }
@@ -95,14 +100,18 @@ pub(super) fn refused(error: Error) -> String {
 #[derive(Debug)]
 pub(super) struct Steps<T: Scalar> {
     list: Vec<Step<T>>,
-    /// How often each name is read.
+    /// How often each name is read by nodes, and which are the graph's outputs.
     pub uses: HashMap<String, usize>,
+    pub outputs: HashSet<String>,
     /// Steps that have more than one name.
     pub aliased: HashSet<usize>,
     /// How many samples the file is made for, 1 where it says none.
     pub batch: usize,
     /// Concatenations by what they are of.
     pub concatenated: HashMap<Vec<usize>, usize>,
+    /// How many values are joined in all.
+    joined: usize,
+    pub budget: Budget,
 }
 
 impl<T: Scalar> Index<usize> for Steps<T> {
@@ -120,20 +129,21 @@ impl<T: Scalar> IndexMut<usize> for Steps<T> {
 }
 
 impl<T: Scalar> Steps<T> {
-    /// Begins with the input: its name, and how large a sample is.
-    pub fn new(name: &str, batch: usize, dims: Vec<usize>) -> Self {
+    /// Begins with the input: its name, how large a sample is, and whether it is of whole numbers.
+    pub fn new(name: &str, batch: usize, dims: Vec<usize>, whole: bool, budget: Budget) -> Self {
         let first = Step {
             node: None,
             name: name.to_owned(),
-            operator: String::new(),
+            operator: "".into(),
             kind: Kind::Input,
             dims: Some(dims),
             nonnegative: false,
-            of_shape: false,
+            whole,
+            uncomputed: false,
             expressions: Vec::new(),
         };
-        let (uses, aliased, concatenated) = Default::default();
-        Self { list: vec![first], uses, aliased, batch, concatenated }
+        let (uses, outputs, aliased, concatenated) = Default::default();
+        Self { list: vec![first], uses, outputs, aliased, batch, concatenated, joined: 0, budget }
     }
 
     pub fn len(&self) -> usize {
@@ -141,7 +151,10 @@ impl<T: Scalar> Steps<T> {
     }
 
     /// Adds a step, with the shape and sign of its values.
-    pub fn push(&mut self, index: usize, name: &str, operator: &str, mut kind: Kind<T>) -> usize {
+    pub fn push(&mut self, index: usize, name: &str, operator: &Rc<str>, mut kind: Kind<T>) -> usize {
+        if let Kind::Joined { of, .. } = &kind {
+            self.joined += of.len();
+        }
         let (mut dims, mut nonnegative) = (None, false);
         match self.follow(&kind) {
             Ok(known) => (dims, nonnegative) = known,
@@ -152,15 +165,16 @@ impl<T: Scalar> Steps<T> {
             let of = kind.inputs().iter().filter_map(|&step| self[step].dims.as_ref());
             dims = of.max_by_key(|dims| Tensor::count(dims)).cloned();
         }
-        let (name, operator) = (name.to_owned(), operator.to_owned());
+        let whole = &**operator != "Cast" && kind.inputs().iter().any(|&step| self[step].whole);
         self.list.push(Step {
             node: Some(index),
-            name,
-            operator,
+            name: name.to_owned(),
+            operator: operator.clone(),
             kind,
             dims,
             nonnegative,
-            of_shape: false,
+            whole,
+            uncomputed: false,
             expressions: Vec::new(),
         });
         self.list.len() - 1
@@ -197,6 +211,7 @@ impl<T: Scalar> Steps<T> {
                 Ok((Some(dims), self[*of].nonnegative))
             }
             Kind::Joined { of, .. } if of.len() > JOINED => Err(format!("it has {} inputs, {JOINED} at most are read", of.len())),
+            Kind::Joined { .. } if self.joined > ALL_JOINED => Err("too many values are joined in this graph".to_owned()),
             Kind::Joined { of, summed } => {
                 let all: Option<Vec<&Vec<usize>>> = of.iter().map(|&step| self[step].dims.as_ref()).collect();
                 let Some(all) = all else { return Ok((None, false)) };
@@ -238,6 +253,7 @@ pub(super) struct Given<'a> {
     /// The step that the first input is, and a sample's sizes there.
     pub step: usize,
     pub dims: &'a [usize],
+    pub budget: &'a Budget,
 }
 
 impl Given<'_> {
@@ -252,10 +268,14 @@ impl Given<'_> {
     /// The numbers of an input that has to be constant.
     pub fn numbers<T: Scalar>(&self, place: usize, what: &str) -> Result<Vec<T>, String> {
         let missing = || format!("its {what} is no constant of numbers");
-        match &self.constant(place).ok_or_else(missing)?.values {
-            Values::Floats(tensor) => tensor.convert(what).map_err(refused),
-            _ => Err(missing()),
-        }
+        self.convert(self.constant(place).ok_or_else(missing)?, what)
+    }
+
+    /// The numbers of a constant, as a layer holds them.
+    pub fn convert<T: Scalar>(&self, constant: &Constant, what: &str) -> Result<Vec<T>, String> {
+        let Values::Floats(tensor) = &constant.values else { return Err(format!("its {what} is no constant of numbers")) };
+        self.budget.keep(constant.count())?;
+        tensor.convert(what).map_err(refused)
     }
 
     /// The same where it may be left out.

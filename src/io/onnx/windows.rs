@@ -43,6 +43,9 @@ impl Windows {
                     let reach = kernel.saturating_sub(1).checked_mul(dilation).and_then(|reach| reach.checked_add(1));
                     let far = size.div_ceil(stride.max(1)).saturating_sub(1).checked_mul(stride);
                     let whole = far.zip(reach).and_then(|(far, reach)| far.checked_add(reach)).ok_or("its sizes overflow")?;
+                    if whole.saturating_add(1) < size {
+                        return Err("its windows are farther apart than they are long, and are padded".to_owned());
+                    }
                     let missing = whole.saturating_sub(size);
                     let (less, more) = (missing / 2, missing.div_ceil(2));
                     (windows.before[axis], windows.behind[axis]) = if same == "SAME_UPPER" { (less, more) } else { (more, less) };
@@ -124,6 +127,12 @@ impl<T: Scalar> Steps<T> {
         let windows = Windows::of(given, kernel)?;
         let own = windows.before != [0; 2] || windows.behind != [0; 2];
         let ceil = node.int("ceil_mode", 0) != 0;
+        if ceil && by.iter().any(|by| *by != [0; 2]) {
+            return Err("zeros are padded before it, and its last window may begin in them".to_owned());
+        }
+        if windows.dilation != [1; 2] && node.text("auto_pad").starts_with("SAME") {
+            return Err("its windows are dilated, and are padded to the size of its values".to_owned());
+        }
         let counted = node.int("count_include_pad", 0) != 0;
         let windows = windows.padded(by)?;
         macro_rules! pool {
@@ -203,6 +212,7 @@ impl<T: Scalar> Steps<T> {
 }
 
 /// Values repeated by a whole factor, whatever the rounding is called.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a factor is whole, and from 1 to 1024
 pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Layers<T>, String> {
     let (node, rank) = (given.node, given.rank()?);
     if !matches!(node.text("mode"), "" | "nearest") {
@@ -224,21 +234,25 @@ pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<
     if !even || !rest || factor.fract() != 0.0 || !(1.0..=1024.0).contains(&factor) {
         return Err(format!("its scales are {:?}, not one whole number along space", &scales[..scales.len().min(5)]));
     }
+    if !matches!(node.text("keep_aspect_ratio_policy"), "" | "stretch") || node.attribute("axes").is_some() {
+        return Err("its keep_aspect_ratio_policy is not 'stretch', or its axes are given".to_owned());
+    }
     let (mode, rounding) = match operator {
         "Upsample" => ("asymmetric", "floor"),
         _ => (node.text("coordinate_transformation_mode"), node.text("nearest_mode")),
     };
+    // As it is computed elsewhere.
+    let factor32 = factor as f32;
     for &size in &given.dims[1..] {
-        for index in 0..size.saturating_mul(8).min(4096).min(size * 1024) {
-            let x = index as f64;
-            if x >= size as f64 * factor {
-                break;
-            }
+        let count = size.checked_mul(factor as usize).filter(|&count| count <= 1 << 16).ok_or("its values are too many")?;
+        let (last, end) = (size as f32 - 1.0, size as f32 * factor32 - 1.0);
+        for index in 0..count {
+            let x = index as f32;
             let at = match mode {
-                "" | "half_pixel" | "pytorch_half_pixel" | "half_pixel_symmetric" => (x + 0.5) / factor - 0.5,
-                "asymmetric" => x / factor,
-                "tf_half_pixel_for_nn" => (x + 0.5) / factor,
-                "align_corners" => x * (size as f64 - 1.0) / (size as f64 * factor - 1.0),
+                "" | "half_pixel" | "pytorch_half_pixel" | "half_pixel_symmetric" => (x + 0.5) / factor32 - 0.5,
+                "asymmetric" => x / factor32,
+                "tf_half_pixel_for_nn" => (x + 0.5) / factor32,
+                "align_corners" => x * last / end.max(1.0),
                 other => return Err(format!("its coordinate_transformation_mode is '{}'", super::shortened(other))),
             };
             let at = match rounding {
@@ -249,11 +263,10 @@ pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<
                 other => return Err(format!("its nearest_mode is '{}'", super::shortened(other))),
             };
             #[allow(clippy::float_cmp)] // whole numbers both
-            if at.clamp(0.0, size as f64 - 1.0) != (x / factor).floor() {
+            if at.clamp(0.0, last) != (x / factor32).floor() {
                 return Err("its values are not repeated equally often".to_owned());
             }
         }
     }
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // whole, and from 1 to 1024
     Ok(one(Upsample::new(factor as usize).map_err(refused)?))
 }
