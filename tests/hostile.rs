@@ -119,7 +119,7 @@ fn graphs_that_are_too_much() {
     // Layers of the size of the input, of no weights; weights that are used over and over; names that many values would have.
     let scaled = [tensor("c", &[1], &[2.0]), node("Mul", &["x", "c"], "y", &[])].concat();
     says(&model(&[1, 1 << 24], &[scaled]), "many times more weights");
-    let weights = tensor("w", &[128, 128], &[0.5; 128 * 128]);
+    let weights = tensor("w", &[128, 128], &vec![0.5; 128 * 128]);
     let again: Vec<u8> = (0..1000)
         .flat_map(|at| {
             let (from, to) = (if at == 0 { "x".to_owned() } else { format!("m{at}") }, format!("m{}", at + 1));
@@ -313,7 +313,7 @@ fn architectures_that_are_made_to_harm() {
     // The same layer again and again, of one tensor.
     let layers = "(0): Linear(128, 128, bias=False)".repeat(2000);
     let tensors = format!(r#","0.weight":{{"dtype":"F32","shape":[128,128],"data_offsets":[0,{}]}}"#, 4 * 128 * 128);
-    let error = with(&format!("Sequential({layers})"), &tensors, &[0; 4 * 128 * 128]).unwrap_err().to_string();
+    let error = with(&format!("Sequential({layers})"), &tensors, &vec![0; 4 * 128 * 128]).unwrap_err().to_string();
     assert!(error.contains("two layers ask for tensor 0.weight"), "{error}");
 }
 
