@@ -84,6 +84,13 @@ fn activations_are_told_by_their_values() {
     assert_eq!(kind(&[], &mish).unwrap(), "Mish");
     assert_eq!(kind(&[("0", 0.0)], &[two("Max", "0", "x", "h")]).unwrap(), "ReLU");
 
+    let clip = |bounds: &[(&str, f32)], inputs: &[&str]| kind(bounds, &[node("Clip", inputs, "h", &[])]);
+    assert_eq!(clip(&[("0", 0.0)], &["x", "0"]).unwrap(), "ReLU");
+    assert_eq!(clip(&[("1", 1.0)], &["x", "1"]).unwrap(), "Hardtanh");
+    assert_eq!(clip(&[("0", -3.4e38), ("1", 1.0)], &["x", "0", "1"]).unwrap(), "Hardtanh");
+    assert!(clip(&[("0", 0.0), ("1", -3.4e38)], &["x", "0", "1"]).is_err());
+    assert!(clip(&[], &["x"]).is_err());
+
     let cut = [two("Max", "x", "0", "a"), two("Min", "a", "20", "h")];
     assert!(kind(&[("0", 0.0), ("20", 20.0)], &cut).unwrap_err().contains("as a part of an activation"));
     let quick = [two("Mul", "x", "s", "a"), one("Sigmoid", "a", "b"), two("Mul", "x", "b", "h")];

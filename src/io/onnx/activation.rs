@@ -81,8 +81,11 @@ fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<
             let (least, most) = (bound(1, "min")?.filter(|&least| least > -3e38), bound(2, "max")?.filter(|&most| most < 3e38));
             match (least, most) {
                 (Some(0.0), None) => function(Relu),
-                (Some(least), Some(most)) => function(HardTanh::new(least, most).map_err(refused)?),
-                _ => return Err("it is read with two bounds, or with a least value of 0 alone".to_owned()),
+                (None, None) => return Err("it has no bounds".to_owned()),
+                (least, most) => {
+                    let (least, most) = (least.unwrap_or(f32::MIN.into()), most.unwrap_or(f32::MAX.into()));
+                    function(HardTanh::new(least, most).map_err(refused)?)
+                }
             }
         }
         _ => Function::Part(unary(operator).ok_or("the operator is not read")?),
