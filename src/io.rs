@@ -26,7 +26,8 @@
 //!
 //! A file may be truncated, lie about its sizes or be made to harm: it is an error, never a panic, and nothing in it is run.
 //! Nothing is allocated by what a file claims, only by what it holds: to read a file, or to make a model of it, takes at most 256
-//! bytes for each of its bytes and 1 MiB; 1,288 for each byte of a compressed archive, as deflate makes up to 1,032 of one.
+//! bytes for each of its bytes (and of those beside an ONNX model) and 1 MiB; 1,288 for each byte of a compressed archive, as deflate
+//! makes up to 1,032 of one.
 
 mod architecture;
 #[cfg(any(feature = "npz", feature = "pytorch"))]

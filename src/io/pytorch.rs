@@ -2,7 +2,8 @@
 //!
 //! A checkpoint is a pickle, which is a program that builds objects, and behind it the numbers; since PyTorch 1.6 both are in a
 //! zip archive. The program is read, never run: dictionaries, lists and tensors are made of it, and whatever else it would make
-//! is left out ([`pickle`]).
+//! is left out ([`pickle`]). This is a reader of our own so that what it allocates is bounded by the file's size, which a pickle is
+//! made to evade: it can name the same object over and over.
 
 mod pickle;
 
