@@ -31,6 +31,7 @@ impl Archive {
     }
 
     /// How many bytes the archive has.
+    #[cfg(feature = "pytorch")]
     pub fn length(&self) -> usize {
         self.whole.length()
     }

@@ -2,6 +2,7 @@
 //!
 //! They are told by what they give, not by how they are written: exporters, and their versions, write the same one differently.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -118,10 +119,14 @@ impl Expression {
 
     /// The activation that has the same values, to the precision of f32.
     pub fn activation<T: Scalar>(&self) -> Option<Arc<dyn Layer<T>>> {
-        let points = self.points();
+        let points = OnceCell::new();
         let agree =
             |known: &dyn Elementwise<f64>, x: f64| (self.value(x) - known.value(x)).abs() <= 2e-6 * known.value(x).abs().max(1.0);
-        let is = |known: &dyn Elementwise<f64>| points.iter().all(|&x| agree(known, x));
+        let is = |known: &dyn Elementwise<f64>| {
+            // Most are none, and few points tell.
+            [-2.5, -0.25, 0.75, 3.5].iter().all(|&x| agree(known, x))
+                && points.get_or_init(|| self.points()).iter().all(|&x| agree(known, x))
+        };
         // Exponentials overflow there.
         let far = || (3..=30).map(|power| 10.0_f64.powi(power)).flat_map(|x| [x, -x]);
         let is_straight = |known: &dyn Elementwise<f64>| is(known) && far().all(|x| agree(known, x));

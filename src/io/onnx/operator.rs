@@ -2,6 +2,7 @@
 
 use super::arithmetic::{affine, per_channel};
 use super::constant::Constant;
+use super::expression::{binary, unary};
 use super::proto::Node;
 use super::shapes::{resized, target, wrapped};
 use super::step::{Given, Kind, Layers, Made, Steps, Value, one, refused, shape_of};
@@ -18,7 +19,8 @@ impl<T: Scalar> Steps<T> {
     pub(super) fn operator(&self, node: &Node, operator: &str, inputs: &[Option<Value>]) -> Result<Made<T>, String> {
         let steps: Vec<usize> =
             inputs.iter().flatten().filter_map(|value| if let Value::Step(step) = value { Some(*step) } else { None }).collect();
-        if !READ.contains(&operator) {
+        let combines = binary(operator).is_some();
+        if !combines && unary(operator).is_none() && !READ.contains(&operator) {
             return Err("the operator is not read".to_owned());
         }
         if !MOVES.contains(&operator) && steps.iter().any(|&step| self[step].whole) {
@@ -27,12 +29,8 @@ impl<T: Scalar> Steps<T> {
         let known = steps.iter().all(|&step| self[step].dims.is_some());
         let behind = || Ok(Made::Step(Kind::Behind(steps.clone()), Vec::new()));
         match operator {
-            "Add" | "Sum" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Greater" | "Less" | "Where" | "Concat" if !known => {
-                behind()
-            }
-            "Add" | "Sum" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Greater" | "Less" => {
-                self.arithmetic(node, operator, inputs, &steps)
-            }
+            _ if !known && (combines || matches!(operator, "Where" | "Concat")) => behind(),
+            _ if combines => self.arithmetic(node, operator, inputs, &steps),
             "Where" => self.choice(inputs, steps),
             "Concat" => self.concat(node, inputs, steps),
             _ => {
@@ -254,12 +252,12 @@ impl<T: Scalar> Steps<T> {
 /// Those that leave whole numbers what they are, and the one that makes others of them.
 const MOVES: &[&str] = &["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"];
 
-/// The operators that are read where an input depends on the model's; what they are read as depends on their settings.
+/// The operators that are read where an input depends on the model's, beside the functions of one and of two numbers; what they are
+/// read as depends on their settings.
 #[rustfmt::skip]
 const READ: &[&str] = &[
-    "Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "Celu", "Clip", "Concat", "Conv", "ConvTranspose", "Div", "Dropout", "Elu",
-    "Erf", "Exp", "Flatten", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Less", "Log", "LogSoftmax",
-    "MatMul", "Max", "MaxPool", "Min", "Mish", "Mul", "Neg", "PRelu", "Pad", "Pow", "Reciprocal", "ReduceMean", "Relu", "Reshape", "Resize",
-    "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tanh", "Transpose", "Unsqueeze", "Upsample", "Where",
-    "ai.onnx.ml.Scaler", "ai.onnx.ml.ZipMap",
+    "AveragePool", "BatchNormalization", "Cast", "Celu", "Clip", "Concat", "Conv", "ConvTranspose", "Dropout", "Elu", "Flatten", "Gelu",
+    "Gemm", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "LogSoftmax", "MatMul", "MaxPool",
+    "Mish", "PRelu", "Pad", "ReduceMean", "Relu", "Reshape", "Resize", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Squeeze",
+    "Swish", "Tanh", "Transpose", "Unsqueeze", "Upsample", "Where", "ai.onnx.ml.Scaler", "ai.onnx.ml.ZipMap",
 ];

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::budget::Budget;
 use super::constant::{Constant, Values};
-use super::expression::Expression;
+use super::expression::{Expression, binary, unary};
 use super::proto::Node;
 use crate::error::Error;
 use crate::io::tensor::Tensor;
@@ -240,10 +240,8 @@ impl<T: Scalar> Steps<T> {
 /// Functions of each value, and normalisations: what they give has the shape of the largest of what they take, though they may
 /// not be read.
 fn keeps_shape(operator: &str) -> bool {
-    let arithmetic = ["Add", "Sum", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Greater", "Less", "Where", "Clip", "PRelu"];
-    let functions =
-        ["Erf", "Exp", "Log", "Neg", "Abs", "Sqrt", "Reciprocal", "HardSigmoid", "Selu", "Swish", "Softmax", "LogSoftmax"];
-    arithmetic.contains(&operator) || functions.contains(&operator) || operator.ends_with("Normalization")
+    let settings = ["Where", "Clip", "PRelu", "HardSigmoid", "Selu", "Swish", "Softmax", "LogSoftmax"];
+    unary(operator).is_some() || binary(operator).is_some() || settings.contains(&operator) || operator.ends_with("Normalization")
 }
 
 /// What a node is given.
