@@ -113,6 +113,9 @@ impl StateDict {
 
     fn of_data(whole: &Data) -> Result<Self, Error> {
         let beginning = whole.beginning(16)?;
+        if beginning.is_empty() {
+            return Err(malformed("it is empty".to_owned()));
+        }
         #[cfg(any(feature = "npz", feature = "pytorch"))]
         if beginning.starts_with(archive::Archive::MAGIC) {
             let archive = archive::Archive::open(whole)?;
@@ -165,7 +168,8 @@ impl StateDict {
     /// A tensor's shape and its values in C order; f16, bf16, f32 and f64 are converted.
     ///
     /// # Errors
-    /// [`Error::StateDict`] where there is no such tensor, [`Error::Malformed`] where its numbers are of another type.
+    /// [`Error::StateDict`] where there is no such tensor, [`Error::Malformed`] where its numbers are of another type, and
+    /// [`Error::Io`], as a file's tensors are read when they are asked for.
     pub fn tensor<T: Scalar>(&self, name: &str) -> Result<(Vec<usize>, Vec<T>), Error> {
         let missing = || Error::StateDict { missing: vec![name.to_owned()], surplus: Vec::new(), misshapen: Vec::new() };
         let tensor = self.tensors.get(name).ok_or_else(missing)?;
@@ -250,7 +254,8 @@ fn unknown(beginning: &[u8]) -> String {
     let needs = |format: &str, feature: &str| format!("it is {format}, which is read with the feature `{feature}`");
     match beginning {
         [b'P', b'K', 3, 4, ..] => needs("an archive, as PyTorch and NumPy write them", "pytorch` or `npz"),
-        [0x80, 2..=5, ..] => needs("a checkpoint of PyTorch", "pytorch"),
+        [0x80, 2..=5, ..] if cfg!(feature = "pytorch") => "it is a pickle that torch.save did not write".into(),
+        [0x80, 2..=5, ..] => needs("a pickle, as PyTorch writes checkpoints", "pytorch"),
         [0x93, b'N', b'U', b'M', ..] => needs("an array of NumPy", "npz"),
         [_, _, _, _, _, _, _, _, b'{', ..] => needs("a safetensors file", "safetensors"),
         [0x08, 1..=20, ..] => {

@@ -152,7 +152,14 @@ impl<T: Scalar> SequentialBuilder<T> {
             return Err(Error::parameter("Sequential", "input", input, requirement));
         }
         let mut numbers = Numbers::default();
-        let chain = numbers.bind(&self.branch, input, false, &|own, index| own.map_or_else(|| index.to_string(), str::to_owned))?;
+        let chain = numbers.bind(&self.branch, input, false, &|own, index| own.map_or_else(|| index.to_string(), str::to_owned));
+        let chain = chain.map_err(|error| match error {
+            // What a later layer takes is nothing that the first one could be given.
+            Error::LayerShape { layer: 0, .. } if self.input.is_none() => {
+                Error::UnknownInput { kind: first.layer.kind().to_owned() }
+            }
+            other => other,
+        })?;
         if numbers.factors == 0 {
             return Err(Error::NoLinearLayer { layers: layers.len() });
         }

@@ -77,6 +77,21 @@ fn bytes_are_read_as_files_are() {
 }
 
 #[test]
+fn arrays_of_whole_numbers_are_read() {
+    let read = |descr: &str, values: &[u8]| {
+        let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (2,), }}");
+        let length = u16::try_from(header.len()).unwrap().to_le_bytes();
+        let array = StateDict::from_npz([&b"\x93NUMPY\x01\x00"[..], &length, header.as_bytes(), values].concat()).unwrap();
+        array.tensor::<f64>("arr_0").map(|(_, values)| values).map_err(|error| error.to_string())
+    };
+    assert_eq!(read("|u1", &[1, 255]).unwrap(), [1.0, 255.0]);
+    assert_eq!(read("|i1", &[1, 255]).unwrap(), [1.0, -1.0]);
+    assert_eq!(read("<i2", &[0, 1, 255, 255]).unwrap(), [256.0, -1.0]);
+    assert_eq!(read("<i8", &[2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]).unwrap(), [2.0, 3.0]);
+    assert!(read(">f4", &[0; 8]).unwrap_err().contains("is of type >f4"));
+}
+
+#[test]
 fn other_tensors_and_names_are_there_too() {
     assert_eq!(open("list.pt").names().collect::<Vec<_>>(), ["0", "1", "2", "3"]);
     assert_eq!(open("parameters.pt").names().next(), Some("0_bias"));
@@ -94,6 +109,12 @@ fn what_is_no_state_dict_says_so() {
     assert!(refused("module.pt").contains("torch.save(net.state_dict(), path)"), "{}", refused("module.pt"));
     assert!(refused("script.pt").contains("torch.save(net.state_dict(), path)"), "{}", refused("script.pt"));
     assert!(refused("generate.py").contains("in none of the formats"));
+    let pickle = std::env::temp_dir().join(format!("relprop-pickle-{}", std::process::id()));
+    for (content, what) in [(&b"\x80\x04K\x01."[..], "a pickle that torch.save did not write"), (b"", "it is empty")] {
+        std::fs::write(&pickle, content).unwrap();
+        assert!(StateDict::open(&pickle).unwrap_err().to_string().contains(what), "{what}");
+    }
+    std::fs::remove_file(&pickle).unwrap();
     assert!(matches!(StateDict::open(path("nothing.pt")), Err(Error::Io { .. })));
     let missing = |name: &str| open(name).builder::<f32>().linear("0", 3, 4).linear("4", 4, 2).build().unwrap_err().to_string();
     let said = ["zip.pt", "legacy.pt", "weights.npz"].map(missing);
@@ -106,6 +127,10 @@ fn a_guess_is_refused_where_it_would_be_wrong() {
     let guess = |name: &str| open(name).guessed_architecture().unwrap_err().to_string();
     assert!(guess("norm.pt").contains("0.weight of shape [2, 1, 3, 3] is no weight or bias of a dense layer"));
     assert!(guess("x.npy").contains("arr_0 of shape [1, 3]"));
+    let nothing = open("zip.pt").under("nothing").guessed_architecture().unwrap_err().to_string();
+    assert!(nothing.contains("there is no tensor"), "{nothing}");
+    let conv = open("norm.pt").model_of::<f32>("Conv2d(1, 2, kernel_size=(3, 3))\nBatchNorm2d(2)\nFlatten()\nLinear(18, 2)", None);
+    assert!(conv.is_err());
     let guessed = open("zip.pt").guessed_architecture().unwrap();
     assert!(guessed.contains("(0): Linear(in_features=3, out_features=4, bias=True)\n  (0-relu): ReLU()\n  (2): Linear"));
 }

@@ -1,46 +1,21 @@
 //! Explains a model of your own: `cargo run --release --example explain --all-features -- --help`.
 
+mod options;
 mod picture;
 mod report;
 mod samples;
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use relprop::io::{OnnxFile, StateDict};
 use relprop::nalgebra::DMatrix;
-use relprop::{Composite, Error, Explanation, RelevanceRule, Rule, Sequential, Shape, Targets, ZBox};
+use relprop::{Error, Explanation, RelevanceRule, Sequential, Targets};
 
+use options::{HELP, Options};
 use samples::Samples;
-
-const HELP: &str = "Explains what a model makes of samples: how much each input contributed to an output.
-
-usage: cargo run --release --example explain --all-features -- MODEL --input FILE [options]
-
-  MODEL                an ONNX file, or weights: safetensors, PyTorch's .pt or .pth, NumPy's .npz
-  --input FILE         samples: .npy (an array of samples), or .csv (a row a sample, the names first)
-  --rule RULE          epsilon, lrp0, gamma, gamma-plain, zplus, alpha-beta, wsquare, flat, norm, relative, zbox, or
-                       epsilon-plus, epsilon-plus-flat, epsilon-alpha2-beta1, epsilon-alpha2-beta1-flat, epsilon-gamma-box
-                       (default: epsilon-plus)
-  --box LOW,HIGH       the least and the largest value that an input may have, which zbox and epsilon-gamma-box ask for
-  --target TARGET      predicted, all, or the number of an output (default: predicted)
-  --top N              how many inputs are listed (default: 10)
-  --names FILE         the names of the inputs, one a line (default: those of a .csv)
-  --png FILE           a picture: bars for a vector, a map for an image (of three axes, with the channels first or last);
-                       red is for the output, blue against it
-  --json FILE          everything for programs, - for the standard output in place of the text
-  --output NAME        the output of an ONNX model that has several, or any other of its values, where it is to end
-  --shape SIZES        the shape of a sample where the file does not say it, such as 3,224,224
-  --architecture FILE  the architecture of weights, as PyTorch prints it; without it a stack of dense layers is guessed
-  --help               this text
-
-A JSON file has, for each sample and target, {\"outputs\", \"target\", \"relevance\" (flat, in the input's order), \"ledger\"} under
-\"samples\", and what the check of the model and the rule found under \"check\". The outputs of a model that ends with a softmax are
-its logits; its samples have \"probabilities\" too.
-";
 
 /// Whatever is said to the user in the end.
 type Failure = Box<dyn std::error::Error>;
@@ -63,8 +38,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
         out.write_all(HELP.as_bytes())?;
         return Ok(());
     };
-    let named = |error: Failure| format!("{}: {error}", options.model.display());
-    let (model, merged) = options.load().map_err(named)?.canonize()?;
+    let (model, merged) = options.load()?.canonize()?;
     if !merged.is_empty() {
         eprintln!("{} batch norms merged into their neighbours", merged.len());
     }
@@ -74,25 +48,28 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     let explanations = explain(&model, &*rule, &options.targets, &samples.values)?;
 
     if let Some(path) = &options.json {
-        let written = serde_json::to_string(&report::json(&explanations, &findings)?)?;
+        let written = serde_json::to_string(&report::json(&explanations, &samples, &findings)?)?;
         if path == Path::new("-") {
             writeln!(out, "{written}")?;
         } else {
             std::fs::write(path, written).map_err(|error| format!("{}: {error}", path.display()))?;
         }
     }
+    if options.json.as_deref() != Some(Path::new("-")) {
+        for finding in &findings {
+            writeln!(out, "check: {finding}")?;
+        }
+        for (number, explanation) in explanations.iter().enumerate() {
+            for target in explanation.targets() {
+                report::table(&mut out, number, explanation, target, &samples, options.top)?;
+            }
+        }
+    }
     if let Some(path) = &options.png {
-        picture::draw(&explanations, &samples, options.top)?.write_png(path)?;
-    }
-    if options.json.as_deref() == Some(Path::new("-")) {
-        return Ok(());
-    }
-    for finding in &findings {
-        writeln!(out, "check: {finding}")?;
-    }
-    for (number, explanation) in explanations.iter().enumerate() {
-        for target in explanation.targets() {
-            report::table(&mut out, number, explanation, target, &samples, options.top)?;
+        let (canvas, left) = picture::draw(&explanations, &samples, options.top)?;
+        canvas.write_png(path)?;
+        if left > 0 {
+            eprintln!("{}: {left} more explanations had no room in the picture", path.display());
         }
     }
     Ok(())
@@ -124,147 +101,6 @@ fn explain(
     Ok(explanations)
 }
 
-struct Options {
-    model: PathBuf,
-    input: PathBuf,
-    rule: String,
-    bounds: Option<(f64, f64)>,
-    targets: Targets<f32>,
-    top: usize,
-    names: Option<PathBuf>,
-    png: Option<PathBuf>,
-    json: Option<PathBuf>,
-    output: Option<String>,
-    shape: Option<Shape>,
-    architecture: Option<PathBuf>,
-}
-
-impl Options {
-    fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Option<Self>, Failure> {
-        let (mut model, mut input) = (None, None);
-        let mut options = Self {
-            model: PathBuf::new(),
-            input: PathBuf::new(),
-            rule: "epsilon-plus".to_owned(),
-            bounds: None,
-            targets: Targets::Predicted,
-            top: 10,
-            names: None,
-            png: None,
-            json: None,
-            output: None,
-            shape: None,
-            architecture: None,
-        };
-        while let Some(argument) = arguments.next() {
-            let Some(name) = argument.to_str().filter(|text| text.starts_with('-')).map(str::to_owned) else {
-                if model.replace(argument.clone()).is_some() {
-                    return Err(format!("one model is wanted, {} is a second (--help)", argument.display()).into());
-                }
-                continue;
-            };
-            if matches!(name.as_str(), "--help" | "-h") {
-                return Ok(None);
-            }
-            let value = arguments.next().ok_or_else(|| format!("{name} needs a value (--help)"))?;
-            let text = value.to_string_lossy().into_owned();
-            let number = || text.parse::<usize>().map_err(|_| format!("{name}: '{text}' is no number"));
-            match name.as_str() {
-                "--input" => input = Some(value),
-                "--rule" => options.rule = text,
-                "--box" => {
-                    let bounds =
-                        text.split_once(',').and_then(|(low, high)| Some((low.trim().parse().ok()?, high.trim().parse().ok()?)));
-                    options.bounds = Some(bounds.ok_or_else(|| format!("--box: '{text}' is not two numbers"))?);
-                }
-                "--target" => {
-                    options.targets = match text.as_str() {
-                        "predicted" => Targets::Predicted,
-                        "all" => Targets::All,
-                        _ => number()?.into(),
-                    }
-                }
-                "--top" => options.top = number()?,
-                "--names" => options.names = Some(value.into()),
-                "--png" => options.png = Some(value.into()),
-                "--json" => options.json = Some(value.into()),
-                "--output" => options.output = Some(text),
-                "--shape" => {
-                    options.shape = Some(shape(&text).ok_or_else(|| format!("--shape: '{text}' is not one to three sizes"))?);
-                }
-                "--architecture" => options.architecture = Some(value.into()),
-                _ => return Err(format!("unknown option {name} (--help lists them)").into()),
-            }
-        }
-        options.model = model.ok_or("a model is wanted (--help)")?.into();
-        options.input = input.ok_or("--input is wanted (--help)")?.into();
-        Ok(Some(options))
-    }
-
-    fn load(&self) -> Result<Sequential<f32>, Failure> {
-        if self.model.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
-            let mut file = OnnxFile::open(&self.model)?;
-            if let Some(shape) = self.shape {
-                file = file.input(shape);
-            }
-            if let Some(output) = &self.output {
-                file = file.output(output);
-            }
-            return Ok(file.to_model()?);
-        }
-        let weights = StateDict::open(&self.model)?;
-        if let Some(path) = &self.architecture {
-            let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-            return Ok(weights.model_of(&text, self.shape)?);
-        }
-        if weights.has_architecture() {
-            return Ok(weights.to_model()?);
-        }
-        let guess = weights.guessed_architecture()?;
-        eprintln!("the file does not say its architecture; this one is guessed from names and shapes:\n{guess}");
-        Ok(weights.model_of(&guess, self.shape)?)
-    }
-
-    fn rule(&self) -> Result<Box<dyn RelevanceRule<f32>>, Failure> {
-        let bounds = || self.bounds.ok_or_else(|| format!("the rule {} needs --box (--help)", self.rule));
-        Ok(match self.rule.as_str() {
-            "epsilon" => Box::new(Rule::Epsilon),
-            "lrp0" => Box::new(Rule::Lrp0),
-            "gamma" => Box::new(Rule::Gamma),
-            "gamma-plain" => Box::new(Rule::GammaPlain),
-            "zplus" => Box::new(Rule::ZPlus),
-            "alpha-beta" => Box::new(Rule::AlphaBeta),
-            "wsquare" => Box::new(Rule::WSquare),
-            "flat" => Box::new(Rule::Flat),
-            "norm" => Box::new(Rule::Norm),
-            "relative" => Box::new(Rule::Relative),
-            "zbox" => {
-                let (low, high) = bounds()?;
-                Box::new(ZBox::new(low, high)?)
-            }
-            "epsilon-gamma-box" => {
-                let (low, high) = bounds()?;
-                Box::new(Composite::epsilon_gamma_box(low, high)?)
-            }
-            "epsilon-plus" => Box::new(Composite::epsilon_plus()),
-            "epsilon-plus-flat" => Box::new(Composite::epsilon_plus_flat()),
-            "epsilon-alpha2-beta1" => Box::new(Composite::epsilon_alpha2_beta1()),
-            "epsilon-alpha2-beta1-flat" => Box::new(Composite::epsilon_alpha2_beta1_flat()),
-            other => return Err(format!("unknown rule {other} (--help lists the rules)").into()),
-        })
-    }
-}
-
-fn shape(text: &str) -> Option<Shape> {
-    let dims: Vec<usize> = text.split(',').map(|dim| dim.trim().parse().ok()).collect::<Option<_>>()?;
-    match *dims {
-        [size] => Some(size.into()),
-        [channels, length] => Some([channels, length].into()),
-        [channels, height, width] => Some([channels, height, width].into()),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,7 +123,7 @@ mod tests {
         let samples = found["samples"].as_array().unwrap();
         assert_eq!(samples.len(), 70 * 3);
         for (number, sample) in samples.iter().enumerate() {
-            assert_eq!(sample["target"], number % 3);
+            assert_eq!((&sample["sample"], &sample["target"]), (&(number / 3).into(), &(number % 3).into()));
             let relevance: f64 = sample["relevance"].as_array().unwrap().iter().map(|r| r.as_f64().unwrap()).sum();
             let ledger = |key: &str| sample["ledger"][key].as_f64().unwrap();
             let output = sample["outputs"][number % 3].as_f64().unwrap();
@@ -295,13 +131,13 @@ mod tests {
             assert!((parts - output).abs() <= 1e-4 * output.abs().max(1.0), "{parts} is not {output}");
         }
         assert_eq!(found["check"][0]["code"], "softmax-last");
+        assert_eq!(found["names"][5], "f");
         assert!(std::fs::read(&png).unwrap().starts_with(b"\x89PNG"));
 
         assert!(with(&["--rule", "zbox"]).unwrap_err().contains("needs --box"));
         assert!(with(&["--rule", "zbox", "--box", "-3,100"]).is_ok());
         assert!(with(&["--target", "3"]).unwrap_err().contains("the model has outputs 0 to 2"));
-        std::fs::write(&table, format!("a,b,c,d,e,f\n{rows}NaN,0,0,0,0,0\n")).unwrap();
-        assert!(with(&[]).unwrap_err().contains("input 0 of sample 70 is NaN"));
+        assert!(with(&["--under", "x"]).unwrap_err().contains("are for weights"));
         for path in [table, json, png] {
             std::fs::remove_file(path).unwrap();
         }

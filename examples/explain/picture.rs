@@ -16,21 +16,30 @@ const LINE: usize = 12 * TEXT;
 const GAP: usize = 12;
 /// About how wide a map is, and a bar at most.
 const WIDE: usize = 224;
+/// So many squares has a side of a map at most.
+const LARGEST: usize = 512;
 const BAR: usize = 120;
-/// No more explanations are drawn, and of a name no more letters.
-const MOST: usize = 64;
+/// So tall are all parts at most, one below the other; so many letters has a name.
+const TALLEST: usize = 16_000;
 const LETTERS: usize = 32;
 
-/// A part for each sample and target: bars for a vector, the sample and a map of its relevance for a sequence or an image.
-pub fn draw(explanations: &[Explanation<f32>], samples: &Samples, top: usize) -> Result<Canvas, Failure> {
-    let mut parts = Vec::new();
-    for (number, explanation) in explanations.iter().enumerate() {
-        for target in explanation.targets().take(MOST - parts.len()) {
+/// A part for each sample and target: bars for a vector, the sample and a map of its relevance for a sequence or an image. Behind it,
+/// how many had no room.
+pub fn draw(explanations: &[Explanation<f32>], samples: &Samples, top: usize) -> Result<(Canvas, usize), Failure> {
+    let all: usize = explanations.iter().map(|explanation| explanation.targets().count()).sum();
+    let (mut parts, mut height) = (Vec::new(), 0);
+    'all: for (number, explanation) in explanations.iter().enumerate() {
+        for target in explanation.targets() {
             let title = title(number, explanation, target);
-            parts.push(match samples.shape.dims() {
+            let part = match samples.shape.dims() {
                 [_] => bars(&title, explanation, target, samples, top)?,
                 _ => map(&title, explanation, target, samples.values.column(number).as_slice(), samples.shape)?,
-            });
+            };
+            height += part.height() + GAP;
+            if !parts.is_empty() && height > TALLEST {
+                break 'all;
+            }
+            parts.push(part);
         }
     }
     let grid = Canvas::grid(&parts, if parts.len() > 3 { 2 } else { 1 }, GAP, WHITE)?;
@@ -38,7 +47,7 @@ pub fn draw(explanations: &[Explanation<f32>], samples: &Samples, top: usize) ->
     let mut canvas = Canvas::new(grid.width().max(text_width(key, TEXT) + 2 * GAP), grid.height() + LINE + GAP, WHITE)?;
     canvas.draw_text(GAP, GAP, key, TEXT, GREY);
     canvas.draw_canvas(0, LINE + GAP, &grid);
-    Ok(canvas)
+    Ok((canvas, all - parts.len()))
 }
 
 /// The strongest inputs, a bar each: to the right for the output, to the left against it.
@@ -46,17 +55,19 @@ fn bars(title: &str, explanation: &Explanation<f32>, target: usize, samples: &Sa
     let strongest = explanation.top(target, top)?;
     let largest = strongest.iter().map(|c| c.relevance.abs()).fold(f32::MIN_POSITIVE, f32::max);
     let middle = text_width("m", TEXT) * (LETTERS + 2) * 6 / 5 + BAR;
-    let mut canvas = Canvas::new(middle + BAR + GAP + text_width("-0000.000000", TEXT), (strongest.len() + 2) * LINE, WHITE)?;
+    let values: Vec<String> = strongest.iter().map(|contribution| shown(contribution.relevance.into())).collect();
+    let widest = values.iter().map(|value| text_width(value, TEXT)).max().unwrap_or(0);
+    let width = (middle + BAR + GAP + widest).max(text_width(title, TEXT));
+    let mut canvas = Canvas::new(width, (strongest.len() + 2) * LINE, WHITE)?;
     canvas.draw_text(0, 0, title, TEXT, BLACK);
     for (row, contribution) in strongest.iter().enumerate() {
         let (y, share) = ((row + 1) * LINE + LINE / 2, contribution.relevance / largest);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // from 0 to the length of a bar
         let length = (share.abs() * BAR as f32).round() as usize;
-        let name: String = samples.name(contribution.input).chars().take(LETTERS).collect();
-        canvas.draw_text(0, y, &name, TEXT, BLACK);
+        canvas.draw_text(0, y, &cut(&samples.name(contribution.input)), TEXT, BLACK);
         let from = if share < 0.0 { middle - length } else { middle };
         canvas.fill_rect(from, y - 1, length, LINE - 3, diverging(f64::from(share).signum() * 0.8));
-        canvas.draw_text(middle + BAR + GAP, y, &shown(contribution.relevance.into()), TEXT, BLACK);
+        canvas.draw_text(middle + BAR + GAP, y, &values[row], TEXT, BLACK);
     }
     canvas.fill_rect(middle, LINE, 1, (strongest.len() + 1) * LINE, GREY);
     Ok(canvas)
@@ -66,14 +77,44 @@ fn bars(title: &str, explanation: &Explanation<f32>, target: usize, samples: &Sa
 fn map(title: &str, explanation: &Explanation<f32>, target: usize, sample: &[f32], shape: Shape) -> Result<Canvas, Failure> {
     let relevance = explanation.relevance(target)?;
     let (sample, _) = planes(sample, shape);
-    let (relevance, planes) = planes(relevance.as_slice(), shape);
+    let (relevance, shape) = planes(relevance.as_slice(), shape);
+    let relevance = over_channels(&relevance, shape)?;
+    // Of a large one each square is a few pixels.
+    let (sample, planes) = coarser(&sample, shape);
+    let (relevance, _) = coarser(&relevance, [1, shape.dims()[1], shape.dims()[2]].into());
     let (height, width) = (planes.dims()[1], planes.dims()[2]);
     let cell = (WIDE / height.max(width)).max(1);
     let mut canvas = Canvas::new((2 * width * cell + GAP).max(text_width(title, TEXT)), height * cell + LINE, WHITE)?;
     canvas.draw_text(0, 0, title, TEXT, BLACK);
     canvas.draw_image(0, LINE, &sample, planes, cell)?;
-    canvas.draw_map(width * cell + GAP, LINE, &over_channels(&relevance, planes)?, width, cell, diverging);
+    canvas.draw_map(width * cell + GAP, LINE, &relevance, width, cell, diverging);
     Ok(canvas)
+}
+
+/// A name that has room; what tells names apart is often at their end.
+fn cut(name: &str) -> String {
+    let letters: Vec<char> = name.chars().collect();
+    if letters.len() <= LETTERS {
+        return name.to_owned();
+    }
+    let (begin, end) = (&letters[..LETTERS / 2 - 1], &letters[letters.len() - LETTERS / 2 + 2..]);
+    [begin, &['.'; 3], end].concat().into_iter().collect()
+}
+
+/// The means of as many values as leave no more than a map's squares along each side.
+fn coarser(values: &[f32], shape: Shape) -> (Vec<f32>, Shape) {
+    let &[channels, height, width] = shape.dims() else { return (values.to_vec(), shape) };
+    let (tall, wide) = (height.div_ceil(LARGEST), width.div_ceil(LARGEST));
+    let (rows, columns) = (height.div_ceil(tall), width.div_ceil(wide));
+    let (mut sums, mut counts) = (vec![0.0; channels * rows * columns], vec![0.0_f32; channels * rows * columns]);
+    for (at, value) in values.iter().enumerate() {
+        let (channel, row, column) = (at / width / height, at / width % height / tall, at % width / wide);
+        let to = (channel * rows + row) * columns + column;
+        sums[to] += value;
+        counts[to] += 1.0;
+    }
+    sums.iter_mut().zip(&counts).for_each(|(sum, count)| *sum /= count.max(1.0));
+    (sums, [channels, rows, columns].into())
 }
 
 /// Values as channels x height x width; a sequence is one picture of channels x length.

@@ -52,11 +52,12 @@ const CAUSES: [(&str, Cause); 5] = [
     ("what a rule's shares leave over", Cause::Rest),
 ];
 
-pub fn json(explanations: &[Explanation<f32>], findings: &[Finding]) -> Result<Value, Failure> {
+pub fn json(explanations: &[Explanation<f32>], given: &Samples, findings: &[Finding]) -> Result<Value, Failure> {
     let mut samples = Vec::new();
-    for explanation in explanations {
+    for (number, explanation) in explanations.iter().enumerate() {
         for target in explanation.targets() {
             let mut sample = json!({
+                "sample": number,
                 "outputs": explanation.output().as_slice(),
                 "target": target,
                 "relevance": explanation.relevance(target)?.as_slice(),
@@ -72,7 +73,11 @@ pub fn json(explanations: &[Explanation<f32>], findings: &[Finding]) -> Result<V
         .iter()
         .map(|f| json!({"code": f.code.to_string(), "layer": f.layer, "kind": f.kind, "sentence": f.sentence, "advice": f.advice}))
         .collect();
-    Ok(json!({ "samples": samples, "check": check }))
+    let mut all = json!({ "samples": samples, "check": check });
+    if !given.names.is_empty() {
+        all["names"] = json!(given.names);
+    }
+    Ok(all)
 }
 
 fn accounts(ledger: &Ledger) -> Value {

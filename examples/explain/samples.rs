@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use relprop::Shape;
 use relprop::io::StateDict;
 use relprop::nalgebra::DMatrix;
+use relprop::{Error, Shape};
 
 use crate::Failure;
 
@@ -12,20 +12,31 @@ use crate::Failure;
 pub struct Samples {
     pub values: DMatrix<f32>,
     pub shape: Shape,
-    names: Vec<String>,
+    pub names: Vec<String>,
 }
 
 impl Samples {
     /// `.csv` has a row for a sample, and names in the first; `.npy` an array of samples, or one sample alone. A file of names, one a
     /// line, comes before those.
     pub fn read(path: &Path, names_from: Option<&Path>, shape: Shape) -> Result<Self, Failure> {
-        let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-        let read = if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv")) { table(path) } else { array(path, shape) };
-        let (values, mut names) = read.map_err(|error| named(&error))?;
+        let named = |error: Failure| match error.downcast_ref() {
+            Some(Error::Io { .. }) => error,
+            _ => format!("{}: {error}", path.display()).into(),
+        };
+        let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+        let read = match extension.as_deref() {
+            Some("csv") => table(path),
+            Some("npy" | "npz") => array(path, shape),
+            _ => Err("samples are read from .npy and .csv".into()),
+        };
+        let (values, mut names) = read.map_err(named)?;
         let inputs = shape.size();
-        if values.is_empty() || !values.len().is_multiple_of(inputs) || (!names.is_empty() && names.len() != inputs) {
-            let found = if names.is_empty() { values.len() } else { names.len() };
-            return Err(named(&format!("the model takes {shape} values a sample, the file has {found}")).into());
+        if values.is_empty() {
+            return Err(named("there are no samples in it".into()));
+        }
+        if !names.is_empty() && names.len() != inputs {
+            let listed = names.iter().take(20).map(String::as_str).collect::<Vec<_>>().join(", ");
+            return Err(named(format!("the model takes {inputs} values a sample, a row has {}: {listed}", names.len()).into()));
         }
         if let Some(path) = names_from {
             let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -65,9 +76,17 @@ fn table(path: &Path) -> Result<(Vec<f32>, Vec<String>), Failure> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path)?;
     let names: Vec<String> = reader.headers()?.iter().map(str::to_owned).collect();
     let mut values = Vec::new();
-    for (row, record) in reader.records().enumerate() {
-        for (name, text) in names.iter().zip(record?.iter()) {
-            let value = text.parse().map_err(|_| format!("row {}, {name}: '{text}' is no number", row + 1))?;
+    if !names.is_empty() && names.iter().all(|name| name.parse::<f64>().is_ok()) {
+        return Err("the first row has numbers, where the names of the columns are wanted".into());
+    }
+    for record in reader.records() {
+        let record = record?;
+        let line = record.position().map_or(0, csv::Position::line);
+        for (name, text) in names.iter().zip(record.iter()) {
+            let value: f32 = text.parse().map_err(|_| format!("line {line}, {name}: '{text}' is no number"))?;
+            if !value.is_finite() {
+                return Err(format!("line {line}, {name}: '{text}' is not finite").into());
+            }
             values.push(value);
         }
     }
@@ -80,8 +99,8 @@ fn array(path: &Path, shape: Shape) -> Result<(Vec<f32>, Vec<String>), Failure> 
     let [name] = names.as_slice() else {
         return Err(format!("it has {} arrays: one is wanted, as numpy.save writes it", names.len()).into());
     };
-    let (dims, values) =
-        file.tensor(name).map_err(|error| format!("{error}; numpy.save('x.npy', x.astype('float32')) gives such an array"))?;
+    let wanted = "samples are wanted as numpy.save('x.npy', x.astype('float32')) writes them";
+    let (dims, values) = file.tensor(name).map_err(|error| format!("{error}; {wanted}"))?;
     if dims != shape.dims() && dims.get(1..) != Some(shape.dims()) && dims.get(1..) != Some(&[shape.size()]) {
         return Err(format!("its shape is {dims:?}, the model takes samples of {shape}").into());
     }
@@ -105,10 +124,12 @@ mod tests {
             (&["age".into(), "income".into()][..], &[1.0, 2.5, -3.0, 40.0][..])
         );
         assert_eq!(samples.name(1), "income");
-        assert!(read("a,b\n1,x\n").err().unwrap().contains("row 1, b: 'x' is no number"));
-        assert!(read("a,b,c\n1,2,3\n").err().unwrap().contains("takes 2 values a sample, the file has 3"));
+        assert!(read("a,b\n1,x\n").err().unwrap().contains("line 2, b: 'x' is no number"));
+        assert!(read("a,b,c\n1,2,3\n").err().unwrap().contains("takes 2 values a sample, a row has 3: a, b, c"));
         assert!(read("a,b\n1\n").is_err());
-        assert!(read("a,b\n").is_err());
+        assert!(read("a,b\n").err().unwrap().contains("there are no samples in it"));
+        assert!(read("1,2\n3,4\n").err().unwrap().contains("the first row has numbers"));
+        assert!(read("a,b\n\n1,nan\n").err().unwrap().contains("line 3, b: 'nan' is not finite"));
         std::fs::remove_file(&path).unwrap();
     }
 

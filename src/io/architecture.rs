@@ -337,13 +337,17 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
         "Identity" => Arc::new(Identity),
         "Flatten" => Arc::new(Flatten),
         "Unflatten" => {
+            if arguments.text("dim", 0).is_some_and(|dim| dim != "1") {
+                return Err("Unflatten takes a whole sample apart: dim=1".to_owned());
+            }
             let sizes = arguments.sizes("unflattened_size")?;
             Arc::new(Unflatten::new(super::shape(&sizes).ok_or("Unflatten makes vectors, sequences and images only")?))
         }
         "Permute" => {
             let axes = arguments.sizes("dims")?;
             let axes = axes.strip_prefix(&[0]).ok_or("Permute leaves the samples' axis where it is")?;
-            Arc::new(Permute::new(&axes.iter().map(|axis| axis.saturating_sub(1)).collect::<Vec<_>>()).map_err(refused)?)
+            let axes: Option<Vec<usize>> = axes.iter().map(|axis| axis.checked_sub(1)).collect();
+            Arc::new(Permute::new(&axes.ok_or("Permute names the samples' axis twice")?).map_err(refused)?)
         }
         "Dropout" | "Dropout2d" => Arc::new(Dropout::new(arguments.number("p", 0.5)?).map_err(refused)?),
         "Softmax" => Arc::new(Softmax),

@@ -49,7 +49,7 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
     ///
     /// # Errors
     /// [`Error::StateDict`] with all tensors that are missing, surplus or of another shape; [`Error::Malformed`] for a
-    /// tensor that is not of floating point; [`Error::NonFiniteWeight`] and [`Error::NonFiniteBias`], with the tensor's
+    /// tensor that is not of floating point; [`Error::Io`]; [`Error::NonFiniteWeight`] and [`Error::NonFiniteBias`], with the tensor's
     /// name; and those of [`SequentialBuilder::build`](crate::SequentialBuilder::build).
     pub fn build(self) -> Result<Sequential<T>, Error> {
         let Self { weights, modules, input } = self;

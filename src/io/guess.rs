@@ -40,6 +40,9 @@ impl StateDict {
                 (_, shape) => return Err(refused(format!("{name} of shape {shape:?} is no weight or bias of a dense layer"))),
             }
         }
+        if layers.is_empty() {
+            return Err(refused("there is no tensor".to_owned()));
+        }
         layers.sort_by_key(|&(name, ..)| parts(name));
         for pair in layers.windows(2) {
             let ((before, _, outputs), (behind, inputs, _)) = (pair[0], pair[1]);

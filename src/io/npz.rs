@@ -20,6 +20,8 @@ impl StateDict {
     /// In NumPy, for a network of two dense layers,
     /// `numpy.savez("weights.npz", **{"0.weight": w0, "0.bias": b0, "2.weight": w2, "2.bias": b2})`.
     ///
+    /// Whole numbers and truth values are read, too: an array may be one of samples.
+    ///
     /// # Errors
     /// [`Error::Malformed`].
     pub fn from_npz(bytes: impl Into<Bytes>) -> Result<Self, Error> {
@@ -43,7 +45,12 @@ impl StateDict {
             }
         }
         if tensors.is_empty() {
-            return Err(malformed("there is no array in the archive"));
+            let checkpoint = !cfg!(feature = "pytorch") && archive.names()?.iter().any(|name| name.ends_with("data.pkl"));
+            return Err(malformed(if checkpoint {
+                "it is a checkpoint of PyTorch, which is read with the feature `pytorch`"
+            } else {
+                "there is no array in the archive"
+            }));
         }
         Ok(Self::of(tensors))
     }
@@ -111,6 +118,14 @@ fn number_of(descr: &str) -> Number {
         "<f2" => Number::F16,
         "<f4" => Number::F32,
         "<f8" => Number::F64,
+        "|i1" => Number::Int(1),
+        "<i2" => Number::Int(2),
+        "<i4" => Number::Int(4),
+        "<i8" => Number::Int(8),
+        "|u1" | "|b1" => Number::Uint(1),
+        "<u2" => Number::Uint(2),
+        "<u4" => Number::Uint(4),
+        "<u8" => Number::Uint(8),
         _ => Number::Other(descr.chars().take(20).collect()),
     }
 }

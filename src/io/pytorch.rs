@@ -51,7 +51,7 @@ impl StateDict {
     /// A pickle is a program. None of it is run: there is nothing in this reader that a file could call.
     ///
     /// # Errors
-    /// [`Error::Malformed`], also for a whole pickled module, which holds no state dict but the names of Python classes.
+    /// [`Error::Malformed`], also for a whole pickled module, whose tensors are in objects of Python classes, which are not made.
     pub fn from_pytorch(bytes: impl Into<Bytes>) -> Result<Self, Error> {
         let whole = Data::Held(bytes.into());
         if is_legacy(&whole.beginning(16)?) { Self::of_legacy(&whole) } else { Self::of_checkpoint(Archive::open(&whole)?) }

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::scalar::Scalar;
 
 /// No tensor has more axes.
-const AXES: usize = 32;
+pub(super) const AXES: usize = 32;
 
 /// One tensor of a file.
 #[derive(Debug, Clone)]
@@ -31,6 +31,9 @@ pub(super) enum Number {
     BF16,
     F32,
     F64,
+    /// Whole numbers, with a sign or without, of so many bytes.
+    Int(usize),
+    Uint(usize),
     /// One that is not read.
     Other(String),
 }
@@ -42,6 +45,7 @@ impl Number {
             Self::F16 | Self::BF16 => 2,
             Self::F32 => 4,
             Self::F64 => 8,
+            Self::Int(bytes) | Self::Uint(bytes) => *bytes,
             Self::Other(_) => 0,
         }
     }
@@ -67,6 +71,14 @@ impl Tensor {
             Number::BF16 => self.data.numbers(|b| half::bf16::from_le_bytes(b).to_f64()),
             Number::F32 => self.data.numbers(|b| f64::from(f32::from_le_bytes(b))),
             Number::F64 => self.data.numbers(f64::from_le_bytes),
+            Number::Int(1) => self.data.numbers(|b| i8::from_le_bytes(b).into()),
+            Number::Int(2) => self.data.numbers(|b| i16::from_le_bytes(b).into()),
+            Number::Int(4) => self.data.numbers(|b| i32::from_le_bytes(b).into()),
+            Number::Int(_) => self.data.numbers(|b| i64::from_le_bytes(b) as f64),
+            Number::Uint(1) => self.data.numbers(|b| u8::from_le_bytes(b).into()),
+            Number::Uint(2) => self.data.numbers(|b| u16::from_le_bytes(b).into()),
+            Number::Uint(4) => self.data.numbers(|b| u32::from_le_bytes(b).into()),
+            Number::Uint(_) => self.data.numbers(|b| u64::from_le_bytes(b) as f64),
             Number::Other(kind) => Err(malformed(format!("tensor {name} is of type {kind}, weights are f16, bf16, f32 or f64"))),
         }?;
         Ok(match &self.strides {

@@ -1,6 +1,7 @@
 """Writes the weights of a small network in every format that is read: what PyTorch saves in its two formats, in several number
 types and orders, and NumPy's arrays. `weights.safetensors` has the same in f64, and an input with its output."""
 
+import io
 import zipfile
 from pathlib import Path
 
@@ -43,7 +44,12 @@ save(nn.ParameterDict({key.replace(".", "_"): nn.Parameter(value) for key, value
 save(list(net.parameters()), "list.pt")
 save(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).state_dict(), "norm.pt")
 save(net, "module.pt")
-torch.jit.save(torch.jit.trace(net, x), str(HERE / "script.pt"))
+buffer = io.BytesIO()
+torch.jit.save(torch.jit.trace(net, x), buffer)
+with zipfile.ZipFile(buffer) as archive, zipfile.ZipFile(HERE / "script.pt", "w") as copied:
+    for entry in archive.infolist():
+        if not entry.filename.endswith(".debug_pkl"):  # Where in whose files each line comes from.
+            copied.writestr(zipfile.ZipInfo(entry.filename), archive.read(entry))
 # What a GPU would have saved: the device is a word in the file, of no use to a reader.
 def on_a_gpu(content):
     return content.replace(b"X\x03\x00\x00\x00cpu", b"X\x06\x00\x00\x00cuda:0")

@@ -19,7 +19,7 @@ use crate::sequential::Sequential;
 use crate::shape::Shape;
 
 /// Why a node is not read all of whose inputs are constants.
-const NOT_AHEAD: &str = "it cannot be computed ahead of the input, or is too large";
+const NOT_AHEAD: &str = "it is none of the operators that are computed ahead of the input, or would be too large";
 
 /// Goes through a graph's nodes, in their order.
 #[derive(Debug)]
@@ -96,20 +96,14 @@ impl<T: Scalar> Reader<T> {
                 .map(|value| if let Some(Value::Constant(constant)) = value { Some(constant) } else { None })
                 .collect();
             let folded = if is_standard(&node.domain) { fold(node, &constants, &self.steps.budget) } else { None };
-            folded.map_or_else(
-                || self.uncomputed(index, &name, &operator, Kind::Refused(steps, NOT_AHEAD.to_owned())),
-                Value::Constant,
-            )
+            self.computed(index, &name, &operator, folded, steps)
         } else if &*operator == "Shape"
             && let Some(dims) = self.steps.full_dims(steps[0])
         {
             // The shape is known, whatever the values are.
             let of = Constant { dims, values: Values::Other };
             let folded = fold(node, &[Some(&of)], &self.steps.budget);
-            folded.map_or_else(
-                || self.uncomputed(index, &name, &operator, Kind::Refused(steps, NOT_AHEAD.to_owned())),
-                Value::Constant,
-            )
+            self.computed(index, &name, &operator, folded, steps)
         } else if &*operator == "Shape" || steps.iter().all(|&step| self.steps[step].uncomputed) {
             self.uncomputed(index, &name, &operator, Kind::Behind(steps))
         } else {
@@ -134,8 +128,18 @@ impl<T: Scalar> Reader<T> {
             let value = if place == 0 {
                 value.clone()
             } else {
-                let of = if let Value::Step(step) = value { vec![step] } else { Vec::new() };
-                self.refuse(index, output, &operator, of, format!("its output {place} is not read"))
+                match value {
+                    // It is on the list already, or something before it is.
+                    Value::Step(step) if matches!(self.steps[step].kind, Kind::Refused(..) | Kind::Behind(_)) => {
+                        Value::Step(self.steps.push(index, output, &operator, Kind::Behind(vec![step])))
+                    }
+                    Value::Step(step) => {
+                        self.refuse(index, output, &operator, vec![step], format!("its output {place} is not read"))
+                    }
+                    Value::Constant(_) => {
+                        self.refuse(index, output, &operator, Vec::new(), format!("its output {place} is not read"))
+                    }
+                }
             };
             self.values.insert(output.clone(), value);
         }
@@ -144,6 +148,12 @@ impl<T: Scalar> Reader<T> {
 
     fn refuse(&mut self, index: usize, name: &str, operator: &Rc<str>, of: Vec<usize>, reason: String) -> Value {
         Value::Step(self.steps.push(index, name, operator, Kind::Refused(of, reason)))
+    }
+
+    /// What was computed, or a step that is refused.
+    fn computed(&mut self, index: usize, name: &str, operator: &Rc<str>, folded: Option<Constant>, of: Vec<usize>) -> Value {
+        let refused = |of| Kind::Refused(of, NOT_AHEAD.to_owned());
+        folded.map_or_else(|| self.uncomputed(index, name, operator, refused(of)), Value::Constant)
     }
 
     fn uncomputed(&mut self, index: usize, name: &str, operator: &Rc<str>, kind: Kind<T>) -> Value {

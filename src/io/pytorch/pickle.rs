@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::super::tensor::Number;
+use super::super::tensor::{AXES, Number};
 
 /// What is on the stack. Objects can be changed after they are met, so they stand in a list of their own.
 #[derive(Debug, Clone)]
@@ -390,7 +390,7 @@ impl<'a> Machine<'a> {
         let sizes = |value: &Value| -> Option<Vec<usize>> {
             let size = |value: &Value| if let Value::Int(size) = value { usize::try_from(*size).ok() } else { None };
             // A shape in the memo could be asked for without end; no tensor has so many axes.
-            self.list(value).filter(|list| list.len() <= 32)?.iter().map(size).collect()
+            self.list(value).filter(|list| list.len() <= AXES)?.iter().map(size).collect()
         };
         let (shape, strides) = (sizes(shape)?, sizes(strides)?);
         let saved = Saved { storage: storage.clone(), offset: usize::try_from(*offset).ok()?, shape, strides };
