@@ -137,7 +137,7 @@ impl StateDict {
             return Self::of_legacy(whole);
         }
         #[cfg(feature = "safetensors")]
-        if beginning.get(8) == Some(&b'{') || beginning.len() < 9 {
+        if beginning.get(8) == Some(&b'{') {
             return Self::of_safetensors(whole);
         }
         Err(malformed(unknown(&beginning)))

@@ -88,7 +88,7 @@ fn arrays_of_whole_numbers_are_read() {
     assert_eq!(read("|i1", &[1, 255]).unwrap(), [1.0, -1.0]);
     assert_eq!(read("<i2", &[0, 1, 255, 255]).unwrap(), [256.0, -1.0]);
     assert_eq!(read("<i8", &[2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]).unwrap(), [2.0, 3.0]);
-    assert!(read(">f4", &[0; 8]).unwrap_err().contains("is of type >f4"));
+    assert!(read(">f4", &[0; 8]).unwrap_err().contains("of type '>f4'"));
 }
 
 #[test]
