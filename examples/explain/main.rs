@@ -55,6 +55,8 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
             std::fs::write(path, written).map_err(|error| format!("{}: {error}", path.display()))?;
         }
     }
+    // A picture that fails is no reason to print nothing, nor is a reader of the text who has read enough a reason to draw nothing.
+    let drawn = options.png.as_deref().map_or(Ok(()), |path| draw(path, &explanations, &samples, options.top));
     if options.json.as_deref() != Some(Path::new("-")) {
         for finding in &findings {
             writeln!(out, "check: {finding}")?;
@@ -65,12 +67,14 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
             }
         }
     }
-    if let Some(path) = &options.png {
-        let (canvas, left) = picture::draw(&explanations, &samples, options.top)?;
-        canvas.write_png(path)?;
-        if left > 0 {
-            eprintln!("{}: {left} more explanations had no room in the picture", path.display());
-        }
+    drawn
+}
+
+fn draw(path: &Path, explanations: &[Explanation<f32>], samples: &Samples, top: usize) -> Result<(), Failure> {
+    let (canvas, left) = picture::draw(explanations, samples, top)?;
+    canvas.write_png(path)?;
+    if left > 0 {
+        eprintln!("{}: {left} more explanations had no room in the picture", path.display());
     }
     Ok(())
 }
