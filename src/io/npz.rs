@@ -20,7 +20,7 @@ impl StateDict {
     /// In NumPy, for a network of two dense layers,
     /// `numpy.savez("weights.npz", **{"0.weight": w0, "0.bias": b0, "2.weight": w2, "2.bias": b2})`.
     ///
-    /// Whole numbers and truth values are read, too: an array may be one of samples.
+    /// Whole numbers and truth values are read, too: an array may be one of samples. A `Vec<u8>` is taken as it is.
     ///
     /// # Errors
     /// [`Error::Malformed`].

@@ -71,7 +71,7 @@ impl OnnxFile {
         Ok(file)
     }
 
-    /// Reads the content of a model's file, which has to hold all of its weights.
+    /// Reads the content of a model's file, which has to hold all of its weights. A `Vec<u8>` is taken as it is.
     ///
     /// # Errors
     /// [`Error::Malformed`].

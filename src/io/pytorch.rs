@@ -48,7 +48,7 @@ impl StateDict {
     /// of before PyTorch 1.6, from whatever device. The tensors of a dictionary in it have names that begin with its key: those
     /// of `{"model": net.state_dict(), "epoch": 3}` are [`under`](Self::under)`("model")`.
     ///
-    /// A pickle is a program. None of it is run: there is nothing in this reader that a file could call.
+    /// A pickle is a program. None of it is run: there is nothing in this reader that a file could call. A `Vec<u8>` is taken as it is.
     ///
     /// # Errors
     /// [`Error::Malformed`], also for a whole pickled module, whose tensors are in objects of Python classes, which are not made.
