@@ -21,7 +21,7 @@ use samples::Samples;
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
-    match run(std::env::args_os().skip(1)) {
+    match run(std::env::args_os().skip(1), &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads the text has read enough of it.
         Err(failure) if failure.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) => ExitCode::SUCCESS,
@@ -32,8 +32,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
+fn run(arguments: impl Iterator<Item = OsString>, out: &mut impl Write) -> Result<(), Failure> {
     let Some(options) = Options::parse(arguments)? else {
         out.write_all(HELP.as_bytes())?;
         return Ok(());
@@ -63,7 +62,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
         }
         for (number, explanation) in explanations.iter().enumerate() {
             for target in explanation.targets() {
-                report::table(&mut out, number, explanation, target, &samples, options.top)?;
+                report::table(out, number, explanation, target, &samples, options.top)?;
             }
         }
     }
@@ -119,9 +118,14 @@ mod tests {
         let with = |more: &[&str]| {
             let paths = ["--input", table.to_str().unwrap(), "--json", json.to_str().unwrap(), "--png", png.to_str().unwrap()];
             let arguments = [&[model.as_str()], &paths[..], more].concat();
-            run(arguments.into_iter().map(OsString::from)).map_err(|failure| failure.to_string())
+            let mut text = Vec::new();
+            let done = run(arguments.into_iter().map(OsString::from), &mut text).map_err(|failure| failure.to_string());
+            done.map(|()| String::from_utf8(text).unwrap())
         };
-        with(&["--target", "all", "--rule", "epsilon"]).unwrap();
+        let text = with(&["--target", "all", "--rule", "epsilon", "--top", "2"]).unwrap();
+        assert!(text.starts_with("check: softmax-last at layer 5"), "{text}");
+        assert_eq!(text.matches("\nsample ").count(), 70 * 3);
+        assert_eq!(text.matches("to all inputs").count(), 70 * 3);
 
         let found: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
         let samples = found["samples"].as_array().unwrap();
