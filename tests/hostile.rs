@@ -10,7 +10,7 @@ mod protocol;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use protocol::{bytes, int, ints, model, node, node_of, number, tensor, text};
+use protocol::{bytes, dense, int, ints, model, node, node_of, number, tensor, text};
 use relprop::Error;
 use relprop::io::{OnnxFile, StateDict};
 
@@ -35,10 +35,6 @@ fn onnx(file: &[u8]) -> Result<relprop::Sequential<f32>, Error> {
 fn says(file: &[u8], what: &str) {
     let error = onnx(file).unwrap_err().to_string();
     assert!(error.contains(what), "'{error}' does not say '{what}'");
-}
-
-fn dense() -> Vec<u8> {
-    [tensor("w", &[2, 1], &[1.0, 2.0]), node("MatMul", &["h", "w"], "y", &[])].concat()
 }
 
 #[test]

@@ -5,18 +5,13 @@
 #[path = "common/onnx.rs"]
 mod protocol;
 
-use protocol::{bytes, float, int, ints, model, model_of, node, node_of, number, tensor, text, whole_tensor, word};
+use protocol::{bytes, dense, float, int, ints, model, model_of, node, node_of, number, tensor, text, whole_tensor, word};
 use relprop::io::OnnxFile;
 use relprop::nalgebra::DVector;
 use relprop::{Error, Sequential, UnsupportedNode};
 
 fn read(input: &[i64], parts: &[Vec<u8>]) -> Result<Sequential<f64>, Error> {
     OnnxFile::from_bytes(model(input, parts))?.to_model()
-}
-
-/// y of h, so that there is a linear layer.
-fn dense() -> Vec<u8> {
-    [tensor("w", &[2, 1], &[1.0, 2.0]), node("MatMul", &["h", "w"], "y", &[])].concat()
 }
 
 fn constant(name: &str, values: &[i64]) -> Vec<u8> {

@@ -122,7 +122,8 @@ impl OnnxFile {
     ///
     /// # Errors
     /// [`Error::UnsupportedNodes`] with all nodes that cannot be explained; [`Error::Malformed`] for a graph that is not sound, has
-    /// several inputs, or leaves open which output is meant or how large a sample is; and those of [`SequentialBuilder::build`](crate::SequentialBuilder::build).
+    /// several inputs, or leaves open which output is meant or how large a sample is; and those of
+    /// [`SequentialBuilder::build`](crate::SequentialBuilder::build).
     pub fn to_model<T: Scalar>(&self) -> Result<Sequential<T>, Error> {
         let graph = self.graph()?;
         let output = self.output.as_deref().map_or_else(|| self.only(graph), Ok)?;

@@ -73,6 +73,11 @@ pub fn model_of(element: i64, input: &[i64], parts: &[Vec<u8>]) -> Vec<u8> {
     [number(1, 9), bytes(7, &graph), bytes(8, &number(2, 17))].concat()
 }
 
+/// `y` of `h`, two values, so that a model has a dense layer.
+pub fn dense() -> Vec<u8> {
+    [tensor("w", &[2, 1], &[1.0, 2.0]), node("MatMul", &["h", "w"], "y", &[])].concat()
+}
+
 /// An attribute of one whole number.
 pub fn int(name: &str, value: i64) -> Vec<u8> {
     [text(1, name), number(3, value)].concat()

@@ -49,7 +49,7 @@ impl<T: Scalar> Steps<T> {
     }
 
     /// One of two values, each of which may be a constant, as a third says.
-    pub(super) fn choice(&self, inputs: &[Option<Value>], steps: Vec<usize>) -> Result<Made<T>, String> {
+    pub(super) fn choice(&self, inputs: &[Option<Value>], steps: &[usize]) -> Result<Made<T>, String> {
         let of = |value: &Option<Value>| match value {
             Some(Value::Step(step)) => Some(Ok(self.bases(*step))),
             Some(Value::Constant(constant)) => Some(Err(Rc::new(Expression::Number(constant.scalar()?)))),
@@ -70,7 +70,7 @@ impl<T: Scalar> Steps<T> {
             Some((base, Expression::Choice(at(base, &parts[0])?, at(base, &parts[1])?, at(base, &parts[2])?).short()?))
         };
         let expressions: Vec<_> = self.bases(steps[0]).into_iter().filter_map(with).collect();
-        let kind = recognized(&expressions).unwrap_or_else(|| Kind::Refused(steps, PART.to_owned()));
+        let kind = recognized(&expressions).unwrap_or_else(|| Kind::Refused(steps.to_vec(), PART.to_owned()));
         Ok(Made::Step(kind, expressions))
     }
 

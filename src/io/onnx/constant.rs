@@ -121,6 +121,9 @@ impl Constant {
     /// Its axes in another order; nothing is moved.
     pub fn transposed(&self, order: &[usize]) -> Option<Self> {
         let Values::Floats(tensor) = &self.values else { return None };
+        if order.len() != self.dims.len() {
+            return None;
+        }
         let strides = tensor.strides.clone().unwrap_or_else(|| Tensor::steps(&self.dims));
         let pick = |sizes: &[usize]| order.iter().map(|&axis| sizes.get(axis).copied()).collect::<Option<Vec<usize>>>();
         let dims = pick(&self.dims)?;

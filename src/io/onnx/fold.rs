@@ -4,7 +4,7 @@ use super::budget::Budget;
 use super::constant::{Constant, Values};
 use super::expression::{binary, unary};
 use super::proto::Node;
-use super::shapes::{resized, slice, target, wrapped};
+use super::shapes::{permutation, resized, slice, target, wrapped};
 use crate::io::tensor::Tensor;
 
 /// What a node makes of constants alone; `None` where it is not known, or would be too large.
@@ -53,15 +53,8 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
         }
         "Cast" => cast(first?, node.int("to", 0)),
         "Transpose" => {
-            let order = match node.ints("perm") {
-                Some(order) => order.iter().map(|&axis| usize::try_from(axis).ok()).collect::<Option<Vec<_>>>()?,
-                None => (0..first?.dims.len()).rev().collect(),
-            };
-            let mut sorted = order.clone();
-            sorted.sort_unstable();
-            let whole = sorted.into_iter().eq(0..first?.dims.len());
+            let order = permutation(node.ints("perm"), first?.dims.len())?;
             match first? {
-                _ if !whole => None,
                 whole_numbers @ Constant { values: Values::Ints(_), .. } => {
                     let steps = Tensor::steps(&whole_numbers.dims);
                     let dims = order.iter().map(|&axis| whole_numbers.dims[axis]).collect();

@@ -107,7 +107,7 @@ impl<T: Scalar> Reader<T> {
         } else if &*operator == "Shape" || steps.iter().all(|&step| self.steps[step].uncomputed) {
             self.uncomputed(index, &name, &operator, Kind::Behind(steps))
         } else {
-            match self.steps.operator(node, &operator, &inputs) {
+            match self.steps.operator(node, &operator, &inputs, &steps) {
                 Ok(Made::Same(step)) => {
                     self.steps.aliased.insert(step);
                     Value::Step(step)
@@ -121,33 +121,26 @@ impl<T: Scalar> Reader<T> {
                     self.steps[step].expressions = expressions;
                     Value::Step(step)
                 }
-                Err(reason) => self.refuse(index, &name, &operator, steps, reason),
+                Err(reason) => Value::Step(self.steps.push(index, &name, &operator, Kind::Refused(steps, reason))),
             }
         };
         for (place, output) in node.output.iter().enumerate().filter(|(_, output)| !output.is_empty()) {
             let value = if place == 0 {
                 value.clone()
             } else {
-                match value {
-                    // It is on the list already, or something before it is.
-                    Value::Step(step) if matches!(self.steps[step].kind, Kind::Refused(..) | Kind::Behind(_)) => {
-                        Value::Step(self.steps.push(index, output, &operator, Kind::Behind(vec![step])))
-                    }
-                    Value::Step(step) => {
-                        self.refuse(index, output, &operator, vec![step], format!("its output {place} is not read"))
-                    }
-                    Value::Constant(_) => {
-                        self.refuse(index, output, &operator, Vec::new(), format!("its output {place} is not read"))
-                    }
-                }
+                let of = if let Value::Step(step) = value { vec![step] } else { Vec::new() };
+                let behind = |&step: &usize| matches!(self.steps[step].kind, Kind::Refused(..) | Kind::Behind(_));
+                // It may be on the list already, or something before it.
+                let kind = if of.iter().any(behind) {
+                    Kind::Behind(of)
+                } else {
+                    Kind::Refused(of, format!("its output {place} is not read"))
+                };
+                Value::Step(self.steps.push(index, output, &operator, kind))
             };
             self.values.insert(output.clone(), value);
         }
         Ok(())
-    }
-
-    fn refuse(&mut self, index: usize, name: &str, operator: &Rc<str>, of: Vec<usize>, reason: String) -> Value {
-        Value::Step(self.steps.push(index, name, operator, Kind::Refused(of, reason)))
     }
 
     /// What was computed, or a step that is refused.

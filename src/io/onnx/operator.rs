@@ -4,7 +4,7 @@ use super::arithmetic::{affine, per_channel};
 use super::constant::Constant;
 use super::expression::{binary, unary};
 use super::proto::Node;
-use super::shapes::{resized, target, wrapped};
+use super::shapes::{permutation, resized, target, wrapped};
 use super::step::{Given, Kind, Layers, Made, Steps, Value, one, refused, shape_of};
 use super::windows::upsampled;
 use crate::io::tensor::Tensor;
@@ -14,11 +14,18 @@ use crate::scalar::Scalar;
 /// Why a node is not read that does something else when a model is used.
 const TRAINING: &str = "it is in training: export the model after model.eval()";
 
+/// Why a node is not read whose weights are not those of a dense layer.
+const NO_MATRIX: &str = "its weights are no matrix of numbers of floating point";
+
 impl<T: Scalar> Steps<T> {
     /// What an operator with an input that depends on the model's makes, or why it is not read.
-    pub(super) fn operator(&self, node: &Node, operator: &str, inputs: &[Option<Value>]) -> Result<Made<T>, String> {
-        let steps: Vec<usize> =
-            inputs.iter().flatten().filter_map(|value| if let Value::Step(step) = value { Some(*step) } else { None }).collect();
+    pub(super) fn operator(
+        &self,
+        node: &Node,
+        operator: &str,
+        inputs: &[Option<Value>],
+        steps: &[usize],
+    ) -> Result<Made<T>, String> {
         let combines = binary(operator).is_some();
         if !combines && unary(operator).is_none() && !READ.contains(&operator) {
             return Err("the operator is not read".to_owned());
@@ -27,12 +34,12 @@ impl<T: Scalar> Steps<T> {
             return Err("its values are whole numbers, with which it is another function".to_owned());
         }
         let known = steps.iter().all(|&step| self[step].dims.is_some());
-        let behind = || Ok(Made::Step(Kind::Behind(steps.clone()), Vec::new()));
+        let behind = || Ok(Made::Step(Kind::Behind(steps.to_vec()), Vec::new()));
         match operator {
             _ if !known && (combines || matches!(operator, "Where" | "Concat")) => behind(),
-            _ if combines => self.arithmetic(node, operator, inputs, &steps),
+            _ if combines => self.arithmetic(node, operator, inputs, steps),
             "Where" => self.choice(inputs, steps),
-            "Concat" => self.concat(node, inputs, steps),
+            "Concat" => self.concat(node, inputs, steps.to_vec()),
             _ => {
                 let Some(Some(Value::Step(step))) = inputs.first() else {
                     return Err("its first input does not depend on the model's input, but others do".to_owned());
@@ -117,10 +124,10 @@ impl<T: Scalar> Steps<T> {
         if node.int("transA", 0) != 0 {
             return Err("it transposes its first input".to_owned());
         }
-        if weight.dims.len() != 2 {
-            return Err("its weights are no matrix".to_owned());
-        }
-        let turned = if node.int("transB", 0) == 0 { None } else { weight.transposed(&[1, 0]) };
+        let turned = match node.int("transB", 0) {
+            0 => None,
+            _ => Some(weight.transposed(&[1, 0]).ok_or(NO_MATRIX)?),
+        };
         let mut bias = match (given.is_given(2), given.constant(2)) {
             (false, _) => None,
             (true, Some(bias)) => {
@@ -136,12 +143,12 @@ impl<T: Scalar> Steps<T> {
 
     /// A dense layer of weights inputs x outputs, each of them times `alpha`.
     fn dense(given: &Given<'_>, weight: &Constant, alpha: f32, bias: Option<&[f64]>) -> Result<Linear<T>, String> {
-        let &[inputs, outputs] = weight.dims.as_slice() else { return Err("its weights are no matrix".to_owned()) };
+        let &[inputs, outputs] = weight.dims.as_slice() else { return Err(NO_MATRIX.to_owned()) };
         if given.dims.len() != 1 {
             return Err(format!("it is read for vectors, its values have {} axes: put a Flatten before it", given.dims.len()));
         }
-        let turned = weight.transposed(&[1, 0]).ok_or("its weights are no numbers of floating point")?;
-        let mut weights: Vec<T> = given.convert(&turned, "weight")?;
+        let turned = weight.transposed(&[1, 0]).ok_or(NO_MATRIX)?;
+        let mut weights: Vec<T> = given.convert(Some(&turned), "weight")?;
         for weight in &mut weights {
             *weight *= T::from_f64(alpha.into());
         }
@@ -206,16 +213,7 @@ impl<T: Scalar> Steps<T> {
     }
 
     fn transposed(&self, given: &Given<'_>) -> Result<Made<T>, String> {
-        let rank = given.dims.len() + 1;
-        let order: Vec<usize> = match given.node.ints("perm") {
-            Some(order) => order.iter().map(|&axis| usize::try_from(axis).unwrap_or(usize::MAX)).collect(),
-            None => (0..rank).rev().collect(),
-        };
-        let mut sorted = order.clone();
-        sorted.sort_unstable();
-        if !sorted.into_iter().eq(0..rank) {
-            return Err("its perm is no order of the axes".to_owned());
-        }
+        let order = permutation(given.node.ints("perm"), given.dims.len() + 1).ok_or("its perm is no order of the axes")?;
         if order[0] != 0 {
             return Err("it moves the samples' axis".to_owned());
         }

@@ -29,6 +29,15 @@ pub(super) fn wrapped(index: i64, length: usize) -> Option<usize> {
     usize::try_from(index).ok().filter(|_| index < length)
 }
 
+/// The order of the axes that a transpose asks for, the reverse where it says none.
+pub(super) fn permutation(asked: Option<&[i64]>, rank: usize) -> Option<Vec<usize>> {
+    let Some(asked) = asked else { return Some((0..rank).rev().collect()) };
+    let order: Vec<usize> = asked.iter().map(|&axis| usize::try_from(axis).ok()).collect::<Option<_>>()?;
+    let mut sorted = order.clone();
+    sorted.sort_unstable();
+    sorted.into_iter().eq(0..rank).then_some(order)
+}
+
 /// The dimensions that a reshape asks for: 0 stands for what was there, one -1 for what is left.
 pub(super) fn target(dims: &[usize], asked: &[i64], allow_zero: bool) -> Option<Vec<usize>> {
     let size = |(axis, &asked): (usize, &i64)| match asked {

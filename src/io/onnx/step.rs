@@ -265,13 +265,14 @@ impl Given<'_> {
 
     /// The numbers of an input that has to be constant.
     pub fn numbers<T: Scalar>(&self, place: usize, what: &str) -> Result<Vec<T>, String> {
-        let missing = || format!("its {what} is no constant of numbers");
-        self.convert(self.constant(place).ok_or_else(missing)?, what)
+        self.convert(self.constant(place), what)
     }
 
     /// The numbers of a constant, as a layer holds them.
-    pub fn convert<T: Scalar>(&self, constant: &Constant, what: &str) -> Result<Vec<T>, String> {
-        let Values::Floats(tensor) = &constant.values else { return Err(format!("its {what} is no constant of numbers")) };
+    pub fn convert<T: Scalar>(&self, constant: Option<&Constant>, what: &str) -> Result<Vec<T>, String> {
+        let Some(constant @ Constant { values: Values::Floats(tensor), .. }) = constant else {
+            return Err(format!("its {what} is no constant of numbers"));
+        };
         self.budget.keep(constant.count())?;
         tensor.convert(what).map_err(refused)
     }
