@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::error::Error;
-use crate::layer::{LinearMap, WeightFn};
+use crate::layer::{Functions, LinearMap, WeightFn};
 use crate::rule::{BiasMode, Decomposition, Divisor, Group, Input, RelevanceRule, Site, rule_at};
 use crate::scalar::Scalar;
 use crate::sequential::{Bound, Chain, Linear, Node, Sequential};
@@ -14,6 +14,10 @@ use crate::sequential::{Bound, Chain, Linear, Node, Sequential};
 pub enum Code {
     /// The model ends with a softmax, and its logits are explained.
     SoftmaxLast,
+    /// The model ends with a sigmoid, and its logits are explained.
+    SigmoidLast,
+    /// An activation is not 0 at 0, so that relevance changes its sign on the way through it.
+    NonzeroAtZero,
     /// A rule gives relevance to units that are shut.
     DeadUnits,
     /// A normalisation is a layer of its own.
@@ -26,6 +30,8 @@ impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::SoftmaxLast => "softmax-last",
+            Self::SigmoidLast => "sigmoid-last",
+            Self::NonzeroAtZero => "nonzero-at-zero",
             Self::DeadUnits => "dead-units",
             Self::UnmergedNorm => "unmerged-norm",
             Self::LargeBiases => "large-biases",
@@ -81,7 +87,8 @@ impl<T: Scalar> Sequential<T> {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn check(&self, rule: impl RelevanceRule<T>) -> Result<Vec<Finding>, Error> {
-        let mut check = Check { rule: &rule, sites: self.sites(), findings: Vec::new() };
+        let last = self.chain().nodes.iter().rev().find(|node| !matches!(node.bound, Bound::Reshape)).map(|node| node.index);
+        let mut check = Check { rule: &rule, sites: self.sites(), last, findings: Vec::new() };
         let values = Values { squares: vec![T::one(); self.inputs()], below_zero: None };
         check.chain(self.chain(), values)?;
         Ok(check.findings)
@@ -100,6 +107,8 @@ struct Values<T> {
 struct Check<'a, T: Scalar> {
     rule: &'a dyn RelevanceRule<T>,
     sites: Vec<(Site<'a>, &'a Linear<T>)>,
+    /// The index of the layer that makes the outputs.
+    last: Option<usize>,
     findings: Vec<Finding>,
 }
 
@@ -113,9 +122,14 @@ impl<T: Scalar> Check<'_, T> {
         for node in &chain.nodes {
             match &node.bound {
                 Bound::Linear(linear) => values = self.linear(node, linear, values)?,
-                Bound::Elementwise(function) => {
-                    values.below_zero = values.below_zero.map(|values| values.map(|v| function.value(v)));
-                    for square in &mut values.squares {
+                Bound::Elementwise(functions) => {
+                    self.nonzero_at_zero(node, functions);
+                    // Where channels have functions of their own, a unit of any of them may be shut.
+                    let mut below = functions.iter().map(|f| values.below_zero.map(|values| values.map(|v| f.value(v))));
+                    let first = below.next().flatten();
+                    values.below_zero = if below.all(|other| other == first) { first } else { None };
+                    for (at, square) in values.squares.iter_mut().enumerate() {
+                        let function = functions.at(at);
                         let (a, b) = (function.value(square.sqrt()), function.value(-square.sqrt()));
                         *square = (a * a + b * b) * T::from_f64(0.5);
                     }
@@ -137,15 +151,45 @@ impl<T: Scalar> Check<'_, T> {
                         values = self.linear(node, sum, values)?;
                     }
                 }
-                Bound::Softmax => self.find(
+                Bound::Softmax(_) => self.find(
                     node,
                     Code::SoftmaxLast,
                     "The model ends with a softmax; its logits are explained, not the probabilities.".to_owned(),
                     "Nothing, if the logits are meant; why one output and not another is a contrast of logits.",
                 ),
+                Bound::Link(_) => self.find(
+                    node,
+                    Code::SigmoidLast,
+                    format!("The model ends with {}; its logits are explained, not the probabilities.", node.layer.kind()),
+                    "Nothing, if the logits are meant: positive relevance raises the probability, negative relevance lowers it.",
+                ),
             }
         }
         Ok(values)
+    }
+
+    /// An activation passes relevance on unchanged, which supposes that argument and value have one sign.
+    fn nonzero_at_zero(&mut self, node: &Node<T>, functions: &Functions<T>) {
+        let Some(value) = functions.iter().map(|f| f.value(T::zero())).find(|value| *value != T::zero()) else { return };
+        let (kind, value) = (node.layer.kind(), value.as_f64());
+        let (sentence, advice) = if self.last == Some(node.index) {
+            (
+                format!(
+                    "The model ends with {kind}, which is {value:.3} at 0: where its argument and its value have different signs, \
+                     inputs that raise the output have negative relevance."
+                ),
+                "Explain the argument in its place: end the model before this layer.",
+            )
+        } else {
+            (
+                format!(
+                    "{kind} is {value:.3} at 0: a unit whose argument is negative can have a positive value, and the relevance of \
+                     the inputs that raised it is then negative."
+                ),
+                "Compare with gradient x input before you trust signs; an activation that is 0 at 0, such as Tanh, has no such units.",
+            )
+        };
+        self.find(node, Code::NonzeroAtZero, sentence, advice);
     }
 
     fn linear(&mut self, node: &Node<T>, linear: &Linear<T>, values: Values<T>) -> Result<Values<T>, Error> {

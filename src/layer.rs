@@ -8,10 +8,14 @@
 //! | [`Operator::Linear`] | y = W z + b | is shared among the inputs by the rule |
 //! | [`Operator::Average`] | y = W z, with weights that are not learned | is shared by the rule [`Norm`](crate::Norm) |
 //! | [`Operator::Elementwise`] | yᵢ = f(zᵢ) | passes unchanged |
+//! | [`Operator::PerChannel`] | yᵢ = f_c(zᵢ), with a function for each channel c | passes unchanged |
 //! | [`Operator::Route`] | each output is one of the inputs | goes to that input |
 //! | [`Operator::Reshape`] | the same, in another shape | passes unchanged |
 //! | [`Operator::Branches`] | several branches of the same values, summed or one after another | is split among them |
 //! | [`Operator::Softmax`] | at the end only | the logits are explained |
+//!
+//! A function at the end that [gives a probability](Elementwise::gives_probability), such as [`Sigmoid`], is treated as a
+//! softmax is: the logit is explained, and the probability given beside it.
 //!
 //! A layer of your own implements [`Layer`] and, with it, [`LinearMap`], [`Elementwise`] or [`Route`]:
 //!
@@ -65,7 +69,7 @@ use crate::scalar::Scalar;
 use crate::shape::Shape;
 
 pub use activation::{
-    Celu, Dropout, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, LeakyRelu, Mish, Relu, Selu, Sigmoid, Silu, Softmax,
+    AxisSoftmax, Celu, Dropout, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, LeakyRelu, Mish, Relu, Selu, Sigmoid, Silu, Softmax,
     Softplus, Softsign, Tanh,
 };
 pub use batch_norm::{BatchNorm1d, BatchNorm2d};
@@ -192,14 +196,16 @@ pub enum Operator<T: Scalar> {
     Average(Arc<dyn LinearMap<T>>),
     /// yᵢ = f(zᵢ); relevance passes unchanged (Bach et al. 2015).
     Elementwise(Arc<dyn Elementwise<T>>),
+    /// The same with a function for each channel: as many as the first axis of the values is long.
+    PerChannel(Vec<Arc<dyn Elementwise<T>>>),
     /// Each output is one of the inputs, and its relevance goes there.
     Route(Arc<dyn Route<T>>),
     /// The values as they are, in another shape of the same size.
     Reshape(Shape),
     /// Several branches, each of the same values, and what becomes of their outputs.
     Branches(Vec<Branch<T>>, Joined),
-    /// A softmax over all values, allowed at the end of a model only: the logits are explained.
-    Softmax,
+    /// A softmax over this axis of the values, allowed at the end of a model only: the logits are explained.
+    Softmax(usize),
 }
 
 impl<T: Scalar> Operator<T> {
@@ -211,6 +217,11 @@ impl<T: Scalar> Operator<T> {
     /// [`Operator::Elementwise`].
     pub fn elementwise(function: impl Elementwise<T> + 'static) -> Self {
         Self::Elementwise(Arc::new(function))
+    }
+
+    /// [`Operator::PerChannel`].
+    pub fn per_channel(functions: impl IntoIterator<Item = impl Elementwise<T> + 'static>) -> Self {
+        Self::PerChannel(functions.into_iter().map(|function| Arc::new(function) as Arc<dyn Elementwise<T>>).collect())
     }
 }
 
@@ -234,6 +245,35 @@ pub trait Route<T: Scalar>: Debug + Send + Sync {
 }
 
 /// A function of one value, applied to each.
+///
+/// It is the same function for all values of a layer. A layer whose function has a parameter for each channel, such as
+/// PyTorch's `PReLU`, gives a function for each: [`Operator::per_channel`].
+///
+/// ```
+/// use relprop::{Elementwise, Error, Layer, LeakyRelu, Linear, Operator, Scalar, Sequential, Shape};
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+///
+/// /// z where z > 0, otherwise z times the slope of its channel.
+/// #[derive(Debug)]
+/// struct PRelu(Vec<f64>);
+///
+/// impl<T: Scalar> Layer<T> for PRelu {
+///     fn kind(&self) -> &str {
+///         "PReLU"
+///     }
+///     fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
+///         let functions: Result<Vec<_>, Error> = self.0.iter().map(|&slope| LeakyRelu::new(slope)).collect();
+///         Ok(Operator::per_channel(functions?))
+///     }
+/// }
+///
+/// let model = Sequential::builder()
+///     .layer(Linear::new(dmatrix![1.0; 1.0], None)?)
+///     .layer(PRelu(vec![0.5, 0.25]))
+///     .build()?;
+/// assert_eq!(model.forward(&dvector![-4.0])?, dvector![-2.0, -1.0]);
+/// # Ok::<(), relprop::Error>(())
+/// ```
 pub trait Elementwise<T: Scalar>: Debug + Send + Sync {
     /// f(z).
     fn value(&self, z: T) -> T;
@@ -252,10 +292,72 @@ pub trait Elementwise<T: Scalar>: Debug + Send + Sync {
         None
     }
 
+    /// Whether f turns a logit into a probability, as the logistic function does: growing, and from 0 to 1. At the end of a
+    /// model the logit is then explained, and the probability given beside it.
+    fn gives_probability(&self) -> bool {
+        false
+    }
+
     /// Replaces each value by f(value).
+    ///
+    /// A call covers any part of the layer's values, and which part is not told: a layer of many values is shared out among
+    /// threads, and a batch is one row of values. So an implementation must treat all values alike.
     fn apply(&self, values: &mut [T]) {
         for value in values {
             *value = self.value(*value);
+        }
+    }
+}
+
+/// The functions of a layer: one for all of its values, or one for each channel.
+#[derive(Debug)]
+pub(crate) struct Functions<T: Scalar> {
+    functions: Vec<Arc<dyn Elementwise<T>>>,
+    /// How many values in a row a function is for.
+    each: usize,
+}
+
+impl<T: Scalar> Functions<T> {
+    pub fn alike(function: Arc<dyn Elementwise<T>>) -> Self {
+        Self { functions: vec![function], each: usize::MAX }
+    }
+
+    /// # Errors
+    /// [`Error::Shape`] unless there is a function for each channel.
+    pub fn per_channel(functions: Vec<Arc<dyn Elementwise<T>>>, kind: &str, shape: Shape) -> Result<Self, Error> {
+        if functions.len() != shape.channels() {
+            return Err(Error::shape(kind, shape, format!("{} channels, one for each of its functions", functions.len())));
+        }
+        Ok(Self { each: shape.size() / functions.len().max(1), functions })
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &dyn Elementwise<T>> {
+        self.functions.iter().map(|function| &**function)
+    }
+
+    /// The function of all values, if it is one.
+    pub fn single(&self) -> Option<&dyn Elementwise<T>> {
+        if let [function] = self.functions.as_slice() { Some(&**function) } else { None }
+    }
+
+    /// The function of the value at this place among those of a sample.
+    pub fn at(&self, index: usize) -> &dyn Elementwise<T> {
+        &*self.functions[index / self.each % self.functions.len()]
+    }
+
+    /// Whether no value is negative, if no argument is, or whatever they are.
+    pub fn is_nonnegative(&self, input: bool) -> bool {
+        self.iter().all(|function| function.is_nonnegative(input))
+    }
+
+    /// Replaces the values of some samples, each as a column.
+    pub fn apply(&self, values: &mut [T]) {
+        match self.single() {
+            Some(function) => linalg::each_part(values, |values| function.apply(values)),
+            None => {
+                let count = self.functions.len();
+                linalg::each_chunk(values, self.each, |chunk, values| self.functions[chunk % count].apply(values));
+            }
         }
     }
 }
@@ -444,6 +546,10 @@ impl<'a, T: Scalar> From<&'a [T]> for Bias<'a, T> {
 /// Multiplies each sample's columns by that sample's column of `by`, entry by entry.
 pub(crate) fn scale_columns<T: Scalar>(values: &mut [T], by: &[T], rows: usize) {
     let per_sample = values.len() / by.len().max(1);
+    if per_sample == 0 {
+        // No columns at all, such as the sinks of a rule that loses nothing.
+        return;
+    }
     for (values, by) in values.chunks_exact_mut(rows * per_sample).zip(by.chunks_exact(rows)) {
         for column in values.chunks_exact_mut(rows) {
             linalg::zip_parts(column, by, |_, column, by| {
@@ -462,16 +568,37 @@ pub(crate) fn fan_in<T: Scalar>(map: &dyn LinearMap<T>) -> Vec<T> {
     counts
 }
 
-/// Replaces each column z of `size` values by softmax(z), without overflow.
-pub(crate) fn softmax<T: Scalar>(values: &mut [T], size: usize) {
-    for column in values.chunks_exact_mut(size) {
-        let max = column.iter().fold(T::neg_infinity(), |m, &v| m.max(v));
-        for v in column.iter_mut() {
-            *v = (*v - max).exp();
+/// A softmax over an axis: each `size` values that lie `step` apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SoftmaxOver {
+    size: usize,
+    step: usize,
+}
+
+impl SoftmaxOver {
+    /// # Errors
+    /// [`Error::Shape`] where the values have no such axis.
+    pub fn new(axis: usize, kind: &str, shape: Shape) -> Result<Self, Error> {
+        match shape.dims().get(axis..) {
+            Some([size, inner @ ..]) => Ok(Self { size: *size, step: inner.iter().product() }),
+            _ => Err(Error::shape(kind, shape, format!("values of at least {} axes", axis.saturating_add(1)))),
         }
-        let sum: T = column.iter().copied().sum();
-        for v in column {
-            *v /= sum;
+    }
+
+    /// Replaces the values of some samples, each as a column, without overflow.
+    pub fn apply<T: Scalar>(self, values: &mut [T]) {
+        let Self { size, step } = self;
+        for block in values.chunks_exact_mut(size * step) {
+            for first in 0..step {
+                let places = || (first..size * step).step_by(step);
+                let max = places().fold(T::neg_infinity(), |max, at| max.max(block[at]));
+                let mut sum = T::zero();
+                for at in places() {
+                    block[at] = (block[at] - max).exp();
+                    sum += block[at];
+                }
+                places().for_each(|at| block[at] /= sum);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use nalgebra::{DMatrix, DVector};
 
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
-use crate::layer::{self, Branch, Elementwise, Joined, Layer, LinearMap, Named, Operator, Route};
+use crate::layer::{self, Branch, Functions, Joined, Layer, LinearMap, Named, Operator, Route, SoftmaxOver};
 use crate::linalg;
 use crate::rule::Site;
 use crate::scalar::Scalar;
@@ -47,11 +47,13 @@ pub(crate) struct Node<T: Scalar> {
 #[derive(Debug)]
 pub(crate) enum Bound<T: Scalar> {
     Linear(Linear<T>),
-    Elementwise(Arc<dyn Elementwise<T>>),
+    Elementwise(Functions<T>),
     Reshape,
     Route { factor: usize, route: Arc<dyn Route<T>>, inputs: usize },
     Branches { factor: usize, branches: Vec<Chain<T>>, inputs: usize, sum: Option<Linear<T>> },
-    Softmax,
+    Softmax(SoftmaxOver),
+    /// The function at the end that makes probabilities of the logits, which pass as they are.
+    Link(Functions<T>),
 }
 
 /// A linear map that a rule is asked about.
@@ -141,7 +143,7 @@ impl<T: Scalar> SequentialBuilder<T> {
             Some(input) => input,
             None if layers
                 .iter()
-                .all(|node| matches!(node.layer.operator(1.into()), Ok(Operator::Elementwise(_) | Operator::Softmax))) =>
+                .all(|node| matches!(node.layer.operator(1.into()), Ok(Operator::Elementwise(_) | Operator::Softmax(_)))) =>
             {
                 return Err(Error::NoLinearLayer { layers: layers.len() });
             }
@@ -153,13 +155,14 @@ impl<T: Scalar> SequentialBuilder<T> {
         }
         let mut numbers = Numbers::default();
         let chain = numbers.bind(&self.branch, input, false, &|own, index| own.map_or_else(|| index.to_string(), str::to_owned));
-        let chain = chain.map_err(|error| match error {
+        let mut chain = chain.map_err(|error| match error {
             // What a later layer takes is nothing that the first one could be given.
             Error::LayerShape { layer: 0, .. } if self.input.is_none() => {
                 Error::UnknownInput { kind: first.layer.kind().to_owned() }
             }
             other => other,
         })?;
+        chain.link();
         if numbers.factors == 0 {
             return Err(Error::NoLinearLayer { layers: layers.len() });
         }
@@ -175,6 +178,7 @@ const LARGEST: usize = isize::MAX as usize / 64;
 struct Numbers {
     layers: usize,
     factors: usize,
+    /// The layers are in a branch.
     inside: bool,
 }
 
@@ -221,9 +225,16 @@ impl Numbers {
                     let output = linear.map.output_shape();
                     (Bound::Linear(linear), output)
                 }
-                Operator::Elementwise(function) => {
-                    sign = function.is_nonnegative(sign);
-                    (Bound::Elementwise(function), shape)
+                operator @ (Operator::Elementwise(_) | Operator::PerChannel(_)) => {
+                    let functions = match operator {
+                        Operator::Elementwise(function) => Functions::alike(function),
+                        Operator::PerChannel(functions) => {
+                            Functions::per_channel(functions, layer.kind(), shape).map_err(refused)?
+                        }
+                        _ => continue,
+                    };
+                    sign = functions.is_nonnegative(sign);
+                    (Bound::Elementwise(functions), shape)
                 }
                 Operator::Reshape(output) => (Bound::Reshape, output),
                 Operator::Route(route) => {
@@ -255,10 +266,12 @@ impl Numbers {
                     };
                     (Bound::Branches { factor, branches: chains, inputs, sum }, output)
                 }
-                Operator::Softmax if self.inside || place + 1 < branch.layers.len() => {
+                Operator::Softmax(_) if self.inside || !only_reshapes(&branch.layers[place + 1..], shape) => {
                     return Err(Error::SoftmaxInMiddle { layer: index, next: index + 1 });
                 }
-                Operator::Softmax => (Bound::Softmax, shape),
+                Operator::Softmax(axis) => {
+                    (Bound::Softmax(SoftmaxOver::new(axis, layer.kind(), shape).map_err(refused)?), shape)
+                }
             };
             if output.size() == 0 || output.size() > LARGEST {
                 let (kind, expected) =
@@ -270,6 +283,17 @@ impl Numbers {
         }
         Ok(Chain { nodes, output: shape })
     }
+}
+
+/// Whether layers change nothing but the shape of their values.
+fn only_reshapes<T: Scalar>(layers: &[Named<T>], mut shape: Shape) -> bool {
+    layers.iter().all(|named| match named.layer.operator(shape) {
+        Ok(Operator::Reshape(output)) => {
+            shape = output;
+            true
+        }
+        _ => false,
+    })
 }
 
 /// The shape of what branches give together.
@@ -303,6 +327,18 @@ fn check_map<T: Scalar>(kind: &str, map: &dyn LinearMap<T>) -> Result<(), Error>
 }
 
 impl<T: Scalar> Chain<T> {
+    /// Makes a last function that gives probabilities the model's link. Reshapes and routes may follow it: they move its values,
+    /// and so they can as well move the logits.
+    fn link(&mut self) {
+        let moves = |node: &&mut Node<T>| matches!(node.bound, Bound::Reshape | Bound::Route { .. });
+        let Some(last) = self.nodes.iter_mut().rev().find(|node| !moves(node)) else { return };
+        let bound = std::mem::replace(&mut last.bound, Bound::Reshape);
+        last.bound = match bound {
+            Bound::Elementwise(functions) if functions.single().is_some_and(|f| f.gives_probability()) => Bound::Link(functions),
+            other => other,
+        };
+    }
+
     /// All layers, in the order in which they are met.
     fn all<'a>(&'a self, list: &mut Vec<&'a Node<T>>) {
         for node in &self.nodes {
@@ -319,10 +355,10 @@ impl<T: Scalar> Chain<T> {
     fn nonnegative(&self, input: bool) -> bool {
         self.nodes.iter().fold(input, |sign, node| match &node.bound {
             Bound::Linear(linear) => sign && linear.map.keeps_sign(),
-            Bound::Elementwise(function) => function.is_nonnegative(sign),
+            Bound::Elementwise(functions) => functions.is_nonnegative(sign),
             Bound::Branches { branches, .. } => branches.iter().all(|branch| branch.nonnegative(sign)),
             Bound::Reshape | Bound::Route { .. } => sign,
-            Bound::Softmax => true,
+            Bound::Softmax(_) | Bound::Link(_) => true,
         })
     }
 }
@@ -331,7 +367,7 @@ impl<T: Scalar> Chain<T> {
 pub(crate) struct Outputs<T> {
     /// The values that are explained.
     pub logits: Buffer<T>,
-    /// The softmax of the logits, where the model ends with one.
+    /// The probabilities that the model makes of the logits, where it ends with a softmax or a sigmoid.
     pub probabilities: Option<Buffer<T>>,
 }
 
@@ -358,7 +394,7 @@ pub(crate) trait Visitor<T: Scalar> {
     }
 
     /// Sees what goes into an activation.
-    fn meet(&mut self, _function: &dyn Elementwise<T>, _values: &[T]) {}
+    fn meet(&mut self, _functions: &Functions<T>, _values: &[T]) {}
 
     /// Learns that the next layers are in branches, in the next of them, and in none of them any more.
     fn open(&mut self) {}
@@ -485,7 +521,7 @@ impl<T: Scalar> Sequential<T> {
         sites
     }
 
-    /// The model's output at one sample: probabilities where it ends with a softmax.
+    /// The model's output at one sample: probabilities where it ends with a softmax or a sigmoid.
     ///
     /// # Errors
     /// [`Error::InputShape`], [`Error::NonFiniteInput`], [`Error::NonFiniteOutput`].
@@ -552,11 +588,27 @@ impl<T: Scalar> Sequential<T> {
     /// Runs the network once on finite samples of the right length, as columns, and shows the layers to a visitor as the pass
     /// leaves them.
     pub(crate) fn pass(&self, samples: &[T], buffers: &mut Buffers<T>, visitor: &mut dyn Visitor<T>) -> Result<Outputs<T>, Error> {
-        let mut run = Run { columns: samples.len() / self.inputs(), buffers, visitor, probabilities: None };
+        let mut run = Run { columns: samples.len() / self.inputs(), buffers, visitor };
         let mut values = run.buffers.values.take(samples.len());
         values.copy_from_slice(samples);
         let logits = run.chain(&self.chain, values)?;
-        Ok(Outputs { logits, probabilities: run.probabilities })
+        let probabilities = self.probabilities(&logits, buffers)?;
+        Ok(Outputs { logits, probabilities })
+    }
+
+    /// What the last layer makes of the logits, where it makes probabilities of them.
+    fn probabilities(&self, logits: &[T], buffers: &mut Buffers<T>) -> Result<Option<Buffer<T>>, Error> {
+        let last = self.chain.nodes.iter().rev().find(|node| matches!(node.bound, Bound::Softmax(_) | Bound::Link(_)));
+        let Some(node) = last else { return Ok(None) };
+        let mut probabilities = buffers.values.take(logits.len());
+        linalg::copy(logits, &mut probabilities);
+        match &node.bound {
+            Bound::Softmax(softmax) => softmax.apply(&mut probabilities),
+            Bound::Link(functions) => functions.apply(&mut probabilities),
+            _ => {}
+        }
+        check_output(node, &probabilities)?;
+        Ok(Some(probabilities))
     }
 }
 
@@ -565,7 +617,6 @@ struct Run<'a, T: Scalar> {
     columns: usize,
     buffers: &'a mut Buffers<T>,
     visitor: &'a mut dyn Visitor<T>,
-    probabilities: Option<Buffer<T>>,
 }
 
 impl<T: Scalar> Run<'_, T> {
@@ -574,25 +625,18 @@ impl<T: Scalar> Run<'_, T> {
         for node in &chain.nodes {
             match &node.bound {
                 Bound::Linear(linear) => values = self.linear(node, linear, values)?,
-                Bound::Elementwise(function) => {
-                    self.visitor.meet(&**function, &values);
-                    linalg::each_part(&mut values, |values| function.apply(values));
+                Bound::Elementwise(functions) => {
+                    self.visitor.meet(functions, &values);
+                    functions.apply(&mut values);
                     check_output(node, &values)?;
                 }
-                Bound::Reshape => {}
+                Bound::Reshape | Bound::Softmax(_) | Bound::Link(_) => {}
                 Bound::Route { factor, route, inputs } => values = self.route(node, (*factor, &**route, *inputs), values)?,
                 Bound::Branches { factor, branches, inputs, sum } => {
                     values = self.branches(node, (*factor, branches, *inputs), values)?;
                     if let Some(sum) = sum {
                         values = self.linear(node, sum, values)?;
                     }
-                }
-                Bound::Softmax => {
-                    let mut softmax = self.buffers.values.take(values.len());
-                    softmax.copy_from_slice(&values);
-                    layer::softmax(&mut softmax, node.output.size());
-                    check_output(node, &softmax)?;
-                    self.probabilities = Some(softmax);
                 }
             }
         }

@@ -3,8 +3,8 @@
 use relprop::nalgebra::{DVector, dmatrix, dvector};
 use relprop::rule::{Decomposition, Divisor, Group, Part, Site, Stabilizer, Transform};
 use relprop::{
-    BiasMode, Code, Composite, Epsilon, Error, Gelu, Identity, Layer, Linear, Operator, RelevanceRule, Relu, Rule, Scalar,
-    Sequential, Shape, Softmax, ZBox,
+    BiasMode, Code, Composite, Epsilon, Error, Gelu, HardSigmoid, Identity, Layer, Linear, Operator, RelevanceRule, Relu, Rule,
+    Scalar, Sequential, Shape, Sigmoid, Softmax, Softplus, Softsign, Tanh, ZBox,
 };
 
 fn codes(model: &Sequential<f64>, rule: impl RelevanceRule<f64>) -> Vec<(Code, usize)> {
@@ -75,6 +75,21 @@ fn a_softmax_and_large_biases() {
     assert_eq!(codes(&model, Epsilon::default().with_bias(BiasMode::Ignore)), [(Code::SoftmaxLast, 3)]);
     let text = model.check(Rule::Epsilon).unwrap()[0].to_string();
     assert!(text.contains("large-biases at layer 0 (Linear): The biases (rms 8.63) are larger"), "{text}");
+}
+
+#[test]
+fn activations_that_are_not_0_at_0() {
+    // At the end a sigmoid makes probabilities of logits, and these are explained; between linear maps it turns signs.
+    let last = |activation| Sequential::builder().layer(layer(None)).layer(activation).build().unwrap();
+    assert_eq!(codes(&last(Box::new(Sigmoid) as Box<dyn Layer<f64>>), Rule::Epsilon), [(Code::SigmoidLast, 1)]);
+    assert_eq!(codes(&last(Box::new(Softplus::default())), Rule::Epsilon), [(Code::NonzeroAtZero, 1)]);
+    for activation in [Box::new(Relu) as Box<dyn Layer<f64>>, Box::new(Tanh), Box::new(Gelu::Exact), Box::new(Softsign)] {
+        assert_eq!(codes(&last(activation), Rule::Epsilon), []);
+    }
+    assert_eq!(codes(&model(Sigmoid), Rule::Epsilon), [(Code::NonzeroAtZero, 1)]);
+    assert_eq!(codes(&model(HardSigmoid), Rule::Epsilon), [(Code::NonzeroAtZero, 1)]);
+    let text = model(Sigmoid).check(Rule::Epsilon).unwrap()[0].to_string();
+    assert!(text.starts_with("nonzero-at-zero at layer 1 (Sigmoid): Sigmoid is 0.500 at 0:"), "{text}");
 }
 
 #[test]

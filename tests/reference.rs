@@ -9,8 +9,9 @@ use common::{Dense, Formula, Net};
 use proptest::prelude::*;
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
 use relprop::{
-    Accumulation, AlphaBeta, BiasMode, Cause, Composite, Epsilon, Gamma, GammaPlain, Linear, Relative, RelevanceRule, Relu, Rule,
-    Scalar, Sequential, Softmax,
+    Accumulation, AlphaBeta, AvgPool1d, AvgPool2d, BiasMode, Cause, Composite, Concat, Conv2d, Dropout, Epsilon, Error, Flatten,
+    Gamma, GammaPlain, HardSigmoid, Identity, Layer, LeakyRelu, Linear, Operator, Permute, Relative, RelevanceRule, Relu, Residual,
+    Rule, Scalar, Sequential, Shape, Sigmoid, Softmax, Unflatten,
 };
 
 const ORDERS: [Accumulation; 3] = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
@@ -205,8 +206,137 @@ fn a_last_softmax_changes_nothing() {
     }
 }
 
+/// One logit z = b - a, at (2, 1): taking a away raises it, taking b away lowers it.
 #[test]
-fn the_stabiliser_has_the_sign_of_the_total() {
+fn a_last_sigmoid_explains_the_logit() {
+    let linear = || Linear::new(dmatrix![-1.0, 1.0], None).unwrap();
+    let x = dvector![2.0, 1.0];
+    let plain = Sequential::builder().layer(linear());
+    let models = [
+        plain.clone().layer(Sigmoid),
+        plain.clone().layer(HardSigmoid),
+        plain.clone().layer(Sigmoid).layer(Identity).layer(Dropout::default()),
+        plain.clone().layer(Sigmoid).layer(Unflatten::new([1, 1, 1])).layer(Permute::new(&[1, 2, 0]).unwrap()).layer(Flatten),
+    ];
+    for (number, model) in models.into_iter().enumerate() {
+        let model = model.build().unwrap();
+        let probability = if number == 1 { 1.0 / 3.0 } else { 1.0 / (1.0 + 1.0_f64.exp()) };
+        assert!((model.forward(&x).unwrap()[0] - probability).abs() < 1e-15);
+        for order in ORDERS {
+            let explanation = model.explainer(Rule::Lrp0).unwrap().accumulation(order).explain(&x).unwrap();
+            assert_eq!(explanation.output(), &dvector![-1.0]);
+            assert!((explanation.probabilities().unwrap()[0] - probability).abs() < 1e-15);
+            assert_eq!(explanation.relevance(0).unwrap(), dvector![-2.0, 1.0]);
+        }
+    }
+    // Two sigmoids: the last one is the link, the other an activation.
+    let twice = Sequential::builder().layer(linear()).layer(Sigmoid).layer(Sigmoid).build().unwrap();
+    let logit = 1.0 / (1.0 + 1.0_f64.exp());
+    assert!((twice.explain(&x, Rule::Lrp0).unwrap().output()[0] - logit).abs() < 1e-15);
+    // One for each output, of labels that do not exclude one another.
+    let labels = Linear::new(dmatrix![1.0, 0.0; -1.0, 0.5], None).unwrap();
+    let labels = Sequential::builder().layer(labels).layer(Sigmoid).build().unwrap();
+    let explanation = labels.explain(&x, Rule::Lrp0).unwrap();
+    assert_eq!((explanation.output(), explanation.relevance(1).unwrap()), (&dvector![2.0, -1.5], dvector![-2.0, 0.5]));
+}
+
+/// PyTorch: softmax over the two labels of each of four pixels.
+#[test]
+fn a_last_softmax_over_an_axis() {
+    let two_labels = || Conv2d::new([2, 1, 1, 1], vec![1.0, -1.0], None).unwrap();
+    let x = dvector![0.0, 1.0, 2.0, 3.0];
+    let of_label_0: [f64; 4] = [0.5, 0.880_797_078, 0.982_013_790, 0.997_527_377];
+    let model = Sequential::builder().input([1, 2, 2]).layer(two_labels()).layer(Softmax::over(0)).layer(Flatten).build().unwrap();
+    let probabilities = model.forward(&x).unwrap();
+    for (pixel, p) in of_label_0.into_iter().enumerate() {
+        assert!((probabilities[pixel] - p).abs() < 1e-8 && (probabilities[pixel + 4] + p - 1.0).abs() < 1e-8);
+    }
+    let explanation = model.explain(&x, Rule::Lrp0).unwrap();
+    assert_eq!(explanation.output()[6], -2.0);
+    assert_eq!(explanation.relevance(6).unwrap(), dvector![0.0, 0.0, -2.0, 0.0]);
+    let over_width = Sequential::builder().input([1, 2, 2]).layer(two_labels()).layer(Softmax::over(2)).build().unwrap();
+    assert!((over_width.forward(&x).unwrap()[1] - 0.731_058_578_f64).abs() < 1e-8);
+    for layer in [Softmax::over(3), Softmax::over(usize::MAX)] {
+        let refused = Sequential::builder().input([1, 2, 2]).layer(two_labels()).layer(layer).build().unwrap_err();
+        assert!(matches!(refused, Error::LayerShape { layer: 1, .. }), "{refused}");
+    }
+    let whole = Sequential::builder().input([1, 2, 2]).layer(two_labels()).layer(Softmax).build().unwrap_err();
+    assert!(whole.to_string().contains("Softmax::over(0)"), "{whole}");
+}
+
+/// A function for each channel, from outside the crate: PReLU.
+#[derive(Debug)]
+struct PRelu(Vec<f64>);
+
+impl<T: Scalar> Layer<T> for PRelu {
+    fn kind(&self) -> &str {
+        "PReLU"
+    }
+    fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
+        Ok(Operator::per_channel(self.0.iter().map(|&slope| LeakyRelu::new(slope).unwrap())))
+    }
+}
+
+/// 40,000 values are shared out among threads, and so is a batch: each value still meets the function of its channel.
+#[test]
+fn a_function_for_each_channel_knows_its_channel_everywhere() {
+    let (channels, each, samples) = (5, 8000, 3);
+    let slopes: Vec<f64> = (0..channels).map(|channel| 0.1 + 0.2 * channel as f64).collect();
+    for shape in [Shape::from([channels, each]), Shape::from([channels, each / 100, 100])] {
+        let pool = AvgPool2d::new([1, 1]);
+        let builder = Sequential::builder().input(shape);
+        let builder = if shape.dims().len() == 3 { builder.layer(pool) } else { builder.layer(AvgPool1d::new(1)) };
+        let model = builder.layer(PRelu(slopes.clone())).build().unwrap();
+        let value = |at: usize| ((at * 37) % 101) as f64 - 50.0;
+        let batch = DMatrix::from_fn(shape.size(), samples, |i, sample| value(i + sample));
+        let outputs = model.forward_batch(&batch).unwrap();
+        for sample in 0..samples {
+            for i in 0..shape.size() {
+                let z = value(i + sample);
+                assert_eq!(outputs[(i, sample)], if z > 0.0 { z } else { slopes[i / each] * z });
+            }
+        }
+    }
+    // One for each value of a vector.
+    let linear = Linear::new(dmatrix![-1.0; -2.0], None).unwrap();
+    let vector = Sequential::builder().layer(linear).layer(PRelu(vec![0.5, 0.25])).build().unwrap();
+    assert_eq!(vector.forward_batch(&dmatrix![1.0, 4.0]).unwrap(), dmatrix![-0.5, -2.0; -0.5, -2.0]);
+    assert_eq!(vector.explain(&dvector![1.0], Rule::Lrp0).unwrap().relevance(1).unwrap(), dvector![-0.5]);
+    let three = Sequential::builder().layer(Linear::new(dmatrix![-1.0; -2.0], None).unwrap()).layer(PRelu(vec![1.0; 3]));
+    let refused = three.build().unwrap_err().to_string();
+    assert!(refused.contains("layer 1 (PReLU) takes 3 channels, one for each of its functions"), "{refused}");
+}
+
+/// A rule that loses nothing has no sinks to carry on, also before another layer of its branch.
+#[test]
+fn pass_in_branches() {
+    let linear = |w: f64| Linear::new(dmatrix![w, 1.0; 0.5, -1.0], None).unwrap();
+    let two = || Sequential::builder().layer(linear(2.0)).layer(linear(3.0));
+    let models = [
+        Sequential::builder().input(2).layer(Residual::new([two(), Sequential::builder()]).unwrap()),
+        Sequential::builder().input(2).layer(Concat::new([two(), Sequential::builder()]).unwrap()),
+        two().layer(linear(1.0)),
+    ];
+    let x = dvector![1.0, 2.0];
+    for (number, model) in models.into_iter().enumerate() {
+        let model = model.build().unwrap();
+        for order in ORDERS {
+            let explanation = model.explainer(Rule::Pass).unwrap().accumulation(order).explain(&x).unwrap();
+            let expected = match number {
+                0 => {
+                    // The sum is shared by Norm: each output to the input of its index, up to the stabilizer.
+                    dmatrix![1.0, 0.0; 0.0, 1.0]
+                }
+                1 => dmatrix![1.0, 0.0, 1.0, 0.0; 0.0, 1.0, 0.0, 1.0],
+                _ => dmatrix![1.0, 0.0; 0.0, 1.0],
+            };
+            assert!((explanation.shares() - expected).amax() < 1e-6, "{number} {order:?}");
+        }
+    }
+}
+
+#[test]
+fn the_stabilizer_has_the_sign_of_the_total() {
     // 1 - (1 + 1e-6) is the total: an unsigned stabiliser of 1e-6 would cancel it.
     let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -1.0], None).unwrap()).build().unwrap();
     let x = dvector![1.0, 1.0 + 1e-6];

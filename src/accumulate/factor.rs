@@ -99,7 +99,7 @@ impl<T: Scalar> Network<T> {
                         self.take(layer, sum, ruled, &mut numbers);
                     }
                 }
-                Bound::Elementwise(_) | Bound::Reshape | Bound::Softmax => {}
+                Bound::Elementwise(_) | Bound::Reshape | Bound::Softmax(_) | Bound::Link(_) => {}
             }
         }
         numbers
@@ -342,6 +342,10 @@ impl<'a, T: Scalar> Linked<'a, T> {
     /// Cost: for each column the factor's product.
     pub fn apply_transposed(self, sample: usize, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
         let Prepared { inputs, outputs, .. } = *self.prepared();
+        if x.is_empty() {
+            // No columns: nothing is live, or the layers so far have no sinks.
+            return;
+        }
         match self.parts() {
             Parts::Ruled(linked) => linked.apply_transposed(sample, x, out, buffers),
             Parts::Route(from) => {

@@ -19,7 +19,7 @@ use super::factor::{Kind, Network};
 use super::ruled::{self, PreparedGroup, Ruled, Scale, Shares, Term, Weights};
 use crate::buffer::Buffers;
 use crate::error::Error;
-use crate::layer::{self, Elementwise, LinearMap, WeightFn};
+use crate::layer::{self, Functions, LinearMap, WeightFn};
 use crate::linalg;
 use crate::rule::{BiasMode, Divisor, Gate, Input, Stabilizer, Transform};
 use crate::scalar::Scalar;
@@ -133,14 +133,15 @@ impl<T: Scalar> Visitor<T> for Rounding<'_, T> {
         Ok(())
     }
 
-    fn meet(&mut self, function: &dyn Elementwise<T>, values: &[T]) {
+    fn meet(&mut self, functions: &Functions<T>, values: &[T]) {
         if !self.plain {
             return;
         }
-        let slope = function.steepest();
-        self.bounded &= slope.is_some();
-        let (slope, few) = (T::from_f64(slope.unwrap_or(1.0)), gamma::<T>(FEW));
-        for (error, &z) in self.error.iter_mut().zip(values) {
+        self.bounded &= functions.iter().all(|function| function.steepest().is_some());
+        let few = gamma::<T>(FEW);
+        for (at, (error, &z)) in self.error.iter_mut().zip(values).enumerate() {
+            let function = functions.at(at);
+            let slope = T::from_f64(function.steepest().unwrap_or(1.0));
             let f = function.value(z);
             // Nothing to round where f is the identity or a constant, as most often.
             let own = if f == z || f == T::zero() { T::zero() } else { few * (z.abs() + f.abs()) };

@@ -350,7 +350,7 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
             Arc::new(Permute::new(&axes.ok_or("Permute names the samples' axis twice")?).map_err(refused)?)
         }
         "Dropout" | "Dropout2d" => Arc::new(Dropout::new(arguments.number("p", 0.5)?).map_err(refused)?),
-        "Softmax" => Arc::new(Softmax),
+        "Softmax" | "LogSoftmax" => arguments.softmax()?,
         other => return Err(format!("there is no layer of kind '{}'", shortened(other))),
     };
     Ok(Module::Layer(layer))
@@ -419,6 +419,18 @@ impl<'a> Arguments<'a> {
             Ok([both]) => Ok(Some([*both, *both])),
             Ok([height, width]) => Ok(Some([*height, *width])),
             _ => Err(format!("{name} is '{}', not one or two sizes", shortened(text))),
+        }
+    }
+
+    /// A softmax of logarithms has the same logits and, but for the logarithm, the same probabilities.
+    fn softmax<T: Scalar>(&self) -> Result<Arc<dyn Layer<T>>, String> {
+        match self.text("dim", 0) {
+            // PyTorch then takes the axis of the values, where they are a vector.
+            None | Some("None") => Ok(Arc::new(Softmax)),
+            Some(dim) => {
+                let number = dim.parse().map_err(|_| format!("dim is '{}', not a whole number", shortened(dim)))?;
+                Ok(Arc::new(Softmax::over_dim(number)))
+            }
         }
     }
 

@@ -20,8 +20,14 @@ macro_rules! activation {
 /// The two traits of an activation, from its kind, its function, the most that it can steepen, whether it is never negative
 /// and its arguments as PyTorch prints them.
 macro_rules! elementwise {
+    (probability: $($rest:tt)*) => {
+        elementwise!(@ true, $($rest)*);
+    };
+    ($name:ident, $($rest:tt)*) => {
+        elementwise!(@ false, $name, $($rest)*);
+    };
     (
-        $name:ident, $kind:literal, |$this:ident, $z:ident| $value:expr, |$slope:ident| $steepest:expr,
+        @ $probability:literal, $name:ident, $kind:literal, |$this:ident, $z:ident| $value:expr, |$slope:ident| $steepest:expr,
         |$sign:ident, $input:ident| $nonnegative:expr, |$settings:ident| $arguments:expr
     ) => {
         impl<T: Scalar> Elementwise<T> for $name {
@@ -38,6 +44,10 @@ macro_rules! elementwise {
             fn is_nonnegative(&self, $input: bool) -> bool {
                 let $sign = self;
                 $nonnegative
+            }
+
+            fn gives_probability(&self) -> bool {
+                $probability
             }
         }
 
@@ -66,10 +76,15 @@ activation!(
     /// z σ(z), with σ the logistic function.
     Silu, "SiLU", 1.1, |input| input, |z| z * sigmoid(z)
 );
-activation!(
-    /// The logistic function σ(z) = 1 / (1 + exp(-z)).
-    Sigmoid, "Sigmoid", 0.25, |_input| true, |z| sigmoid(z)
-);
+/// The logistic function σ(z) = 1 / (1 + exp(-z)).
+///
+/// At the end of a model it makes a probability of each logit, as [`Softmax`] does of all of them: the logits are explained,
+/// and the probabilities given beside them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sigmoid;
+elementwise!(probability: Sigmoid, "Sigmoid", |_this, z| sigmoid(z), |_this| Some(0.25), |_this, _input| true, |_this| {
+    String::new()
+});
 activation!(
     /// tanh(z).
     Tanh, "Tanh", 1.0, |input| input, |z| z.tanh()
@@ -89,19 +104,16 @@ activation!(
     /// z / (1 + |z|).
     Softsign, "Softsign", 1.0, |input| input, |z| z / (T::one() + z.abs())
 );
-activation!(
-    /// z / 6 + 1/2, but at least 0 and at most 1.
-    HardSigmoid, "Hardsigmoid", 0.17, |_input| true, |z| hard_sigmoid(z)
-);
+/// z / 6 + 1/2, but at least 0 and at most 1. At the end of a model it is what [`Sigmoid`] is there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HardSigmoid;
+elementwise!(probability: HardSigmoid, "Hardsigmoid", |_this, z| hard_sigmoid(z), |_this| Some(0.17), |_this, _input| true, |_this| {
+    String::new()
+});
 activation!(
     /// z times [`HardSigmoid`] of z (Howard et al. 2019).
     HardSwish, "Hardswish", 1.5, |input| input, |z| z * hard_sigmoid(z)
 );
-activation!(
-    /// z.
-    Identity, "Identity", 1.0, |input| input, |z| z
-);
-
 fn sigmoid<T: Scalar>(z: T) -> T {
     T::one() / (T::one() + (-z).exp())
 }
@@ -314,6 +326,20 @@ elementwise!(
     |this| format!("min_val={:?}, max_val={:?}", this.min, this.max)
 );
 
+/// z, whatever its shape.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Identity;
+
+impl<T: Scalar> Layer<T> for Identity {
+    fn kind(&self) -> &str {
+        "Identity"
+    }
+
+    fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+        Ok(Operator::Reshape(input))
+    }
+}
+
 /// Dropout as it is at inference: z.
 ///
 /// | parameter | default | range |
@@ -338,12 +364,21 @@ impl Default for Dropout {
     }
 }
 
-elementwise!(Dropout, "Dropout", |_this, z| z, |_this| Some(1.0), |_this, input| input, |this| format!(
-    "p={:?}, inplace=False",
-    this.p
-));
+impl<T: Scalar> Layer<T> for Dropout {
+    fn kind(&self) -> &str {
+        "Dropout"
+    }
 
-/// Softmax over all values, at the end of a model only.
+    fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+        Ok(Operator::Reshape(input))
+    }
+
+    fn arguments(&self) -> String {
+        format!("p={:?}, inplace=False", self.p)
+    }
+}
+
+/// Softmax over the values of a vector, at the end of a model only; [`Softmax::over`] is that over an axis.
 ///
 /// The model's [`forward`](crate::Sequential::forward) gives the probabilities; an explanation explains the logits and
 /// gives the probabilities beside them. To explain probabilities is to explain one output by its rivals' inputs too, and
@@ -351,17 +386,77 @@ elementwise!(Dropout, "Dropout", |_this, z| z, |_this| Some(1.0), |_this, input|
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Softmax;
 
+impl Softmax {
+    /// Softmax over one axis of the values, counted from 0: over the channels of an image it is `Softmax::over(0)`, which gives
+    /// probabilities for each pixel. (PyTorch counts the axis of the samples too: `dim=1`.)
+    ///
+    /// ```
+    /// use relprop::{Conv2d, Sequential, Softmax};
+    /// use relprop::nalgebra::{self, dvector};
+    ///
+    /// let model = Sequential::builder()
+    ///     .input([1, 1, 2])
+    ///     .layer(Conv2d::new([2, 1, 1, 1], vec![1.0, -1.0], None)?) // two labels for each pixel
+    ///     .layer(Softmax::over(0))
+    ///     .build()?;
+    /// let p = model.forward(&dvector![0.0, 1.0])?;
+    /// assert_eq!((p[0], p[0] + p[2], p[1] + p[3]), (0.5, 1.0, 1.0));
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    #[must_use]
+    pub fn over(axis: usize) -> AxisSoftmax {
+        AxisSoftmax { dim: isize::try_from(axis).map_or(isize::MAX, |axis| axis.saturating_add(1)) }
+    }
+
+    /// The same by PyTorch's `dim`, which counts the axis of the samples, or from the end where it is negative.
+    #[cfg(feature = "io")]
+    pub(crate) fn over_dim(dim: isize) -> AxisSoftmax {
+        AxisSoftmax { dim }
+    }
+}
+
 impl<T: Scalar> Layer<T> for Softmax {
     fn kind(&self) -> &str {
         "Softmax"
     }
 
-    fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
-        Ok(Operator::Softmax)
+    fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+        if input.dims().len() != 1 {
+            return Err(Error::shape("Softmax", input, "a vector (Softmax::over(0) is over the channels)"));
+        }
+        Ok(Operator::Softmax(0))
     }
 
     fn arguments(&self) -> String {
         "dim=-1".to_owned()
+    }
+}
+
+/// Softmax over one axis, at the end of a model only: [`Softmax::over`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AxisSoftmax {
+    /// As PyTorch counts it.
+    dim: isize,
+}
+
+impl<T: Scalar> Layer<T> for AxisSoftmax {
+    fn kind(&self) -> &str {
+        "Softmax"
+    }
+
+    fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+        let axes = input.dims().len().cast_signed();
+        match if self.dim < 0 { axes + self.dim } else { self.dim - 1 } {
+            axis if (0..axes).contains(&axis) => Ok(Operator::Softmax(axis.cast_unsigned())),
+            _ if self.dim == 0 || self.dim == -1 - axes => {
+                Err(Error::shape("Softmax", input, format!("an axis of the values, dim={} is that of the samples", self.dim)))
+            }
+            _ => Err(Error::shape("Softmax", input, format!("values that have an axis dim={}", self.dim))),
+        }
+    }
+
+    fn arguments(&self) -> String {
+        format!("dim={}", self.dim)
     }
 }
 

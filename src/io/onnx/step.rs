@@ -198,7 +198,10 @@ impl<T: Scalar> Steps<T> {
                         Operator::Elementwise(function) => (shape, function.is_nonnegative(sign)),
                         Operator::Route(route) => (route.output_shape(), sign),
                         Operator::Reshape(shape) => (shape, sign),
-                        Operator::Branches(..) | Operator::Softmax => (shape, false),
+                        Operator::PerChannel(functions) => {
+                            (shape, functions.iter().all(|function| function.is_nonnegative(sign)))
+                        }
+                        Operator::Branches(..) | Operator::Softmax(_) => (shape, false),
                     };
                 }
                 Ok((Some(shape.dims().to_vec()), sign))
