@@ -18,6 +18,7 @@ mod block;
 mod factor;
 mod kept;
 mod plan;
+mod range;
 mod rounding;
 mod ruled;
 
@@ -35,6 +36,7 @@ pub(crate) use factor::Network;
 pub(crate) use kept::Kept;
 pub use plan::Plan;
 pub(crate) use plan::{End, Link};
+pub(crate) use range::OutOfRange;
 pub(crate) use rounding::{Magnitudes, Rounded, Rounding};
 
 /// The order in which the share matrices are multiplied. The shares are the same up to rounding; the cost is not.
@@ -117,11 +119,12 @@ enum Item<T> {
 pub(crate) struct Stack<T> {
     items: Vec<Item<T>>,
     open: Open<T>,
+    noted: Vec<OutOfRange>,
 }
 
 impl<T> Default for Stack<T> {
     fn default() -> Self {
-        Self { items: Vec::new(), open: Open::default() }
+        Self { items: Vec::new(), open: Open::default(), noted: Vec::new() }
     }
 }
 
@@ -141,11 +144,13 @@ pub(crate) struct Machine<'a, T: Scalar> {
     steps: std::slice::Iter<'a, Step>,
     stack: &'a mut Vec<Item<T>>,
     open: &'a mut Open<T>,
+    /// Samples that are outside the range that a rule supposes.
+    noted: &'a mut Vec<OutOfRange>,
 }
 
 impl<T: Scalar> Visitor<T> for Machine<'_, T> {
     fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error> {
-        let factor = self.network.factor(leaving, buffers);
+        let factor = self.network.factor(leaving, buffers, self.noted)?;
         self.shift(factor, buffers)
     }
 
@@ -169,13 +174,19 @@ impl<T: Scalar> Visitor<T> for Machine<'_, T> {
 
 impl<'a, T: Scalar> Machine<'a, T> {
     pub fn new(model: &'a Sequential<T>, network: &'a Network<T>, plan: &'a Plan, stack: &'a mut Stack<T>) -> Self {
-        let Stack { items, open } = stack;
+        let Stack { items, open, noted } = stack;
         items.clear();
         open.clear();
+        noted.clear();
         let mut steps = plan.steps().iter();
         // The first shift is what the machine waits for.
         steps.next();
-        Self { model, network, steps, stack: items, open }
+        Self { model, network, steps, stack: items, open, noted }
+    }
+
+    /// What was noted of the samples.
+    pub fn take_noted(&mut self) -> Vec<OutOfRange> {
+        std::mem::take(self.noted)
     }
 
     /// Takes the factor of the layer that the pass has just left.

@@ -24,6 +24,8 @@ pub enum Code {
     UnmergedNorm,
     /// Biases are large against what inputs add to the outputs.
     LargeBiases,
+    /// A sample has values outside the range that a rule supposes, such as the box of [`ZBox`](crate::ZBox).
+    OutsideRange,
 }
 
 impl fmt::Display for Code {
@@ -35,6 +37,7 @@ impl fmt::Display for Code {
             Self::DeadUnits => "dead-units",
             Self::UnmergedNorm => "unmerged-norm",
             Self::LargeBiases => "large-biases",
+            Self::OutsideRange => "outside-range",
         })
     }
 }
@@ -229,7 +232,8 @@ impl<T: Scalar> Check<'_, T> {
             squares.iter_mut().zip(bias.iter()).for_each(|(square, b)| *square += b * b);
         }
         // An average of values that are shut is shut; of the others nothing is new.
-        let below_zero = if linear.learned { Some([-T::one(), -T::one() - T::one()]) } else { values.below_zero };
+        let below_zero =
+            if linear.learned || map.bias().is_some() { Some([-T::one(), -T::one() - T::one()]) } else { values.below_zero };
         Ok(Values { squares, below_zero })
     }
 }
@@ -255,7 +259,8 @@ fn mean_squares<T: Scalar>(map: &dyn LinearMap<T>, squares: &[T]) -> Vec<T> {
 
 /// The root mean squares of the biases and of W z, where the former is larger and the rule gives biases a share.
 fn bias_against<T: Scalar>(map: &dyn LinearMap<T>, typical: &[T], decomposition: &Decomposition<T>) -> Option<(f64, f64)> {
-    let absorbs = |group: &Group<T>| matches!(group.divisor, Divisor::Total(_)) && group.bias_mode == BiasMode::Absorb;
+    let absorbs =
+        |group: &Group<T>| matches!(group.divisor, Divisor::Total(_) | Divisor::TotalOf(..)) && group.bias_mode == BiasMode::Absorb;
     let bias = map.bias().filter(|_| decomposition.groups.iter().any(absorbs))?;
     let mean = |squares: &mut dyn Iterator<Item = f64>| (squares.sum::<f64>() / typical.len() as f64).sqrt();
     let of_bias = mean(&mut bias.iter().map(|b| b.as_f64() * b.as_f64()));

@@ -9,12 +9,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::nearest::did_you_mean;
 use crate::rule::{AlphaBeta, Decomposition, Epsilon, Flat, Gamma, Norm, RelevanceRule, Site, ZBox, ZPlus};
 use crate::scalar::Scalar;
 
 /// A rule for each layer, by kind, place or name. It goes wherever a rule goes.
 ///
-/// Of all settings that fit a layer the one that was made last holds.
+/// Of all settings that fit a layer the one that was made last holds. A setting that fits no layer is an error when the explainer is
+/// made, with the name that was probably meant ([`Error::UnmatchedSetting`]); only those of presets need not fit.
 ///
 /// ```
 /// use relprop::{Composite, Epsilon, Gamma, Linear, Relu, Rule, Sequential};
@@ -35,7 +37,15 @@ use crate::scalar::Scalar;
 #[derive(Clone)]
 pub struct Composite<T: Scalar> {
     name: Option<String>,
-    settings: Vec<(Place, Arc<dyn RelevanceRule<T>>)>,
+    settings: Vec<Setting<T>>,
+}
+
+#[derive(Clone)]
+struct Setting<T: Scalar> {
+    place: Place,
+    rule: Arc<dyn RelevanceRule<T>>,
+    /// It has to fit some layer. A preset's need not: not every model has convolutions.
+    wanted: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -61,6 +71,35 @@ impl Place {
             Self::Last => site.learned && site.linear_index + 1 == site.linear_count,
         }
     }
+
+    /// What is said of a setting that fits none of these layers.
+    fn unmatched(&self, rule: String, sites: &[Site<'_>]) -> Error {
+        let names = sites.iter().map(|site| site.name);
+        let (setting, nearest) = match self {
+            Self::Kind(kind) => (format!("Composite::kind({kind:?}, ..)"), did_you_mean(kind, sites.iter().map(|site| site.kind))),
+            Self::Name(name) => (format!("Composite::name({name:?}, ..)"), did_you_mean(name, names)),
+            Self::Layer(layer) => (format!("Composite::layer({layer}, ..)"), String::new()),
+            Self::Range(range) => (format!("Composite::range({range:?}, ..)"), String::new()),
+            Self::Any => ("Composite::new(..)".to_owned(), String::new()),
+            Self::First => ("Composite::first(..)".to_owned(), String::new()),
+            Self::Last => ("Composite::last(..)".to_owned(), String::new()),
+        };
+        Error::UnmatchedSetting { setting, rule, nearest, layers: list_sites(sites) }
+    }
+}
+
+/// The layers that take a rule, as an error lists them.
+fn list_sites(sites: &[Site<'_>]) -> String {
+    const LISTED: usize = 12;
+    let one = |site: &Site<'_>| match site.layer.to_string() {
+        index if index == site.name => format!("{index} ({})", site.kind),
+        index => format!("{index} '{}' ({})", site.name, site.kind),
+    };
+    let mut listed: Vec<String> = sites.iter().take(LISTED).map(one).collect();
+    if sites.len() > LISTED {
+        listed.push(format!("and {} more", sites.len() - LISTED));
+    }
+    if listed.is_empty() { "no layer takes a rule".to_owned() } else { format!("these layers take a rule: {}", listed.join(", ")) }
 }
 
 const CONVOLUTIONS: [&str; 3] = ["Conv1d", "Conv2d", "ConvTranspose2d"];
@@ -69,13 +108,17 @@ impl<T: Scalar> Composite<T> {
     /// This rule for every layer, until other settings follow.
     #[must_use]
     pub fn new(rule: impl RelevanceRule<T> + 'static) -> Self {
-        Self { name: None, settings: Vec::new() }.with(Place::Any, rule)
+        Self { name: None, settings: Vec::new() }.set(Place::Any, Arc::new(rule), false)
     }
 
-    fn with(mut self, place: Place, rule: impl RelevanceRule<T> + 'static) -> Self {
+    fn with(self, place: Place, rule: impl RelevanceRule<T> + 'static) -> Self {
+        self.set(place, Arc::new(rule), true)
+    }
+
+    fn set(mut self, place: Place, rule: Arc<dyn RelevanceRule<T>>, wanted: bool) -> Self {
         // A preset that was changed is no longer the one of that name.
         self.name = None;
-        self.settings.push((place, Arc::new(rule)));
+        self.settings.push(Setting { place, rule, wanted });
         self
     }
 
@@ -117,7 +160,12 @@ impl<T: Scalar> Composite<T> {
 
     fn by_convolutions(rule: impl RelevanceRule<T> + 'static) -> Self {
         let rule: Arc<dyn RelevanceRule<T>> = Arc::new(rule);
-        CONVOLUTIONS.into_iter().fold(Self::new(Epsilon::default()), |composite, kind| composite.kind(kind, rule.clone()))
+        let of_kind = |composite: Self, kind: &str| composite.set(Place::Kind(kind.to_owned()), rule.clone(), false);
+        CONVOLUTIONS.into_iter().fold(Self::new(Epsilon::default()), of_kind)
+    }
+
+    fn preset_first(self, rule: impl RelevanceRule<T> + 'static) -> Self {
+        self.set(Place::First, Arc::new(rule), false)
     }
 
     fn called(self, name: impl Into<String>) -> Self {
@@ -133,7 +181,7 @@ impl<T: Scalar> Composite<T> {
     /// [`epsilon_plus`](Self::epsilon_plus) with [`Flat`] for the first layer.
     #[must_use]
     pub fn epsilon_plus_flat() -> Self {
-        Self::epsilon_plus().first(Flat).called("EpsilonPlusFlat")
+        Self::epsilon_plus().preset_first(Flat).called("EpsilonPlusFlat")
     }
 
     /// Convolutions by [`AlphaBeta`] (2, 1), dense layers by [`Epsilon`], poolings and sums by [`Norm`].
@@ -145,7 +193,7 @@ impl<T: Scalar> Composite<T> {
     /// [`epsilon_alpha2_beta1`](Self::epsilon_alpha2_beta1) with [`Flat`] for the first layer.
     #[must_use]
     pub fn epsilon_alpha2_beta1_flat() -> Self {
-        Self::epsilon_alpha2_beta1().first(Flat).called("EpsilonAlpha2Beta1Flat")
+        Self::epsilon_alpha2_beta1().preset_first(Flat).called("EpsilonAlpha2Beta1Flat")
     }
 
     /// Convolutions by [`Gamma`] (0.25), dense layers by [`Epsilon`], poolings and sums by [`Norm`], the first layer by
@@ -154,13 +202,13 @@ impl<T: Scalar> Composite<T> {
     /// # Errors
     /// [`Error::InvalidParameter`] unless low <= high, both finite.
     pub fn epsilon_gamma_box(low: f64, high: f64) -> Result<Self, Error> {
-        let composite = Self::by_convolutions(Gamma::default()).first(ZBox::new(low, high)?);
+        let composite = Self::by_convolutions(Gamma::default()).preset_first(ZBox::new(low, high)?);
         Ok(composite.called(format!("EpsilonGammaBox({low:?}, {high:?})")))
     }
 
     fn at(&self, site: &Site<'_>) -> &dyn RelevanceRule<T> {
         // The first setting is for any layer with weights of its own.
-        self.settings.iter().rev().find(|(place, _)| place.is(site)).map_or(&Norm, |(_, rule)| &**rule)
+        self.settings.iter().rev().find(|setting| setting.place.is(site)).map_or(&Norm, |setting| &*setting.rule)
     }
 }
 
@@ -177,6 +225,21 @@ impl<T: Scalar> RelevanceRule<T> for Composite<T> {
         true
     }
 
+    /// Every setting fits some layer, and what is set there looks at those layers in its turn.
+    fn check_sites(&self, sites: &[Site<'_>]) -> Result<(), Error> {
+        for Setting { place, rule, wanted } in &self.settings {
+            let fitting: Vec<Site<'_>> = sites.iter().filter(|site| place.is(site)).cloned().collect();
+            if fitting.is_empty() {
+                if *wanted {
+                    return Err(place.unmatched(rule.name(), sites));
+                }
+                continue;
+            }
+            rule.check_sites(&fitting)?;
+        }
+        Ok(())
+    }
+
     fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
         self.at(site).decompose(site)
     }
@@ -184,7 +247,7 @@ impl<T: Scalar> RelevanceRule<T> for Composite<T> {
 
 impl<T: Scalar> fmt::Debug for Composite<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let settings = self.settings.iter().map(|(place, rule)| (place, rule.name()));
+        let settings = self.settings.iter().map(|setting| (&setting.place, setting.rule.name()));
         f.debug_map().entries(settings).finish()
     }
 }
@@ -200,6 +263,8 @@ mod tests {
             kind,
             inputs: 2,
             outputs: 2,
+            input_shape: 2.into(),
+            output_shape: 2.into(),
             learned: !matches!(kind, "AvgPool2d" | "Residual"),
             linear_index: layer,
             linear_count: 4,

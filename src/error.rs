@@ -248,6 +248,58 @@ pub enum Error {
         reason: String,
     },
 
+    /// A setting of a composite fits no layer.
+    #[error("{setting} fits no layer, so {rule} would be used nowhere{nearest}; {layers}")]
+    UnmatchedSetting {
+        /// The setting, such as `Composite::name("haed")`.
+        setting: String,
+        /// The rule's name.
+        rule: String,
+        /// `, did you mean 'head'?`, where a name is near; else empty.
+        nearest: String,
+        /// Which layers take a rule.
+        layers: String,
+    },
+
+    /// A value is outside the range that a rule supposes of a layer's inputs, such as the box of [`ZBox`](crate::ZBox).
+    #[error(
+        "input {input} of layer {layer} ({kind}) is {value} in sample {sample}, outside the range from {low} to {high} that {rule} \
+         supposes ({count} such inputs in all): widen the range, or allow such samples with ZBox::with_outside(Outside::Report)"
+    )]
+    OutsideRange {
+        /// The rule's name.
+        rule: String,
+        /// The layer's index.
+        layer: usize,
+        /// The layer's kind.
+        kind: String,
+        /// The sample's index in the batch, 0 for a single sample.
+        sample: usize,
+        /// The input that is farthest outside.
+        input: usize,
+        /// Its value.
+        value: f64,
+        /// The least value it may have.
+        low: f64,
+        /// The largest value it may have.
+        high: f64,
+        /// How many inputs of the sample are outside.
+        count: usize,
+    },
+
+    /// A call would take more memory than its limit.
+    #[error("{what} would take {}, more than the limit of {}: {remedy}", memory(*.bytes), memory(*.limit))]
+    TooLarge {
+        /// What would take it.
+        what: String,
+        /// How many bytes.
+        bytes: u64,
+        /// The limit in bytes.
+        limit: u64,
+        /// What to do.
+        remedy: String,
+    },
+
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {
@@ -318,6 +370,17 @@ pub struct UnsupportedNode {
     pub reason: String,
 }
 
+/// Bytes in the unit in which they are read best.
+fn memory(bytes: u64) -> String {
+    let units = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let (mut size, mut unit) = (bytes as f64, 0);
+    while size >= 1024.0 && unit + 1 < units.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} bytes") } else { format!("{size:.1} {}", units[unit]) }
+}
+
 fn count(nodes: usize) -> String {
     if nodes == 1 { "a node".to_owned() } else { format!("{nodes} nodes") }
 }
@@ -349,6 +412,14 @@ impl Error {
     #[cfg(any(feature = "io", feature = "heatmap"))]
     pub(crate) fn io(path: &std::path::Path, source: std::io::Error) -> Self {
         Self::Io { path: path.display().to_string(), source }
+    }
+
+    /// The same of a sample in a part of a batch that begins here.
+    pub(crate) fn in_batch(mut self, first: usize) -> Self {
+        if let Self::OutsideRange { sample, .. } = &mut self {
+            *sample += first;
+        }
+        self
     }
 
     /// The error for a shape that a layer cannot take.

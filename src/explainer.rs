@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use nalgebra::{DMatrix, DVector};
 
-use crate::accumulate::{self, Accumulation, End, Link, Machine, Magnitudes, Network, Overflow, Plan, Rounding, Stack, Suffix};
+use crate::accumulate::{
+    self, Accumulation, End, Link, Machine, Magnitudes, Network, OutOfRange, Overflow, Plan, Rounding, Stack, Suffix,
+};
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
 use crate::explanation::{self, About, Explained, Explanation, Sink};
 use crate::health::Health;
 use crate::layer;
 use crate::linalg;
+use crate::memory::MemoryLimit;
 use crate::rule::{RelevanceRule, rule_at};
 use crate::scalar::Scalar;
 use crate::sequential::{self, Outputs, Sequential};
@@ -74,6 +77,7 @@ pub struct Explainer<T: Scalar> {
     targets: Targets<T>,
     explained: Explained<T>,
     plan: Plan,
+    limit: MemoryLimit,
     /// One for each linear layer, where explanations are to tell of their health.
     magnitudes: Option<Arc<[Option<Magnitudes<T>>]>>,
 }
@@ -132,7 +136,8 @@ impl<T: Scalar> Sequential<T> {
     /// `Relative`.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where the rule cannot be used at a layer, and whatever the rule itself returns.
+    /// [`Error::Unsupported`] where the rule cannot be used at a layer, [`Error::UnmatchedSetting`] for a composite with a setting that
+    /// fits no layer, and whatever the rule itself returns.
     pub fn explainer(&self, rule: impl RelevanceRule<T>) -> Result<Explainer<T>, Error> {
         let network = Network::new(self, &rule)?;
         let mut sites = self.sites();
@@ -144,7 +149,8 @@ impl<T: Scalar> Sequential<T> {
         let about = Arc::new(About { rule: rule.name(), rules, sinks });
         let plan = plan(&network, Accumulation::default(), End::All);
         let (model, network) = (self.clone(), Arc::new(network));
-        Ok(Explainer { model, about, network, targets: Targets::All, explained: Explained::All, plan, magnitudes: None })
+        let (targets, explained, limit) = (Targets::All, Explained::All, MemoryLimit::default());
+        Ok(Explainer { model, about, network, targets, explained, plan, limit, magnitudes: None })
     }
 }
 
@@ -203,6 +209,81 @@ impl<T: Scalar> Explainer<T> {
         self.targets = targets;
         self.plan = plan(&self.network, self.plan.accumulation(), self.end());
         Ok(self)
+    }
+
+    /// The same with another limit of what a call may hold, in bytes: 2 GiB unless told otherwise.
+    ///
+    /// What a call would hold is computed before any of it is taken: the shares of all targets, of all samples of a batch, and of
+    /// every layer in a trace. Beyond the limit the call is [`Error::TooLarge`], which says the size and what to do.
+    ///
+    /// # Example
+    /// ```
+    /// use relprop::{Error, Linear, Rule, Sequential, Targets};
+    /// use relprop::nalgebra::{DMatrix, DVector};
+    ///
+    /// let model = Sequential::builder().layer(Linear::new(DMatrix::from_element(50, 100, 1.0_f64), None)?).build()?;
+    /// let explainer = model.explainer(Rule::Epsilon)?.memory_limit(20_000);
+    /// let x = DVector::from_element(100, 1.0);
+    /// assert!(matches!(explainer.explain(&x), Err(Error::TooLarge { .. }))); // 50 x 100 shares of 8 bytes
+    /// assert!(explainer.targets(Targets::Predicted)?.explain(&x).is_ok());
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    #[must_use]
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.limit = MemoryLimit(bytes);
+        self
+    }
+
+    /// How many targets are explained.
+    fn target_count(&self) -> usize {
+        match &self.explained {
+            Explained::All => self.model.outputs(),
+            Explained::Outputs(outputs) => outputs.len(),
+            Explained::Weightings(weightings) => weightings.ncols(),
+        }
+    }
+
+    /// How many values the explanations of some samples have.
+    pub(crate) fn values_of(&self, samples: usize) -> f64 {
+        let rows = self.model.inputs() as f64 + self.about.sinks.len() as f64;
+        let health = if self.magnitudes.is_some() { 4.0 * (rows + self.model.outputs() as f64) } else { 0.0 };
+        rows.mul_add(samples as f64, health) * self.target_count() as f64
+    }
+
+    /// How many values the blocks of some samples have while they are multiplied: a block and the one that it is made of.
+    pub(crate) fn values_of_blocks(&self, samples: usize) -> f64 {
+        2.0 * samples as f64 * self.plan.largest_block(self.plan.accumulation())
+    }
+
+    /// Whether there is room for the explanations of some samples, of which so many are in work at a time.
+    fn check_size(&self, samples: usize, at_once: usize) -> Result<(), Error> {
+        let values = self.values_of(samples) + self.values_of_blocks(at_once);
+        let (inputs, targets) = (self.model.inputs(), self.target_count());
+        let what = || match samples {
+            1 => format!("the shares of {inputs} inputs in {targets} outputs"),
+            _ => format!("the shares of {inputs} inputs in {targets} outputs for {samples} samples"),
+        };
+        let too_large_alone =
+            || self.limit.check::<T>(self.values_of(1) + self.values_of_blocks(1), String::new, String::new).is_err();
+        let remedy = || {
+            let fewer = if samples == 1 || too_large_alone() {
+                "explain fewer outputs (Targets::Predicted, or a list of them)"
+            } else {
+                "explain the batch in parts, or fewer outputs (Targets::Predicted, or a list of them)"
+            };
+            format!("{fewer}, or raise the limit with Explainer::memory_limit")
+        };
+        self.limit.check::<T>(values, what, remedy)
+    }
+
+    /// Whether there is room for a trace: the blocks of all layers, and once more as matrices.
+    pub(crate) fn check_size_of_trace(&self) -> Result<MemoryLimit, Error> {
+        let (targets, outputs) = (self.target_count() as f64, self.model.outputs() as f64);
+        let layers: f64 = self.network.chain().map(|prepared| (prepared.inputs + prepared.sinks.len()) as f64).sum();
+        let values = self.values_of(1) + (2.0 * layers + outputs) * targets;
+        let remedy = "trace fewer outputs (Targets::Predicted, or a list of them), or raise the limit with Explainer::memory_limit";
+        self.limit.check::<T>(values, || format!("a trace of {targets} outputs"), || remedy.to_owned())?;
+        Ok(self.limit)
     }
 
     /// The same, with explanations that tell how far their numbers can be trusted ([`Explanation::health`]).
@@ -274,7 +355,8 @@ impl<T: Scalar> Explainer<T> {
     /// Cost and memory: see [`Accumulation`] and [`plan`](Self::plan).
     ///
     /// # Errors
-    /// [`Error::InputShape`], [`Error::NonFiniteInput`], [`Error::NonFiniteOutput`], [`Error::Overflow`].
+    /// [`Error::InputShape`], [`Error::NonFiniteInput`], [`Error::NonFiniteOutput`], [`Error::Overflow`], [`Error::TooLarge`], and
+    /// [`Error::OutsideRange`] where a rule supposes a range of values, as [`ZBox`](crate::ZBox) does.
     pub fn explain(&self, sample: &DVector<T>) -> Result<Explanation<T>, Error> {
         self.explain_slice(sample.as_slice())
     }
@@ -314,6 +396,7 @@ impl<T: Scalar> Explainer<T> {
     pub fn explain_into<'w>(&self, sample: &[T], workspace: &'w mut Workspace<T>) -> Result<&'w Explanation<T>, Error> {
         self.model.check_input(sample.len())?;
         self.model.check_samples(sample)?;
+        self.check_size(1, 1)?;
         self.reserve(workspace, 1, 1);
         self.explain_part(sample, &mut workspace.parts[0], &mut workspace.explanations[..1])?;
         Ok(&workspace.explanations[0])
@@ -328,7 +411,8 @@ impl<T: Scalar> Explainer<T> {
     /// explanations, the blocks of a part of the batch for each thread.
     ///
     /// # Errors
-    /// As [`explain`](Self::explain), of the first sample that has one.
+    /// As [`explain`](Self::explain), of the first sample that has one. [`Error::TooLarge`] where the explanations of all samples are:
+    /// then explain the batch in parts.
     ///
     /// # Example
     /// ```
@@ -379,23 +463,33 @@ impl<T: Scalar> Explainer<T> {
         // Before the batch is split, so that the error's index is that in the batch.
         self.model.check_samples(samples)?;
         let (each, together) = self.split(count);
+        self.check_size(count, count.div_ceil(each.max(1)).saturating_mul(together).min(count))?;
         self.reserve(workspace, count.div_ceil(each), count);
         let Workspace { parts, explanations } = workspace;
         let explanations = &mut explanations[..count];
-        let of_part = |samples: &[T], explanations: &mut [Explanation<T>], part: &mut Part<T>| {
-            let mut passes = samples.chunks(together * inputs).zip(explanations.chunks_mut(together));
-            passes.try_for_each(|(samples, explanations)| self.explain_part(samples, part, explanations))
+        let of_part = |number: usize, samples: &[T], explanations: &mut [Explanation<T>], part: &mut Part<T>| {
+            let passes = samples.chunks(together * inputs).zip(explanations.chunks_mut(together));
+            passes.enumerate().try_for_each(|(pass, (samples, explanations))| {
+                let explained = self.explain_part(samples, part, explanations);
+                explained.map_err(|error| error.in_batch(number * each + pass * together))
+            })
         };
         #[cfg(feature = "rayon")]
         let results: Vec<_> = {
             use rayon::prelude::*;
             let batch = samples.par_chunks(each * inputs).zip(explanations.par_chunks_mut(each)).zip(parts);
-            batch.map(|((samples, explanations), part)| of_part(samples, explanations, part)).collect()
+            batch
+                .enumerate()
+                .map(|(number, ((samples, explanations), part))| of_part(number, samples, explanations, part))
+                .collect()
         };
         #[cfg(not(feature = "rayon"))]
         let results: Vec<_> = {
             let batch = samples.chunks(each * inputs).zip(explanations.chunks_mut(each)).zip(parts);
-            batch.map(|((samples, explanations), part)| of_part(samples, explanations, part)).collect()
+            batch
+                .enumerate()
+                .map(|(number, ((samples, explanations), part))| of_part(number, samples, explanations, part))
+                .collect()
         };
         results.into_iter().collect::<Result<(), Error>>()?;
         Ok(explanations)
@@ -469,10 +563,16 @@ impl<T: Scalar> Explainer<T> {
     }
 
     /// What has been accumulated, now that the outputs are known.
-    pub(crate) fn finish(&self, machine: Machine<'_, T>, outputs: Outputs<T>, buffers: &mut Buffers<T>) -> Result<Run<T>, Error> {
+    pub(crate) fn finish(
+        &self,
+        mut machine: Machine<'_, T>,
+        outputs: Outputs<T>,
+        buffers: &mut Buffers<T>,
+    ) -> Result<Run<T>, Error> {
         let (targets, selected) = self.begin(&outputs.logits, buffers);
+        let noted = machine.take_noted();
         let block = machine.finish(targets, buffers).map_err(|at| self.overflow(&at))?;
-        Ok(Run { outputs, block, selected })
+        Ok(Run { outputs, block, selected, noted })
     }
 
     /// The targets, now that the outputs are known; and the selected outputs once more where they are the samples' own.
@@ -517,13 +617,14 @@ impl<T: Scalar> Explainer<T> {
             exponent: 0,
             sinks: Vec::new(),
             health: None,
+            findings: Vec::new(),
         }
     }
 
     /// Writes one sample's results into an explanation, in its memory.
     pub(crate) fn fill(&self, run: &mut Run<T>, sample: usize, explanation: &mut Explanation<T>) -> Result<(), Error> {
         let (inputs, outputs) = (self.model.inputs(), self.model.outputs());
-        let Run { outputs: values, block, selected } = run;
+        let Run { outputs: values, block, selected, noted } = run;
         let (exponent, bound) = block.apply_exponent(sample).map_err(|at| self.overflow(&at))?;
         let targets = block.extent.outputs;
         let sinks = block.extent.sinks * targets;
@@ -547,6 +648,10 @@ impl<T: Scalar> Explainer<T> {
             (explained, _) if *explained != self.explained => *explained = self.explained.clone(),
             _ => {}
         }
+        explanation.findings.clear();
+        explanation
+            .findings
+            .extend(noted.iter().filter(|found| found.sample == sample).filter_map(|found| self.network.finding(found)));
         explanation.sinks.clear();
         explanation.sinks.extend_from_slice(sinks);
         let mut shares: Vec<T> = std::mem::replace(&mut explanation.shares, DMatrix::zeros(0, 0)).data.into();
@@ -602,6 +707,8 @@ pub(crate) struct Run<T> {
     pub block: Suffix<T>,
     /// The outputs that were selected, where they are each sample's own.
     pub selected: Option<Buffer<usize>>,
+    /// Samples that are outside the range that a rule supposes.
+    pub noted: Vec<OutOfRange>,
 }
 
 impl<T: Scalar> Run<T> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use nalgebra::{DMatrix, DVector};
 
 use crate::accumulate::Cause;
+use crate::check::Finding;
 use crate::error::Error;
 use crate::health::Health;
 use crate::ledger::{Ledger, LedgerEntry};
@@ -43,6 +44,7 @@ pub struct Explanation<T: Scalar> {
     /// For each of the sinks that `about` names, one share for each column of `shares`.
     pub(crate) sinks: Vec<T>,
     pub(crate) health: Option<Health>,
+    pub(crate) findings: Vec<Finding>,
 }
 
 /// What all explanations of an explainer have in common.
@@ -265,6 +267,14 @@ impl<T: Scalar> Explanation<T> {
     }
 
     /// Which column of the shares is of a target, and what makes relevance of it.
+    /// What can make the explanation of this sample misleading: that it is outside the range that a rule supposes, where such samples
+    /// are [allowed](crate::rule::Outside::Report). What shows without a sample is found by
+    /// [`Sequential::check`](crate::Sequential::check).
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
     pub(crate) fn place(&self, target: usize) -> Result<(usize, T), Error> {
         Ok((self.column(target)?, self.scale(target)))
     }

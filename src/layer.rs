@@ -69,8 +69,8 @@ use crate::scalar::Scalar;
 use crate::shape::Shape;
 
 pub use activation::{
-    AxisSoftmax, Celu, Dropout, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, LeakyRelu, Mish, Relu, Selu, Sigmoid, Silu, Softmax,
-    Softplus, Softsign, Tanh,
+    AxisSoftmax, Celu, Dropout, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, LeakyRelu, Mish, Relu, Selu, Sigmoid, Silu,
+    Softmax, Softplus, Softsign, Tanh,
 };
 pub use batch_norm::{BatchNorm1d, BatchNorm2d};
 pub(crate) use branches::Named;
@@ -191,8 +191,9 @@ forward_layer!(Box<L>, Arc<L>);
 pub enum Operator<T: Scalar> {
     /// y = W z + b; a rule shares the relevance.
     Linear(Arc<dyn LinearMap<T>>),
-    /// The same where the weights are not learned, such as a pooling: shared by the rule [`Norm`](crate::Norm), unless a
-    /// [`Composite`](crate::Composite) says otherwise.
+    /// The same where the rules are not meant for the weights, such as those of a pooling or of a normalization: shared by the rule
+    /// [`Norm`](crate::Norm), unless a [`Composite`](crate::Composite) says otherwise, and passed over when the first linear layer is
+    /// looked for.
     Average(Arc<dyn LinearMap<T>>),
     /// yᵢ = f(zᵢ); relevance passes unchanged (Bach et al. 2015).
     Elementwise(Arc<dyn Elementwise<T>>),

@@ -21,6 +21,8 @@ mod explanation;
 mod health;
 mod ledger;
 mod linalg;
+mod memory;
+mod nearest;
 mod scalar;
 mod sequential;
 mod shape;
@@ -39,14 +41,15 @@ pub use explainer::{Explainer, Workspace};
 pub use explanation::{Contribution, Explanation};
 pub use health::{Health, LayerHealth};
 pub use layer::{
-    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, AxisSoftmax, BatchNorm1d, BatchNorm2d, Bias, Branch, Celu, Concat, Conv1d,
-    Conv2d, ConvTranspose2d, Dropout, Elementwise, Elu, Flatten, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, Layer,
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, AxisSoftmax, BatchNorm1d, BatchNorm2d, Bias, Branch, Celu, Concat,
+    Conv1d, Conv2d, ConvTranspose2d, Dropout, Elementwise, Elu, Flatten, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, Layer,
     LeakyRelu, Linear, LinearMap, MaxPool1d, MaxPool2d, Mish, Operator, Permute, Relu, Residual, Selu, Sigmoid, Silu, Softmax,
     Softplus, Softsign, Tanh, Unflatten, Upsample, WeightFn,
 };
 pub use ledger::{Ledger, LedgerEntry};
 pub use rule::{
-    AlphaBeta, BiasMode, Epsilon, Flat, Gamma, GammaPlain, Lrp0, Norm, Pass, Relative, RelevanceRule, Rule, WSquare, ZBox, ZPlus,
+    AbsLrp, AlphaBeta, BiasMode, Epsilon, Flat, Gamma, GammaPlain, Lrp0, Norm, Pass, Relative, RelevanceRule, Rule, Sign, WSquare,
+    ZBox, ZPlus,
 };
 pub use scalar::Scalar;
 pub use sequential::{Sequential, SequentialBuilder};

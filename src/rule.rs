@@ -13,6 +13,7 @@
 //!
 //! A rule of your own implements [`RelevanceRule`]; `examples/custom_rule.rs` shows one.
 
+mod abs_lrp;
 mod alpha_beta;
 mod epsilon;
 mod flat;
@@ -21,6 +22,7 @@ mod lrp0;
 mod norm;
 mod pass;
 mod relative;
+mod sign;
 mod wsquare;
 mod zbox;
 mod zplus;
@@ -30,7 +32,9 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::scalar::Scalar;
+use crate::shape::Shape;
 
+pub use abs_lrp::AbsLrp;
 pub use alpha_beta::AlphaBeta;
 pub use epsilon::Epsilon;
 pub use flat::Flat;
@@ -39,6 +43,7 @@ pub use lrp0::Lrp0;
 pub use norm::Norm;
 pub use pass::Pass;
 pub use relative::Relative;
+pub use sign::Sign;
 pub use wsquare::WSquare;
 pub use zbox::ZBox;
 pub use zplus::ZPlus;
@@ -56,10 +61,19 @@ pub trait RelevanceRule<T: Scalar>: Send + Sync {
         self.name()
     }
 
-    /// Whether the rule knows itself what to do with poolings and sums of branches, whose weights are not learned. Where it
-    /// does not, they are shared by [`Norm`], as zennit's composites do.
+    /// Whether the rule knows itself what to do with poolings, sums of branches and normalizations. Where it does not, they are
+    /// shared by [`Norm`].
     fn is_composite(&self) -> bool {
         false
+    }
+
+    /// Looks at all layers that share relevance, before any is asked about, and refuses what cannot be meant.
+    ///
+    /// # Errors
+    /// Such as [`Error::UnmatchedSetting`] of a [`Composite`](crate::Composite) with a setting that fits no layer.
+    fn check_sites(&self, sites: &[Site<'_>]) -> Result<(), Error> {
+        let _ = sites;
+        Ok(())
     }
 
     /// The rule at one layer.
@@ -82,6 +96,10 @@ macro_rules! forward_rule {
 
             fn is_composite(&self) -> bool {
                 (**self).is_composite()
+            }
+
+            fn check_sites(&self, sites: &[Site<'_>]) -> Result<(), Error> {
+                (**self).check_sites(sites)
             }
 
             fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
@@ -111,6 +129,8 @@ pub(crate) fn rule_at<'a, T: Scalar>(rule: &'a dyn RelevanceRule<T>, site: &Site
 /// | `Flat` | 1 / n, n inputs: [`Flat`] | Lapuschkin et al. 2017 |
 /// | `Pass` | all to the input of the same index: [`Pass`] | |
 /// | `Norm` | as `Epsilon`, for poolings and sums: [`Norm`] | |
+/// | `AbsLrp` | z_i w_ij over the sum of |z_i w_ij|: [`AbsLrp::default`] | Vukadin et al. 2024 |
+/// | `Sign` | sgn(z_i) w_ij / (y_j + ε sgn y_j): [`Sign::default`] | Gumpfer et al. 2023 |
 /// | `Relative` | z_i w_ij / n, n inputs: [`Relative::default`] | fan-in instead of the total |
 ///
 /// [`ZBox`] has no usual parameters: its box is that of the data.
@@ -150,13 +170,17 @@ pub enum Rule {
     Pass,
     /// [`Norm`].
     Norm,
+    /// [`AbsLrp::default`].
+    AbsLrp,
+    /// [`Sign::default`].
+    Sign,
     /// [`Relative::default`].
     Relative,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Lrp0,
         Self::Epsilon,
         Self::Gamma,
@@ -167,6 +191,8 @@ impl Rule {
         Self::Flat,
         Self::Pass,
         Self::Norm,
+        Self::AbsLrp,
+        Self::Sign,
         Self::Relative,
     ];
 
@@ -182,6 +208,8 @@ impl Rule {
             Self::Flat => f(&Flat),
             Self::Pass => f(&Pass),
             Self::Norm => f(&Norm),
+            Self::AbsLrp => f(&AbsLrp::default()),
+            Self::Sign => f(&Sign::default()),
             Self::Relative => f(&Relative::default()),
         }
     }
@@ -211,7 +239,12 @@ pub struct Site<'a> {
     pub inputs: usize,
     /// How many outputs the layer has.
     pub outputs: usize,
-    /// Whether its weights are learned; those of a pooling or of a sum of branches are not.
+    /// The shape of its inputs.
+    pub input_shape: Shape,
+    /// The shape of its outputs.
+    pub output_shape: Shape,
+    /// Whether it is a layer such as a dense one or a convolution, whose learned weights a rule is meant for; a pooling, a sum of
+    /// branches or a normalization is not.
     pub learned: bool,
     /// The layer's place among the linear layers with learned weights, from 0; of another, how many of them are before it.
     pub linear_index: usize,
@@ -223,19 +256,46 @@ pub struct Site<'a> {
 #[derive(Debug, Clone)]
 pub struct Decomposition<T> {
     pub(crate) groups: Vec<Group<T>>,
+    pub(crate) range: Option<InputRange<T>>,
+}
+
+/// What a rule supposes of the inputs of a layer.
+#[derive(Debug, Clone)]
+pub(crate) struct InputRange<T> {
+    pub low: Arc<[T]>,
+    pub high: Arc<[T]>,
+    pub outside: Outside,
+}
+
+/// What becomes of a sample with inputs outside the range that a rule supposes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Outside {
+    /// Explaining it is the error [`Error::OutsideRange`].
+    #[default]
+    Refuse,
+    /// It is explained, and the explanation has a finding: [`Explanation::findings`](crate::Explanation::findings).
+    Report,
 }
 
 impl<T: Scalar> Decomposition<T> {
     /// The sum of these groups.
     #[must_use]
     pub fn new(groups: Vec<Group<T>>) -> Self {
-        Self { groups }
+        Self { groups, range: None }
+    }
+
+    /// The same for inputs from `low` to `high` only, with a value for each input of the layer.
+    #[must_use]
+    pub fn for_inputs(mut self, low: impl Into<Arc<[T]>>, high: impl Into<Arc<[T]>>, outside: Outside) -> Self {
+        self.range = Some(InputRange { low: low.into(), high: high.into(), outside });
+        self
     }
 }
 
-impl<T> From<Group<T>> for Decomposition<T> {
+impl<T: Scalar> From<Group<T>> for Decomposition<T> {
     fn from(group: Group<T>) -> Self {
-        Self { groups: vec![group] }
+        Self::new(vec![group])
     }
 }
 
@@ -246,7 +306,7 @@ pub struct Group<T> {
     pub(crate) parts: Vec<Part<T>>,
     pub(crate) bias: Transform<T>,
     pub(crate) bias_mode: BiasMode,
-    pub(crate) divisor: Divisor,
+    pub(crate) divisor: Divisor<T>,
     pub(crate) gate: Gate,
     pub(crate) one_sign: bool,
     pub(crate) completes: Option<T>,
@@ -257,7 +317,7 @@ impl<T: Scalar> Group<T> {
     ///
     /// A [`Divisor::FanIn`] knows no total: set another bias mode there.
     #[must_use]
-    pub fn new(parts: Vec<Part<T>>, divisor: Divisor) -> Self {
+    pub fn new(parts: Vec<Part<T>>, divisor: Divisor<T>) -> Self {
         let (bias, bias_mode) = (Transform::Identity, BiasMode::Absorb);
         let (gate, one_sign, completes) = (Gate::Always, false, None);
         Self { coefficient: T::one(), parts, bias, bias_mode, divisor, gate, one_sign, completes }
@@ -417,11 +477,14 @@ impl<T> Debug for Transform<T> {
 }
 
 /// What a group's numerators are divided by.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
-pub enum Divisor {
-    /// The total: the sum of the numerators over i and, where it is not ignored, the bias; stabilised.
+pub enum Divisor<T> {
+    /// The total: the sum of the numerators over i and, where it is not ignored, the bias; stabilized.
     Total(Stabilizer),
+    /// The total of other parts and, where it is not ignored, the bias; stabilized. What the numerators' sum differs from it by
+    /// is the sink [`Cause::Rest`](crate::Cause::Rest).
+    TotalOf(Vec<Part<T>>, Stabilizer),
     /// The number of inputs that the output has, a constant.
     FanIn,
     /// 1.

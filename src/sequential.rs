@@ -49,8 +49,17 @@ pub(crate) enum Bound<T: Scalar> {
     Linear(Linear<T>),
     Elementwise(Functions<T>),
     Reshape,
-    Route { factor: usize, route: Arc<dyn Route<T>>, inputs: usize },
-    Branches { factor: usize, branches: Vec<Chain<T>>, inputs: usize, sum: Option<Linear<T>> },
+    Route {
+        factor: usize,
+        route: Arc<dyn Route<T>>,
+        inputs: usize,
+    },
+    Branches {
+        factor: usize,
+        branches: Vec<Chain<T>>,
+        inputs: usize,
+        sum: Option<Linear<T>>,
+    },
     Softmax(SoftmaxOver),
     /// The function at the end that makes probabilities of the logits, which pass as they are.
     Link(Functions<T>),
@@ -61,7 +70,8 @@ pub(crate) enum Bound<T: Scalar> {
 pub(crate) struct Linear<T: Scalar> {
     pub factor: usize,
     pub map: Arc<dyn LinearMap<T>>,
-    /// The map's weights are learned: it is no average and no sum.
+    pub input: Shape,
+    /// A rule is meant for its weights: it is no average, no sum and no normalization.
     pub learned: bool,
     /// None of the map's inputs is negative, whatever the sample.
     pub nonnegative: bool,
@@ -214,7 +224,7 @@ impl Numbers {
                     let (kind, expected) = (layer.kind().to_owned(), format!("{} inputs", map.inputs()));
                     return Err(Error::LayerShape { layer: index, kind, expected, found: shape });
                 }
-                Ok(Linear { factor: numbers.factor(), map, learned, nonnegative })
+                Ok(Linear { factor: numbers.factor(), map, input: shape, learned, nonnegative })
             };
             let (bound, output) = match layer.operator(shape).map_err(refused)? {
                 operator @ (Operator::Linear(_) | Operator::Average(_)) => {
@@ -261,7 +271,8 @@ impl Numbers {
                         Joined::Concatenated => None,
                         Joined::Summed => {
                             let map = layer::sum(chains.len(), output);
-                            Some(Linear { factor: self.factor(), map, learned: false, nonnegative: all })
+                            let input = map.inputs().into();
+                            Some(Linear { factor: self.factor(), map, input, learned: false, nonnegative: all })
                         }
                     };
                     (Bound::Branches { factor, branches: chains, inputs, sum }, output)
@@ -269,9 +280,7 @@ impl Numbers {
                 Operator::Softmax(_) if self.inside || !only_reshapes(&branch.layers[place + 1..], shape) => {
                     return Err(Error::SoftmaxInMiddle { layer: index, next: index + 1 });
                 }
-                Operator::Softmax(axis) => {
-                    (Bound::Softmax(SoftmaxOver::new(axis, layer.kind(), shape).map_err(refused)?), shape)
-                }
+                Operator::Softmax(axis) => (Bound::Softmax(SoftmaxOver::new(axis, layer.kind(), shape).map_err(refused)?), shape),
             };
             if output.size() == 0 || output.size() > LARGEST {
                 let (kind, expected) =
@@ -512,7 +521,9 @@ impl<T: Scalar> Sequential<T> {
             let (Bound::Linear(linear) | Bound::Branches { sum: Some(linear), .. }) = &node.bound else { continue };
             let (layer, name, kind) = (node.index, node.name.as_str(), node.layer.kind());
             let (inputs, outputs, learned) = (linear.map.inputs(), linear.map.outputs(), linear.learned);
-            sites.push((Site { layer, name, kind, inputs, outputs, learned, linear_index, linear_count: 0 }, linear));
+            let (input_shape, output_shape, linear_count) = (linear.input, linear.map.output_shape(), 0);
+            let site = Site { layer, name, kind, inputs, outputs, input_shape, output_shape, learned, linear_index, linear_count };
+            sites.push((site, linear));
             linear_index += usize::from(learned);
         }
         for (site, _) in &mut sites {

@@ -7,6 +7,7 @@ use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
 use crate::explainer::{Explainer, Run};
 use crate::explanation::Explanation;
+use crate::memory::MemoryLimit;
 use crate::rule::RelevanceRule;
 use crate::scalar::Scalar;
 use crate::sequential::{Leaving, Outputs, Sequential, Visitor};
@@ -34,6 +35,7 @@ use crate::targets::Targets;
 #[derive(Debug, Clone)]
 pub struct Sweep<T: Scalar> {
     explainers: Vec<Explainer<T>>,
+    limit: MemoryLimit,
 }
 
 impl<T: Scalar> Sequential<T> {
@@ -45,7 +47,7 @@ impl<T: Scalar> Sequential<T> {
     /// As [`explainer`](Self::explainer).
     pub fn sweep<R: RelevanceRule<T>>(&self, rules: impl IntoIterator<Item = R>) -> Result<Sweep<T>, Error> {
         let explainers = rules.into_iter().map(|rule| self.explainer(rule)).collect::<Result<_, _>>()?;
-        Ok(Sweep { explainers })
+        Ok(Sweep { explainers, limit: MemoryLimit::default() })
     }
 }
 
@@ -57,8 +59,15 @@ impl<T: Scalar> Sweep<T> {
     pub fn targets(self, targets: impl Into<Targets<T>>) -> Result<Self, Error> {
         let targets = targets.into();
         let explainers =
-            self.explainers.into_iter().map(|explainer| explainer.targets(targets.clone())).collect::<Result<_, _>>()?;
-        Ok(Self { explainers })
+            self.explainers.iter().map(|explainer| explainer.clone().targets(targets.clone())).collect::<Result<_, _>>()?;
+        Ok(Self { explainers, ..self })
+    }
+
+    /// The same with another limit of what a call may hold, in bytes; see [`Explainer::memory_limit`].
+    #[must_use]
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.limit = MemoryLimit(bytes);
+        self
     }
 
     /// The explainers, in the rules' order.
@@ -86,6 +95,9 @@ impl<T: Scalar> Sweep<T> {
         let model = first.model();
         model.check_input(sample.len())?;
         model.check_samples(sample)?;
+        let values = self.explainers.iter().map(|explainer| explainer.values_of(1) + explainer.values_of_blocks(1)).sum();
+        let remedy = "take fewer rules or fewer targets, or raise the limit with Sweep::memory_limit";
+        self.limit.check::<T>(values, || format!("the shares by {} rules", self.explainers.len()), || remedy.to_owned())?;
         let mut buffers = Buffers::default();
         let mut stacks: Vec<Stack<T>> = self.explainers.iter().map(|_| Stack::default()).collect();
         let machines = self.explainers.iter().zip(&mut stacks).map(|(explainer, stack)| explainer.machine(stack));

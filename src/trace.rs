@@ -9,6 +9,7 @@ use crate::buffer::Buffers;
 use crate::error::Error;
 use crate::explainer::{Explainer, Run};
 use crate::explanation::{Contribution, Explanation, strongest};
+use crate::memory::MemoryLimit;
 use crate::scalar::Scalar;
 
 /// One explained sample with the shares at every layer kept, so that any unit inside can be asked.
@@ -49,6 +50,7 @@ pub struct Trace<T: Scalar> {
     shares: Vec<DMatrix<T>>,
     /// Those of the outputs.
     of_outputs: DMatrix<T>,
+    limit: MemoryLimit,
 }
 
 /// A way from an input to an output, through one unit of each linear layer.
@@ -90,6 +92,7 @@ impl<T: Scalar> Explainer<T> {
         let model = self.model();
         model.check_input(sample.len())?;
         model.check_samples(sample)?;
+        let limit = self.check_size_of_trace()?;
         let mut buffers = Buffers::default();
         let mut kept = Kept::new(model.clone(), self.network().clone());
         let outputs = model.pass(sample, &mut buffers, &mut kept)?;
@@ -98,10 +101,10 @@ impl<T: Scalar> Explainer<T> {
         blocks.reverse();
         let shares = blocks.iter().map(|block| block.to_matrix(0).map_err(overflow)).collect::<Result<_, _>>()?;
         let mut explanation = self.empty();
-        self.fill(&mut Run { outputs, block: blocks.swap_remove(0), selected }, 0, &mut explanation)?;
+        self.fill(&mut Run { outputs, block: blocks.swap_remove(0), selected, noted: kept.take_noted() }, 0, &mut explanation)?;
         self.examine(sample, &mut explanation)?;
         let of_outputs = explanation.of_outputs();
-        Ok(Trace { explanation, kept, shares, of_outputs })
+        Ok(Trace { explanation, kept, shares, of_outputs, limit })
     }
 }
 
@@ -156,9 +159,14 @@ impl<T: Scalar> Trace<T> {
     /// Cost: that of [`Accumulation::Forward`](crate::Accumulation::Forward) up to this layer.
     ///
     /// # Errors
-    /// [`Error::LayerOutOfRange`], [`Error::Overflow`].
+    /// [`Error::LayerOutOfRange`], [`Error::Overflow`], [`Error::TooLarge`].
     pub fn prefix(&self, layer: usize) -> Result<DMatrix<T>, Error> {
-        match self.linear(layer)? {
+        let linear = self.linear(layer)?;
+        // A block and the one that it is made of, of the largest layer on the way.
+        let largest = (0..=linear).map(|linear| self.units(linear)).max().unwrap_or(0);
+        let what = || format!("the shares of {} inputs in the units of each layer up to layer {layer}", self.units(0));
+        self.check_size(2.0 * self.units(0) as f64 * largest as f64, what)?;
+        match linear {
             0 => Ok(DMatrix::identity(self.units(0), self.units(0))),
             linear => self.whole(self.kept.prefix(linear, &mut Buffers::default())),
         }
@@ -192,7 +200,7 @@ impl<T: Scalar> Trace<T> {
     /// outputs x inputs, as the weights have it. Cost: its size for each of the rule's terms.
     ///
     /// # Errors
-    /// As [`relevance`](Self::relevance), and [`Error::NotLinear`] for a layer without weights.
+    /// As [`relevance`](Self::relevance), [`Error::NotLinear`] for a layer without weights, and [`Error::TooLarge`].
     pub fn of_weights(&self, layer: usize, target: usize) -> Result<DMatrix<T>, Error> {
         let linear = self.linear(layer)?;
         if linear == self.kept.len() || self.kept.layer(linear) != layer {
@@ -213,9 +221,16 @@ impl<T: Scalar> Trace<T> {
     /// at worst, and its formation; for a weighting of outputs, paths end at any of them.
     ///
     /// # Errors
-    /// As [`relevance`](Self::relevance).
+    /// As [`relevance`](Self::relevance), and [`Error::TooLarge`] where the share matrix of a layer is: a convolution's is not small.
     pub fn paths(&self, target: usize, count: usize) -> Result<Vec<Path<T>>, Error> {
         let (column, scale) = self.explanation.place(target)?;
+        let (mut to_each, mut arrivals) = (1.0_f64, 0.0);
+        for units in (0..=self.kept.len()).map(|linear| self.units(linear) as f64) {
+            arrivals += to_each * units;
+            to_each = (to_each * units).min(count as f64);
+        }
+        let numbers = size_of::<Arrival>() / size_of::<T>();
+        self.check_size(arrivals * numbers as f64, || format!("the {count} strongest paths to each unit of each layer"))?;
         let mut ends = Ends::at_inputs(self.units(0));
         for linear in 0..self.kept.len() {
             ends.lengthen(&self.of_factor(linear)?, count);
@@ -229,7 +244,14 @@ impl<T: Scalar> Trace<T> {
         Ok(paths)
     }
 
+    fn check_size(&self, values: f64, what: impl FnOnce() -> String) -> Result<(), Error> {
+        self.limit.check::<T>(values, what, || "raise the limit with Explainer::memory_limit before you trace".to_owned())
+    }
+
     fn of_factor(&self, linear: usize) -> Result<DMatrix<T>, Error> {
+        let (inputs, outputs) = self.kept.sizes(linear);
+        let what = || format!("the share matrix of layer {}, {inputs} x {outputs},", self.kept.layer(linear));
+        self.check_size(3.0 * inputs as f64 * outputs as f64, what)?;
         self.whole(self.kept.shares(linear, &mut Buffers::default()))
     }
 

@@ -1,10 +1,11 @@
 //! Every error at its place and with what its message names, and layers and rules from outside the crate.
 
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
-use relprop::rule::{Decomposition, Divisor, Group, Part, Site, Stabilizer, Transform};
+use relprop::rule::{Decomposition, Divisor, Group, Outside, Part, Site, Stabilizer, Transform};
 use relprop::{
-    Accumulation, Bias, BiasMode, Celu, Dropout, Elementwise, Elu, Epsilon, Error, HardTanh, Layer, LeakyRelu, Linear, LinearMap,
-    Operator, Relative, RelevanceRule, Relu, Rule, Scalar, Sequential, Shape, Softmax, Softplus, WeightFn,
+    Accumulation, AvgPool2d, Bias, BiasMode, Celu, Code, Composite, Conv2d, Dropout, Elementwise, Elu, Epsilon, Error, HardTanh,
+    Layer, LeakyRelu, Linear, LinearMap, Operator, Relative, RelevanceRule, Relu, Rule, Scalar, Sequential, Shape, Softmax,
+    Softplus, WeightFn, ZBox,
 };
 
 const ORDERS: [Accumulation; 3] = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
@@ -316,4 +317,133 @@ fn relevances_that_overflow_are_an_error() {
     let layer = || Linear::new(dmatrix![-1e100_f64], None).unwrap();
     let double = Sequential::builder().layer(layer()).layer(layer()).build().unwrap();
     assert!(matches!(double.explain(&dvector![1.0], Rule::Relative), Err(Error::Overflow { .. })));
+}
+
+#[test]
+fn settings_that_fit_no_layer() {
+    let named = || {
+        let builder = Sequential::builder().named("features.0", linear(3, 2)).layer(Relu);
+        builder.named("head", linear(2, 3)).build().unwrap()
+    };
+    let refused = |composite: Composite<f64>| match named().explainer(composite) {
+        Err(error @ Error::UnmatchedSetting { .. }) => error.to_string(),
+        other => panic!("{:?}", other.map(|explainer| explainer.to_string())),
+    };
+    let epsilon = || Composite::new(Rule::Epsilon);
+    assert_eq!(
+        refused(epsilon().name("haed", Rule::Flat)),
+        "Composite::name(\"haed\", ..) fits no layer, so Flat would be used nowhere, did you mean 'head'?; \
+         these layers take a rule: 0 'features.0' (Linear), 2 'head' (Linear)"
+    );
+    assert!(refused(epsilon().kind("linear", Rule::Flat)).contains("did you mean 'Linear'?"));
+    assert!(refused(epsilon().kind("Conv2d", Rule::Flat)).contains("would be used nowhere; these layers"));
+    assert!(refused(epsilon().layer(99, Rule::Flat)).starts_with("Composite::layer(99, ..) fits no layer"));
+    // A ReLU passes relevance on: no rule is used there.
+    assert!(refused(epsilon().layer(1, Rule::Flat)).starts_with("Composite::layer(1, ..) fits no layer"));
+    assert!(refused(epsilon().range(1..2, Rule::Flat)).starts_with("Composite::range(1..2, ..) fits no layer"));
+    // A composite in a composite sees the layers of its setting alone.
+    assert!(refused(epsilon().name("head", epsilon().name("features.0", Rule::Flat))).contains("\"features.0\""));
+    for fits in [
+        epsilon().name("head", Rule::Flat).layer(0, Rule::Flat).range(0..99, Rule::ZPlus).kind("Linear", Rule::Gamma),
+        epsilon().layer(2, Rule::Flat).layer(2, Rule::ZPlus).first(Rule::Flat).last(Rule::Flat),
+        Composite::epsilon_plus_flat(),
+        Composite::epsilon_gamma_box(-1.0, 1.0).unwrap(),
+    ] {
+        assert!(named().explainer(fits).is_ok());
+    }
+    // Pooling alone: nothing takes the first rule of a preset, and nothing is wrong with that.
+    let pooling = Sequential::builder().input([1, 2, 2]).layer(AvgPool2d::new(2)).build().unwrap();
+    assert!(pooling.explainer(Composite::<f64>::epsilon_plus_flat()).is_ok());
+    assert!(pooling.explainer(Composite::<f64>::new(Rule::Epsilon).first(Rule::Flat)).is_err());
+}
+
+#[test]
+fn samples_outside_the_box() {
+    let zbox = |outside| Composite::new(Rule::Epsilon).first(ZBox::new(0.0, 1.0).unwrap().with_outside(outside));
+    let batch =
+        DMatrix::from_fn(2, 200, |i, sample| if sample >= 150 { -0.5 * (sample - 149) as f64 * (i + 1) as f64 } else { 0.5 });
+    for order in ORDERS {
+        let explainer = model().explainer(zbox(Outside::Refuse)).unwrap().accumulation(order);
+        assert!(explainer.explain(&dvector![0.0, 1.0]).unwrap().findings().is_empty());
+        let error = explainer.explain(&dvector![1.5, 4.0]).unwrap_err();
+        assert!(matches!(error, Error::OutsideRange { layer: 0, sample: 0, input: 1, count: 2, .. }), "{error}");
+        assert!(
+            error.to_string().starts_with("input 1 of layer 0 (Linear) is 4 in sample 0, outside the range from 0 to 1"),
+            "{error}"
+        );
+        // The first in the batch, whatever part it is in.
+        assert!(matches!(explainer.explain_batch(&batch), Err(Error::OutsideRange { sample: 150, input: 1, .. })));
+        assert!(matches!(explainer.trace(&dvector![1.5, 4.0]), Err(Error::OutsideRange { .. })));
+
+        let explainer = model().explainer(zbox(Outside::Report)).unwrap().accumulation(order);
+        for (sample, explanation) in explainer.explain_batch(&batch).unwrap().iter().enumerate() {
+            assert_eq!(explanation.findings().len(), usize::from(sample >= 150), "{sample}");
+        }
+        let explanation = explainer.explain(&dvector![1.5, 4.0]).unwrap();
+        let [finding] = explanation.findings() else { panic!("one finding") };
+        assert_eq!((finding.code, finding.layer), (Code::OutsideRange, 0));
+        assert!(
+            finding.sentence.starts_with("Input 1 is 4, outside the range from 0 to 1 that ZBox(0.0, 1.0) supposes (2 such inputs")
+        );
+        assert_eq!(explainer.trace(&dvector![1.5, 4.0]).unwrap().explanation().findings(), explanation.findings());
+        // The workspace is used again, and what was found with it.
+        let mut workspace = explainer.workspace();
+        assert_eq!(explainer.explain_into(&[2.0, 0.0], &mut workspace).unwrap().findings().len(), 1);
+        assert_eq!(explainer.explain_into(&[1.0, 0.0], &mut workspace).unwrap().findings(), []);
+    }
+    // Rounding is not outside.
+    let tenth = ZBox::new(0.1, 0.3).unwrap();
+    let single = Sequential::builder().layer(Linear::new(dmatrix![1.0_f32, 2.0], None).unwrap()).build().unwrap();
+    assert!(single.explain(&dvector![0.1, 0.1 + 0.2], tenth).is_ok());
+}
+
+#[test]
+fn more_than_there_is_room_for() {
+    // 64 x 64 pixels to two labels each: 8192 outputs x 12288 inputs of 4 bytes.
+    let weights = |count: usize| (0..count).map(|k| (k as f32 * 0.7).sin()).collect::<Vec<_>>();
+    let model = Sequential::builder()
+        .input([3, 64, 64])
+        .layer(Conv2d::new([8, 3, 3, 3], weights(216), None).unwrap().padding(1))
+        .layer(Relu)
+        .layer(Conv2d::new([2, 8, 1, 1], weights(16), None).unwrap())
+        .build()
+        .unwrap();
+    let x = DVector::from_vec(weights(model.inputs()));
+    let explainer = model.explainer(Rule::Epsilon).unwrap().memory_limit(100 << 20);
+    let refused = |error: Error| match error {
+        Error::TooLarge { bytes, limit, .. } => {
+            assert!(bytes > limit && limit == 100 << 20);
+            error.to_string()
+        }
+        other => panic!("{other}"),
+    };
+    let text = refused(explainer.explain(&x).unwrap_err());
+    assert!(text.starts_with("the shares of 12288 inputs in 8192 outputs would take "), "{text}");
+    assert!(text.contains("GiB, more than the limit of 100.0 MiB: explain fewer outputs (Targets::Predicted"), "{text}");
+    refused(explainer.explain_into(x.as_slice(), &mut explainer.workspace()).unwrap_err());
+    refused(explainer.trace(&x).unwrap_err());
+    let some = explainer.clone().targets([0, 5]).unwrap();
+    assert_eq!(some.explain(&x).unwrap().shares().shape(), (12288, 2));
+    // A batch that has room in parts.
+    let batch = DMatrix::from_fn(model.inputs(), 1100, |i, sample| ((i + sample) as f32 * 0.3).sin());
+    let text = refused(some.explain_batch(&batch).unwrap_err());
+    assert!(text.contains("for 1100 samples") && text.contains("explain the batch in parts"), "{text}");
+    assert_eq!(some.explain_batch(&batch.columns(0, 3).into_owned()).unwrap().len(), 3);
+    // A trace of few outputs; what is asked of it can be too large.
+    let trace = some.trace(&x).unwrap();
+    assert_eq!(trace.relevance(2, 5).unwrap().len(), 8 * 64 * 64);
+    for error in [trace.prefix(2).unwrap_err(), trace.of_weights(0, 5).unwrap_err(), trace.paths(5, 1).unwrap_err()] {
+        let text = refused(error);
+        assert!(text.ends_with("raise the limit with Explainer::memory_limit before you trace"), "{text}");
+    }
+    let sweep = model.sweep([Rule::Epsilon, Rule::Gamma]).unwrap().memory_limit(100 << 20);
+    refused(sweep.explain(&x).unwrap_err());
+    // Too much for any machine, without a byte of it being taken: the usual limit.
+    let wide = Sequential::builder()
+        .input([1, 1000, 1000])
+        .layer(Conv2d::new([1, 1, 1, 1], vec![1.0_f32], None).unwrap())
+        .build()
+        .unwrap();
+    let text = wide.explain(&DVector::from_element(1_000_000, 1.0), Rule::Epsilon).unwrap_err().to_string();
+    assert!(text.contains("TiB, more than the limit of 2.0 GiB"), "{text}");
 }

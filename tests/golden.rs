@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use relprop::io::StateDict;
 use relprop::nalgebra::DVector;
+use relprop::rule::Outside;
 use relprop::{
     Accumulation, AlphaBeta, BiasMode, Composite, Epsilon, Explanation, Gamma, Relative, RelevanceRule, Rule, Scalar, WSquare, ZBox,
 };
@@ -81,7 +82,7 @@ fn rules<T: Scalar>() -> Rules<T> {
         ("zplus", Box::new(Rule::ZPlus)),
         ("alpha2-beta1", Box::new(Rule::AlphaBeta)),
         ("alpha1-beta0", Box::new(AlphaBeta::new(1.0, 0.0).unwrap())),
-        ("zbox", Box::new(ZBox::new(BOX.0, BOX.1).unwrap())),
+        ("zbox", Box::new(ZBox::new(BOX.0, BOX.1).unwrap().with_outside(Outside::Report))),
         ("wsquare", Box::new(Rule::WSquare)),
         ("wsquare.absorb", Box::new(WSquare::default().with_bias(BiasMode::Absorb))),
         ("flat", Box::new(Rule::Flat)),

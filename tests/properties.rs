@@ -5,7 +5,7 @@ mod common;
 use common::{Dense, Net};
 use proptest::prelude::*;
 use relprop::nalgebra::DMatrix;
-use relprop::rule::Stabilizer;
+use relprop::rule::{Outside, Stabilizer};
 use relprop::{
     Accumulation, AlphaBeta, BiasMode, Cause, Composite, Epsilon, Explanation, Flat, Gamma, LedgerEntry, Norm, RelevanceRule, Rule,
     Scalar, ZBox, ZPlus,
@@ -141,7 +141,7 @@ proptest! {
         let epsilon = |bias| Epsilon::new(1e-2).unwrap().with_bias(bias);
         let same = |a: &dyn RelevanceRule<f64>, b: &dyn RelevanceRule<f64>| close(&shares(a), &shares(b), 1e-9);
         prop_assert!(same(&AlphaBeta::new(1.0, 0.0).unwrap(), &ZPlus::default()));
-        prop_assert!(same(&ZBox::new(0.0, 0.0).unwrap().with_stabilizer(wide).unwrap(), &epsilon(BiasMode::Ignore)));
+        prop_assert!(same(&ZBox::new(0.0, 0.0).unwrap().with_outside(Outside::Report).with_stabilizer(wide).unwrap(), &epsilon(BiasMode::Ignore)));
         prop_assert!(same(&Norm, &Epsilon::default()));
         // Gamma loses what comes to an output of exactly 0, Epsilon shares it over the stabiliser.
         if net.totals().iter().flatten().all(|&total| total != 0.0) {
@@ -163,7 +163,7 @@ proptest! {
             explain(&net, rule, Accumulation::Optimal).shares().row_sum().iter().copied().collect()
         };
         prop_assert!(sums(&Flat).iter().all(|sum| (sum - 1.0).abs() < 1e-12));
-        let first = Composite::new(Flat).first(ZBox::new(low, high).unwrap().with_stabilizer(nothing()).unwrap());
+        let first = Composite::new(Flat).first(ZBox::new(low, high).unwrap().with_outside(Outside::Report).with_stabilizer(nothing()).unwrap());
         // In the box, no numerator is negative: a total of 0 says that there is none.
         let inside = net.x.iter().all(|&x| low <= x && x <= high) && net.layers[0].weights.iter().all(|w| w.iter().any(|&w| w != 0.0));
         prop_assert!(!inside || low >= high || sums(&first).iter().all(|sum| (sum - 1.0).abs() < 1e-9));

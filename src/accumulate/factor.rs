@@ -7,8 +7,10 @@
 //! | branches | beside one another the products of their own factors, for each branch its block of the outputs |
 
 use crate::accumulate::Cause;
+use crate::accumulate::range::OutOfRange;
 use crate::accumulate::ruled::{self, Ruled, Shares};
 use crate::buffer::{Buffer, Buffers};
+use crate::check::Finding;
 use crate::error::Error;
 use crate::linalg;
 use crate::rule::RelevanceRule;
@@ -63,7 +65,9 @@ impl<T: Scalar> Network<T> {
     /// Asks the rule about every linear layer of the model.
     pub fn new(model: &Sequential<T>, rule: &dyn RelevanceRule<T>) -> Result<Self, Error> {
         let mut ruled: Vec<Option<Ruled<T>>> = Vec::new();
-        for (site, linear) in model.sites() {
+        let sites = model.sites();
+        rule.check_sites(&sites.iter().map(|(site, _)| site.clone()).collect::<Vec<_>>())?;
+        for (site, linear) in sites {
             let prepared = Ruled::new(rule, &site, linear)?;
             ruled.resize_with(ruled.len().max(linear.factor + 1), || None);
             ruled[linear.factor] = Some(prepared);
@@ -145,17 +149,32 @@ impl<T: Scalar> Network<T> {
         }
     }
 
-    /// The factor of the linear layer that the pass leaves.
-    pub fn factor(&self, leaving: Leaving<'_, T>, buffers: &mut Buffers<T>) -> Factor<T> {
+    /// The factor of the linear layer that the pass leaves. Samples outside the range that its rule supposes are noted, where they
+    /// are no error.
+    pub fn factor(
+        &self,
+        leaving: Leaving<'_, T>,
+        buffers: &mut Buffers<T>,
+        noted: &mut Vec<OutOfRange>,
+    ) -> Result<Factor<T>, Error> {
         let number = leaving.factor;
         match &self.factors[number].kind {
             Kind::Ruled(ruled) => {
+                if let Some(range) = &ruled.range {
+                    range.check(&leaving.inputs, noted)?;
+                }
                 let shares = ruled.shares(leaving, buffers);
-                Factor { number, samples: shares.samples, values: Values::Ruled(shares) }
+                Ok(Factor { number, samples: shares.samples, values: Values::Ruled(shares) })
             }
             // A linear layer's factor is always a rule's.
-            Kind::Route | Kind::Branches(_) => Factor { number, samples: 0, values: Values::Branches(Vec::new()) },
+            Kind::Route | Kind::Branches(_) => Ok(Factor { number, samples: 0, values: Values::Branches(Vec::new()) }),
         }
+    }
+
+    /// What is said of a sample that was noted.
+    pub fn finding(&self, found: &OutOfRange) -> Option<Finding> {
+        let Kind::Ruled(ruled) = &self.factors[found.factor].kind else { return None };
+        ruled.range.as_ref().map(|range| range.finding(found))
     }
 }
 

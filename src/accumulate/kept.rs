@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::factor::{Factor, Linked, Network, Open, Prepared, Values};
-use super::{Overflow, Prefix, Suffix, Targets};
+use super::{OutOfRange, Overflow, Prefix, Suffix, Targets};
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
 use crate::scalar::Scalar;
@@ -16,11 +16,13 @@ pub(crate) struct Kept<T: Scalar> {
     network: Arc<Network<T>>,
     factors: Vec<Factor<T>>,
     open: Open<T>,
+    /// Samples that are outside the range that a rule supposes.
+    noted: Vec<OutOfRange>,
 }
 
 impl<T: Scalar> Visitor<T> for Kept<T> {
     fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error> {
-        let factor = self.network.factor(leaving, buffers);
+        let factor = self.network.factor(leaving, buffers, &mut self.noted)?;
         self.keep(factor);
         Ok(())
     }
@@ -47,7 +49,12 @@ impl<T: Scalar> Visitor<T> for Kept<T> {
 
 impl<T: Scalar> Kept<T> {
     pub fn new(model: Sequential<T>, network: Arc<Network<T>>) -> Self {
-        Self { model, network, factors: Vec::new(), open: Open::default() }
+        Self { model, network, factors: Vec::new(), open: Open::default(), noted: Vec::new() }
+    }
+
+    /// What was noted of the samples.
+    pub fn take_noted(&mut self) -> Vec<OutOfRange> {
+        std::mem::take(&mut self.noted)
     }
 
     fn keep(&mut self, factor: Factor<T>) {

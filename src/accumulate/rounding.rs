@@ -16,12 +16,12 @@
 use nalgebra::DMatrix;
 
 use super::factor::{Kind, Network};
-use super::ruled::{self, PreparedGroup, Ruled, Scale, Shares, Term, Weights};
+use super::ruled::{self, Division, PreparedGroup, Ruled, Scale, Shares, Term, Weights};
 use crate::buffer::Buffers;
 use crate::error::Error;
 use crate::layer::{self, Functions, LinearMap, WeightFn};
 use crate::linalg;
-use crate::rule::{BiasMode, Divisor, Gate, Input, Stabilizer, Transform};
+use crate::rule::{BiasMode, Gate, Input, Stabilizer, Transform};
 use crate::scalar::Scalar;
 use crate::sequential::{Leaving, Visitor};
 
@@ -174,7 +174,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
         for group in &ruled.groups {
             let [of_t, error] = &mut t[group.t];
             match group.divisor {
-                Divisor::Total(stabilizer) => {
+                Division::Total(stabilizer) if group.total_of.is_none() => {
                     // The totals, the sum of their numerators' magnitudes, and the error.
                     let mut totals = vec![T::zero(); outputs];
                     let (mut size, mut error_of_totals) = (totals.clone(), totals.clone());
@@ -209,7 +209,15 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                         *kappa = kappa.max(size[j] * of_t[j] / group.coefficient.abs());
                     }
                 }
-                Divisor::FanIn | Divisor::One => error.iter_mut().zip(of_t).for_each(|(error, t)| *error = few * *t),
+                Division::Total(_) => {
+                    // Nothing is known of the rounding of totals of other parts.
+                    self.bounded = false;
+                    for index in group.terms.clone() {
+                        let size = product(magnitudes.map(ruled.terms[index].v), &u[index][0]);
+                        kappa.iter_mut().zip(&size).zip(&*of_t).for_each(|((kappa, size), t)| *kappa += *size * *t);
+                    }
+                }
+                Division::FanIn | Division::One => error.iter_mut().zip(of_t).for_each(|(error, t)| *error = few * *t),
             }
             if group.distributes() {
                 let own = error.clone();

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use crate::accumulate::Cause;
+use crate::accumulate::range::Range;
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
 use crate::layer::{self, Bias, LinearMap, WeightFn};
 use crate::linalg;
-use crate::rule::{self, BiasMode, Decomposition, Divisor, Gate, Input, RelevanceRule, Site, Stabilizer, Transform, Weight};
+use crate::rule::{self, BiasMode, Decomposition, Divisor, Gate, Input, Part, RelevanceRule, Site, Stabilizer, Transform, Weight};
 use crate::scalar::Scalar;
 use crate::sequential::{Leaving, Linear};
 
@@ -35,6 +36,8 @@ pub(crate) struct Ruled<T: Scalar> {
     pub(super) scales: usize,
     /// What the coefficients lack of 1 where the output is positive, negative, 0.
     rest: [T; 3],
+    /// What the rule supposes of the inputs.
+    pub range: Option<Range<T>>,
 }
 
 #[derive(Debug)]
@@ -44,15 +47,27 @@ pub(super) struct PreparedGroup<T: Scalar> {
     pub terms: std::ops::Range<usize>,
     /// Which t is theirs; that of a distributed bias is the one behind it.
     pub t: usize,
-    /// The transformed bias, each value for so many outputs, and the fan-in by which it is distributed if it is.
+    /// The transformed bias, each value for some outputs in a row.
     pub bias: Option<(Vec<T>, usize)>,
+    /// What of it the inputs do not get.
+    sink_bias: Option<(Vec<T>, usize)>,
     pub bias_mode: BiasMode,
-    pub divisor: Divisor,
+    pub divisor: Division,
+    /// The terms whose total divides, where it is not that of the group's own.
+    pub total_of: Option<Vec<Term>>,
     pub gate: Gate,
     pub one_sign: bool,
     /// k, where its numerators and those of the group before sum to k times the layer's own.
     pub completes: Option<T>,
     pub fan_in: Vec<T>,
+}
+
+/// What a group's numerators are divided by: some total, stabilized, or a constant.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Division {
+    Total(Stabilizer),
+    FanIn,
+    One,
 }
 
 #[derive(Debug)]
@@ -101,7 +116,7 @@ impl<T: Scalar> Ruled<T> {
     pub fn new(rule: &dyn RelevanceRule<T>, site: &Site<'_>, linear: &Linear<T>) -> Result<Self, Error> {
         let map = &*linear.map;
         let rule = rule::rule_at(rule, site);
-        let Decomposition { groups } = rule.decompose(site)?;
+        let Decomposition { groups, range } = rule.decompose(site)?;
         let refuse = |reason: &str| Error::Unsupported {
             rule: rule.name(),
             layer: site.layer,
@@ -127,61 +142,79 @@ impl<T: Scalar> Ruled<T> {
             maps: Vec::new(),
             scales: 0,
             rest: [rest(&[Gate::Always, Gate::Positive]), rest(&[Gate::Always, Gate::Negative]), rest(&[Gate::Always])],
+            range: range
+                .map(|range| Range::new(range, rule.name_at(site), linear.factor, site))
+                .transpose()
+                .map_err(|reason| refuse(&reason))?,
         };
         // What the maps were made by: groups have some in common.
         let mut made: Vec<Weight<T>> = Vec::new();
         for group in groups {
-            check_divisor::<T>(group.divisor, group.bias_mode).map_err(|reason| refuse(&reason))?;
-            if group.completes.is_some() && prepared.groups.is_empty() {
-                return Err(refuse("there is no group before the one that completes it"));
+            let (division, total_of) = match group.divisor {
+                Divisor::Total(stabilizer) => (Division::Total(stabilizer), None),
+                Divisor::TotalOf(parts, stabilizer) => (Division::Total(stabilizer), Some(parts)),
+                Divisor::FanIn => (Division::FanIn, None),
+                Divisor::One => (Division::One, None),
+            };
+            check_division::<T>(division, group.bias_mode).map_err(|reason| refuse(&reason))?;
+            if group.completes.is_some() && (prepared.groups.is_empty() || total_of.is_some()) {
+                return Err(refuse("a group that completes another follows it, and is divided by its own total"));
             }
             let (first, own) = (prepared.terms.len(), prepared.scales);
             prepared.scales += 1;
-            for part in group.parts {
-                if prepared.nonnegative && matches!(part.input, Input::Of(Transform::Negative)) {
-                    // It vanishes, whatever the sample.
-                    continue;
-                }
-                let u = prepared.scale(part.input).map_err(|reason| refuse(&reason))?;
-                let v = prepared.weights(part.weight, map, &mut made).map_err(|reason| refuse(&reason))?;
-                prepared.terms.push(Term { u, v, t: own });
-            }
+            let of_group = prepared.terms_of(group.parts, own, map, &mut made).map_err(|reason| refuse(&reason))?;
+            prepared.terms.extend(of_group);
             let terms = first..prepared.terms.len();
+            let total_of = total_of.map(|parts| prepared.terms_of(parts, own, map, &mut made));
+            let total_of = total_of.transpose().map_err(|reason| refuse(&reason))?;
             let distributes = group.bias_mode == BiasMode::Distribute && map.bias().is_some();
-            let counts = distributes || group.divisor == Divisor::FanIn;
+            let counts = distributes || division == Division::FanIn;
             let fan_in = if counts { layer::fan_in(map) } else { Vec::new() };
             let mut bias: Option<(Vec<T>, usize)> = match group.bias_mode {
                 BiasMode::Ignore => None,
                 _ => map.bias().map(|bias| (bias.values().iter().map(|&b| group.bias.value(b)).collect(), bias.each())),
             };
+            let absorbs = group.bias_mode == BiasMode::Absorb && matches!(division, Division::Total(_));
+            let mut sink_bias = bias.clone().filter(|_| absorbs);
             if let (true, Some(bias)) = (distributes, &mut bias) {
                 *bias = (Bias::per_channel(&bias.0, bias.1).iter().collect(), 1);
-                // An output without inputs (a window in the padding) has nobody to give its bias to.
-                bias.0.iter_mut().zip(&fan_in).filter(|(_, n)| **n == T::zero()).for_each(|(b, _)| *b = T::zero());
+                // An output without inputs (a window in the padding) has no one to give its bias to: it stays a sink, or, where
+                // nothing is divided by a total, is left out.
+                let alone = || fan_in.iter().map(|n| *n == T::zero());
+                match division {
+                    Division::Total(_) if alone().any(|alone| alone) => {
+                        let kept = bias.0.iter().zip(alone()).map(|(&b, alone)| if alone { b } else { T::zero() });
+                        sink_bias = Some((kept.collect(), 1));
+                    }
+                    Division::Total(_) => {}
+                    _ => bias.0.iter_mut().zip(alone()).filter(|(_, alone)| *alone).for_each(|(b, _)| *b = T::zero()),
+                }
                 let v = prepared.weights(Weight::Of(Transform::One), map, &mut made).map_err(|reason| refuse(&reason))?;
                 prepared.terms.push(Term { u: Scale::Ones, v, t: own + 1 });
                 prepared.scales += 1;
             }
-            match group.divisor {
-                Divisor::Total(stabilizer) => {
-                    let absorbed = group.bias_mode == BiasMode::Absorb && bias.is_some();
+            prepared.add_cause(Cause::Bias, sink_bias.is_some());
+            match division {
+                Division::Total(stabilizer) => {
                     // Where all totals are 0, so is a stabiliser that is relative to them.
                     let dead = matches!(stabilizer, Stabilizer::RelativeToRms(_) | Stabilizer::None) && !group.one_sign;
-                    prepared.add_cause(Cause::Bias, absorbed);
                     prepared.add_cause(Cause::Stabilizer, stabilizer != Stabilizer::None);
                     prepared.add_cause(Cause::Dead, dead);
                     prepared.add_cause(Cause::Empty, group.one_sign);
                 }
-                Divisor::FanIn => prepared.add_cause(Cause::Rest, true),
-                Divisor::One => {}
+                Division::FanIn => prepared.add_cause(Cause::Rest, true),
+                Division::One => {}
             }
+            prepared.add_cause(Cause::Rest, total_of.is_some());
             prepared.groups.push(PreparedGroup {
                 coefficient: group.coefficient,
                 terms,
                 t: own,
                 bias,
+                sink_bias,
                 bias_mode: group.bias_mode,
-                divisor: group.divisor,
+                divisor: division,
+                total_of,
                 gate: group.gate,
                 one_sign: group.one_sign,
                 completes: group.completes,
@@ -205,6 +238,26 @@ impl<T: Scalar> Ruled<T> {
     /// Whether the groups depend on the output's sign.
     fn is_gated(&self) -> bool {
         self.groups.iter().any(|group| group.gate != Gate::Always)
+    }
+
+    /// The terms of a group's parts, or why it has none.
+    fn terms_of(
+        &mut self,
+        parts: Vec<Part<T>>,
+        t: usize,
+        own: &dyn LinearMap<T>,
+        made: &mut Vec<Weight<T>>,
+    ) -> Result<Vec<Term>, String> {
+        let mut terms = Vec::with_capacity(parts.len());
+        for part in parts {
+            if self.nonnegative && matches!(part.input, Input::Of(Transform::Negative)) {
+                // It vanishes, whatever the sample.
+                continue;
+            }
+            let (u, v) = (self.scale(part.input)?, self.weights(part.weight, own, made)?);
+            terms.push(Term { u, v, t });
+        }
+        Ok(terms)
     }
 
     fn scale(&mut self, input: Input<T>) -> Result<Scale, String> {
@@ -236,7 +289,7 @@ impl<T: Scalar> Ruled<T> {
         match &weight {
             Weight::Of(Transform::Identity) => return Ok(Weights::Own),
             Weight::Same if self.inputs != self.outputs => {
-                return Err(format!("it has {} inputs and {} outputs, not as many of both", self.inputs, self.outputs));
+                return Err(format!("its {} inputs are not as many as its {} outputs", self.inputs, self.outputs));
             }
             _ => {}
         }
@@ -310,14 +363,33 @@ impl<T: Scalar> Ruled<T> {
         let is_completed = |number: usize| self.groups.get(number + 1).is_some_and(|next| next.completes.is_some());
         let completed = (0..self.groups.len()).any(is_completed);
         let mut before = buffers.values.take(if completed { outputs } else { 0 });
+        let of_others = self.groups.iter().any(|group| group.total_of.is_some());
+        let mut numerators = buffers.values.take(if of_others { outputs } else { 0 });
         for (number, group) in self.groups.iter().enumerate() {
-            self.total(group, (&z, &mapped, product), &before, &mut total, buffers);
+            let own_terms = &self.terms[group.terms.clone()];
+            let values = (&*z, &*mapped, product);
+            match (group.completes, &group.total_of) {
+                (Some(k), _) => complete(k, product, &before, &mut total),
+                (None, None) => self.total(own_terms, values, &mut total, buffers),
+                (None, Some(others)) => {
+                    self.total(others, values, &mut total, buffers);
+                    self.total(own_terms, values, &mut numerators, buffers);
+                    // What is left of the divisor without the bias.
+                    numerators.iter_mut().zip(&*total).for_each(|(numerators, &total)| *numerators = total - *numerators);
+                }
+            }
             if is_completed(number) {
                 linalg::copy(&total, &mut before);
             }
             layer::add_bias(group.bias(), &mut total);
             let (own, rest) = t[group.t * outputs..].split_at_mut(outputs);
             group.divide(&total, &y, own, &mut epsilons[number * samples..][..samples], &mut rows);
+            if group.total_of.is_some() {
+                for sample in 0..samples {
+                    let at = sample * self.outputs;
+                    rows.add(Cause::Rest, sample, |j| own[at + j] * numerators[at + j]);
+                }
+            }
             if group.distributes() {
                 let bias = group.bias.iter().flat_map(|(bias, _)| bias);
                 let shares = bias.zip(&group.fan_in).map(|(&b, &n)| b / n.max(T::one())).cycle();
@@ -336,29 +408,15 @@ impl<T: Scalar> Ruled<T> {
                 None => {}
             }
         }
-        for buffer in [before, y, total] {
+        for buffer in [numerators, before, y, total] {
             buffers.values.give(buffer);
         }
         Shares { samples, z, mapped, t, epsilons, stored }
     }
 
-    /// The sum of a group's numerators, without the bias; `before` is that of the group it completes.
-    fn total(
-        &self,
-        group: &PreparedGroup<T>,
-        (z, mapped, product): (&[T], &[T], &[T]),
-        before: &[T],
-        total: &mut [T],
-        buffers: &mut Buffers<T>,
-    ) {
-        if let Some(k) = group.completes {
-            return linalg::zip_parts(total, product, |first, total, product| {
-                for ((total, &own), &before) in total.iter_mut().zip(product).zip(&before[first..]) {
-                    *total = k * own - before;
-                }
-            });
-        }
-        let Some((first, others)) = self.terms[group.terms.clone()].split_first() else { return total.fill(T::zero()) };
+    /// The sum of the numerators of some terms, without a bias.
+    fn total(&self, terms: &[Term], (z, mapped, product): (&[T], &[T], &[T]), total: &mut [T], buffers: &mut Buffers<T>) {
+        let Some((first, others)) = terms.split_first() else { return total.fill(T::zero()) };
         let numerators = |term: &Term, out: &mut [T], buffers: &mut Buffers<T>| {
             let v = self.map(term.v);
             match (term.u, term.v) {
@@ -384,6 +442,15 @@ impl<T: Scalar> Ruled<T> {
     }
 }
 
+/// The totals of a group whose numerators sum to k times the layer's own with those of the group `before`.
+fn complete<T: Scalar>(k: T, product: &[T], before: &[T], total: &mut [T]) {
+    linalg::zip_parts(total, product, |first, total, product| {
+        for ((total, &own), &before) in total.iter_mut().zip(product).zip(&before[first..]) {
+            *total = k * own - before;
+        }
+    });
+}
+
 /// The stored rows of sinks while they are made: for each sample and cause, one share for each output.
 struct Stored<'a, T> {
     causes: &'a [Cause],
@@ -404,12 +471,12 @@ impl<T: Scalar> Stored<'_, T> {
 }
 
 /// A total's stabiliser must be a number of the type, and a divisor that is no total cannot absorb a bias.
-fn check_divisor<T: Scalar>(divisor: Divisor, bias: BiasMode) -> Result<(), String> {
-    match divisor {
-        Divisor::FanIn | Divisor::One if bias == BiasMode::Absorb => {
+fn check_division<T: Scalar>(division: Division, bias: BiasMode) -> Result<(), String> {
+    match division {
+        Division::FanIn | Division::One if bias == BiasMode::Absorb => {
             Err("a divisor that is no total cannot absorb the bias".to_owned())
         }
-        Divisor::Total(Stabilizer::Absolute(epsilon) | Stabilizer::RelativeToRms(epsilon))
+        Division::Total(Stabilizer::Absolute(epsilon) | Stabilizer::RelativeToRms(epsilon))
             // The reciprocal of a smaller one is infinite.
             if T::from_f64(epsilon) < T::min_positive_value() || !T::from_f64(epsilon).is_finite() =>
         {
@@ -434,18 +501,18 @@ impl<T: Scalar> PreparedGroup<T> {
         for (sample, (totals, t)) in total.chunks_exact(outputs).zip(t.chunks_exact_mut(outputs)).enumerate() {
             epsilons[sample] = T::zero();
             match self.divisor {
-                Divisor::Total(stabilizer) => {
+                Division::Total(stabilizer) => {
                     epsilons[sample] = epsilon(stabilizer, totals);
                     let y = y.get(sample * outputs..(sample + 1) * outputs).unwrap_or(totals);
                     self.divide_by_total(epsilons[sample], (totals, y), t);
                 }
-                Divisor::FanIn => {
+                Division::FanIn => {
                     // An output without inputs (a window in the padding) has nothing to share: its total is 0, all of it
                     // is rest.
                     t.iter_mut().zip(&self.fan_in).for_each(|(t, &n)| *t = c / n.max(T::one()));
                     stored.add(Cause::Rest, sample, |j| c - totals[j] * t[j]);
                 }
-                Divisor::One => t.fill(c),
+                Division::One => t.fill(c),
             }
         }
     }
@@ -470,12 +537,12 @@ impl<T: Scalar> PreparedGroup<T> {
 
     /// Whether a total of 0 says that there is nothing to share by.
     fn loses(&self, epsilon: T) -> bool {
-        matches!(self.divisor, Divisor::Total(_)) && (self.one_sign || epsilon == T::zero())
+        matches!(self.divisor, Division::Total(_)) && (self.one_sign || epsilon == T::zero())
     }
 
     /// How the sinks that follow from t do so, by cause.
     fn sinks(&self, epsilon: T) -> impl Iterator<Item = (Cause, Derived<'_, T>)> {
-        let bias = self.bias().filter(|_| self.bias_mode == BiasMode::Absorb && matches!(self.divisor, Divisor::Total(_)));
+        let bias = self.sink_bias.as_ref().map(|(bias, each)| Bias::per_channel(bias, *each));
         let signed = if self.coefficient < T::zero() { -epsilon } else { epsilon };
         let stabilizer = (epsilon != T::zero()).then_some((Cause::Stabilizer, Derived::Magnitude(signed)));
         let lost = if self.one_sign { Cause::Empty } else { Cause::Dead };

@@ -77,7 +77,7 @@ macro_rules! batch_norm {
                 if !matches!(input.dims().len(), $ranks) || input.channels() != a.len() {
                     return Err(Error::shape($kind, input, format!(concat!("{} channels (", $shapes, ")"), a.len())));
                 }
-                Ok(Operator::linear(PerChannel { a: a.clone(), b: Some(b.clone()), shape: input }))
+                Ok(Operator::Average(Arc::new(PerChannel { a: a.clone(), b: Some(b.clone()), shape: input })))
             }
 
             fn arguments(&self) -> String {

@@ -30,12 +30,12 @@ impl<T: Scalar> RelevanceRule<T> for Pass {
     }
 
     fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
-        if site.inputs != site.outputs {
+        if site.input_shape != site.output_shape {
             return Err(Error::Unsupported {
                 rule: RelevanceRule::<T>::name(self),
                 layer: site.layer,
                 kind: site.kind.to_owned(),
-                reason: format!("it has {} inputs and {} outputs, not as many of both", site.inputs, site.outputs),
+                reason: format!("its inputs are {} and its outputs {}, not of one shape", site.input_shape, site.output_shape),
             });
         }
         Ok(Group::new(vec![Part::same()], Divisor::One).with_bias(BiasMode::Ignore, Transform::Identity).into())

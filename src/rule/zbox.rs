@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform};
+use super::{BiasMode, Decomposition, Divisor, Group, Outside, Part, RelevanceRule, Site, Stabilizer, Transform};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
@@ -40,6 +40,7 @@ pub struct ZBox {
     low: Arc<[f64]>,
     high: Arc<[f64]>,
     stabilizer: Stabilizer,
+    outside: Outside,
 }
 
 impl ZBox {
@@ -61,7 +62,7 @@ impl ZBox {
         if low.len() != high.len() || low.is_empty() || !ordered {
             return Err(Error::parameter("ZBox", "low, high", (low, high), "finite, as many of both, low <= high"));
         }
-        Ok(Self { low: low.into(), high: high.into(), stabilizer: Stabilizer::default() })
+        Ok(Self { low: low.into(), high: high.into(), stabilizer: Stabilizer::default(), outside: Outside::default() })
     }
 
     /// The same with another stabiliser of the totals.
@@ -71,6 +72,14 @@ impl ZBox {
     pub fn with_stabilizer(mut self, stabilizer: Stabilizer) -> Result<Self, Error> {
         self.stabilizer = stabilizer.check("ZBox")?;
         Ok(self)
+    }
+
+    /// The same with another treatment of samples outside the box, which are refused unless told otherwise: shares of such a
+    /// sample can have any sign and size.
+    #[must_use]
+    pub fn with_outside(mut self, outside: Outside) -> Self {
+        self.outside = outside;
+        self
     }
 }
 
@@ -83,10 +92,10 @@ impl<T: Scalar> RelevanceRule<T> for ZBox {
     }
 
     fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
-        let negated = |bounds: &[f64]| -> Result<Vec<T>, Error> {
+        let of_inputs = |bounds: &[f64]| -> Result<Vec<T>, Error> {
             match bounds {
-                [all] => Ok(vec![T::from_f64(-all); site.inputs]),
-                each if each.len() == site.inputs => Ok(each.iter().map(|&bound| T::from_f64(-bound)).collect()),
+                [all] => Ok(vec![T::from_f64(*all); site.inputs]),
+                each if each.len() == site.inputs => Ok(each.iter().map(|&bound| T::from_f64(bound)).collect()),
                 each => Err(Error::Unsupported {
                     rule: RelevanceRule::<T>::name(self),
                     layer: site.layer,
@@ -95,12 +104,15 @@ impl<T: Scalar> RelevanceRule<T> for ZBox {
                 }),
             }
         };
+        let (low, high) = (of_inputs(&self.low)?, of_inputs(&self.high)?);
+        let negated = |bounds: &[T]| -> Vec<T> { bounds.iter().map(|&bound| -bound).collect() };
         let parts = vec![
             Part::new(Transform::Identity, Transform::Identity),
-            Part::fixed(negated(&self.low)?, Transform::Positive),
-            Part::fixed(negated(&self.high)?, Transform::Negative),
+            Part::fixed(negated(&low), Transform::Positive),
+            Part::fixed(negated(&high), Transform::Negative),
         ];
-        Ok(Group::new(parts, Divisor::Total(self.stabilizer)).with_bias(BiasMode::Ignore, Transform::Identity).into())
+        let group = Group::new(parts, Divisor::Total(self.stabilizer)).with_bias(BiasMode::Ignore, Transform::Identity);
+        Ok(Decomposition::from(group).for_inputs(low, high, self.outside))
     }
 }
 

@@ -9,10 +9,10 @@
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use relprop::nalgebra::{DMatrix, DVector};
-use relprop::rule::Stabilizer;
+use relprop::rule::{Outside, Stabilizer};
 use relprop::{
-    AlphaBeta, BiasMode, Cause, Epsilon, Explanation, Flat, Gamma, GammaPlain, Linear, Lrp0, Relative, RelevanceRule, Relu, Scalar,
-    Sequential, WSquare, ZBox, ZPlus,
+    AbsLrp, AlphaBeta, BiasMode, Cause, Epsilon, Explanation, Flat, Gamma, GammaPlain, Linear, Lrp0, Relative, RelevanceRule, Relu,
+    Scalar, Sequential, Sign, WSquare, ZBox, ZPlus,
 };
 
 /// Rows of numbers.
@@ -45,6 +45,8 @@ pub enum Formula {
     ZBox { low: f64, high: f64, epsilon: f64 },
     WSquare { epsilon: f64, bias: BiasMode },
     Flat,
+    AbsLrp { epsilon: f64 },
+    Sign { epsilon: f64, bias: BiasMode },
     Relative { bias: BiasMode },
 }
 
@@ -107,6 +109,8 @@ pub fn formula(smallest: f64) -> impl Strategy<Value = Formula> {
             .prop_map(|(low, size, epsilon)| Formula::ZBox { low, high: low + size, epsilon }),
         1 => (epsilon(), either()).prop_map(|(epsilon, bias)| Formula::WSquare { epsilon, bias }),
         1 => Just(Formula::Flat),
+        1 => epsilon().prop_map(|epsilon| Formula::AbsLrp { epsilon }),
+        1 => (epsilon(), bias()).prop_map(|(epsilon, bias)| Formula::Sign { epsilon, bias }),
         1 => of_relative.prop_map(|bias| Formula::Relative { bias }),
     ]
 }
@@ -153,6 +157,26 @@ impl Column {
     }
 }
 
+impl Column {
+    /// Adds each numerator over a stabilized total that is not their sum; what the shares and sinks lack of 1 is the rest.
+    fn share_by(&mut self, numerators: &[f64], bias: f64, total: f64, mode: BiasMode, epsilon: f64) {
+        let signed = if total < 0.0 { -epsilon } else { epsilon };
+        let divisor = total + signed;
+        let mut rest = 1.0 - signed / divisor;
+        for (share, numerator) in self.shares.iter_mut().zip(numerators) {
+            let distributed = if mode == BiasMode::Distribute { bias / numerators.len() as f64 } else { 0.0 };
+            *share += (numerator + distributed) / divisor;
+            rest -= (numerator + distributed) / divisor;
+        }
+        if mode == BiasMode::Absorb {
+            self.sinks.push((Cause::Bias, bias / divisor));
+            rest -= bias / divisor;
+        }
+        self.sinks.push((Cause::Stabilizer, signed / divisor));
+        self.sinks.push((Cause::Rest, rest));
+    }
+}
+
 impl Formula {
     /// The crate's rule of the same name.
     pub fn rule<T: Scalar>(self) -> Box<dyn RelevanceRule<T>> {
@@ -173,12 +197,15 @@ impl Formula {
                 Box::new(rule.with_stabilizer(absolute(epsilon)).unwrap().with_bias(bias))
             }
             Self::ZBox { low, high, epsilon } => {
-                Box::new(ZBox::new(low, high).unwrap().with_stabilizer(absolute(epsilon)).unwrap())
+                let zbox = ZBox::new(low, high).unwrap().with_outside(Outside::Report);
+                Box::new(zbox.with_stabilizer(absolute(epsilon)).unwrap())
             }
             Self::WSquare { epsilon, bias } => {
                 Box::new(WSquare::default().with_stabilizer(absolute(epsilon)).unwrap().with_bias(bias))
             }
             Self::Flat => Box::new(Flat),
+            Self::AbsLrp { epsilon } => Box::new(AbsLrp::default().with_stabilizer(absolute(epsilon)).unwrap()),
+            Self::Sign { epsilon, bias } => Box::new(Sign::default().with_stabilizer(absolute(epsilon)).unwrap().with_bias(bias)),
             Self::Relative { bias } => Box::new(Relative::new(bias).unwrap()),
         }
     }
@@ -229,6 +256,14 @@ impl Formula {
                 column.share(1.0, &numerators(&|_, w| w * w), b * b, bias, epsilon, Cause::Empty);
             }
             Self::Flat => column.shares.fill(1.0 / n as f64),
+            Self::AbsLrp { epsilon } => {
+                let magnitude = product.iter().map(|p| p.abs()).sum();
+                column.share_by(&product, 0.0, magnitude, BiasMode::Ignore, epsilon);
+            }
+            Self::Sign { epsilon, bias } => {
+                let total = product.iter().sum::<f64>() + if bias == BiasMode::Ignore { 0.0 } else { b };
+                column.share_by(&numerators(&|z, w| if z < 0.0 { -w } else { w }), b, total, bias, epsilon);
+            }
             Self::Relative { bias } => {
                 let mut rest = 1.0;
                 for i in 0..n {

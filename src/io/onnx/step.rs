@@ -198,9 +198,7 @@ impl<T: Scalar> Steps<T> {
                         Operator::Elementwise(function) => (shape, function.is_nonnegative(sign)),
                         Operator::Route(route) => (route.output_shape(), sign),
                         Operator::Reshape(shape) => (shape, sign),
-                        Operator::PerChannel(functions) => {
-                            (shape, functions.iter().all(|function| function.is_nonnegative(sign)))
-                        }
+                        Operator::PerChannel(functions) => (shape, functions.iter().all(|function| function.is_nonnegative(sign))),
                         Operator::Branches(..) | Operator::Softmax(_) => (shape, false),
                     };
                 }
