@@ -10,7 +10,7 @@ use std::fmt;
 use crate::error::Error;
 use crate::layer::{Branch, Named};
 use crate::scalar::Scalar;
-use crate::sequential::{Sequential, SequentialBuilder};
+use crate::sequential::{Bound, Chain, Sequential, SequentialBuilder};
 
 /// A normalisation that has been merged into a neighbour.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl<T: Scalar> Sequential<T> {
     /// The same network with its batch normalisations merged into the linear layers before them, or, where there is none,
     /// behind them; and what was merged. The other layers keep their names.
     ///
-    /// A normalisation stays where neither neighbour is linear, or where the one behind is a padded convolution, as zeros in
+    /// Dropouts, identities and reshapes between the two make no difference. A normalization stays where neither neighbour is linear, or where the one behind is a padded convolution, as zeros in
     /// the padding are not shifted; [`check`](Self::check) then says so. The outputs are the same up to rounding.
     /// Cost: a copy of the weights.
     ///
@@ -55,38 +55,51 @@ impl<T: Scalar> Sequential<T> {
     /// ```
     pub fn canonize(&self) -> Result<(Self, Vec<Merged>), Error> {
         let mut merged = Vec::new();
-        let branch = merge(self.branch(), "", &|place| place.to_string(), &mut merged);
+        let branch = merge(self.branch(), self.chain(), "", &|place| place.to_string(), &mut merged);
         Ok((SequentialBuilder::from(branch).input(self.input_shape()).build()?, merged))
     }
 }
 
-/// The same layers with what can be merged of them merged, under the names they had; `path` is that of the layer whose branch
-/// they are, `unnamed` what a layer without a name is called there.
-fn merge<T: Scalar>(branch: &Branch<T>, path: &str, unnamed: &dyn Fn(usize) -> String, merged: &mut Vec<Merged>) -> Branch<T> {
+/// The same layers with what can be merged of them merged, under the names they had. `chain` is what the layers do in their place,
+/// `path` the name of the layer whose branch they are, `unnamed` what a layer without a name is called there.
+fn merge<T: Scalar>(
+    branch: &Branch<T>,
+    chain: &Chain<T>,
+    path: &str,
+    unnamed: &dyn Fn(usize) -> String,
+    merged: &mut Vec<Merged>,
+) -> Branch<T> {
     let full = |own: &str| if path.is_empty() { own.to_owned() } else { format!("{path}.{own}") };
     let mut layers: Vec<Named<T>> = Vec::with_capacity(branch.layers.len());
-    for (place, Named { name, layer }) in branch.layers.iter().enumerate() {
+    // The place of the last layer that does more than leave values as they are: dropouts and reshapes do not part a normalization
+    // from its neighbor.
+    let mut last: Option<usize> = None;
+    for (place, (Named { name, layer }, node)) in branch.layers.iter().zip(&chain.nodes).enumerate() {
         let own = name.clone().unwrap_or_else(|| unnamed(place));
-        let mut number = 0;
-        let inner = layer.with_branches(&mut |branch| {
-            let of_branch = number;
-            number += 1;
-            merge(branch, &full(&own), &|place| format!("{of_branch}.{place}"), merged)
+        let chains: &[Chain<T>] = if let Bound::Branches { branches, .. } = &node.bound { branches } else { &[] };
+        let mut numbered = chains.iter().enumerate();
+        let inner = layer.with_branches(&mut |branch| match numbered.next() {
+            Some((number, chain)) => merge(branch, chain, &full(&own), &|place| format!("{number}.{place}"), merged),
+            None => branch.clone(),
         });
         let layer = inner.unwrap_or_else(|| layer.clone());
-        if let (Some((a, b)), Some(before)) = (layer.per_channel(), layers.last_mut())
+        if let (Some((a, b)), Some(before)) = (layer.per_channel(), last.map(|last| &mut layers[last]))
             && let Some(scaled) = before.layer.scaled(a, b)
         {
             merged.push(Merged { norm: full(&own), into: full(before.name.as_deref().unwrap_or_default()) });
             before.layer = scaled;
             continue;
         }
-        let scaled = layers.last().and_then(|before| before.layer.per_channel()).and_then(|(a, b)| layer.of_scaled(a, b));
-        if let Some(scaled) = scaled {
-            let norm = layers.pop().and_then(|before| before.name).unwrap_or_default();
+        let scaled = last.and_then(|last| layers[last].layer.per_channel()).and_then(|(a, b)| layer.of_scaled(a, b));
+        if let (Some(scaled), Some(before)) = (scaled, last) {
+            let norm = layers.remove(before).name.unwrap_or_default();
             merged.push(Merged { norm: full(&norm), into: full(&own) });
             layers.push(Named { name: Some(own), layer: scaled });
+            last = Some(layers.len() - 1);
             continue;
+        }
+        if !matches!(node.bound, Bound::Reshape) {
+            last = Some(layers.len());
         }
         layers.push(Named { name: Some(own), layer });
     }

@@ -353,13 +353,11 @@ impl<T: Scalar> Functions<T> {
 
     /// Replaces the values of some samples, each as a column.
     pub fn apply(&self, values: &mut [T]) {
-        match self.single() {
-            Some(function) => linalg::each_part(values, |values| function.apply(values)),
-            None => {
-                let count = self.functions.len();
-                linalg::each_chunk(values, self.each, |chunk, values| self.functions[chunk % count].apply(values));
-            }
+        if let Some(function) = self.single() {
+            return linalg::each_part(values, |values| function.apply(values));
         }
+        let count = self.functions.len();
+        linalg::each_chunk(values, self.each, |chunk, values| self.functions[chunk % count].apply(values));
     }
 }
 

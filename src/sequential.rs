@@ -7,7 +7,7 @@ use nalgebra::{DMatrix, DVector};
 
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
-use crate::layer::{self, Branch, Functions, Joined, Layer, LinearMap, Named, Operator, Route, SoftmaxOver};
+use crate::layer::{self, Branch, Elementwise, Functions, Joined, Layer, LinearMap, Named, Operator, Route, SoftmaxOver};
 use crate::linalg;
 use crate::rule::Site;
 use crate::scalar::Scalar;
@@ -343,7 +343,9 @@ impl<T: Scalar> Chain<T> {
         let Some(last) = self.nodes.iter_mut().rev().find(|node| !moves(node)) else { return };
         let bound = std::mem::replace(&mut last.bound, Bound::Reshape);
         last.bound = match bound {
-            Bound::Elementwise(functions) if functions.single().is_some_and(|f| f.gives_probability()) => Bound::Link(functions),
+            Bound::Elementwise(functions) if functions.single().is_some_and(Elementwise::gives_probability) => {
+                Bound::Link(functions)
+            }
             other => other,
         };
     }

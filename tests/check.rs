@@ -82,7 +82,7 @@ fn activations_that_are_not_0_at_0() {
     // At the end a sigmoid makes probabilities of logits, and these are explained; between linear maps it turns signs.
     let last = |activation| Sequential::builder().layer(layer(None)).layer(activation).build().unwrap();
     assert_eq!(codes(&last(Box::new(Sigmoid) as Box<dyn Layer<f64>>), Rule::Epsilon), [(Code::SigmoidLast, 1)]);
-    assert_eq!(codes(&last(Box::new(Softplus::default())), Rule::Epsilon), [(Code::NonzeroAtZero, 1)]);
+    assert_eq!(codes(&last(Box::<Softplus>::default()), Rule::Epsilon), [(Code::NonzeroAtZero, 1)]);
     for activation in [Box::new(Relu) as Box<dyn Layer<f64>>, Box::new(Tanh), Box::new(Gelu::Exact), Box::new(Softsign)] {
         assert_eq!(codes(&last(activation), Rule::Epsilon), []);
     }

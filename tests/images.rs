@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use relprop::io::StateDict;
 use relprop::nalgebra::DMatrix;
 use relprop::{
-    Accumulation, Composite, Conv2d, Epsilon, Explanation, Flat, Linear, RelevanceRule, Relu, Rule, Scalar, Sequential, Shape,
-    Targets, WSquare, ZBox,
+    Accumulation, BatchNorm1d, BatchNorm2d, BiasMode, Cause, Composite, Conv2d, Dropout, Epsilon, Explanation, Flat, Flatten,
+    Identity, Linear, Lrp0, RelevanceRule, Relu, Residual, Rule, Scalar, Sequential, Shape, Targets, WSquare, ZBox,
 };
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden-images");
@@ -284,4 +284,103 @@ fn shapes_that_do_not_fit_are_errors() {
     assert!(huge.is_err());
     let wide = conv([1, 1, 1, 1]).unwrap().padding(usize::MAX / 2).dilation(usize::MAX);
     assert!(Sequential::builder().input([1, 4, 4]).layer(wide).build().is_err());
+}
+
+/// A normalization before a padded convolution cannot be merged: `Norm` shares it, whatever the rule, and the convolution is the first
+/// linear layer.
+#[test]
+fn a_normalization_that_stays_is_passed_over() {
+    let norm = || BatchNorm2d::new(vec![2.0, 0.5], vec![0.3, -0.2], vec![0.1, 0.4], vec![1.5, 0.7], 1e-5).unwrap();
+    let weights = |count: usize| -> Vec<f64> { (0..count).map(|k| ((k * 7919) % 31) as f64 / 15.0 - 1.0).collect() };
+    let conv = || Conv2d::new([3, 2, 3, 3], weights(54), None).unwrap().padding(1);
+    let model = Sequential::builder().input([2, 4, 4]).layer(norm()).layer(conv()).layer(Relu).layer(conv_of(3)).build().unwrap();
+    assert!(model.canonize().unwrap().1.is_empty());
+    let explainer = model.explainer(Composite::epsilon_plus_flat()).unwrap();
+    assert_eq!(explainer.rules().collect::<Vec<_>>(), [(0, "Norm"), (1, "Flat"), (3, "ZPlus")]);
+    let explainer = model.explainer(Rule::Flat).unwrap();
+    assert_eq!(explainer.rules().next(), Some((0, "Norm")));
+    let named = model.explainer(Composite::new(Rule::Epsilon).kind("BatchNorm2d", Rule::Pass)).unwrap();
+    assert_eq!(named.rules().next(), Some((0, "Pass")));
+
+    // By hand: Norm gives z a / (z a + b) of a pixel's relevance to it, and the rest to the bias.
+    let x: relprop::nalgebra::DVector<f64> = weights(32).into();
+    let whole = explainer_of(&model).explain(&x).unwrap();
+    let behind = Sequential::builder().input([2, 4, 4]).layer(conv()).layer(Relu).layer(conv_of(3)).build().unwrap();
+    let (a, b) = (|channel: usize| [2.0, 0.5][channel] / (([1.5, 0.7][channel]) + 1e-5_f64).sqrt(), [0.3, -0.2]);
+    let z = x.map_with_location(|i, _, v| (v - [0.1, 0.4][i / 16]) * a(i / 16) + b[i / 16]);
+    let inner = explainer_of(&behind).explain(&z).unwrap();
+    for (i, (found, above)) in whole.relevance(5).unwrap().iter().zip(&inner.relevance(5).unwrap()).enumerate() {
+        let expected = x[i] * a(i / 16) / (z[i] + 1e-6_f64.copysign(z[i])) * above;
+        assert!((found - expected).abs() < 1e-9 * expected.abs().max(1.0), "{i}: {found} for {expected}");
+    }
+}
+
+fn conv_of(channels: usize) -> Conv2d<f64> {
+    let weights = (0..channels * 2).map(|k| ((k * 31) % 7) as f64 / 3.0 - 1.0).collect::<Vec<_>>();
+    Conv2d::new([2, channels, 1, 1], weights, None).unwrap()
+}
+
+fn explainer_of(model: &Sequential<f64>) -> relprop::Explainer<f64> {
+    model.explainer(Composite::epsilon_plus_flat()).unwrap()
+}
+
+/// What does nothing at inference does not part a normalization from its neighbor.
+#[test]
+fn normalizations_are_merged_through_dropouts_and_reshapes() {
+    let norm = || BatchNorm2d::new(vec![2.0, 0.5], vec![0.3, -0.2], vec![0.1, 0.4], vec![1.5, 0.7], 1e-5).unwrap();
+    let vector_norm = || BatchNorm1d::new(vec![2.0, 0.5], vec![0.3, -0.2], vec![0.1, 0.4], vec![1.5, 0.7], 1e-5).unwrap();
+    let linear = |w: f64| Linear::new(relprop::nalgebra::dmatrix![w, 1.0; -0.5, 0.7], None).unwrap();
+    let models = [
+        Sequential::builder()
+            .input([3, 2, 2])
+            .layer(conv_of(3))
+            .layer(Dropout::default())
+            .layer(Identity)
+            .layer(norm())
+            .layer(Relu),
+        Sequential::builder().layer(linear(1.0)).layer(Dropout::default()).layer(vector_norm()).layer(Relu).layer(linear(2.0)),
+        Sequential::builder().layer(vector_norm()).layer(Identity).layer(linear(2.0)),
+        Sequential::builder().input([3, 1, 1]).layer(conv_of(3)).layer(Flatten).layer(vector_norm()),
+        Sequential::builder().input([2, 2, 2]).layer(
+            Residual::new([Sequential::builder().layer(conv_of(2)).layer(Identity).layer(norm()), Sequential::builder()]).unwrap(),
+        ),
+    ];
+    for model in models {
+        let model = model.build().unwrap();
+        let (merged, what) = model.canonize().unwrap();
+        assert_eq!(what.len(), 1, "{model}");
+        assert!(!merged.layers().iter().any(|layer| layer.kind().starts_with("BatchNorm")));
+        let x = relprop::nalgebra::DVector::from_fn(model.inputs(), |i, _| i as f64 * 0.3 - 0.8);
+        assert!((merged.forward(&x).unwrap() - model.forward(&x).unwrap()).amax() < 1e-12);
+    }
+}
+
+/// An output that sees padding alone has no input to give its bias to.
+#[test]
+fn a_bias_that_no_input_can_take_is_a_sink() {
+    let conv = Conv2d::new([1, 1, 1, 1], vec![2.0], vec![0.5]).unwrap().padding(1);
+    let model = Sequential::builder().input([1, 1, 1]).layer(conv).layer(Flatten);
+    let model = model.layer(Linear::new(DMatrix::from_element(1, 9, 1.0), None).unwrap()).build().unwrap();
+    // The pixel's own output is 2 x + 0.5, the eight around it are 0.5 each.
+    let x = relprop::nalgebra::DVector::from_element(1, 3.0);
+    for rule in [&Lrp0::default().with_bias(BiasMode::Distribute) as &dyn RelevanceRule<f64>] {
+        for order in ORDERS {
+            let explanation = model.explainer(rule).unwrap().accumulation(order).explain(&x).unwrap();
+            assert!((explanation.output()[0] - 10.5).abs() < 1e-12);
+            assert!((explanation.relevance(0).unwrap()[0] - 6.5).abs() < 1e-12);
+            let ledger = explanation.ledger(0).unwrap();
+            assert!((ledger.total(Cause::Bias) - 4.0).abs() < 1e-12 && ledger.imbalance() < 1e-15, "{ledger}");
+        }
+    }
+}
+
+#[test]
+fn pass_wants_inputs_and_outputs_of_one_shape() {
+    let same_size = Conv2d::new([4, 1, 2, 2], vec![1.0; 16], None).unwrap().stride(2);
+    let model = Sequential::builder().input([1, 4, 4]).layer(same_size).build().unwrap();
+    let error = model.explainer(Rule::Pass).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "Pass cannot be used at layer 0 (Conv2d): its inputs are 1 x 4 x 4 and its outputs 4 x 2 x 2, not of one shape"
+    );
 }

@@ -39,7 +39,7 @@ pub(crate) struct Prepared<T: Scalar> {
 
 #[derive(Debug)]
 pub(crate) enum Kind<T: Scalar> {
-    Ruled(Ruled<T>),
+    Ruled(Box<Ruled<T>>),
     Route,
     /// The factors of each branch.
     Branches(Vec<Vec<usize>>),
@@ -113,7 +113,7 @@ impl<T: Scalar> Network<T> {
         if let Some(ruled) = ruled.get_mut(linear.factor).and_then(Option::take) {
             let sinks = ruled.causes.iter().map(|&cause| (layer, cause)).collect();
             let (inputs, outputs) = (ruled.inputs, ruled.outputs);
-            self.factors.push(Prepared { layer, inputs, outputs, sinks, kind: Kind::Ruled(ruled) });
+            self.factors.push(Prepared { layer, inputs, outputs, sinks, kind: Kind::Ruled(Box::new(ruled)) });
             numbers.push(linear.factor);
         }
     }

@@ -170,25 +170,8 @@ impl<T: Scalar> Ruled<T> {
             let distributes = group.bias_mode == BiasMode::Distribute && map.bias().is_some();
             let counts = distributes || division == Division::FanIn;
             let fan_in = if counts { layer::fan_in(map) } else { Vec::new() };
-            let mut bias: Option<(Vec<T>, usize)> = match group.bias_mode {
-                BiasMode::Ignore => None,
-                _ => map.bias().map(|bias| (bias.values().iter().map(|&b| group.bias.value(b)).collect(), bias.each())),
-            };
-            let absorbs = group.bias_mode == BiasMode::Absorb && matches!(division, Division::Total(_));
-            let mut sink_bias = bias.clone().filter(|_| absorbs);
-            if let (true, Some(bias)) = (distributes, &mut bias) {
-                *bias = (Bias::per_channel(&bias.0, bias.1).iter().collect(), 1);
-                // An output without inputs (a window in the padding) has no one to give its bias to: it stays a sink, or, where
-                // nothing is divided by a total, is left out.
-                let alone = || fan_in.iter().map(|n| *n == T::zero());
-                match division {
-                    Division::Total(_) if alone().any(|alone| alone) => {
-                        let kept = bias.0.iter().zip(alone()).map(|(&b, alone)| if alone { b } else { T::zero() });
-                        sink_bias = Some((kept.collect(), 1));
-                    }
-                    Division::Total(_) => {}
-                    _ => bias.0.iter_mut().zip(alone()).filter(|(_, alone)| *alone).for_each(|(b, _)| *b = T::zero()),
-                }
+            let (bias, sink_bias) = biases(map.bias(), (&group.bias, group.bias_mode), division, &fan_in);
+            if distributes {
                 let v = prepared.weights(Weight::Of(Transform::One), map, &mut made).map_err(|reason| refuse(&reason))?;
                 prepared.terms.push(Term { u: Scale::Ones, v, t: own + 1 });
                 prepared.scales += 1;
@@ -440,6 +423,36 @@ impl<T: Scalar> Ruled<T> {
             buffers.values.give(next);
         }
     }
+}
+
+/// A bias, each value for some outputs in a row.
+type OwnBias<T> = Option<(Vec<T>, usize)>;
+
+/// What of a layer's bias is in a group's total, and what of it the inputs do not get.
+fn biases<T: Scalar>(
+    bias: Option<Bias<'_, T>>,
+    (transform, mode): (&Transform<T>, BiasMode),
+    division: Division,
+    fan_in: &[T],
+) -> (OwnBias<T>, OwnBias<T>) {
+    let Some(bias) = bias.filter(|_| mode != BiasMode::Ignore) else { return (None, None) };
+    let divides = matches!(division, Division::Total(_));
+    if mode == BiasMode::Absorb {
+        let whole = (bias.values().iter().map(|&b| transform.value(b)).collect(), bias.each());
+        let sink = divides.then(|| whole.clone());
+        return (Some(whole), sink);
+    }
+    // An output without inputs (a window in the padding) has no one to give its bias to: it stays a sink, or, where nothing is
+    // divided by a total, is left out.
+    let of_alone = |of_alone: bool| {
+        let values = bias.iter().zip(fan_in).map(move |(b, n)| (transform.value(b), *n == T::zero()));
+        values.map(move |(b, alone)| if alone == of_alone { b } else { T::zero() }).collect::<Vec<T>>()
+    };
+    let (distributed, kept) = (of_alone(false), of_alone(true));
+    if !divides || kept.iter().all(|b| *b == T::zero()) {
+        return (Some((distributed, 1)), None);
+    }
+    (Some((bias.iter().map(|b| transform.value(b)).collect(), 1)), Some((kept, 1)))
 }
 
 /// The totals of a group whose numerators sum to k times the layer's own with those of the group `before`.
