@@ -26,7 +26,7 @@ use transposed::ApplyTransposed;
 use vectors::MaxAbs;
 use winograd::{Multiply, Transform};
 
-pub(crate) use correlate::{Correlation, Direction, Geometry, Planes};
+pub(crate) use correlate::{Correlation, Direction, Geometry, Planes, reach};
 pub use kernel::Lanes;
 pub(crate) use vectors::{
     add_scaled, copy, copy_rows, dot, first_non_finite, list_nonzero_rows, max_abs, scaled, sum, sum_in_order,

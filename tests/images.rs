@@ -384,3 +384,71 @@ fn pass_wants_inputs_and_outputs_of_one_shape() {
         "Pass cannot be used at layer 0 (Conv2d): its inputs are 1 x 4 x 4 and its outputs 4 x 2 x 2, not of one shape"
     );
 }
+
+/// Products by fewer multiplications are rounded relative to all that a patch holds. Here large inputs meet weights that a rule takes as
+/// zero, so that its totals are far smaller than the inputs: f32 is still close to f64.
+#[test]
+fn small_totals_beside_large_inputs_keep_their_digits() {
+    fn conv<T: Scalar>(seed: u64, sign_of_first: f64) -> Conv2d<T> {
+        let mut state = seed;
+        let mut next = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f64 / f64::from(1 << 23) - 1.0
+        };
+        let weights = (0..16 * 16 * 9)
+            .map(|k| {
+                let w = next();
+                // Those of the first two input channels have one sign, if wanted.
+                T::from_f64(f64::from((if k / 9 % 16 < 2 && sign_of_first != 0.0 { sign_of_first * w.abs() } else { w }) as f32))
+            })
+            .collect::<Vec<_>>();
+        let bias = (0..16).map(|_| T::from_f64(f64::from(next() as f32) * 0.01)).collect::<Vec<_>>();
+        Conv2d::new([16, 16, 3, 3], weights, bias).unwrap().padding(1)
+    }
+    fn model<T: Scalar>(sign: f64, relu: bool) -> Sequential<T> {
+        let builder = Sequential::builder().input([16, 12, 12]).layer(conv::<T>(1, sign));
+        let builder = if relu { builder.layer(Relu) } else { builder };
+        let head = DMatrix::from_fn(2, 16 * 144, |j, i| T::from_f64(f64::from((((i + 3 * j) * 7919) % 31) as f32 / 15.0 - 1.0)));
+        builder.layer(conv::<T>(2, 0.0)).layer(Flatten).layer(Linear::new(head, None).unwrap()).build().unwrap()
+    }
+    fn rules_of<T: Scalar>() -> Vec<Box<dyn RelevanceRule<T>>> {
+        let mut rules: Vec<Box<dyn RelevanceRule<T>>> = vec![
+            Box::new(Composite::epsilon_plus()),
+            Box::new(Composite::epsilon_plus_flat()),
+            Box::new(Composite::epsilon_alpha2_beta1()),
+            Box::new(Composite::new(Epsilon::default()).first(Rule::AlphaBeta)),
+            Box::new(Composite::new(Epsilon::default()).first(Rule::Gamma)),
+            Box::new(Composite::new(Rule::Flat).first(Rule::ZPlus)),
+        ];
+        rules.extend([Rule::ZPlus, Rule::WSquare, Rule::AbsLrp].map(|rule| Box::new(rule) as Box<dyn RelevanceRule<T>>));
+        rules
+    }
+    for (sign, relu, large) in [
+        (-1.0, false, 1e4),
+        (-1.0, true, 1e4),
+        (1.0, false, 1e4),
+        (0.0, true, 1.0),
+        (0.0, false, 1e4),
+        (0.0, true, 1e4),
+        (0.0, false, 1e6),
+    ] {
+        let (single, double) = (model::<f32>(sign, relu), model::<f64>(sign, relu));
+        // Four of five values are zero.
+        let value = |i: usize| {
+            let size = if i / 144 < 2 { large } else { 1.0 };
+            if (i * 7919) % 101 < 79 { 0.0 } else { (((i * 31) % 89) as f32 / 89.0 * size as f32).abs() }
+        };
+        let x = relprop::nalgebra::DVector::from_fn(16 * 144, |i, _| value(i));
+        let x64 = x.map(f64::from);
+        for (rule, rule64) in rules_of::<f32>().iter().zip(&rules_of::<f64>()) {
+            for order in ORDERS {
+                let ours = single.explainer(rule).unwrap().accumulation(order).explain(&x).unwrap();
+                let exact = double.explainer(rule64).unwrap().accumulation(order).explain(&x64).unwrap();
+                let scale = f64::from(ours.exponent() - exact.exponent()).exp2();
+                let error = (ours.shares().map(|v| f64::from(v) * scale) - exact.shares()).amax() / exact.shares().amax();
+                let of = format!("{} {order:?}, sign {sign}, large {large}, ReLU {relu}", rule.name());
+                assert!(error < 1e-4, "{of}: {error:e}");
+            }
+        }
+    }
+}

@@ -163,8 +163,7 @@ impl<T: Scalar> Convolution<T> {
             mapped: None,
             bias,
             output,
-            down: OnceLock::new(),
-            up: OnceLock::new(),
+            products: Products::default(),
         })
     }
 
@@ -372,29 +371,103 @@ struct ConvolutionMap<T> {
     mapped: Option<WeightFn<T>>,
     bias: Option<Arc<[T]>>,
     output: Shape,
-    /// Made when they are first used, as not every map goes both ways.
+    products: Products<T>,
+}
+
+/// The products of a convolution, made when they are first used: not every map goes both ways.
+#[derive(Debug)]
+struct Products<T> {
     down: OnceLock<Correlation<T>>,
     up: OnceLock<Correlation<T>>,
+    /// The same by shifted planes alone, where the others are made by fewer multiplications.
+    plain_down: OnceLock<Correlation<T>>,
+    plain_up: OnceLock<Correlation<T>>,
+    /// The largest magnitude of the weights.
+    largest: OnceLock<T>,
+}
+
+impl<T> Default for Products<T> {
+    fn default() -> Self {
+        let [down, up, plain_down, plain_up] = std::array::from_fn(|_| OnceLock::new());
+        Self { down, up, plain_down, plain_up, largest: OnceLock::new() }
+    }
+}
+
+/// How a product is rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rounding {
+    /// Relative to all that a patch of inputs holds, and the faster for it.
+    OfPatch,
+    /// Relative to the sum of each output's own summands.
+    OfSum,
 }
 
 impl<T: Scalar> ConvolutionMap<T> {
-    fn product(&self, forward: bool) -> &Correlation<T> {
-        let (cell, direction) = if forward == self.transposed { (&self.up, Direction::Up) } else { (&self.down, Direction::Down) };
+    fn direction(&self, forward: bool) -> Direction {
+        if forward == self.transposed { Direction::Up } else { Direction::Down }
+    }
+
+    fn product(&self, forward: bool, rounding: Rounding) -> &Correlation<T> {
+        let Products { down, up, plain_down, plain_up, .. } = &self.products;
+        let direction = self.direction(forward);
+        let of_sum = rounding == Rounding::OfSum && self.geometry.is_transformed();
+        let cell = match (direction, of_sum) {
+            (Direction::Down, false) => down,
+            (Direction::Up, false) => up,
+            (Direction::Down, true) => plain_down,
+            (Direction::Up, true) => plain_up,
+        };
+        let make = |weights: &[T]| match of_sum {
+            true => Correlation::plain(&self.geometry, direction, weights),
+            false => Correlation::new(&self.geometry, direction, weights),
+        };
         cell.get_or_init(|| match &self.mapped {
-            None => Correlation::new(&self.geometry, direction, &self.weights),
-            Some(f) => {
-                let weights: Vec<T> = self.weights.iter().map(|&w| f.value(w)).collect();
-                Correlation::new(&self.geometry, direction, &weights)
-            }
+            None => make(&self.weights),
+            Some(f) => make(&self.weights.iter().map(|&w| f.value(w)).collect::<Vec<T>>()),
         })
+    }
+
+    /// Wᵀ y for each column, and diag(u) Wᵀ y where each sample has a column u.
+    ///
+    /// A product that is rounded relative to a patch may be wrong in all digits where the largest values of `y` meet weights of zero:
+    /// as when a rule divides by a small total. What the rounding can be is compared with what the column came to, and where it is
+    /// not far below, the column is made again.
+    fn transposed_product(&self, y: &[T], u: Option<&[T]>, x: &mut [T]) {
+        let (inputs, outputs) = self.sides();
+        self.product(false, Rounding::OfPatch).apply(y, x);
+        let columns = x.len() / inputs.values().max(1);
+        let per_sample = u.map_or(1, |u| columns / (u.len() / inputs.values()).max(1));
+        let scale = |column: usize, x: &mut [T]| {
+            if let Some(u) = u {
+                super::scale_columns(x, &u[column / per_sample * inputs.values()..][..inputs.values()], inputs.values());
+            }
+        };
+        let largest_weight = if self.geometry.is_transformed() { self.largest_weight() } else { T::zero() };
+        for (column, (y, x)) in y.chunks_exact(outputs.values()).zip(x.chunks_exact_mut(inputs.values())).enumerate() {
+            scale(column, x);
+            if largest_weight == T::zero() {
+                continue;
+            }
+            let u = u.map(|u| &u[column / per_sample * inputs.values()..][..inputs.values()]);
+            let reach = linalg::reach(&self.geometry, self.direction(false), y, u);
+            // A few hundred units in the last place of the largest entry.
+            if largest_weight * reach > T::from_f64(256.0) * linalg::max_abs(x) {
+                self.product(false, Rounding::OfSum).apply(y, x);
+                scale(column, x);
+            }
+        }
+    }
+
+    fn largest_weight(&self) -> T {
+        let value = |w: T| self.mapped.as_ref().map_or(w, |f| f.value(w)).abs();
+        *self.products.largest.get_or_init(|| self.weights.iter().fold(T::zero(), |max, &w| max.max(value(w))))
     }
 
     /// The same with other weights.
     fn with(&self, f: &WeightFn<T>) -> Self {
         let f = f.after(self.mapped.as_ref());
         let (geometry, transposed, weights, output) = (self.geometry, self.transposed, self.weights.clone(), self.output);
-        let (down, up) = (OnceLock::new(), OnceLock::new());
-        Self { geometry, transposed, weights, mapped: Some(f), bias: None, output, down, up }
+        Self { geometry, transposed, weights, mapped: Some(f), bias: None, output, products: Products::default() }
     }
 
     /// The sides of the inputs and the outputs.
@@ -427,11 +500,17 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
     }
 
     fn apply(&self, x: &[T], y: &mut [T]) {
-        self.product(true).apply(x, y);
+        // A rule divides by what its transforms of the weights come to, which may be a small part of the inputs.
+        let rounding = if self.mapped.is_some() { Rounding::OfSum } else { Rounding::OfPatch };
+        self.product(true, rounding).apply(x, y);
     }
 
     fn apply_transposed(&self, y: &[T], x: &mut [T]) {
-        self.product(false).apply(y, x);
+        self.transposed_product(y, None, x);
+    }
+
+    fn apply_transposed_scaled(&self, y: &[T], u: &[T], x: &mut [T]) {
+        self.transposed_product(y, Some(u), x);
     }
 
     fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>> {
@@ -447,8 +526,7 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
         let [height, width] = self.geometry.kernel;
         let weights = vec![T::one(); groups * height * width].into();
         let (transposed, output) = (self.transposed, self.output);
-        let (down, up) = (OnceLock::new(), OnceLock::new());
-        let window = Self { geometry, transposed, weights, mapped: None, bias: None, output, down, up };
+        let window = Self { geometry, transposed, weights, mapped: None, bias: None, output, products: Products::default() };
         let (inputs, outputs) = self.sides();
         Box::new(Ones { window, inputs, outputs })
     }
@@ -480,7 +558,7 @@ impl<T: Scalar> Ones<T> {
                 let group = channel / (from.channels / groups);
                 linalg::add_scaled(T::one(), x, &mut sums[group * of_from..][..of_from]);
             }
-            self.window.product(forward).apply(&sums, &mut windows);
+            self.window.product(forward, Rounding::OfSum).apply(&sums, &mut windows);
             for (channel, y) in y.chunks_exact_mut(of_to).enumerate() {
                 y.copy_from_slice(&windows[channel / (to.channels / groups) * of_to..][..of_to]);
             }

@@ -221,6 +221,11 @@ impl<T: Scalar> Correlation<T> {
         })
     }
 
+    /// The same as a sum of shifted planes, whatever the geometry: its rounding is relative to each output's own summands.
+    pub fn plain(geometry: &Geometry, direction: Direction, weights: &[T]) -> Self {
+        Self::Shifted(Shifted::new(geometry, direction, weights))
+    }
+
     /// The product for every column.
     pub fn apply(&self, source: &[T], target: &mut [T]) {
         match self {
@@ -233,6 +238,44 @@ impl<T: Scalar> Correlation<T> {
             }
         }
     }
+}
+
+/// The largest, over all targets of a 3 x 3 correlation of stride 1, of the sum of the magnitudes that a target sees, in all
+/// channels and with weights of 1; where there is `u`, times the largest |u| of the target's place in any channel.
+pub(crate) fn reach<T: Scalar>(geometry: &Geometry, direction: Direction, source: &[T], u: Option<&[T]>) -> T {
+    let Geometry { fine, coarse, padding, .. } = *geometry;
+    let (from, to) = if direction == Direction::Down { (fine, coarse) } else { (coarse, fine) };
+    // The first source of a target is at its own index less this.
+    let before = if direction == Direction::Down { padding } else { padding.map(|padding| 2 - padding) };
+    T::with_scratch(|scratch| {
+        let mut sums = std::mem::take(&mut scratch.parts);
+        let (of_from, of_to) = (from.size[0] * from.size[1], to.size[0] * to.size[1]);
+        grow(&mut sums, of_from + of_to);
+        let (magnitudes, largest) = sums[..of_from + of_to].split_at_mut(of_from);
+        magnitudes.fill(T::zero());
+        for plane in source.chunks_exact(of_from) {
+            magnitudes.iter_mut().zip(plane).for_each(|(sum, v)| *sum += v.abs());
+        }
+        largest.fill(if u.is_some() { T::zero() } else { T::one() });
+        for plane in u.into_iter().flat_map(|u| u.chunks_exact(of_to)) {
+            largest.iter_mut().zip(plane).for_each(|(largest, u)| *largest = largest.max(u.abs()));
+        }
+        let window =
+            |at: usize, axis: usize| at.saturating_sub(before[axis])..(at + 3).saturating_sub(before[axis]).min(from.size[axis]);
+        let mut most = T::zero();
+        for row in 0..to.size[0] {
+            for column in 0..to.size[1] {
+                let mut sum = T::zero();
+                for y in window(row, 0) {
+                    let line = &magnitudes[y * from.size[1]..][..from.size[1]];
+                    window(column, 1).for_each(|x| sum += line[x]);
+                }
+                most = most.max(sum * largest[row * to.size[1] + column]);
+            }
+        }
+        scratch.parts = sums;
+        most
+    })
 }
 
 impl<T: Scalar> Shifted<T> {
