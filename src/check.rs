@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use crate::canonize::Merged;
 use crate::error::Error;
-use crate::layer::{Functions, LinearMap, WeightFn};
+use crate::layer::{Functions, Layer, LinearMap, WeightFn};
 use crate::rule::{BiasMode, Decomposition, Divisor, Group, Input, RelevanceRule, Site, rule_at};
 use crate::scalar::Scalar;
 use crate::sequential::{Bound, Chain, Linear, Node, Sequential};
@@ -91,7 +92,10 @@ impl<T: Scalar> Sequential<T> {
     /// ```
     pub fn check(&self, rule: impl RelevanceRule<T>) -> Result<Vec<Finding>, Error> {
         let last = self.chain().nodes.iter().rev().find(|node| !matches!(node.bound, Bound::Reshape)).map(|node| node.index);
-        let mut check = Check { rule: &rule, sites: self.sites(), last, findings: Vec::new() };
+        // Asked only where there is a normalization: it costs a copy of the weights.
+        let has_norm = self.layers().iter().any(|layer| is_norm(*layer));
+        let merged = if has_norm { self.canonize()?.1 } else { Vec::new() };
+        let mut check = Check { rule: &rule, sites: self.sites(), last, merged, findings: Vec::new() };
         let values = Values { squares: vec![T::one(); self.inputs()], below_zero: None };
         check.chain(self.chain(), values)?;
         Ok(check.findings)
@@ -112,6 +116,8 @@ struct Check<'a, T: Scalar> {
     sites: Vec<(Site<'a>, &'a Linear<T>)>,
     /// The index of the layer that makes the outputs.
     last: Option<usize>,
+    /// The normalizations that can be merged.
+    merged: Vec<Merged>,
     findings: Vec<Finding>,
 }
 
@@ -201,19 +207,29 @@ impl<T: Scalar> Check<'_, T> {
         let rule = rule_at(self.rule, site);
         let (name, decomposition) = (rule.name_at(site), rule.decompose(site)?);
         if values.below_zero.is_some_and(|values| values == [T::zero(); 2]) && gives_to_zeros(&decomposition, map) {
+            let advice = if site.linear_index > 0 {
+                "Use it at the first layer only, as Composite::first does, or at one whose inputs are never shut."
+            } else {
+                "Use a rule here that shares by the values of the inputs, such as ZPlus or Epsilon."
+            };
             self.find(
                 node,
                 Code::DeadUnits,
                 format!("{name} gives relevance to units that the activation before it has shut, which had no part in the output."),
-                "Use it at the first layer only, as Composite::first does, or at one whose inputs are never shut.",
+                advice,
             );
         }
-        if node.layer.per_channel().is_some() || node.layer.kind().starts_with("BatchNorm") {
+        if is_norm(&*node.layer) {
+            let advice = if self.merged.iter().any(|merged| merged.norm == node.name) {
+                "Merge it into the linear layer beside it, with Sequential::canonize: most rules give another answer then, and the published one."
+            } else {
+                "Nothing merges it: the layer beside it is not linear, or a padded convolution after it. Look at its biases in the ledger."
+            };
             self.find(
                 node,
                 Code::UnmergedNorm,
-                format!("The normalisation is explained by {name} as a layer of its own, so that relevance goes to its shift."),
-                "Merge it into the linear layer beside it, with Sequential::canonize: most rules give another answer then, and the published one.",
+                format!("The normalization is explained by {name} as a layer of its own, so that relevance is lost to its shift."),
+                advice,
             );
         }
         let typical = mean_squares(map, &values.squares);
@@ -236,6 +252,10 @@ impl<T: Scalar> Check<'_, T> {
             if linear.learned || map.bias().is_some() { Some([-T::one(), -T::one() - T::one()]) } else { values.below_zero };
         Ok(Values { squares, below_zero })
     }
+}
+
+fn is_norm<T: Scalar>(layer: &dyn Layer<T>) -> bool {
+    layer.per_channel().is_some() || layer.kind().starts_with("BatchNorm")
 }
 
 /// Whether an input of zero can get a share.

@@ -111,6 +111,29 @@ pub enum Error {
         found: usize,
     },
 
+    /// A slice is not one sample after another: its length is no multiple of the model's inputs.
+    #[error(
+        "{found} values are not a whole number of samples: the model takes {inputs} values a sample, so {} samples leave {} over",
+        .found / .inputs, .found % .inputs
+    )]
+    BatchLength {
+        /// How many inputs the model has.
+        inputs: usize,
+        /// How many values the slice has.
+        found: usize,
+    },
+
+    /// A slice to write to has not the length of what is written.
+    #[error("the {what} has {expected} values, the slice to write it to has {found}")]
+    SliceLength {
+        /// What is written.
+        what: String,
+        /// How many values it has.
+        expected: usize,
+        /// How many values the slice has.
+        found: usize,
+    },
+
     /// An output was asked for that the model does not have.
     #[error("output {target} was asked for, the model has outputs 0 to {last}", last = .outputs - 1)]
     TargetOutOfRange {

@@ -178,8 +178,8 @@ impl<T: Scalar> Explanation<T> {
     pub fn relevance_into(&self, target: usize, relevance: &mut [T]) -> Result<(), Error> {
         let (shares, scale) = (self.shares_of(target)?, self.scale(target));
         if relevance.len() != shares.len() {
-            let kind = "relevance_into".to_owned();
-            return Err(Error::InputShape { kind, expected: shares.len(), found: relevance.len() });
+            let what = "relevance".to_owned();
+            return Err(Error::SliceLength { what, expected: shares.len(), found: relevance.len() });
         }
         for (relevance, &share) in relevance.iter_mut().zip(shares) {
             *relevance = share * scale;

@@ -515,7 +515,12 @@ impl Stabilizer {
     fn check(self, rule: &str) -> Result<Self, Error> {
         match self {
             Self::Absolute(epsilon) | Self::RelativeToRms(epsilon) if !(epsilon.is_finite() && epsilon > 0.0) => {
-                Err(Error::parameter(rule, "epsilon", epsilon, "finite and above 0"))
+                let none = match rule {
+                    _ if epsilon != 0.0 => "",
+                    "Epsilon" => " (Rule::Lrp0 has none)",
+                    _ => " (Stabilizer::None has none)",
+                };
+                Err(Error::parameter(rule, "epsilon", epsilon, &format!("finite and above 0{none}")))
             }
             _ => Ok(self),
         }

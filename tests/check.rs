@@ -3,8 +3,8 @@
 use relprop::nalgebra::{DVector, dmatrix, dvector};
 use relprop::rule::{Decomposition, Divisor, Group, Part, Site, Stabilizer, Transform};
 use relprop::{
-    BiasMode, Code, Composite, Epsilon, Error, Gelu, HardSigmoid, Identity, Layer, Linear, Operator, RelevanceRule, Relu, Rule,
-    Scalar, Sequential, Shape, Sigmoid, Softmax, Softplus, Softsign, Tanh, ZBox,
+    BatchNorm2d, BiasMode, Code, Composite, Conv2d, Epsilon, Error, Gelu, HardSigmoid, Identity, Layer, Linear, Operator,
+    RelevanceRule, Relu, Rule, Scalar, Sequential, Shape, Sigmoid, Softmax, Softplus, Softsign, Tanh, ZBox,
 };
 
 fn codes(model: &Sequential<f64>, rule: impl RelevanceRule<f64>) -> Vec<(Code, usize)> {
@@ -113,4 +113,24 @@ fn a_normalisation_of_its_own() {
 fn a_rule_that_does_not_fit_is_an_error() {
     let three = ZBox::per_input(vec![0.0; 3], vec![1.0; 3]).unwrap();
     assert!(matches!(model(Relu).check(three), Err(Error::Unsupported { layer: 0, .. })));
+}
+
+#[test]
+fn advice_is_not_what_was_done_already() {
+    let norm = || BatchNorm2d::new(vec![2.0], vec![0.3], vec![0.1], vec![1.5], 1e-5).unwrap();
+    let conv = |padding| Conv2d::new([1, 1, 1, 1], vec![2.0], None).unwrap().padding(padding);
+    let advice = |model: &Sequential<f64>| {
+        let findings = model.check(Rule::Epsilon).unwrap();
+        findings.into_iter().find(|finding| finding.code == Code::UnmergedNorm).map(|finding| finding.advice)
+    };
+    let before_padding = Sequential::builder().input([1, 2, 2]).layer(norm()).layer(conv(1)).build().unwrap();
+    assert!(advice(&before_padding).unwrap().starts_with("Nothing merges it"));
+    let behind = Sequential::builder().input([1, 2, 2]).layer(conv(1)).layer(norm()).build().unwrap();
+    assert!(advice(&behind).unwrap().contains("Sequential::canonize"));
+    assert_eq!(advice(&behind.canonize().unwrap().0), None);
+    // The first linear layer has Flat already; what is before it shuts units all the same.
+    let shut = Sequential::builder().input([1, 2, 2]).layer(norm()).layer(Relu).layer(conv(1)).build().unwrap();
+    let findings = shut.check(Composite::new(Rule::Epsilon).first(Rule::Flat)).unwrap();
+    let dead = findings.iter().find(|finding| finding.code == Code::DeadUnits).unwrap();
+    assert!(dead.layer == 2 && dead.advice.starts_with("Use a rule here"), "{dead}");
 }

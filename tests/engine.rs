@@ -232,7 +232,7 @@ fn batches_that_do_not_fit() {
     let explainer = model(&[3, 4, 5]).explainer(Rule::Epsilon).unwrap();
     assert!(matches!(explainer.explain_batch(&DMatrix::zeros(4, 2)), Err(Error::InputShape { expected: 3, found: 4, .. })));
     let mut workspace = explainer.workspace();
-    assert!(matches!(explainer.explain_batch_into(&[0.0; 7], &mut workspace), Err(Error::InputShape { .. })));
+    assert!(matches!(explainer.explain_batch_into(&[0.0; 7], &mut workspace), Err(Error::BatchLength { inputs: 3, found: 7 })));
     let mut samples = DMatrix::zeros(3, 40);
     samples[(1, 37)] = f32::NAN;
     assert!(matches!(explainer.explain_batch(&samples), Err(Error::NonFiniteInput { index: 1, sample: 37, .. })));

@@ -5,7 +5,7 @@ use relprop::rule::{Decomposition, Divisor, Group, Outside, Part, Site, Stabiliz
 use relprop::{
     Accumulation, AvgPool2d, Bias, BiasMode, Celu, Code, Composite, Conv2d, Dropout, Elementwise, Elu, Epsilon, Error, HardTanh,
     Layer, LeakyRelu, Linear, LinearMap, Operator, Relative, RelevanceRule, Relu, Rule, Scalar, Sequential, Shape, Softmax,
-    Softplus, WeightFn, ZBox,
+    Softplus, WeightFn, ZBox, ZPlus,
 };
 
 const ORDERS: [Accumulation; 3] = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
@@ -446,4 +446,19 @@ fn more_than_there_is_room_for() {
         .unwrap();
     let text = wide.explain(&DVector::from_element(1_000_000, 1.0), Rule::Epsilon).unwrap_err().to_string();
     assert!(text.contains("TiB, more than the limit of 2.0 GiB"), "{text}");
+}
+
+#[test]
+fn words_that_say_what_to_do() {
+    let explainer = model().explainer(Rule::Epsilon).unwrap();
+    let uneven = explainer.explain_batch_into(&[0.0; 7], &mut explainer.workspace()).unwrap_err().to_string();
+    assert_eq!(uneven, "7 values are not a whole number of samples: the model takes 2 values a sample, so 3 samples leave 1 over");
+    let explanation = explainer.explain(&dvector![1.0, 2.0]).unwrap();
+    let short = explanation.relevance_into(0, &mut [0.0; 3]).unwrap_err().to_string();
+    assert_eq!(short, "the relevance has 2 values, the slice to write it to has 3");
+    let none = Epsilon::new(0.0).unwrap_err().to_string();
+    assert_eq!(none, "Epsilon: epsilon must be finite and above 0 (Rule::Lrp0 has none), it is 0.0");
+    let none = ZPlus::default().with_stabilizer(Stabilizer::Absolute(0.0)).unwrap_err().to_string();
+    assert_eq!(none, "ZPlus: epsilon must be finite and above 0 (Stabilizer::None has none), it is 0.0");
+    assert!(ZPlus::default().with_stabilizer(Stabilizer::None).is_ok());
 }

@@ -2,6 +2,8 @@
 //! has to hold whatever the network.
 
 #![cfg(feature = "safetensors")]
+// Casts to f32 round on purpose.
+#![allow(clippy::cast_possible_truncation)]
 
 use std::collections::BTreeMap;
 

@@ -417,13 +417,10 @@ impl<T: Scalar> ConvolutionMap<T> {
             (Direction::Down, true) => plain_down,
             (Direction::Up, true) => plain_up,
         };
-        let make = |weights: &[T]| match of_sum {
-            true => Correlation::plain(&self.geometry, direction, weights),
-            false => Correlation::new(&self.geometry, direction, weights),
-        };
+        let make = if of_sum { Correlation::plain } else { Correlation::new };
         cell.get_or_init(|| match &self.mapped {
-            None => make(&self.weights),
-            Some(f) => make(&self.weights.iter().map(|&w| f.value(w)).collect::<Vec<T>>()),
+            None => make(&self.geometry, direction, &self.weights),
+            Some(f) => make(&self.geometry, direction, &self.weights.iter().map(|&w| f.value(w)).collect::<Vec<T>>()),
         })
     }
 
