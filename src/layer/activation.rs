@@ -59,11 +59,11 @@ macro_rules! elementwise {
 }
 
 activation!(
-    /// max(z, 0).
+    /// The rectified linear unit: max(z, 0).
     Relu, "ReLU", 1.0, |_input| true, |z| z.max(T::zero())
 );
 activation!(
-    /// z σ(z), with σ the logistic function.
+    /// The sigmoid linear unit, also called swish: z σ(z), with σ the logistic function.
     Silu, "SiLU", 1.1, |input| input, |z| z * sigmoid(z)
 );
 activation!(
@@ -71,34 +71,35 @@ activation!(
     Sigmoid, "Sigmoid", 0.25, |_input| true, |z| sigmoid(z)
 );
 activation!(
-    /// tanh(z).
+    /// The hyperbolic tangent: tanh(z).
     Tanh, "Tanh", 1.0, |input| input, |z| z.tanh()
 );
 activation!(
-    /// λ z where z > 0, otherwise λ α (exp(z) - 1), with λ = 1.0507 and α = 1.6733 (Klambauer et al. 2017).
+    /// The scaled exponential linear unit: λ z where z > 0, otherwise λ α (exp(z) - 1), with λ = 1.0507 and α = 1.6733
+    /// (Klambauer et al. 2017).
     Selu, "SELU", 1.76, |input| input, |z| {
         let scale = T::from_f64(1.050_700_987_355_480_5);
         if z > T::zero() { scale * z } else { scale * T::from_f64(1.673_263_242_354_377_2) * z.exp_m1() }
     }
 );
 activation!(
-    /// z tanh(ln(1 + exp(z))) (Misra 2019).
+    /// The Mish activation: z tanh(ln(1 + exp(z))) (Misra 2019).
     Mish, "Mish", 1.1, |input| input, |z| z * (z.max(T::zero()) + (-z.abs()).exp().ln_1p()).tanh()
 );
 activation!(
-    /// z / (1 + |z|).
+    /// The softsign function: z / (1 + |z|).
     Softsign, "Softsign", 1.0, |input| input, |z| z / (T::one() + z.abs())
 );
 activation!(
-    /// z / 6 + 1/2, but at least 0 and at most 1.
+    /// A sigmoid of straight lines: z / 6 + 1/2, clipped to 0 and 1.
     HardSigmoid, "Hardsigmoid", 0.17, |_input| true, |z| hard_sigmoid(z)
 );
 activation!(
-    /// z times [`HardSigmoid`] of z (Howard et al. 2019).
+    /// A swish of simple pieces: z times [`HardSigmoid`] of z (Howard et al. 2019).
     HardSwish, "Hardswish", 1.5, |input| input, |z| z * hard_sigmoid(z)
 );
 activation!(
-    /// z.
+    /// No activation: every value as it is.
     Identity, "Identity", 1.0, |input| input, |z| z
 );
 
@@ -110,7 +111,7 @@ fn hard_sigmoid<T: Scalar>(z: T) -> T {
     ((z + T::from_f64(3.0)) / T::from_f64(6.0)).max(T::zero()).min(T::one())
 }
 
-/// z where z > 0, otherwise slope · z.
+/// The leaky rectified linear unit: z where z > 0, otherwise slope · z.
 ///
 /// | parameter | default | range |
 /// |---|---|---|
@@ -143,7 +144,7 @@ elementwise!(
     |this| format!("negative_slope={}", this.slope)
 );
 
-/// z where z > 0, otherwise alpha (exp(z) - 1).
+/// The exponential linear unit: z where z > 0, otherwise alpha (exp(z) - 1).
 ///
 /// | parameter | default | range |
 /// |---|---|---|
@@ -176,7 +177,8 @@ elementwise!(
     |this| format!("alpha={:?}", this.alpha)
 );
 
-/// z where z > 0, otherwise alpha (exp(z / alpha) - 1) (Barron 2017).
+/// The continuously differentiable exponential linear unit: z where z > 0, otherwise alpha (exp(z / alpha) - 1)
+/// (Barron 2017).
 ///
 /// | parameter | default | range |
 /// |---|---|---|
@@ -209,7 +211,7 @@ elementwise!(
     |this| format!("alpha={:?}", this.alpha)
 );
 
-/// z Φ(z), with Φ the normal distribution function, exact or in its tanh approximation (Hendrycks and Gimpel 2016).
+/// The Gaussian error linear unit: z Φ(z), with Φ the normal distribution function, exact or in its tanh approximation (Hendrycks and Gimpel 2016).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Gelu {
     /// z (1 + erf(z / √2)) / 2.
@@ -234,7 +236,7 @@ elementwise!(
     |this| format!("approximate='{}'", if *this == Self::Exact { "none" } else { "tanh" })
 );
 
-/// ln(1 + exp(beta z)) / beta, and z itself where beta z is above the threshold.
+/// A smooth rectified linear unit: ln(1 + exp(beta z)) / beta, and z itself where beta z is above the threshold.
 ///
 /// | parameter | default | range |
 /// |---|---|---|
@@ -274,7 +276,7 @@ elementwise!(
     |this| format!("beta={:?}, threshold={:?}", this.beta, this.threshold)
 );
 
-/// z, but at least `min` and at most `max`.
+/// The identity clipped to `min` and `max`.
 ///
 /// | parameter | default | range |
 /// |---|---|---|
@@ -314,7 +316,7 @@ elementwise!(
     |this| format!("min_val={:?}, max_val={:?}", this.min, this.max)
 );
 
-/// Dropout as it is at inference: z.
+/// Dropout, which changes nothing in a trained network.
 ///
 /// | parameter | default | range |
 /// |---|---|---|
