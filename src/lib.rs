@@ -17,6 +17,11 @@
 // One of its examples reads a safetensors file.
 #![cfg_attr(any(not(doctest), feature = "safetensors"), doc = include_str!("../README.md"))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// Some items are linked to that only a feature brings.
+#![cfg_attr(
+    not(all(feature = "npz", feature = "onnx", feature = "pytorch", feature = "safetensors")),
+    allow(rustdoc::broken_intra_doc_links)
+)]
 
 pub mod guide;
 #[cfg(feature = "heatmap")]

@@ -20,7 +20,11 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What stands between `start` and `end` in a line.
+fn is_page(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "md")
+}
+
+/// The text between `start` and `end` in a line.
 fn between<'a>(line: &'a str, start: &str, end: &str) -> Option<&'a str> {
     line.split_once(start)?.1.split_once(end).map(|(inner, _)| inner)
 }
@@ -41,7 +45,7 @@ fn pages() -> Vec<Page> {
         let mut definitions = BTreeMap::new();
         for line in fs::read_to_string(root().join(source)).expect("a source").lines() {
             definitions.extend(definition(line));
-            let Some(path) = between(line, "include_str!(\"../", "\")").filter(|path| path.ends_with(".md")) else { continue };
+            let Some(path) = between(line, "include_str!(\"../", "\")").filter(|path| is_page(Path::new(path))) else { continue };
             let text = fs::read_to_string(root().join(path)).expect("a page");
             pages.push(Page { path: path.to_owned(), text, definitions: std::mem::take(&mut definitions) });
         }
@@ -53,7 +57,7 @@ fn pages() -> Vec<Page> {
 fn every_page_is_in_rustdoc() {
     let pages = pages();
     let mut files: Vec<PathBuf> = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "md"));
+    files.retain(|file| is_page(file));
     files.push(root().join("README.md"));
     for file in files {
         assert!(pages.iter().any(|page| root().join(&page.path) == file), "{} is in no module of src/guide.rs", file.display());
