@@ -1,6 +1,6 @@
 //! Longer texts: how to bring a network from Python, how to add to the crate, what results cost and how exact they are.
 //!
-//! The pages are the files of `docs/`, and what they show is run by the tests.
+//! The pages are those of `docs/`, and their Rust code is run by the tests.
 
 // On a code host a page's links are the paths at its end. Here they are the ones before it: the first definition of a link wins.
 
