@@ -1,8 +1,8 @@
 //! The accumulation: S = A¹ A² … Aᴸ, made while the forward pass runs.
 //!
-//! Each layer that does more than pass relevance on gives one [`Factor`](factor::Factor): a linear layer its share matrix A as
-//! a few terms diag(u) V diag(t). A factor is only ever applied, or formed where the chain needs a block to begin with. The machine here is a shift-reduce parser of
-//! the product: as the pass leaves a layer its factor is *shifted* on a stack, and the [`Plan`] says which neighbours to
+//! Each layer that does more than pass relevance on gives one [`Factor`]: a linear layer its share matrix A as a few terms
+//! diag(u) V diag(t). A factor is only ever applied, or formed where the chain needs a block to begin with. The machine here is a
+//! shift-reduce parser of the product: as the pass leaves a layer its factor is *shifted* on a stack, and the [`Plan`] says which neighbours to
 //! *reduce* to their product. What is left at the end is S.
 //!
 //! A product of neighbouring factors, from layer a to layer b, is a block, kept in one of two layouts:

@@ -9,7 +9,7 @@ use crate::rule::{BiasMode, Decomposition, Divisor, Group, Input, RelevanceRule,
 use crate::scalar::Scalar;
 use crate::sequential::{Bound, Chain, Linear, Node, Sequential};
 
-/// What a [`Finding`] is about.
+/// The kinds of [`Finding`]s, such as units that are never active.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Code {

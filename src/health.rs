@@ -12,7 +12,7 @@ use crate::scalar::Scalar;
 /// where three digits of the total are lost and shares of a thousand cancel each other. Only outputs count that relevance
 /// comes to, and only rules that divide by a total have a gauge.
 ///
-/// The bound is one of the worst case, made beside the numbers (`docs/numerics.md` in the repository): no share is further
+/// The bound is one of the worst case, made beside the numbers ([numerics](crate::guide::numerics)): no share is further
 /// from what exact arithmetic would give with the same weights and inputs. Real errors are far below it, as signs cancel.
 ///
 /// [`Explainer::with_health`](crate::Explainer::with_health) has an example.
@@ -23,7 +23,7 @@ pub struct Health {
     digits: u32,
 }
 
-/// The gauge of one linear layer.
+/// How much cancels in one linear layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerHealth {
     layer: usize,

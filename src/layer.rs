@@ -81,7 +81,7 @@ pub(crate) use linear::{check_bias, same, sum_of as sum};
 pub use pooling::{AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d};
 pub use reshape::{Flatten, Permute, Unflatten, Upsample};
 
-/// One layer of a [`Sequential`](crate::Sequential).
+/// One layer of a [`Sequential`](crate::Sequential): the trait that a layer of your own implements.
 pub trait Layer<T: Scalar>: Debug + Send + Sync {
     /// The layer's name, as PyTorch calls it where it has the layer; it stands in errors and ledgers.
     fn kind(&self) -> &str;
@@ -245,7 +245,7 @@ pub trait Route<T: Scalar>: Debug + Send + Sync {
     fn route(&self, values: &[T], from: &mut [usize]);
 }
 
-/// A function of one value, applied to each.
+/// An activation: a function of one value, applied to each.
 ///
 /// It is the same function for all values of a layer. A layer whose function has a parameter for each channel, such as
 /// PyTorch's `PReLU`, gives a function for each: [`Operator::per_channel`].
@@ -361,7 +361,7 @@ impl<T: Scalar> Functions<T> {
     }
 }
 
-/// A function that the weights of a map are mapped by.
+/// The function that a rule applies to every weight of a map, such as max(w, 0).
 #[derive(Clone)]
 pub struct WeightFn<T>(Arc<dyn Fn(T) -> T + Send + Sync>);
 

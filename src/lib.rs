@@ -1,6 +1,29 @@
-#![doc = include_str!("../README.md")]
+// On a code host the links and pictures of the README are the paths at its end. Here they are these: the first definition of a
+// link wins.
+//! [adding-a-layer]: guide::adding_a_layer
+//! [adding-a-rule]: guide::adding_a_rule
+//! [from-python]: guide::from_python
+//! [model-card]: guide::model_card
+//! [numerics]: guide::numerics
+//! [performance]: guide::performance
+#![cfg_attr(
+    feature = "doc-images",
+    doc = embed_doc_image::embed_image!("imagenet-relevance", "docs/imagenet-relevance.png"),
+    doc = embed_doc_image::embed_image!("iris-relevance", "docs/iris-relevance.png"),
+    doc = embed_doc_image::embed_image!("mnist-relevance", "docs/mnist-relevance.png"),
+    doc = embed_doc_image::embed_image!("rules", "docs/rules.png")
+)]
+//!
+// One of its examples reads a safetensors file.
+#![cfg_attr(any(not(doctest), feature = "safetensors"), doc = include_str!("../README.md"))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// Some items are linked to that only a feature brings.
+#![cfg_attr(
+    not(all(feature = "npz", feature = "onnx", feature = "pytorch", feature = "safetensors")),
+    allow(rustdoc::broken_intra_doc_links)
+)]
 
+pub mod guide;
 #[cfg(feature = "heatmap")]
 #[cfg_attr(docsrs, doc(cfg(feature = "heatmap")))]
 pub mod heatmap;
@@ -32,28 +55,41 @@ mod trace;
 
 pub use nalgebra;
 
-pub use accumulate::{Accumulation, Cause, Plan};
+// The network and what explains it.
 pub use canonize::Merged;
 pub use check::{Code, Finding};
-pub use composite::Composite;
-pub use error::{Error, Misshapen, UnsupportedNode};
 pub use explainer::{Explainer, Workspace};
+pub use sequential::{Sequential, SequentialBuilder};
+pub use sweep::Sweep;
+pub use targets::Targets;
+
+// What comes of it.
+pub use accumulate::{Accumulation, Cause, Plan};
 pub use explanation::{Contribution, Explanation};
 pub use health::{Health, LayerHealth};
-pub use layer::{
-    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, AxisSoftmax, BatchNorm1d, BatchNorm2d, Bias, Branch, Celu, Concat,
-    Conv1d, Conv2d, ConvTranspose2d, Dropout, Elementwise, Elu, Flatten, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, Layer,
-    LeakyRelu, Linear, LinearMap, MaxPool1d, MaxPool2d, Mish, Operator, Permute, Relu, Residual, Selu, Sigmoid, Silu, Softmax,
-    Softplus, Softsign, Tanh, Unflatten, Upsample, WeightFn,
-};
 pub use ledger::{Ledger, LedgerEntry};
+pub use trace::{Path, Trace};
+
+// The rules.
+pub use composite::Composite;
+#[doc(inline)]
 pub use rule::{
     AbsLrp, AlphaBeta, BiasMode, Epsilon, Flat, Gamma, GammaPlain, Lrp0, Norm, Pass, Relative, RelevanceRule, Rule, Sign, WSquare,
     ZBox, ZPlus,
 };
+
+// The layers, and what a layer of one's own takes.
+#[doc(inline)]
+pub use layer::{
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, AxisSoftmax, BatchNorm1d, BatchNorm2d, Branch, Celu, Concat,
+    Conv1d, Conv2d, ConvTranspose2d, Dropout, Elu, Flatten, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, LeakyRelu, Linear,
+    MaxPool1d, MaxPool2d, Mish, Permute, Relu, Residual, Selu, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh, Unflatten,
+    Upsample,
+};
+#[doc(inline)]
+pub use layer::{Bias, Elementwise, Layer, LinearMap, Operator, WeightFn};
+
+// What all of it needs.
+pub use error::{Error, Misshapen, UnsupportedNode};
 pub use scalar::Scalar;
-pub use sequential::{Sequential, SequentialBuilder};
 pub use shape::Shape;
-pub use sweep::Sweep;
-pub use targets::Targets;
-pub use trace::{Path, Trace};

@@ -11,7 +11,7 @@
 //! with u = f(z), V = g(W) and t = c / d. V does not depend on the sample and is prepared once. Nothing else in the crate
 //! knows one rule from another.
 //!
-//! A rule of your own implements [`RelevanceRule`]; `examples/custom_rule.rs` shows one.
+//! A rule of your own implements [`RelevanceRule`]; [the guide](crate::guide::adding_a_rule) shows one.
 
 mod abs_lrp;
 mod alpha_beta;
@@ -48,7 +48,7 @@ pub use wsquare::WSquare;
 pub use zbox::ZBox;
 pub use zplus::ZPlus;
 
-/// How relevance is shared at each linear layer.
+/// How relevance is shared at each linear layer: the trait of all rules, and of your own.
 ///
 /// References, boxes and `Arc`s of a rule are rules too.
 pub trait RelevanceRule<T: Scalar>: Send + Sync {
@@ -537,7 +537,7 @@ impl fmt::Display for Stabilizer {
     }
 }
 
-/// What becomes of the bias.
+/// Where the bias's part of the relevance goes: to the ledger, nowhere, or to the inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum BiasMode {

@@ -69,11 +69,11 @@ macro_rules! elementwise {
 }
 
 activation!(
-    /// max(z, 0).
+    /// The rectified linear unit: max(z, 0).
     Relu, "ReLU", 1.0, |_input| true, |z| z.max(T::zero())
 );
 activation!(
-    /// z σ(z), with σ the logistic function.
+    /// The sigmoid linear unit, also called swish: z σ(z), with σ the logistic function.
     Silu, "SiLU", 1.1, |input| input, |z| z * sigmoid(z)
 );
 /// The logistic function σ(z) = 1 / (1 + exp(-z)).
@@ -86,34 +86,36 @@ elementwise!(probability: Sigmoid, "Sigmoid", |_this, z| sigmoid(z), |_this| Som
     String::new()
 });
 activation!(
-    /// tanh(z).
+    /// The hyperbolic tangent: tanh(z).
     Tanh, "Tanh", 1.0, |input| input, |z| z.tanh()
 );
 activation!(
-    /// λ z where z > 0, otherwise λ α (exp(z) - 1), with λ = 1.0507 and α = 1.6733 (Klambauer et al. 2017).
+    /// The scaled exponential linear unit: λ z where z > 0, otherwise λ α (exp(z) - 1), with λ = 1.0507 and α = 1.6733
+    /// (Klambauer et al. 2017).
     Selu, "SELU", 1.76, |input| input, |z| {
         let scale = T::from_f64(1.050_700_987_355_480_5);
         if z > T::zero() { scale * z } else { scale * T::from_f64(1.673_263_242_354_377_2) * z.exp_m1() }
     }
 );
 activation!(
-    /// z tanh(ln(1 + exp(z))) (Misra 2019).
+    /// The Mish activation: z tanh(ln(1 + exp(z))) (Misra 2019).
     Mish, "Mish", 1.1, |input| input, |z| z * (z.max(T::zero()) + (-z.abs()).exp().ln_1p()).tanh()
 );
 activation!(
-    /// z / (1 + |z|).
+    /// The softsign function: z / (1 + |z|).
     Softsign, "Softsign", 1.0, |input| input, |z| z / (T::one() + z.abs())
 );
-/// z / 6 + 1/2, but at least 0 and at most 1. At the end of a model it is what [`Sigmoid`] is there.
+/// A sigmoid of straight lines: z / 6 + 1/2, clipped to 0 and 1. At the end of a model it is what [`Sigmoid`] is there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HardSigmoid;
 elementwise!(probability: HardSigmoid, "Hardsigmoid", |_this, z| hard_sigmoid(z), |_this| Some(0.17), |_this, _input| true, |_this| {
     String::new()
 });
 activation!(
-    /// z times [`HardSigmoid`] of z (Howard et al. 2019).
+    /// A swish of simple pieces: z times [`HardSigmoid`] of z (Howard et al. 2019).
     HardSwish, "Hardswish", 1.5, |input| input, |z| z * hard_sigmoid(z)
 );
+
 fn sigmoid<T: Scalar>(z: T) -> T {
     T::one() / (T::one() + (-z).exp())
 }
@@ -122,7 +124,7 @@ fn hard_sigmoid<T: Scalar>(z: T) -> T {
     ((z + T::from_f64(3.0)) / T::from_f64(6.0)).max(T::zero()).min(T::one())
 }
 
-/// z where z > 0, otherwise slope · z.
+/// The leaky rectified linear unit: z where z > 0, otherwise slope · z.
 ///
 /// | parameter | default | range |
 /// |---|---|---|
@@ -155,7 +157,7 @@ elementwise!(
     |this| format!("negative_slope={}", this.slope)
 );
 
-/// z where z > 0, otherwise alpha (exp(z) - 1).
+/// The exponential linear unit: z where z > 0, otherwise alpha (exp(z) - 1).
 ///
 /// | parameter | default | range |
 /// |---|---|---|
@@ -188,7 +190,8 @@ elementwise!(
     |this| format!("alpha={:?}", this.alpha)
 );
 
-/// z where z > 0, otherwise alpha (exp(z / alpha) - 1) (Barron 2017).
+/// The continuously differentiable exponential linear unit: z where z > 0, otherwise alpha (exp(z / alpha) - 1)
+/// (Barron 2017).
 ///
 /// | parameter | default | range |
 /// |---|---|---|
@@ -221,7 +224,7 @@ elementwise!(
     |this| format!("alpha={:?}", this.alpha)
 );
 
-/// z Φ(z), with Φ the normal distribution function, exact or in its tanh approximation (Hendrycks and Gimpel 2016).
+/// The Gaussian error linear unit: z Φ(z), with Φ the normal distribution function, exact or in its tanh approximation (Hendrycks and Gimpel 2016).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Gelu {
     /// z (1 + erf(z / √2)) / 2.
@@ -246,7 +249,7 @@ elementwise!(
     |this| format!("approximate='{}'", if *this == Self::Exact { "none" } else { "tanh" })
 );
 
-/// ln(1 + exp(beta z)) / beta, and z itself where beta z is above the threshold.
+/// A smooth rectified linear unit: ln(1 + exp(beta z)) / beta, and z itself where beta z is above the threshold.
 ///
 /// | parameter | default | range |
 /// |---|---|---|
@@ -286,7 +289,7 @@ elementwise!(
     |this| format!("beta={:?}, threshold={:?}", this.beta, this.threshold)
 );
 
-/// z, but at least `min` and at most `max`.
+/// The identity clipped to `min` and `max`.
 ///
 /// | parameter | default | range |
 /// |---|---|---|
@@ -326,7 +329,7 @@ elementwise!(
     |this| format!("min_val={:?}, max_val={:?}", this.min, this.max)
 );
 
-/// z, whatever its shape.
+/// No activation: every value as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Identity;
 
@@ -340,7 +343,7 @@ impl<T: Scalar> Layer<T> for Identity {
     }
 }
 
-/// Dropout as it is at inference: z.
+/// Dropout, which changes nothing in a trained network.
 ///
 /// | parameter | default | range |
 /// |---|---|---|

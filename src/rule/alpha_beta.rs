@@ -14,8 +14,8 @@ use super::{BiasMode, Decomposition, RelevanceRule, Site, Stabilizer, describe, 
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// What is positive α times and what is negative -β times, each over its own sum: no total cancels, and what speaks against
-/// an output still shows.
+/// The alpha-beta rule: what is positive counts α times and what is negative -β times, each over its own sum. No total
+/// cancels, and what speaks against an output still shows.
 ///
 /// (1, 0) is [`ZPlus`](crate::ZPlus).
 ///

@@ -11,7 +11,7 @@ use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, 
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// z_i w_ij / (y_j + ε sgn y_j): relevance in proportion to what each input added to the output.
+/// The epsilon rule, z_i w_ij / (y_j + ε sgn y_j): relevance in proportion to what each input added to the output.
 ///
 /// With an ε that vanishes against every total this is LRP-0, which in a ReLU network is gradient times input.
 ///

@@ -11,7 +11,7 @@ use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, 
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The same to every input: for a first layer, where only the place matters.
+/// The flat rule: the same to every input, for a first layer where only the place matters.
 ///
 /// No parameters. Padding is not an input. No sinks, but for outputs that have no inputs (`Rest`).
 ///

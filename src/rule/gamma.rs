@@ -25,7 +25,7 @@ use crate::scalar::Scalar;
 
 const GAMMA: f64 = 0.25;
 
-/// What has the sign of the output counts 1 + γ times: relevance for and against, with less of what cancels.
+/// The gamma rule: what has the sign of the output counts 1 + γ times. Less cancels, and what speaks against an output shows.
 ///
 /// γ = 0 is [`Epsilon`](crate::Epsilon), γ → ∞ is [`ZPlus`](crate::ZPlus) where y_j > 0.
 ///
@@ -55,7 +55,7 @@ pub struct Gamma {
     bias: BiasMode,
 }
 
-/// Positive weights count 1 + γ times, whatever the sign of inputs and output.
+/// The plain gamma rule: positive weights count 1 + γ times, whatever the sign of inputs and output.
 ///
 /// The parameters are those of [`Gamma`], which is the same where no input is negative and the output is positive. Where
 /// they are, it may divide by a total near zero: take [`Gamma`] there.

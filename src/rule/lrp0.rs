@@ -11,7 +11,8 @@ use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, 
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// z_i w_ij / y_j: relevance in proportion to what each input added to the output, with nothing to keep y_j from zero.
+/// The rule LRP-0, z_i w_ij / y_j: relevance in proportion to what each input added to the output, with nothing to keep
+/// y_j from zero.
 ///
 /// In a network of linear layers and ReLUs it is gradient times input. Where y_j is exactly 0 the shares are 0.
 ///

@@ -11,7 +11,7 @@ use super::{Decomposition, Epsilon, RelevanceRule, Site};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// In proportion to what each input added: [`Epsilon::default`] under the name that it has for poolings and sums.
+/// The rule for poolings and sums: in proportion to what each input added, as [`Epsilon::default`] does.
 ///
 /// No parameters. Sinks: those of [`Epsilon`].
 ///

@@ -8,7 +8,7 @@ use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, 
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// All to the input of the same index, as if the layer were not there.
+/// The rule that gives everything to the input of the same index, as if the layer were not there.
 ///
 /// No parameters, no sinks. [`Error::Unsupported`] for a layer that has not as many inputs as outputs.
 ///

@@ -10,7 +10,7 @@ use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, 
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// z_i w_ij / n: what an input adds, against the fan-in and not against the total.
+/// The rule without a total, z_i w_ij / n: what an input adds, against the fan-in.
 ///
 /// Nothing is divided by data, so nothing is unstable and no stabiliser is needed. The shares do not sum to 1: what is
 /// missing (or too much) stands in the ledger as the rest. They shrink with every layer, and in a deep network below

@@ -11,7 +11,7 @@ use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, 
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// In proportion to the squared weights, whatever the inputs: for a first layer with inputs of any size.
+/// The w² rule: in proportion to the squared weights, whatever the inputs, for a first layer with inputs of any size.
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|

@@ -13,7 +13,8 @@ use super::{BiasMode, Decomposition, Divisor, Group, Outside, Part, RelevanceRul
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// For a first layer whose inputs lie in a box, such as pixels: z_i against the corner that speaks most against the output.
+/// The z-box rule, for a first layer whose inputs lie in a box, such as pixels: z_i against the corner that speaks
+/// most against the output.
 ///
 /// No numerator is negative for a sample in the box, so that no total cancels; and an input of 0 gets relevance, too.
 ///

@@ -11,7 +11,7 @@ use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, 
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// What is positive, over its sum: no relevance changes its sign, and no total cancels.
+/// The z⁺ rule: what is positive, over its sum. No relevance changes its sign, and no total cancels.
 ///
 /// Inputs, weights and the bias are clamped, so that inputs of both signs are right, too.
 ///

@@ -1,0 +1,42 @@
+//! Longer texts: how to bring a network from Python, how to add to the crate, what results cost and how exact they are.
+//!
+//! The pages are those of `docs/`, and their Rust code is run by the tests.
+
+// On a code host a page's links are the paths at its end. Here they are the ones before it: the first definition of a link wins.
+
+/// How to write a layer of your own, outside the crate or in it.
+///
+/// [adding-a-rule]: crate::guide::adding_a_rule
+///
+#[doc = include_str!("../docs/adding-a-layer.md")]
+pub mod adding_a_layer {}
+
+/// How to write a rule of your own, outside the crate or in it.
+///
+/// [custom-rule]: #the-example
+///
+#[doc = include_str!("../docs/adding-a-rule.md")]
+#[doc = concat!("## The example\n\n```\n", include_str!("../examples/custom_rule.rs"), "```")]
+pub mod adding_a_rule {}
+
+/// How to export a model from Python and explain it by one command.
+///
+#[cfg_attr(feature = "doc-images", doc = embed_doc_image::embed_image!("iris-relevance", "docs/iris-relevance.png"))]
+///
+#[doc = include_str!("../docs/from-python.md")]
+pub mod from_python {}
+
+/// The networks of digits that come with the examples: how they were trained, how good they are, and the licenses.
+///
+#[doc = include_str!("../examples/mnist/MODEL_CARD.md")]
+pub mod model_card {}
+
+/// Where digits are lost, what helps, and a bound of the rounding error.
+///
+#[doc = include_str!("../docs/numerics.md")]
+pub mod numerics {}
+
+/// What was measured: time, memory, and the orders of accumulation beside each other.
+///
+#[doc = include_str!("../docs/performance.md")]
+pub mod performance {}
