@@ -75,6 +75,7 @@ pub(crate) enum Explained<T: Scalar> {
 
 /// What one input contributed to an output.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Contribution<T> {
     /// The input's index.
     pub input: usize,
@@ -136,6 +137,12 @@ impl<T: Scalar> Explanation<T> {
             Explained::Outputs(outputs) => outputs[column],
             Explained::All | Explained::Weightings(_) => column,
         })
+    }
+
+    /// Whether the targets are weightings of the outputs, not outputs.
+    #[must_use]
+    pub fn is_weighted(&self) -> bool {
+        matches!(self.explained, Explained::Weightings(_))
     }
 
     /// 0, unless even the largest true share is too small for the number type to hold in full precision.
@@ -349,7 +356,7 @@ impl<T: Scalar> fmt::Display for Explanation<T> {
         if self.exponent != 0 {
             write!(f, ", relevances times 2^{}", self.exponent)?;
         }
-        let weighted = matches!(self.explained, Explained::Weightings(_));
+        let weighted = self.is_weighted();
         let name = if weighted { "weighting" } else { "output" };
         let value = |target: usize| self.whole(target) * self.scale(target).as_f64();
         let mut order: Vec<usize> = self.targets().collect();

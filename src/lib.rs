@@ -23,6 +23,8 @@ mod ledger;
 mod linalg;
 mod scalar;
 mod sequential;
+#[cfg(feature = "serde")]
+mod serialize;
 mod shape;
 mod sweep;
 mod targets;
