@@ -149,7 +149,7 @@ fn what_has_no_number_is_null() -> Result<(), Error> {
 }
 
 #[test]
-fn names_are_those_that_are_displayed() -> Result<(), Error> {
+fn names_are_those_that_are_displayed() {
     for cause in [Cause::Bias, Cause::Stabilizer, Cause::Rest, Cause::Dead, Cause::Empty] {
         assert_eq!(value(&cause), cause.to_string());
     }
@@ -160,7 +160,6 @@ fn names_are_those_that_are_displayed() -> Result<(), Error> {
         value(&[Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse]),
         json!(["optimal", "forward", "reverse"])
     );
-    Ok(())
 }
 
 #[test]

@@ -1,0 +1,61 @@
+//! What the library says, in the words of this command line.
+
+use relprop::{Code, Finding};
+
+/// What the library calls things, and what they are here.
+const HINTS: [(&str, &str); 10] = [
+    ("OnnxFile::output", "--output"),
+    ("OnnxFile::input", "--shape"),
+    ("SequentialBuilder::input", "--shape"),
+    ("StateDictBuilder::input", "--shape"),
+    ("StateDict::under", "--under"),
+    ("as Composite::first does", "as --rule epsilon-plus-flat does"),
+    ("BiasMode::Ignore", "--bias ignored"),
+    ("BiasMode::Distribute", "--bias distributed"),
+    ("a larger epsilon or f64 helps", "another --rule may help, such as epsilon-plus"),
+    (
+        "widen the range, or allow such samples with ZBox::with_outside(Outside::Report)",
+        "give --box the least and the largest value that an input may have",
+    ),
+];
+
+/// The options in place of the library's calls.
+pub fn in_options(text: &str) -> String {
+    HINTS.iter().fold(text.to_owned(), |text, (call, option)| text.replace(call, option))
+}
+
+/// A finding whose advice can be followed on this command line.
+pub fn in_finding(mut finding: Finding) -> Finding {
+    finding.advice = match finding.code {
+        // What can be merged has been merged.
+        Code::UnmergedNorm => {
+            "Nothing: no linear layer beside it can take it in. Do not compare it with results for a merged one.".to_owned()
+        }
+        _ => in_options(&finding.advice),
+    };
+    finding
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use relprop::nalgebra::{DMatrix, DVector};
+    use relprop::{BatchNorm1d, Linear, Relu, Rule, Sequential};
+
+    /// What the library says of models with every finding names no call of the library here.
+    #[test]
+    fn advice_names_options() {
+        let norm = BatchNorm1d::new(vec![2.0_f32; 2], vec![1.0; 2], vec![0.5; 2], vec![4.0; 2], 0.0).unwrap();
+        let linear = || Linear::new(DMatrix::from_element(2, 2, 1.0_f32), DVector::from_element(2, 100.0)).unwrap();
+        let model = Sequential::builder().layer(linear()).layer(Relu).layer(norm).layer(Relu).layer(linear()).build().unwrap();
+        for (rule, codes) in [(Rule::Flat, vec![Code::DeadUnits]), (Rule::Epsilon, vec![Code::LargeBiases, Code::UnmergedNorm])] {
+            let findings = model.check(rule).unwrap();
+            for code in codes {
+                let finding = findings.iter().find(|finding| finding.code == code).expect("this model has it");
+                let text = in_finding(finding.clone()).to_string();
+                assert!(!text.contains("::"), "{text}");
+            }
+        }
+        assert_eq!(in_options("say which, with OnnxFile::output"), "say which, with --output");
+    }
+}
