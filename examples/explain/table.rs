@@ -13,6 +13,9 @@ const MARKS_OF_16: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 /// How archives begin, those of Excel among them.
 const ARCHIVE: &[u8] = b"PK\x03\x04";
 
+/// What may be between values; the first where nothing is.
+const SEPARATORS: [char; 3] = [',', ';', '\t'];
+
 /// What many programs write where a value is missing.
 const MISSING: [&str; 9] = ["", "na", "n/a", "nan", "null", "none", "nil", "?", "-"];
 
@@ -75,14 +78,13 @@ impl Rows {
     }
 }
 
-/// What is most often between the names of the first line; a comma where nothing is.
+/// What is most often between the names of the first line.
 fn separator(line: &str) -> char {
     // Numbers with decimal commas in place of names.
     if line.contains(';') && line.split(';').all(|text| is_number(text.trim())) {
         return ';';
     }
     let (mut counts, mut quoted) = ([0; 3], false);
-    const SEPARATORS: [char; 3] = [',', ';', '\t'];
     for character in line.chars() {
         quoted ^= character == '"';
         if let Some(at) = SEPARATORS.iter().position(|&separator| separator == character && !quoted) {

@@ -145,7 +145,7 @@ fn the_page_shows_the_file_that_is_written() {
 fn each_sample_may_have_a_target_of_its_own() {
     let case = Case::new().with_model().with_samples(40);
     let labels: Vec<usize> = (0..40).map(|sample| sample * 7 % 3).collect();
-    case.write("y.csv", labels.iter().map(|label| format!("{label}\n")).collect::<String>());
+    case.write("y.csv", labels.iter().map(usize::to_string).collect::<Vec<_>>().join("\n"));
     let json = |target: &str| -> Value {
         serde_json::from_str(&case.run(&format!("@m.safetensors --input @x.csv --json - --target {target}")).unwrap()).unwrap()
     };

@@ -1,6 +1,7 @@
 //! Explaining in parts, so that memory does not grow with the number of samples.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 
 use relprop::{Explainer, Explanation, RelevanceRule, Sequential, Targets};
@@ -43,8 +44,8 @@ impl<'a> Work<'a> {
                 let labels = labels::read(path, samples.count(), model.outputs())?;
                 let mut explainers = BTreeMap::new();
                 for &label in &labels {
-                    if !explainers.contains_key(&Some(label)) {
-                        explainers.insert(Some(label), of(label.into())?);
+                    if let Entry::Vacant(place) = explainers.entry(Some(label)) {
+                        place.insert(of(label.into())?);
                     }
                 }
                 (explainers, Some(labels))
