@@ -3,10 +3,11 @@
 use relprop::{Code, Finding};
 
 /// What the library calls things, and what they are here.
-const HINTS: [(&str, &str); 10] = [
+const HINTS: [(&str, &str); 11] = [
     ("OnnxFile::output", "--output"),
     ("OnnxFile::input", "--shape"),
-    ("SequentialBuilder::input", "--shape"),
+    ("SequentialBuilder::input", "--shape SIZES, as in --shape 3,224,224"),
+    ("; give one", "; give --architecture FILE"),
     ("StateDictBuilder::input", "--shape"),
     ("StateDict::under", "--under"),
     ("as Composite::first does", "as --rule epsilon-plus-flat does"),
@@ -28,9 +29,8 @@ pub fn in_options(text: &str) -> String {
 pub fn in_finding(mut finding: Finding) -> Finding {
     finding.advice = match finding.code {
         // What can be merged has been merged.
-        Code::UnmergedNorm => {
-            "Nothing: no linear layer beside it can take it in. Do not compare it with results for a merged one.".to_owned()
-        }
+        Code::UnmergedNorm => "Nothing: no linear layer beside it can take it in.".to_owned(),
+        Code::SoftmaxLast => "Nothing: contributions add up to logits, and the probabilities are given beside them.".to_owned(),
         _ => in_options(&finding.advice),
     };
     finding

@@ -49,7 +49,11 @@ fn usage(text: impl Into<String>) -> Failure {
 }
 
 fn main() -> ExitCode {
-    match run(std::env::args_os().skip(1), &mut BufWriter::new(io::stdout().lock())) {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let done = run(std::env::args_os().skip(1), &mut out);
+    // What was written comes before what is said of it.
+    drop(out);
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads the output has read enough of it.
         Err(failure) if is_closed(&failure) => ExitCode::SUCCESS,
@@ -86,6 +90,7 @@ fn run(arguments: impl Iterator<Item = OsString>, out: &mut impl Write) -> Resul
             results.add(first + number, explanation)?;
             bar.inc(1);
         }
+        results.flush()?;
         if results.are_complete() {
             break;
         }
@@ -168,6 +173,14 @@ impl<'a, W: Write> Results<'a, W> {
             }
             done => done,
         }
+    }
+
+    /// Shows what there is so far.
+    fn flush(&mut self) -> Result<(), Failure> {
+        self.write(|text| match text {
+            Text::Tables(out) => Ok(out.flush()?),
+            Text::Json(_) | Text::Closed => Ok(()),
+        })
     }
 
     /// Whether nobody wants any more.

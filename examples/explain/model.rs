@@ -20,7 +20,14 @@ pub fn load(options: &Options) -> Result<Sequential<f32>, Failure> {
         if failure.is::<Usage>() || matches!(failure.downcast_ref(), Some(Error::Io { .. })) {
             return failure;
         }
-        format!("{}: {}", options.model.display(), in_options(&failure.to_string())).into()
+        let text = in_options(&failure.to_string());
+        let from = match (options.shape, failure.downcast_ref()) {
+            (Some(shape), Some(Error::LayerShape { .. } | Error::Shape { .. })) => {
+                format!("; the samples' shape is {shape} by --shape")
+            }
+            _ => String::new(),
+        };
+        format!("{}: {text}{from}", options.model.display()).into()
     })
 }
 
@@ -145,6 +152,15 @@ mod tests {
             found.contains("give --architecture FILE") && found.ends_with("its tensors are 0.bias, 0.weight, 2.bias, 2.weight"),
             "{found}"
         );
+        let guess = refused("norm.pt", "--architecture guess");
+        assert!(guess.ends_with("; give --architecture FILE"), "{guess}");
+        let folder = tempfile::tempdir().unwrap();
+        let text = folder.path().join("net.txt");
+        std::fs::write(&text, "Conv2d(1, 2, kernel_size=(3, 3))\nBatchNorm2d(2)").unwrap();
+        let open = refused("norm.pt", &format!("--architecture {}", text.display()));
+        assert!(open.ends_with("say which, with --shape SIZES, as in --shape 3,224,224"), "{open}");
+        let wrong = refused("norm.pt", &format!("--architecture {} --shape 2,5,5", text.display()));
+        assert!(wrong.ends_with("; the samples' shape is 2 x 5 x 5 by --shape"), "{wrong}");
         assert!(refused("zip.pt", "--output y").contains("--output is for ONNX files"));
         assert!(refused("../exported/sklearn-classifier.onnx", "--under x").contains("are for weights"));
         assert!(refused("nothing.onnx", "").starts_with("/nothing.onnx: No such file"));

@@ -10,6 +10,7 @@ use crate::samples::{Samples, is_channels_last};
 const WHITE: Rgb = [255; 3];
 const BLACK: Rgb = [0; 3];
 const GREY: Rgb = [150; 3];
+const PALE: Rgb = [220; 3];
 /// The pixels for each dot of a letter, for a line of text, and between the parts.
 const TEXT: usize = 1;
 const LINE: usize = 12 * TEXT;
@@ -65,7 +66,10 @@ impl<'a> Picture<'a> {
     /// The picture, and how many explanations had no room.
     pub fn finish(self) -> Result<(Canvas, usize), Failure> {
         let grid = Canvas::grid(&self.parts, if self.parts.len() > 3 { 2 } else { 1 }, GAP, WHITE)?;
-        let key = "red: for the output, blue: against it";
+        let key = match self.samples.shape.dims() {
+            [_] => "what contributed most: red for the output, blue against it",
+            _ => "the sample, and what its values contributed: red for the output, blue against it",
+        };
         let mut canvas = Canvas::new(grid.width().max(text_width(key, TEXT) + 2 * GAP), grid.height() + LINE + GAP, WHITE)?;
         canvas.draw_text(GAP, GAP, key, TEXT, GREY);
         canvas.draw_canvas(0, LINE + GAP, &grid);
@@ -110,8 +114,19 @@ fn map(title: &str, explanation: &Explanation<f32>, target: usize, sample: &[f32
     let mut canvas = Canvas::new((2 * width * cell + GAP).max(text_width(title, TEXT)), height * cell + LINE, WHITE)?;
     canvas.draw_text(0, 0, title, TEXT, BLACK);
     canvas.draw_image(0, LINE, &sample, planes, cell)?;
-    canvas.draw_map(width * cell + GAP, LINE, &relevance, width, cell, diverging);
+    let left = width * cell + GAP;
+    canvas.draw_map(left, LINE, &relevance, width, cell, diverging);
+    // What is white is part of the map too.
+    frame(&mut canvas, [left, LINE, width * cell, height * cell]);
     Ok(canvas)
+}
+
+/// A line around a part, inside it.
+fn frame(canvas: &mut Canvas, [x, y, width, height]: [usize; 4]) {
+    canvas.fill_rect(x, y, width, 1, PALE);
+    canvas.fill_rect(x, y + height - 1, width, 1, PALE);
+    canvas.fill_rect(x, y, 1, height, PALE);
+    canvas.fill_rect(x + width - 1, y, 1, height, PALE);
 }
 
 /// A name that has room; what tells names apart is often at their end.

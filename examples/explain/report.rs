@@ -56,9 +56,9 @@ fn destination(cause: Cause) -> String {
     match cause {
         Cause::Bias => "biases".to_owned(),
         Cause::Stabilizer => "the stabilizer".to_owned(),
-        Cause::Empty => "groups of a rule without members".to_owned(),
-        Cause::Dead => "totals of zero".to_owned(),
-        Cause::Rest => "what a rule's shares leave over".to_owned(),
+        Cause::Empty => "nothing: there was nothing positive, or negative, to share by".to_owned(),
+        Cause::Dead => "nothing: the total to share by was zero".to_owned(),
+        Cause::Rest => "nothing: the rule's shares do not sum to 1".to_owned(),
         other => other.to_string(),
     }
 }

@@ -31,7 +31,10 @@ impl Samples {
             Kind::Table => table::read(path, shape.size()),
             Kind::Arrays => samples(path, array, shape).map(|values| (values, Vec::new())),
             Kind::Other => {
-                Err("samples come as .csv, .npy, .npz, .pt or .safetensors, which the end of the file's name says".into())
+                Err(
+                "samples are a table (.csv, .tsv, .txt) or an array (.npy, .npz, .pt, .pth, .safetensors): the file's name must end so"
+                    .into(),
+            )
             }
         };
         let (values, mut names) = read.map_err(|error| in_file(path, error))?;
@@ -100,6 +103,10 @@ pub fn kind(path: &Path) -> Kind {
 pub fn in_file(path: &Path, error: Failure) -> Failure {
     match error.downcast_ref() {
         Some(Error::Io { .. }) => error,
+        // What the library says of any file whose beginning it does not know.
+        Some(Error::Malformed { format, reason }) if format == "model" => {
+            format!("{}: not a usable file of arrays: {reason}", path.display()).into()
+        }
         _ => format!("{}: {error}", path.display()).into(),
     }
 }
@@ -140,7 +147,11 @@ fn samples(path: &Path, wanted: Option<&str>, shape: Shape) -> Result<Vec<f32>, 
     if fits(&dims) || dims.get(1..).is_some_and(fits) {
         return Ok(values);
     }
-    let found = if dims.is_empty() { "it is a single number".to_owned() } else { format!("its shape is {}", sizes(&dims)) };
+    let count: usize = dims.iter().product();
+    let found = match dims.len() {
+        0 => "it is a single number".to_owned(),
+        _ => format!("its shape is {}, that is {count} values", sizes(&dims)),
+    };
     let ordered = |dims: &[usize]| {
         let mut dims = dims.to_vec();
         dims.sort_unstable();
@@ -152,9 +163,8 @@ fn samples(path: &Path, wanted: Option<&str>, shape: Shape) -> Result<Vec<f32>, 
         _ if ordered(of_one) == ordered(shape.dims()) => "; the sizes are those, in another order".to_owned(),
         _ => String::new(),
     };
-    let count: usize = dims.iter().product();
     Err(format!(
-        "{found}, {count} values in all; the model takes samples of {} values, so samples x {shape} is wanted{hint}",
+        "{found}; the model takes {} values a sample, so the shape N x {shape} is wanted, for N samples{hint}",
         shape.size()
     )
     .into())
@@ -239,14 +249,17 @@ mod tests {
         let said = found("30,", 30, 20.into()).unwrap_err();
         assert_eq!(
             said,
-            "FILE: its shape is 30, 30 values in all; the model takes samples of 20 values, so samples x 20 is wanted"
+            "FILE: its shape is 30, that is 30 values; the model takes 20 values a sample, so the shape N x 20 is wanted, for N samples"
         );
         let said = found("20, 3", 60, 20.into()).unwrap_err();
-        assert!(said.ends_with("samples x 20 is wanted; it may be turned: 3 x 20 would fit"), "{said}");
+        assert!(said.ends_with("the shape N x 20 is wanted, for N samples; it may be turned: 3 x 20 would fit"), "{said}");
         let said = found("2, 4, 5, 1", 40, [1, 4, 5].into()).unwrap_err();
-        assert!(said.ends_with("samples x 1 x 4 x 5 is wanted; the sizes are those, in another order"), "{said}");
+        assert!(
+            said.ends_with("the shape N x 1 x 4 x 5 is wanted, for N samples; the sizes are those, in another order"),
+            "{said}"
+        );
         let said = found("", 1, 20.into()).unwrap_err();
-        assert!(said.contains("it is a single number, 1 values in all; the model takes samples of 20 values"), "{said}");
+        assert!(said.contains("it is a single number; the model takes 20 values a sample"), "{said}");
         assert_eq!(found("0, 20", 0, 20.into()).unwrap_err(), "FILE: there are no samples in it");
         npy(&path, "2, 2", &[0.0, 1.0, 2.0, f32::NAN]);
         assert_eq!(read(&text, "", 2.into()).unwrap_err(), "FILE: sample 1, input 1: the value is NaN, and must be finite");
@@ -262,6 +275,6 @@ mod tests {
         std::fs::write(&names, "age\n").unwrap();
         let said = read(&formats("x.npy"), &format!("--names {}", names.display()), 3.into()).unwrap_err();
         assert!(said.ends_with("it has 1 names, one a line; the model has 3 inputs"), "{said}");
-        assert!(read("x.xlsx", "", 3.into()).unwrap_err().contains("samples come as .csv, .npy"));
+        assert!(read("x.xlsx", "", 3.into()).unwrap_err().contains("samples are a table (.csv, .tsv, .txt) or an array"));
     }
 }
