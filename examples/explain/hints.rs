@@ -3,7 +3,7 @@
 use relprop::{Code, Finding};
 
 /// What the library calls things, and what they are here.
-const HINTS: [(&str, &str); 11] = [
+const HINTS: [(&str, &str); 13] = [
     ("OnnxFile::output", "--output"),
     ("OnnxFile::input", "--shape"),
     ("SequentialBuilder::input", "--shape SIZES, as in --shape 3,224,224"),
@@ -13,6 +13,8 @@ const HINTS: [(&str, &str); 11] = [
     ("as Composite::first does", "as --rule epsilon-plus-flat does"),
     ("BiasMode::Ignore", "--bias ignored"),
     ("BiasMode::Distribute", "--bias distributed"),
+    ("(Targets::Predicted, or a list of them)", "(--target predicted, or the number of one)"),
+    (", or raise the limit with Explainer::memory_limit", ""),
     ("a larger epsilon or f64 helps", "another --rule may help, such as epsilon-plus"),
     (
         "widen the range, or allow such samples with ZBox::with_outside(Outside::Report)",
@@ -22,7 +24,14 @@ const HINTS: [(&str, &str); 11] = [
 
 /// The options in place of the library's calls.
 pub fn in_options(text: &str) -> String {
-    HINTS.iter().fold(text.to_owned(), |text, (call, option)| text.replace(call, option))
+    const OF_OUTPUT: &str = "OnnxFile::output(\"";
+    let mut text = text.to_owned();
+    while let Some((before, (name, after))) =
+        text.split_once(OF_OUTPUT).and_then(|(before, rest)| Some((before, rest.split_once("\")")?)))
+    {
+        text = format!("{before}--output {name}{after}");
+    }
+    HINTS.iter().fold(text, |text, (call, option)| text.replace(call, option))
 }
 
 /// A finding whose advice can be followed on this command line.
@@ -57,5 +66,6 @@ mod tests {
             }
         }
         assert_eq!(in_options("say which, with OnnxFile::output"), "say which, with --output");
+        assert_eq!(in_options("end it before, with OnnxFile::output(\"a/b\"), or not"), "end it before, with --output a/b, or not");
     }
 }
