@@ -67,6 +67,7 @@ pub(crate) use rounding::{Magnitudes, Rounded, Rounding};
 /// # Ok::<(), relprop::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
 pub enum Accumulation {
     /// The cheapest bracketing of the chain.
     #[default]

@@ -14,6 +14,7 @@ use crate::sequential::{Bound, Chain, Sequential, SequentialBuilder};
 
 /// A normalisation that has been merged into a neighbour.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Merged {
     /// The normalisation's name in the model.

@@ -45,6 +45,7 @@ impl fmt::Display for Code {
 
 /// Something about a model and a rule that can make an explanation misleading.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Finding {
     /// What it is about.

@@ -371,6 +371,7 @@ pub enum Error {
 
 /// A tensor of another shape than the architecture asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Misshapen {
     /// The tensor's name.
     pub name: String,
@@ -382,6 +383,7 @@ pub struct Misshapen {
 
 /// A node of an ONNX model that cannot be explained.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct UnsupportedNode {
     /// The node's name, or that of its first output where it has none.
     pub name: String,

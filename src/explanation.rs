@@ -77,6 +77,7 @@ pub(crate) enum Explained<T: Scalar> {
 
 /// What one input contributed to an output.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Contribution<T> {
     /// The input's index.
     pub input: usize,
@@ -140,6 +141,12 @@ impl<T: Scalar> Explanation<T> {
         })
     }
 
+    /// Whether the targets are weightings of the outputs, not outputs.
+    #[must_use]
+    pub fn is_weighted(&self) -> bool {
+        matches!(self.explained, Explained::Weightings(_))
+    }
+
     /// 0, unless even the largest true share is too small for the number type to hold in full precision.
     ///
     /// Then the shares and relevances are given times 2^-exponent: their proportions are right, and their size is not
@@ -162,7 +169,7 @@ impl<T: Scalar> Explanation<T> {
     /// The same into a slice of the caller's, as long as the model's inputs.
     ///
     /// # Errors
-    /// As [`relevance`](Self::relevance), and [`Error::InputShape`] for a slice of another length.
+    /// As [`relevance`](Self::relevance), and [`Error::SliceLength`] for a slice of another length.
     ///
     /// # Example
     /// ```
@@ -359,7 +366,7 @@ impl<T: Scalar> fmt::Display for Explanation<T> {
         if self.exponent != 0 {
             write!(f, ", relevances times 2^{}", self.exponent)?;
         }
-        let weighted = matches!(self.explained, Explained::Weightings(_));
+        let weighted = self.is_weighted();
         let name = if weighted { "weighting" } else { "output" };
         let value = |target: usize| self.whole(target) * self.scale(target).as_f64();
         let mut order: Vec<usize> = self.targets().collect();

@@ -26,6 +26,16 @@ pub mod adding_a_rule {}
 #[doc = include_str!("../docs/from-python.md")]
 pub mod from_python {}
 
+/// What results look like to a program: the schema that the feature `serde` writes, and the command line with `--json`.
+///
+#[doc = include_str!("../docs/json.md")]
+pub mod json {}
+
+/// How arrays of ndarray become samples, and results arrays, without a copy.
+///
+#[doc = include_str!("../docs/ndarray.md")]
+pub mod ndarray {}
+
 /// The networks of digits that come with the examples: how they were trained, how good they are, and the licenses.
 ///
 #[doc = include_str!("../examples/mnist/MODEL_CARD.md")]

@@ -25,6 +25,7 @@ pub struct Health {
 
 /// How much cancels in one linear layer.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct LayerHealth {
     layer: usize,
     rule: String,
@@ -100,6 +101,12 @@ impl Health {
     #[must_use]
     pub fn layers(&self) -> &[LayerHealth] {
         &self.layers
+    }
+
+    /// The targets that the bounds are of.
+    #[cfg(feature = "serde")]
+    pub(crate) fn targets(&self) -> impl Iterator<Item = usize> + '_ {
+        self.targets.iter().map(|health| health.target)
     }
 
     /// What no share of this target can be off by; `None` where nothing bounds it, or for a target that is not explained.

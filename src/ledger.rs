@@ -118,6 +118,28 @@ impl Ledger {
         self.entries.iter().filter(|entry| entry.cause == cause).map(LedgerEntry::relevance).sum()
     }
 
+    /// The causes for which relevance can leave the inputs here, each once: those of the entries, from the first layer on.
+    ///
+    /// ```
+    /// use relprop::{Cause, Linear, Rule, Sequential};
+    /// use relprop::nalgebra::{self, dmatrix, dvector};
+    ///
+    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], dvector![1.0])?).build()?;
+    /// let ledger = model.explain(&dvector![1.0, 1.0], Rule::Epsilon)?.ledger(0)?;
+    /// assert_eq!(ledger.causes(), [Cause::Bias, Cause::Stabilizer]);
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    #[must_use]
+    pub fn causes(&self) -> Vec<Cause> {
+        let mut causes = Vec::new();
+        for entry in &self.entries {
+            if !causes.contains(&entry.cause) {
+                causes.push(entry.cause);
+            }
+        }
+        causes
+    }
+
     /// What the others leave of the output: the rounding error of the whole explanation.
     #[must_use]
     pub fn rounding(&self) -> f64 {

@@ -48,6 +48,8 @@ mod memory;
 mod nearest;
 mod scalar;
 mod sequential;
+#[cfg(feature = "serde")]
+mod serialize;
 mod shape;
 mod sweep;
 mod targets;

@@ -55,6 +55,7 @@ pub struct Trace<T: Scalar> {
 
 /// A way from an input to an output, through one unit of each linear layer.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Path<T> {
     /// An input of each linear layer, the sample's first, and the output at which the path ends.
     pub units: Vec<usize>,

@@ -241,6 +241,7 @@ fn batches_that_do_not_fit() {
     assert!(explainer.explain_into(&[f32::INFINITY, 0.0, 0.0], &mut workspace).is_err());
     let again = explainer.explain_into(&[1.0, 0.0, 2.0], &mut workspace).unwrap().clone();
     assert_eq!(again, explainer.explain(&dvector![1.0, 0.0, 2.0]).unwrap());
+    assert!(matches!(again.relevance_into(0, &mut [0.0; 2]), Err(Error::SliceLength { expected: 3, found: 2, .. })));
 }
 
 #[test]

@@ -104,6 +104,19 @@ fn other_tensors_and_names_are_there_too() {
 }
 
 #[test]
+fn samples_may_be_saved_without_a_dictionary_and_be_whole_numbers() {
+    for name in ["tensor.pt", "tensor-legacy.pt", "tensor-parameter.pt"] {
+        let alone = open(name);
+        assert_eq!(alone.names().collect::<Vec<_>>(), ["tensor"], "{name}");
+        assert_eq!(alone.tensor::<f64>("tensor").unwrap(), (vec![1, 3], vec![1.0, -2.0, 0.5]), "{name}");
+    }
+    let several = open("samples.pt");
+    assert_eq!(several.names().collect::<Vec<_>>(), ["labels", "pixels", "x"]);
+    assert_eq!(several.tensor::<f64>("labels").unwrap(), (vec![2], vec![1.0, -2.0]));
+    assert_eq!(several.tensor::<f64>("pixels").unwrap(), (vec![2], vec![0.0, 255.0]));
+}
+
+#[test]
 fn what_is_no_state_dict_says_so() {
     let refused = |name: &str| StateDict::open(path(name)).unwrap_err().to_string();
     assert!(refused("module.pt").contains("torch.save(net.state_dict(), path)"), "{}", refused("module.pt"));

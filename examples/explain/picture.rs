@@ -10,6 +10,7 @@ use crate::samples::{Samples, is_channels_last};
 const WHITE: Rgb = [255; 3];
 const BLACK: Rgb = [0; 3];
 const GREY: Rgb = [150; 3];
+const PALE: Rgb = [220; 3];
 /// The pixels for each dot of a letter, for a line of text, and between the parts.
 const TEXT: usize = 1;
 const LINE: usize = 12 * TEXT;
@@ -23,31 +24,57 @@ const BAR: usize = 120;
 const TALLEST: usize = 16_000;
 const LETTERS: usize = 32;
 
-/// A part for each sample and target: bars for a vector, the sample and a map of its relevance for a sequence or an image. Behind it,
-/// how many had no room.
-pub fn draw(explanations: &[Explanation<f32>], samples: &Samples, top: usize) -> Result<(Canvas, usize), Failure> {
-    let all: usize = explanations.iter().map(|explanation| explanation.targets().count()).sum();
-    let (mut parts, mut height) = (Vec::new(), 0);
-    'all: for (number, explanation) in explanations.iter().enumerate() {
+/// A part for each sample and target: bars for a vector, the sample and a map of its relevance for a sequence or an image. Only what has
+/// room is kept.
+pub struct Picture<'a> {
+    samples: &'a Samples,
+    top: usize,
+    parts: Vec<Canvas>,
+    height: usize,
+    is_full: bool,
+    left: usize,
+}
+
+impl<'a> Picture<'a> {
+    pub fn new(samples: &'a Samples, top: usize) -> Self {
+        Self { samples, top, parts: Vec::new(), height: 0, is_full: false, left: 0 }
+    }
+
+    pub fn add(&mut self, number: usize, explanation: &Explanation<f32>) -> Result<(), Failure> {
         for target in explanation.targets() {
+            if self.is_full {
+                self.left += 1;
+                continue;
+            }
             let title = title(number, explanation, target);
+            let Self { samples, top, .. } = self;
             let part = match samples.shape.dims() {
-                [_] => bars(&title, explanation, target, samples, top)?,
+                [_] => bars(&title, explanation, target, samples, *top)?,
                 _ => map(&title, explanation, target, samples.values.column(number).as_slice(), samples.shape)?,
             };
-            height += part.height() + GAP;
-            if !parts.is_empty() && height > TALLEST {
-                break 'all;
+            self.height += part.height() + GAP;
+            self.is_full = !self.parts.is_empty() && self.height > TALLEST;
+            if self.is_full {
+                self.left += 1;
+            } else {
+                self.parts.push(part);
             }
-            parts.push(part);
         }
+        Ok(())
     }
-    let grid = Canvas::grid(&parts, if parts.len() > 3 { 2 } else { 1 }, GAP, WHITE)?;
-    let key = "red: for the output, blue: against it";
-    let mut canvas = Canvas::new(grid.width().max(text_width(key, TEXT) + 2 * GAP), grid.height() + LINE + GAP, WHITE)?;
-    canvas.draw_text(GAP, GAP, key, TEXT, GREY);
-    canvas.draw_canvas(0, LINE + GAP, &grid);
-    Ok((canvas, all - parts.len()))
+
+    /// The picture, and how many explanations had no room.
+    pub fn finish(self) -> Result<(Canvas, usize), Failure> {
+        let grid = Canvas::grid(&self.parts, if self.parts.len() > 3 { 2 } else { 1 }, GAP, WHITE)?;
+        let key = match self.samples.shape.dims() {
+            [_] => "what contributed most: red for the output, blue against it",
+            _ => "the sample, and what its values contributed: red for the output, blue against it",
+        };
+        let mut canvas = Canvas::new(grid.width().max(text_width(key, TEXT) + 2 * GAP), grid.height() + LINE + GAP, WHITE)?;
+        canvas.draw_text(GAP, GAP, key, TEXT, GREY);
+        canvas.draw_canvas(0, LINE + GAP, &grid);
+        Ok((canvas, self.left))
+    }
 }
 
 /// The strongest inputs, a bar each: to the right for the output, to the left against it.
@@ -87,8 +114,19 @@ fn map(title: &str, explanation: &Explanation<f32>, target: usize, sample: &[f32
     let mut canvas = Canvas::new((2 * width * cell + GAP).max(text_width(title, TEXT)), height * cell + LINE, WHITE)?;
     canvas.draw_text(0, 0, title, TEXT, BLACK);
     canvas.draw_image(0, LINE, &sample, planes, cell)?;
-    canvas.draw_map(width * cell + GAP, LINE, &relevance, width, cell, diverging);
+    let left = width * cell + GAP;
+    canvas.draw_map(left, LINE, &relevance, width, cell, diverging);
+    // What is white is part of the map too.
+    frame(&mut canvas, [left, LINE, width * cell, height * cell]);
     Ok(canvas)
+}
+
+/// A line around a part, inside it.
+fn frame(canvas: &mut Canvas, [x, y, width, height]: [usize; 4]) {
+    canvas.fill_rect(x, y, width, 1, PALE);
+    canvas.fill_rect(x, y + height - 1, width, 1, PALE);
+    canvas.fill_rect(x, y, 1, height, PALE);
+    canvas.fill_rect(x + width - 1, y, 1, height, PALE);
 }
 
 /// A name that has room; what tells names apart is often at their end.

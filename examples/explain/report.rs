@@ -1,12 +1,19 @@
-//! Explanations as text for people and as JSON for programs.
+//! Explanations as text for people.
 
 use std::io::Write;
 
-use relprop::{Cause, Explanation, Finding, Ledger};
-use serde_json::{Value, json};
+use relprop::{Cause, Explanation, Finding};
 
 use crate::Failure;
 use crate::samples::Samples;
+
+/// What the check of the model and the rule found.
+pub fn findings(out: &mut impl Write, findings: &[Finding]) -> Result<(), Failure> {
+    for finding in findings {
+        writeln!(out, "check: {finding}")?;
+    }
+    Ok(())
+}
 
 /// The inputs that speak loudest for and against an output, and where the rest of the relevance went.
 pub fn table(
@@ -23,9 +30,9 @@ pub fn table(
     }
     let ledger = explanation.ledger(target)?;
     writeln!(out, "  {:>12}  to all inputs", shown(ledger.inputs()))?;
-    for (what, cause) in CAUSES {
+    for cause in ledger.causes() {
         if ledger.total(cause) != 0.0 {
-            writeln!(out, "  {:>12}  to {what}", shown(ledger.total(cause)))?;
+            writeln!(out, "  {:>12}  to {}", shown(ledger.total(cause)), destination(cause))?;
         }
     }
     Ok(())
@@ -44,47 +51,14 @@ pub fn shown(value: f64) -> String {
     if value == 0.0 || value.abs() >= 5e-7 { format!("{value:.6}") } else { format!("{value:.1e}") }
 }
 
-const CAUSES: [(&str, Cause); 5] = [
-    ("biases", Cause::Bias),
-    ("the stabiliser", Cause::Stabilizer),
-    ("groups of a rule without members", Cause::Empty),
-    ("totals of zero", Cause::Dead),
-    ("what a rule's shares leave over", Cause::Rest),
-];
-
-pub fn json(explanations: &[Explanation<f32>], given: &Samples, findings: &[Finding]) -> Result<Value, Failure> {
-    let mut samples = Vec::new();
-    for (number, explanation) in explanations.iter().enumerate() {
-        for target in explanation.targets() {
-            let mut sample = json!({
-                "sample": number,
-                "outputs": explanation.output().as_slice(),
-                "target": target,
-                "relevance": explanation.relevance(target)?.as_slice(),
-                "ledger": accounts(&explanation.ledger(target)?),
-            });
-            if let Some(probabilities) = explanation.probabilities() {
-                sample["probabilities"] = json!(probabilities.as_slice());
-            }
-            samples.push(sample);
-        }
+/// Where relevance went that did not go to an input.
+fn destination(cause: Cause) -> String {
+    match cause {
+        Cause::Bias => "biases".to_owned(),
+        Cause::Stabilizer => "the stabilizer".to_owned(),
+        Cause::Empty => "nothing: there was nothing positive, or negative, to share by".to_owned(),
+        Cause::Dead => "nothing: the total to share by was zero".to_owned(),
+        Cause::Rest => "nothing: the rule's shares do not sum to 1".to_owned(),
+        other => other.to_string(),
     }
-    let check: Vec<Value> = findings
-        .iter()
-        .map(|f| json!({"code": f.code.to_string(), "layer": f.layer, "kind": f.kind, "sentence": f.sentence, "advice": f.advice}))
-        .collect();
-    let mut all = json!({ "samples": samples, "check": check });
-    if !given.names.is_empty() {
-        all["names"] = json!(given.names);
-    }
-    Ok(all)
-}
-
-fn accounts(ledger: &Ledger) -> Value {
-    // Adding 0 makes 0 of -0.
-    let [bias, stabilizer, empty, dead, rest] = CAUSES.map(|(_, cause)| ledger.total(cause) + 0.0);
-    json!({
-        "output": ledger.output(), "inputs": ledger.inputs(), "bias": bias, "stabilizer": stabilizer, "empty": empty, "dead": dead,
-        "rest": rest, "rounding": ledger.rounding(),
-    })
 }

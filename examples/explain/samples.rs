@@ -1,14 +1,17 @@
-//! Samples from files: arrays of NumPy, and tables of comma-separated values.
+//! Samples from files: arrays, and tables of comma-separated values.
 
 use std::path::Path;
 
 use relprop::io::StateDict;
 use relprop::nalgebra::DMatrix;
-use relprop::{Error, Shape};
+use relprop::{Error, Scalar, Shape};
 
-use crate::Failure;
+use crate::model::listed;
+use crate::options::Options;
+use crate::{Failure, table, usage};
 
 /// Samples as columns, and the names of their values where there are some.
+#[derive(Debug)]
 pub struct Samples {
     pub values: DMatrix<f32>,
     pub shape: Shape,
@@ -16,37 +19,45 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// `.csv` has a row for a sample, and names in the first; `.npy` an array of samples, or one sample alone. A file of names, one a
-    /// line, comes before those.
-    pub fn read(path: &Path, names_from: Option<&Path>, shape: Shape) -> Result<Self, Failure> {
-        let named = |error: Failure| match error.downcast_ref() {
-            Some(Error::Io { .. }) => error,
-            _ => format!("{}: {error}", path.display()).into(),
+    /// `.csv` has a row for a sample, and names in the first; the others an array of samples, or one sample alone. A file of names, one
+    /// a line, comes before those.
+    pub fn read(options: &Options, shape: Shape) -> Result<Self, Failure> {
+        let path = options.input.as_path();
+        let array = options.array.as_deref();
+        let read = match kind(path) {
+            Kind::Table if array.is_some() => {
+                return Err(usage("--array is for files of arrays; a table has no arrays with names"));
+            }
+            Kind::Table => table::read(path, shape.size()),
+            Kind::Arrays => samples(path, array, shape).map(|values| (values, Vec::new())),
+            Kind::Other => {
+                Err(
+                "samples are a table (.csv, .tsv, .txt) or an array (.npy, .npz, .pt, .pth, .safetensors): the file's name must end so"
+                    .into(),
+            )
+            }
         };
-        let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
-        let read = match extension.as_deref() {
-            Some("csv") => table(path),
-            Some("npy" | "npz") => array(path, shape),
-            _ => Err("samples are read from .npy and .csv".into()),
-        };
-        let (values, mut names) = read.map_err(named)?;
-        let inputs = shape.size();
+        let (values, mut names) = read.map_err(|error| in_file(path, error))?;
         if values.is_empty() {
-            return Err(named("there are no samples in it".into()));
+            return Err(in_file(path, "there are no samples in it".into()));
         }
-        if !names.is_empty() && names.len() != inputs {
-            let listed = names.iter().take(20).map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(named(format!("the model takes {inputs} values a sample, a row has {}: {listed}", names.len()).into()));
+        if let Some(path) = &options.names {
+            names = names_of(path, shape.size()).map_err(|error| in_file(path, error))?;
         }
-        if let Some(path) = names_from {
-            let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-            names = text.lines().map(str::to_owned).collect();
-            if names.len() != inputs {
-                return Err(format!("{}: {} names for {inputs} inputs", path.display(), names.len()).into());
+        let count = values.len() / shape.size();
+        let samples = Self { values: DMatrix::from_vec(shape.size(), count, values), shape, names };
+        match samples.values.iter().position(|value| !value.is_finite()) {
+            None => Ok(samples),
+            Some(at) => {
+                let (sample, input) = (at / shape.size(), at % shape.size());
+                let (name, value) = (samples.name(input), samples.values[at]);
+                Err(in_file(path, format!("sample {sample}, {name}: the value is {value}, and must be finite").into()))
             }
         }
-        let count = values.len() / inputs;
-        Ok(Self { values: DMatrix::from_vec(inputs, count, values), shape, names })
+    }
+
+    pub fn count(&self) -> usize {
+        self.values.ncols()
     }
 
     /// What an input is called: its name, or its place.
@@ -72,65 +83,117 @@ pub fn is_channels_last(shape: Shape) -> bool {
     matches!(*shape.dims(), [height, _, channels] if channels <= 4 && height > 4)
 }
 
-fn table(path: &Path) -> Result<(Vec<f32>, Vec<String>), Failure> {
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path)?;
-    let names: Vec<String> = reader.headers()?.iter().map(str::to_owned).collect();
-    let mut values = Vec::new();
-    if !names.is_empty() && names.iter().all(|name| name.parse::<f64>().is_ok()) {
-        return Err("the first row has numbers, where the names of the columns are wanted".into());
-    }
-    for record in reader.records() {
-        let record = record?;
-        let line = record.position().map_or(0, csv::Position::line);
-        for (name, text) in names.iter().zip(record.iter()) {
-            let value: f32 = text.parse().map_err(|_| format!("line {line}, {name}: '{text}' is no number"))?;
-            if !value.is_finite() {
-                return Err(format!("line {line}, {name}: '{text}' is not finite").into());
-            }
-            values.push(value);
-        }
-    }
-    Ok((values, names))
+/// What a file has, as the end of its name says.
+pub enum Kind {
+    Table,
+    Arrays,
+    Other,
 }
 
-fn array(path: &Path, shape: Shape) -> Result<(Vec<f32>, Vec<String>), Failure> {
-    let file = StateDict::open(path)?;
-    let names: Vec<&str> = file.names().collect();
-    let [name] = names.as_slice() else {
-        return Err(format!("it has {} arrays: one is wanted, as numpy.save writes it", names.len()).into());
-    };
-    let wanted = "samples are wanted as numpy.save('x.npy', x.astype('float32')) writes them";
-    let (dims, values) = file.tensor(name).map_err(|error| format!("{error}; {wanted}"))?;
-    if dims != shape.dims() && dims.get(1..) != Some(shape.dims()) && dims.get(1..) != Some(&[shape.size()]) {
-        return Err(format!("its shape is {dims:?}, the model takes samples of {shape}").into());
+pub fn kind(path: &Path) -> Kind {
+    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+    match extension.as_deref() {
+        Some("csv" | "tsv" | "txt") => Kind::Table,
+        Some("npy" | "npz" | "pt" | "pth" | "safetensors") => Kind::Arrays,
+        _ => Kind::Other,
     }
-    Ok((values, Vec::new()))
+}
+
+/// An error with the file that it is about, where it does not say so itself.
+pub fn in_file(path: &Path, error: Failure) -> Failure {
+    match error.downcast_ref() {
+        Some(Error::Io { .. }) => error,
+        // What the library says of any file whose beginning it does not know.
+        Some(Error::Malformed { format, reason }) if format == "model" => {
+            format!("{}: not a usable file of arrays: {reason}", path.display()).into()
+        }
+        _ => format!("{}: {error}", path.display()).into(),
+    }
+}
+
+fn names_of(path: &Path, inputs: usize) -> Result<Vec<String>, Failure> {
+    let text = std::fs::read_to_string(path)?;
+    let names: Vec<String> = text.trim_start_matches('\u{feff}').lines().map(str::to_owned).collect();
+    if names.len() != inputs {
+        return Err(format!("it has {} names, one a line; the model has {inputs} inputs", names.len()).into());
+    }
+    Ok(names)
+}
+
+/// The shape and the values of the array of this name, or of the only one.
+pub fn array<T: Scalar>(path: &Path, wanted: Option<&str>) -> Result<(Vec<usize>, Vec<T>), Failure> {
+    let file = StateDict::open(path)?;
+    let there = || {
+        let described = file.names().map(|name| match file.shape(name) {
+            Some([]) | None => format!("{name} (a number)"),
+            Some(dims) => format!("{name} ({})", sizes(dims)),
+        });
+        listed(described.collect::<Vec<_>>().iter().map(String::as_str))
+    };
+    let names: Vec<&str> = file.names().collect();
+    let name = match (wanted, names.as_slice()) {
+        (Some(name), _) if file.shape(name).is_some() => name,
+        (Some(name), _) => return Err(format!("there is no array '{name}' in it; there are {}", there()).into()),
+        (None, [name]) => name,
+        (None, _) => return Err(format!("it has {} arrays: {}; say which, with --array NAME", names.len(), there()).into()),
+    };
+    Ok(file.tensor(name)?)
+}
+
+fn samples(path: &Path, wanted: Option<&str>, shape: Shape) -> Result<Vec<f32>, Failure> {
+    let (dims, values) = array::<f32>(path, wanted)?;
+    let flat = [shape.size()];
+    let fits = |dims: &[usize]| dims == shape.dims() || dims == flat;
+    if fits(&dims) || dims.get(1..).is_some_and(fits) {
+        return Ok(values);
+    }
+    let count: usize = dims.iter().product();
+    let found = match dims.len() {
+        0 => "it is a single number".to_owned(),
+        _ => format!("its shape is {}, that is {count} values", sizes(&dims)),
+    };
+    let ordered = |dims: &[usize]| {
+        let mut dims = dims.to_vec();
+        dims.sort_unstable();
+        dims
+    };
+    let of_one = dims.get(1..).unwrap_or_default();
+    let hint = match *dims {
+        [inputs, samples] if inputs == shape.size() => format!("; it may be turned: {samples} x {inputs} would fit"),
+        _ if ordered(of_one) == ordered(shape.dims()) => "; the sizes are those, in another order".to_owned(),
+        _ => String::new(),
+    };
+    Err(format!(
+        "{found}; the model takes {} values a sample, so the shape N x {shape} is wanted, for N samples{hint}",
+        shape.size()
+    )
+    .into())
+}
+
+fn sizes(dims: &[usize]) -> String {
+    dims.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_table_has_a_row_for_a_sample() {
-        let path = std::env::temp_dir().join(format!("relprop-explain-{}.csv", std::process::id()));
-        let read = |text: &str| {
-            std::fs::write(&path, text).unwrap();
-            Samples::read(&path, None, Shape::from(2)).map_err(|error| error.to_string())
-        };
-        let samples = read("age, income\n1, 2.5\n-3, 4e1\n").unwrap();
-        assert_eq!(
-            (samples.names.as_slice(), samples.values.as_slice()),
-            (&["age".into(), "income".into()][..], &[1.0, 2.5, -3.0, 40.0][..])
-        );
-        assert_eq!(samples.name(1), "income");
-        assert!(read("a,b\n1,x\n").err().unwrap().contains("line 2, b: 'x' is no number"));
-        assert!(read("a,b,c\n1,2,3\n").err().unwrap().contains("takes 2 values a sample, a row has 3: a, b, c"));
-        assert!(read("a,b\n1\n").is_err());
-        assert!(read("a,b\n").err().unwrap().contains("there are no samples in it"));
-        assert!(read("1,2\n3,4\n").err().unwrap().contains("the first row has numbers"));
-        assert!(read("a,b\n1,2\n1,nan\n").err().unwrap().contains("line 3, b: 'nan' is not finite"));
-        std::fs::remove_file(&path).unwrap();
+    fn formats(name: &str) -> String {
+        format!("{}/tests/formats/{name}", env!("CARGO_MANIFEST_DIR"))
+    }
+
+    fn read(file: &str, rest: &str, shape: Shape) -> Result<Samples, String> {
+        let arguments = format!("m --input {file} {rest}");
+        let options = Options::parse(arguments.split_whitespace().map(Into::into)).unwrap().unwrap();
+        Samples::read(&options, shape).map_err(|error| error.to_string().replace(file, "FILE"))
+    }
+
+    /// An array of NumPy with these sizes.
+    fn npy(path: &Path, dims: &str, values: &[f32]) {
+        let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({dims}), }}\n");
+        let length = u16::try_from(header.len()).unwrap().to_le_bytes();
+        let values: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        std::fs::write(path, [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &values].concat()).unwrap();
     }
 
     #[test]
@@ -143,5 +206,75 @@ mod tests {
         assert_eq!(name([2, 5].into(), 7), "channel 1, place 2");
         assert_eq!(name([3, 8, 10].into(), 80 + 23), "channel 1, row 2, column 3");
         assert_eq!(name([8, 10, 3].into(), 3 * 23 + 1), "row 2, column 3, channel 1");
+    }
+
+    #[test]
+    fn tensors_of_pytorch_are_samples() {
+        for name in ["tensor.pt", "tensor-legacy.pt", "tensor-parameter.pt", "x.npy"] {
+            let samples = read(&formats(name), "", Shape::from(3)).unwrap();
+            assert_eq!((samples.count(), samples.values.as_slice()), (1, &[1.0, -2.0, 0.5][..]), "{name}");
+        }
+        let samples = read(&formats("samples.pt"), "--array x", Shape::from(3)).unwrap();
+        assert_eq!(samples.values.as_slice(), [1.0, -2.0, 0.5]);
+        let pixels = read(&formats("samples.pt"), "--array pixels", Shape::from(2)).unwrap();
+        assert_eq!(pixels.values.as_slice(), [0.0, 255.0], "whole numbers are numbers");
+    }
+
+    #[test]
+    fn one_of_several_arrays_is_named() {
+        let said = read(&formats("samples.pt"), "", Shape::from(3)).unwrap_err();
+        assert_eq!(said, "FILE: it has 3 arrays: labels (2), pixels (2), x (1 x 3); say which, with --array NAME");
+        let said = read(&formats("samples.pt"), "--array y", Shape::from(3)).unwrap_err();
+        assert_eq!(said, "FILE: there is no array 'y' in it; there are labels (2), pixels (2), x (1 x 3)");
+        let said = read(&formats("weights.npz"), "", Shape::from(3)).unwrap_err();
+        assert!(said.contains("it has 4 arrays: 0.bias (4), 0.weight (4 x 3)"), "{said}");
+        assert!(read("x.csv", "--array y", Shape::from(3)).unwrap_err().contains("a table has no arrays"));
+    }
+
+    #[test]
+    fn another_shape_is_named_with_the_one_that_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.npy");
+        let text = path.display().to_string();
+        let found = |dims: &str, count: usize, shape: Shape| {
+            npy(&path, dims, &vec![1.0; count]);
+            read(&text, "", shape).map(|samples| samples.count())
+        };
+        assert_eq!(found("3, 20", 60, 20.into()), Ok(3));
+        assert_eq!(found("20,", 20, 20.into()), Ok(1));
+        assert_eq!(found("2, 1, 4, 5", 40, [1, 4, 5].into()), Ok(2));
+        assert_eq!(found("2, 20", 40, [1, 4, 5].into()), Ok(2));
+        assert_eq!(found("1, 4, 5", 20, [1, 4, 5].into()), Ok(1));
+        assert_eq!(found("20,", 20, [1, 4, 5].into()), Ok(1));
+        let said = found("30,", 30, 20.into()).unwrap_err();
+        assert_eq!(
+            said,
+            "FILE: its shape is 30, that is 30 values; the model takes 20 values a sample, so the shape N x 20 is wanted, for N samples"
+        );
+        let said = found("20, 3", 60, 20.into()).unwrap_err();
+        assert!(said.ends_with("the shape N x 20 is wanted, for N samples; it may be turned: 3 x 20 would fit"), "{said}");
+        let said = found("2, 4, 5, 1", 40, [1, 4, 5].into()).unwrap_err();
+        assert!(
+            said.ends_with("the shape N x 1 x 4 x 5 is wanted, for N samples; the sizes are those, in another order"),
+            "{said}"
+        );
+        let said = found("", 1, 20.into()).unwrap_err();
+        assert!(said.contains("it is a single number; the model takes 20 values a sample"), "{said}");
+        assert_eq!(found("0, 20", 0, 20.into()).unwrap_err(), "FILE: there are no samples in it");
+        npy(&path, "2, 2", &[0.0, 1.0, 2.0, f32::NAN]);
+        assert_eq!(read(&text, "", 2.into()).unwrap_err(), "FILE: sample 1, input 1: the value is NaN, and must be finite");
+    }
+
+    #[test]
+    fn names_come_from_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = folder.path().join("names");
+        std::fs::write(&names, "\u{feff}age\r\nincome\r\nheight\r\n").unwrap();
+        let samples = read(&formats("x.npy"), &format!("--names {}", names.display()), 3.into()).unwrap();
+        assert_eq!(samples.names, ["age", "income", "height"]);
+        std::fs::write(&names, "age\n").unwrap();
+        let said = read(&formats("x.npy"), &format!("--names {}", names.display()), 3.into()).unwrap_err();
+        assert!(said.ends_with("it has 1 names, one a line; the model has 3 inputs"), "{said}");
+        assert!(read("x.xlsx", "", 3.into()).unwrap_err().contains("samples are a table (.csv, .tsv, .txt) or an array"));
     }
 }

@@ -27,6 +27,9 @@ const LONGEST: usize = 1024;
 /// otherwise say that it has the same numbers without end.
 const SHARED: usize = 16;
 
+/// The name of a tensor that was saved alone, not in a dictionary.
+const ALONE: &str = "tensor";
+
 /// The number that a checkpoint of before PyTorch 1.6 begins with, as a pickle.
 const LEGACY: &[u8] = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
 
@@ -46,7 +49,8 @@ pub(super) fn is_checkpoint(archive: &Archive) -> Result<bool, Error> {
 impl StateDict {
     /// Reads the content of a `.pt` or `.pth` file that `torch.save` has written of a state dict, in today's format or in that
     /// of before PyTorch 1.6, from whatever device. The tensors of a dictionary in it have names that begin with its key: those
-    /// of `{"model": net.state_dict(), "epoch": 3}` are [`under`](Self::under)`("model")`.
+    /// of `{"model": net.state_dict(), "epoch": 3}` are [`under`](Self::under)`("model")`. A tensor that was saved alone, as by
+    /// `torch.save(x, path)`, has the name `tensor`.
     ///
     /// A pickle is a program. None of it is run: there is nothing in this reader that a file could call. A `Vec<u8>` is taken as it is.
     ///
@@ -121,6 +125,7 @@ fn state_dict(machine: &Machine<'_>, root: &Value, storages: &BTreeMap<Rc<str>, 
     let mut tensors = Vec::with_capacity(found.len());
     let mut together = 0_usize;
     for (name, saved) in found {
+        let name = if name.is_empty() { ALONE.to_owned() } else { name };
         let tensor = tensor(saved, storages).ok_or_else(|| malformed(&format!("tensor {} is not sound", shortened(&name))))?;
         together = together.saturating_add(tensor.data.length());
         tensors.push((name, tensor));

@@ -30,6 +30,11 @@ save({"epoch": 3, "model": weights, "optimizer": torch.optim.Adam(net.parameters
 for name, kind in {"f16": torch.float16, "bf16": torch.bfloat16, "f64": torch.float64}.items():
     save({key: value.to(kind) for key, value in weights.items()}, f"{name}.pt")
     save({key: value.to(kind) for key, value in weights.items()}, f"{name}-legacy.pt", _use_new_zipfile_serialization=False)
+# Samples: a tensor alone, and whole numbers beside one.
+save(x, "tensor.pt")
+save(x, "tensor-legacy.pt", _use_new_zipfile_serialization=False)
+save(nn.Parameter(x), "tensor-parameter.pt")
+save({"x": x, "labels": torch.tensor([1, -2]), "pixels": torch.tensor([0, 255], dtype=torch.uint8)}, "samples.pt")
 # Views: of one storage all of them, some transposed.
 whole = torch.cat([value.flatten() if value.ndim == 1 else value.t().flatten() for value in weights.values()])
 views, at = {}, 0

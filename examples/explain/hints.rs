@@ -1,0 +1,71 @@
+//! What the library says, in the words of this command line.
+
+use relprop::{Code, Finding};
+
+/// What the library calls things, and what they are here.
+const HINTS: [(&str, &str); 13] = [
+    ("OnnxFile::output", "--output"),
+    ("OnnxFile::input", "--shape"),
+    ("SequentialBuilder::input", "--shape SIZES, as in --shape 3,224,224"),
+    ("; give one", "; give --architecture FILE"),
+    ("StateDictBuilder::input", "--shape"),
+    ("StateDict::under", "--under"),
+    ("as Composite::first does", "as --rule epsilon-plus-flat does"),
+    ("BiasMode::Ignore", "--bias ignored"),
+    ("BiasMode::Distribute", "--bias distributed"),
+    ("(Targets::Predicted, or a list of them)", "(--target predicted, or the number of one)"),
+    (", or raise the limit with Explainer::memory_limit", ""),
+    ("a larger epsilon or f64 helps", "another --rule may help, such as epsilon-plus"),
+    (
+        "widen the range, or allow such samples with ZBox::with_outside(Outside::Report)",
+        "give --box the least and the largest value that an input may have",
+    ),
+];
+
+/// The options in place of the library's calls.
+pub fn in_options(text: &str) -> String {
+    const OF_OUTPUT: &str = "OnnxFile::output(\"";
+    let mut text = text.to_owned();
+    while let Some((before, (name, after))) =
+        text.split_once(OF_OUTPUT).and_then(|(before, rest)| Some((before, rest.split_once("\")")?)))
+    {
+        text = format!("{before}--output {name}{after}");
+    }
+    HINTS.iter().fold(text, |text, (call, option)| text.replace(call, option))
+}
+
+/// A finding whose advice can be followed on this command line.
+pub fn in_finding(mut finding: Finding) -> Finding {
+    finding.advice = match finding.code {
+        // What can be merged has been merged.
+        Code::UnmergedNorm => "Nothing: no linear layer beside it can take it in.".to_owned(),
+        Code::SoftmaxLast => "Nothing: contributions add up to logits, and the probabilities are given beside them.".to_owned(),
+        _ => in_options(&finding.advice),
+    };
+    finding
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use relprop::nalgebra::{DMatrix, DVector};
+    use relprop::{BatchNorm1d, Linear, Relu, Rule, Sequential};
+
+    /// What the library says of models with every finding names no call of the library here.
+    #[test]
+    fn advice_names_options() {
+        let norm = BatchNorm1d::new(vec![2.0_f32; 2], vec![1.0; 2], vec![0.5; 2], vec![4.0; 2], 0.0).unwrap();
+        let linear = || Linear::new(DMatrix::from_element(2, 2, 1.0_f32), DVector::from_element(2, 100.0)).unwrap();
+        let model = Sequential::builder().layer(linear()).layer(Relu).layer(norm).layer(Relu).layer(linear()).build().unwrap();
+        for (rule, codes) in [(Rule::Flat, vec![Code::DeadUnits]), (Rule::Epsilon, vec![Code::LargeBiases, Code::UnmergedNorm])] {
+            let findings = model.check(rule).unwrap();
+            for code in codes {
+                let finding = findings.iter().find(|finding| finding.code == code).expect("this model has it");
+                let text = in_finding(finding.clone()).to_string();
+                assert!(!text.contains("::"), "{text}");
+            }
+        }
+        assert_eq!(in_options("say which, with OnnxFile::output"), "say which, with --output");
+        assert_eq!(in_options("end it before, with OnnxFile::output(\"a/b\"), or not"), "end it before, with --output a/b, or not");
+    }
+}

@@ -1,0 +1,176 @@
+//! Results for programs, with the feature `serde`. The schema is `docs/json.md`: what is there is a promise.
+//!
+//! Where a type's fields are the schema it derives [`Serialize`]; here are those whose values are computed.
+
+use serde::ser::{Error, SerializeMap, SerializeStruct};
+use serde::{Serialize, Serializer};
+
+use crate::accumulate::{Accumulation, Cause, Plan};
+use crate::check::Code;
+use crate::explanation::Explanation;
+use crate::health::Health;
+use crate::ledger::{Ledger, LedgerEntry};
+use crate::scalar::Scalar;
+use crate::shape::Shape;
+
+/// A name is written as it is displayed.
+macro_rules! as_displayed {
+    ($($name:ty),*) => {$(
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    )*};
+}
+as_displayed!(Cause, Code);
+
+/// A struct whose fields are these, in this order.
+macro_rules! fields {
+    ($serializer:ident, $name:literal, { $($key:literal: $value:expr),* $(,)? }) => {{
+        let mut fields = $serializer.serialize_struct($name, [$($key),*].len())?;
+        $(fields.serialize_field($key, &$value)?;)*
+        fields.end()
+    }};
+}
+
+/// What an iterator gives, as a list.
+struct List<F>(F);
+
+impl<F: Fn() -> I, I: IntoIterator<Item: Serialize>> Serialize for List<F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq((self.0)())
+    }
+}
+
+impl Serialize for Shape {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.dims().serialize(serializer)
+    }
+}
+
+impl<T: Scalar + Serialize> Serialize for Explanation<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        fields!(serializer, "Explanation", {
+            "rule": self.rule(),
+            "output": self.output().as_slice(),
+            "probabilities": self.probabilities().map(nalgebra::Matrix::as_slice),
+            "predicted": self.predicted(),
+            "exponent": self.exponent(),
+            "weighted": self.is_weighted(),
+            "targets": List(|| self.targets().map(|target| Target { explanation: self, target })),
+            "health": self.health(),
+            "findings": self.findings(),
+        })
+    }
+}
+
+/// What an explanation says of one target.
+struct Target<'a, T: Scalar> {
+    explanation: &'a Explanation<T>,
+    target: usize,
+}
+
+impl<T: Scalar + Serialize> Serialize for Target<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { explanation, target } = self;
+        fields!(serializer, "Target", {
+            "target": target,
+            "relevance": explanation.relevance(*target).map_err(S::Error::custom)?.as_slice(),
+            "ledger": explanation.ledger(*target).map_err(S::Error::custom)?,
+        })
+    }
+}
+
+impl Serialize for Ledger {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        fields!(serializer, "Ledger", {
+            "target": self.target(),
+            "output": self.output(),
+            "inputs": self.inputs(),
+            "causes": Causes(self),
+            "rounding": self.rounding(),
+            "imbalance": self.imbalance(),
+            "entries": self.entries(),
+        })
+    }
+}
+
+/// What all layers' sinks of each cause got, for the causes that the ledger has.
+struct Causes<'a>(&'a Ledger);
+
+impl Serialize for Causes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let causes = self.0.causes();
+        let mut map = serializer.serialize_map(Some(causes.len()))?;
+        for cause in causes {
+            map.serialize_entry(&cause, &self.0.total(cause))?;
+        }
+        map.end()
+    }
+}
+
+impl Serialize for LedgerEntry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        fields!(serializer, "LedgerEntry", {
+            "layer": self.layer(),
+            "kind": self.kind(),
+            "cause": self.cause(),
+            "share": self.share(),
+            "relevance": self.relevance(),
+        })
+    }
+}
+
+impl Serialize for Health {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        fields!(serializer, "Health", {
+            "layers": self.layers(),
+            "targets": List(|| self.targets().map(|target| TargetHealth { health: self, target })),
+        })
+    }
+}
+
+struct TargetHealth<'a> {
+    health: &'a Health,
+    target: usize,
+}
+
+impl Serialize for TargetHealth<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { health, target } = self;
+        fields!(serializer, "TargetHealth", {
+            "target": target,
+            "bound": health.bound(*target),
+            "relative_bound": health.relative_bound(*target),
+        })
+    }
+}
+
+impl Serialize for Plan {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let orders = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
+        fields!(serializer, "Plan", {
+            "accumulation": self.accumulation(),
+            "orders": orders.map(|accumulation| Order { plan: self, accumulation }),
+        })
+    }
+}
+
+/// One of a plan's orders.
+struct Order<'a> {
+    plan: &'a Plan,
+    accumulation: Accumulation,
+}
+
+impl Serialize for Order<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { plan, accumulation } = self;
+        fields!(serializer, "Order", {
+            "accumulation": accumulation,
+            "bracketing": plan.bracketing(*accumulation),
+            "multiply_adds": plan.multiply_adds(*accumulation),
+            "largest_block": plan.largest_block(*accumulation),
+        })
+    }
+}
