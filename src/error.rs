@@ -111,28 +111,6 @@ pub enum Error {
         found: usize,
     },
 
-    /// The values of a batch are no whole number of samples.
-    #[error(
-        "the batch has {found} values, which is no whole number of samples: the model takes {inputs} values a sample, of the shape {shape}"
-    )]
-    BatchLength {
-        /// How many values the batch has.
-        found: usize,
-        /// How many inputs the model has.
-        inputs: usize,
-        /// The shape of a sample.
-        shape: Shape,
-    },
-
-    /// A slice for relevances has another length than there are inputs.
-    #[error("the slice for the relevances has {found} values, the model has {expected} inputs")]
-    SliceLength {
-        /// How many inputs the model has.
-        expected: usize,
-        /// How many values the slice has.
-        found: usize,
-    },
-
     /// An output was asked for that the model does not have.
     #[error("output {target} was asked for, the model has outputs 0 to {last}", last = .outputs - 1)]
     TargetOutOfRange {

