@@ -7,6 +7,7 @@ use crate::layer::{LinearMap, WeightFn};
 use crate::rule::{BiasMode, Decomposition, Divisor, Group, Input, RelevanceRule, Site, rule_at};
 use crate::scalar::Scalar;
 use crate::sequential::{Bound, Chain, Linear, Node, Sequential};
+use crate::shape::Shape;
 
 /// What a [`Finding`] is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +21,8 @@ pub enum Code {
     UnmergedNorm,
     /// Biases are large against what inputs add to the outputs.
     LargeBiases,
+    /// A layer was read from a text that leaves out settings that could make a difference.
+    AssumedSettings,
 }
 
 impl fmt::Display for Code {
@@ -29,6 +32,7 @@ impl fmt::Display for Code {
             Self::DeadUnits => "dead-units",
             Self::UnmergedNorm => "unmerged-norm",
             Self::LargeBiases => "large-biases",
+            Self::AssumedSettings => "assumed-settings",
         })
     }
 }
@@ -83,7 +87,7 @@ impl<T: Scalar> Sequential<T> {
     pub fn check(&self, rule: impl RelevanceRule<T>) -> Result<Vec<Finding>, Error> {
         let mut check = Check { rule: &rule, sites: self.sites(), findings: Vec::new() };
         let values = Values { squares: vec![T::one(); self.inputs()], below_zero: None };
-        check.chain(self.chain(), values)?;
+        check.chain(self.chain(), self.input_shape(), values)?;
         Ok(check.findings)
     }
 }
@@ -109,8 +113,9 @@ impl<T: Scalar> Check<'_, T> {
         self.findings.push(Finding { code, layer, kind, sentence, advice });
     }
 
-    fn chain(&mut self, chain: &Chain<T>, mut values: Values<T>) -> Result<Values<T>, Error> {
+    fn chain(&mut self, chain: &Chain<T>, mut input: Shape, mut values: Values<T>) -> Result<Values<T>, Error> {
         for node in &chain.nodes {
+            self.assumed(node, input);
             match &node.bound {
                 Bound::Linear(linear) => values = self.linear(node, linear, values)?,
                 Bound::Elementwise(function) => {
@@ -128,7 +133,7 @@ impl<T: Scalar> Check<'_, T> {
                 }
                 Bound::Branches { branches, sum, .. } => {
                     let branches: Vec<Values<T>> =
-                        branches.iter().map(|branch| self.chain(branch, values.clone())).collect::<Result<_, _>>()?;
+                        branches.iter().map(|branch| self.chain(branch, input, values.clone())).collect::<Result<_, _>>()?;
                     let below_zero = branches[0].below_zero;
                     let alike = branches.iter().all(|branch| branch.below_zero == below_zero);
                     let squares = branches.into_iter().flat_map(|branch| branch.squares).collect();
@@ -144,8 +149,19 @@ impl<T: Scalar> Check<'_, T> {
                     "Nothing, if the logits are meant; why one output and not another is a contrast of logits.",
                 ),
             }
+            input = node.output;
         }
         Ok(values)
+    }
+
+    fn assumed(&mut self, node: &Node<T>, input: Shape) {
+        let Some(settings) = node.layer.assumed(input) else { return };
+        self.find(
+            node,
+            Code::AssumedSettings,
+            format!("The text that the layer was read from does not say all of its settings. They are taken to be {settings}."),
+            "Write them into the text if they are others: PyTorch does not print them (relprop::io has lines of Python that do).",
+        );
     }
 
     fn linear(&mut self, node: &Node<T>, linear: &Linear<T>, values: Values<T>) -> Result<Values<T>, Error> {

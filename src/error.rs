@@ -267,7 +267,7 @@ pub enum Error {
     },
 
     /// The tensors of a file are not those that the architecture asks for.
-    #[error("the weights do not fit the architecture:{}", list_tensors(.missing, .surplus, .misshapen))]
+    #[error("the weights do not fit the architecture:{}", list_tensors(.missing, .surplus, .misshapen, .notes))]
     StateDict {
         /// Tensors that the architecture asks for and the file does not have.
         missing: Vec<String>,
@@ -275,6 +275,8 @@ pub enum Error {
         surplus: Vec<String>,
         /// Tensors of another shape than the architecture asks for.
         misshapen: Vec<Misshapen>,
+        /// What may be why, and what to do, a sentence each.
+        notes: Vec<String>,
     },
 
     /// An ONNX model has operators that are not read, or not in that place.
@@ -330,7 +332,7 @@ fn list_nodes(nodes: &[UnsupportedNode]) -> String {
     nodes.iter().map(line).collect()
 }
 
-fn list_tensors(missing: &[String], surplus: &[String], misshapen: &[Misshapen]) -> String {
+fn list_tensors(missing: &[String], surplus: &[String], misshapen: &[Misshapen], notes: &[String]) -> String {
     use std::fmt::Write;
     let mut text = String::new();
     for (title, names) in [("missing", missing), ("surplus", surplus)] {
@@ -340,6 +342,9 @@ fn list_tensors(missing: &[String], surplus: &[String], misshapen: &[Misshapen])
     }
     for m in misshapen {
         let _ = write!(text, "\n  {}: the shape is {:?}, not {:?}", m.name, m.found, m.expected);
+    }
+    for note in notes {
+        let _ = write!(text, "\n  {note}");
     }
     text
 }

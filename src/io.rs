@@ -49,6 +49,7 @@ mod tensor;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::Error;
 use crate::scalar::Scalar;
@@ -79,6 +80,8 @@ use tensor::{Data, Tensor};
 pub struct StateDict {
     tensors: BTreeMap<String, Tensor>,
     metadata: BTreeMap<String, String>,
+    /// What is in the file but is no tensor of numbers, by its name: what it is, and what to do.
+    left_out: BTreeMap<String, Arc<str>>,
 }
 
 /// The keys of the metadata under which a model's layers and the shape of a sample stand.
@@ -128,7 +131,7 @@ impl StateDict {
             }
             let names = archive.names()?;
             #[cfg(feature = "npz")]
-            if names.iter().any(|name| name.ends_with(".npy")) {
+            if npz::has_arrays(&names) {
                 return Self::of_npz(archive);
             }
             return Err(malformed(not_weights(recognize::of_archive(&names).unwrap_or(recognize::ARCHIVE))));
@@ -150,7 +153,7 @@ impl StateDict {
 
     #[cfg(any(feature = "npz", feature = "pytorch"))]
     fn of(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
-        Self { tensors: tensors.into_iter().collect(), metadata: BTreeMap::new() }
+        Self { tensors: tensors.into_iter().collect(), metadata: BTreeMap::new(), left_out: BTreeMap::new() }
     }
 
     /// The tensors' names, in alphabetical order.
@@ -176,7 +179,16 @@ impl StateDict {
     /// [`Error::StateDict`] where there is no such tensor, [`Error::Malformed`] where its numbers are of another type, and
     /// [`Error::Io`], as a file's tensors are read when they are asked for.
     pub fn tensor<T: Scalar>(&self, name: &str) -> Result<(Vec<usize>, Vec<T>), Error> {
-        let missing = || Error::StateDict { missing: vec![name.to_owned()], surplus: Vec::new(), misshapen: Vec::new() };
+        let missing = || {
+            let notes = self.left_out.get(name).map(|what| format!("{name} is {what}"));
+            let missing = notes.is_none().then(|| name.to_owned());
+            Error::StateDict {
+                missing: missing.into_iter().collect(),
+                surplus: Vec::new(),
+                misshapen: Vec::new(),
+                notes: notes.into_iter().collect(),
+            }
+        };
         let tensor = self.tensors.get(name).ok_or_else(missing)?;
         Ok((tensor.shape.clone(), tensor.convert(name)?))
     }
@@ -184,9 +196,8 @@ impl StateDict {
     /// The tensors whose names begin with `prefix` and a dot, without both: one module of a larger model.
     #[must_use]
     pub fn under(&self, prefix: &str) -> Self {
-        let inner = |name: &str| name.strip_prefix(prefix)?.strip_prefix('.').map(str::to_owned);
-        let tensors = self.tensors.iter().filter_map(|(name, tensor)| Some((inner(name)?, tensor.clone())));
-        Self { tensors: tensors.collect(), metadata: self.metadata.clone() }
+        let stem = if prefix.is_empty() { String::new() } else { format!("{prefix}.") };
+        Self { tensors: under(&self.tensors, &stem), metadata: self.metadata.clone(), left_out: under(&self.left_out, &stem) }
     }
 
     /// Whether the file says the model's architecture, so that [`to_model`](Self::to_model) can be used.
@@ -202,7 +213,13 @@ impl StateDict {
     /// [`Error::Malformed`] without an architecture or with a line that is no layer of this crate; then those of
     /// [`StateDictBuilder::build`].
     pub fn to_model<T: Scalar>(&self) -> Result<Sequential<T>, Error> {
-        let says_none = || malformed("it does not say its architecture".to_owned());
+        let says_none = || {
+            malformed(
+                "the file has weights, but does not say its architecture: give it with StateDict::model_of as PyTorch prints the \
+                 network, or write it into the file with the line of Python in the documentation of relprop::io"
+                    .to_owned(),
+            )
+        };
         let architecture = self.metadata(ARCHITECTURE).ok_or_else(says_none)?;
         let unusable = |text| malformed(format!("'{}' is no input shape", architecture::shortened(text)));
         let sizes = |text: &str| text.split_whitespace().map(|dim| dim.parse().ok()).collect::<Option<Vec<usize>>>();
@@ -252,6 +269,12 @@ impl StateDict {
     pub fn builder<T: Scalar>(&self) -> StateDictBuilder<'_, T> {
         StateDictBuilder { weights: self, modules: Vec::new(), input: None }
     }
+}
+
+/// What has names that begin with `stem`, with the rest of the names.
+fn under<V: Clone>(named: &BTreeMap<String, V>, stem: &str) -> BTreeMap<String, V> {
+    let from = named.range(stem.to_owned()..);
+    from.map_while(|(name, value)| Some((name.strip_prefix(stem)?.to_owned(), value.clone()))).collect()
 }
 
 /// What is said of a file that is none of weights, or whose reader is switched off.

@@ -14,6 +14,11 @@ pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 /// No header is longer.
 const LONGEST: usize = 1 << 16;
 
+/// Whether there is an array among the files of an archive.
+pub(super) fn has_arrays(names: &[String]) -> bool {
+    names.iter().any(|name| name.strip_suffix(".npy").is_some())
+}
+
 impl StateDict {
     /// Reads the content of an `.npz` file, as `numpy.savez` and `numpy.savez_compressed` write it; the tensors have the arrays'
     /// names. An `.npy` file, which holds one array without a name, is read too: it is called `arr_0`, as NumPy would.

@@ -88,7 +88,7 @@ pub(crate) fn of_folder(path: &Path) -> String {
 pub(crate) fn of_archive(names: &[impl AsRef<str>]) -> Option<&'static str> {
     let holds = |ends: &[&str]| names.iter().any(|name| ends.iter().any(|end| name.as_ref().ends_with(end)));
     let in_folder = |folder: &str| names.iter().any(|name| name.as_ref().contains(folder));
-    if holds(&["config.json", "metadata.json", "model.weights.h5"]) && !holds(&["data.pkl"]) {
+    if names.iter().any(|name| matches!(name.as_ref(), "metadata.json" | "model.weights.h5")) {
         Some("a Keras model (.keras): export it to ONNX in Keras (`model.export(\"model.onnx\", format=\"onnx\")`)")
     } else if holds(&["archive_format", "serialized_exported_program.json"]) || in_folder("models/model.json") {
         Some(

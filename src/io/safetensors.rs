@@ -1,6 +1,6 @@
 //! The safetensors format.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -58,7 +58,7 @@ impl StateDict {
         });
         let tensors: Option<_> = tensors.collect();
         let metadata = header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone()));
-        Some(Self { tensors: tensors?, metadata: metadata.collect() })
+        Some(Self { tensors: tensors?, metadata: metadata.collect(), left_out: BTreeMap::new() })
     }
 }
 
