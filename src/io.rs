@@ -3,15 +3,22 @@
 //! A [`StateDict`] is named tensors, whatever file they came from. It becomes a model in one of two ways: the caller gives
 //! the architecture ([`StateDict::builder`]), or the file carries it ([`StateDict::to_model`]). Such a file is written by
 //! [`Sequential::write_safetensors`](crate::Sequential::write_safetensors), or from PyTorch, for a `net` that is an
-//! `nn.Sequential`, by
+//! `nn.Sequential`, which may hold others, and a batch `x` of samples, by
 //!
 //! ```text
 //! from safetensors.torch import save_file
-//! save_file(net.state_dict(), "model.safetensors", {"architecture": repr(net), "input": "3 224 224"})
+//! from torch import nn
+//!
+//! for pool in (nn.AvgPool1d, nn.AvgPool2d):  # PyTorch prints only some of their settings
+//!     pool.extra_repr = lambda self: ", ".join(f"{name}={getattr(self, name)}" for name in self.__constants__)
+//! shape = " ".join(map(str, x.shape[1:]))
+//! save_file(net.state_dict(), "model.safetensors", {"architecture": repr(net), "input": shape})
 //! ```
 //!
-//! `input` is the shape of a sample; a network that begins with a dense layer needs none. Branches are groups named `Residual`
-//! (their sum) and `Concat`, modules of your own whose children are the branches:
+//! The text is what `print(net)` shows. PyTorch does not print what a `forward` does. So a class of your own that holds one module is
+//! taken for that module, and one that holds several is refused: where its forward applies them one after another and does nothing
+//! else, write `Sequential` in the place of its name. Branches are groups named `Residual` (their sum) and `Concat`, modules of your
+//! own whose children are the branches:
 //!
 //! ```text
 //! class Residual(nn.Sequential):
@@ -19,8 +26,10 @@
 //!         return sum(branch(x) for branch in self)
 //! ```
 //!
-//! PyTorch does not print the last two settings of an average pooling, `ceil_mode` and `count_include_pad`: where they are not
-//! the usual ones, write them into the text.
+//! PyTorch does not print the settings `ceil_mode`, `count_include_pad` and `divisor_override` of an average pooling unless the lines above
+//! have it do so. Where the text does not say them and they could make a difference, they are taken to be the usual ones, and
+//! [`Sequential::check`](crate::Sequential::check) finds [`Code::AssumedSettings`](crate::Code::AssumedSettings). Every other argument
+//! of a layer is understood, is without effect after training, or is refused.
 //!
 //! # Safety of the readers
 //!
@@ -84,7 +93,7 @@ pub struct StateDict {
     left_out: BTreeMap<String, Arc<str>>,
 }
 
-/// The keys of the metadata under which a model's layers and the shape of a sample stand.
+/// The keys of the metadata that hold a model's layers and the shape of a sample.
 const ARCHITECTURE: &str = "architecture";
 const INPUT: &str = "input";
 
@@ -230,7 +239,9 @@ impl StateDict {
 
     /// The model of these tensors and an architecture in the words of PyTorch: what `print(net)` shows of an `nn.Sequential`,
     /// which may hold others, and `Residual(…)` and `Concat(…)` with their branches as children. The names are those of the
-    /// state dict; `()` is a name that adds nothing to it.
+    /// state dict; `()` is a name that adds nothing to it. Of another class that holds one module, that module is taken.
+    ///
+    /// Where the tensors do not fit as they are, but under exactly one prefix, those are taken ([`StateDictBuilder::build`]).
     ///
     /// `input` is the shape of a sample; a model that begins with a dense layer needs none.
     ///

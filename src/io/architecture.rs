@@ -148,7 +148,7 @@ pub(super) fn branch<T: Scalar>(module: &Module<T>, make: &mut Maker<'_, T>, pat
     Ok(Branch { layers })
 }
 
-/// Makes the layer that stands under a name.
+/// Makes the layer of a name.
 pub(super) type Maker<'a, T> = dyn FnMut(&str, &Weighted) -> Result<Arc<dyn Layer<T>>, Error> + 'a;
 
 /// `path` is the module's name in the file, `own` within the branch that it is in.
@@ -243,7 +243,7 @@ impl<'a> Reader<'a> {
         self.at += self.rest().len() - self.rest().trim_start().len();
     }
 
-    /// Goes on behind this text, where it comes next.
+    /// Continues after this text, where it comes next.
     fn takes(&mut self, text: &str) -> bool {
         let there = self.rest().starts_with(text);
         self.at += if there { text.len() } else { 0 };
@@ -321,7 +321,7 @@ impl<'a> Reader<'a> {
                     return Err(if text.is_empty() {
                         "the text ends before the module's last bracket: it is incomplete".to_owned().into()
                     } else {
-                        format!("'{text}' stands where a bracket closes the module, or a child such as (0): ReLU() begins").into()
+                        format!("'{text}' is neither a child such as (0): ReLU() nor the bracket that closes the module").into()
                     });
                 }
             }

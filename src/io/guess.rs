@@ -14,10 +14,10 @@ const LISTED: usize = 5;
 
 impl StateDict {
     /// An architecture for weights that come without one, in the words of [`model_of`](Self::model_of), where they can be the
-    /// weights of dense layers one behind the other.
+    /// weights of dense layers one after another.
     ///
     /// It is a guess: the order is that of the names (numbers in them count as numbers), and as no file of weights says what
-    /// stands between them, it is taken to be a ReLU. Look at it, and check the model's outputs, before you trust it.
+    /// is between them, it is taken to be a ReLU. Look at it, and check the model's outputs, before you trust it.
     ///
     /// Where the tensors as they are are none of such a stack, but those of exactly one module within, it is that module's, and
     /// [`model_of`](Self::model_of) finds them.
@@ -98,7 +98,7 @@ impl StateDict {
         for pair in layers.windows(2) {
             let ((before, _, outputs), (behind, inputs, _)) = (pair[0], pair[1]);
             if outputs != inputs {
-                return Err(refused(format!("{before} has {outputs} outputs, {behind} behind it {inputs} inputs")));
+                return Err(refused(format!("{before} has {outputs} outputs, but {behind} after it takes {inputs} inputs")));
             }
         }
         let mut text = "Sequential(".to_owned();

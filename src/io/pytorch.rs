@@ -98,7 +98,7 @@ impl StateDict {
         let mut load = || machine.load().map_err(|reason| malformed(&reason)).map(|value| (value, machine.at()));
         load()?;
         if !matches!(load()?.0, Value::Int(1001)) {
-            return Err(malformed("it is of a version that is not read"));
+            return Err(malformed("it is of an unsupported version of PyTorch's format: save it again with PyTorch 1.6 or later"));
         }
         load()?;
         let (root, _) = load()?;
@@ -123,7 +123,7 @@ impl StateDict {
 
 /// The tensors in what a pickle has made, of storages by their keys.
 fn state_dict(machine: &Machine<'_>, root: &Value, storages: &BTreeMap<Rc<str>, Data>) -> Result<StateDict, Error> {
-    // The same dictionary may stand in others many times over: no more of them are looked into than the program has bytes.
+    // Other dictionaries may hold the same one many times over: no more of them are looked into than the program has bytes.
     let mut collected = Collected { machine, budget: machine.length(), found: Vec::new(), left_out: Vec::new() };
     collected.value(root, "", 0).map_err(malformed)?;
     let Collected { found, left_out, .. } = collected;
@@ -220,7 +220,7 @@ struct Collected<'a> {
 
 impl Collected<'_> {
     fn spend(&mut self, cost: usize) -> Result<(), &'static str> {
-        self.budget = self.budget.checked_sub(cost).ok_or("its dictionaries stand in one another without end")?;
+        self.budget = self.budget.checked_sub(cost).ok_or("its dictionaries hold one another without end")?;
         Ok(())
     }
 

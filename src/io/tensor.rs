@@ -79,7 +79,9 @@ impl Tensor {
             Number::Uint(2) => self.data.numbers(|b| u16::from_le_bytes(b).into()),
             Number::Uint(4) => self.data.numbers(|b| u32::from_le_bytes(b).into()),
             Number::Uint(_) => self.data.numbers(|b| u64::from_le_bytes(b) as f64),
-            Number::Other(kind) => Err(malformed(format!("tensor {name} is of type {kind}, weights are f16, bf16, f32 or f64"))),
+            Number::Other(kind) => {
+                Err(malformed(format!("tensor {name} is of type {kind}, weights are f16, bf16, f32 or f64: convert it in Python")))
+            }
         }?;
         Ok(match &self.strides {
             Some(strides) => in_order(&self.shape, strides, &values),

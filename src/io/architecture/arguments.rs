@@ -1,4 +1,4 @@
-//! What stands between the brackets of a printed layer.
+//! The arguments of a printed layer: the text between its brackets.
 
 use std::cell::Cell;
 

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use super::super::architecture::shortened;
 use super::super::tensor::{AXES, Number};
 
-/// What is on the stack. Objects can be changed after they are met, so they stand in a list of their own.
+/// What is on the stack. Objects can be changed after they are met, so they are in a list of their own.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     Int(i64),
