@@ -336,6 +336,13 @@ fn weights_within_a_checkpoint_are_found() {
         assert_eq!(weights.model_of::<f64>(&guess, None).unwrap().forward(&x).unwrap(), outputs(&weights), "{name}:\n{guess}");
     }
 
+    // All are there as they are, with others, and under `head` alone: it is not guessed which are meant.
+    let names = ["0.weight", "head.0.weight"].map(|name| (format!("{name}.npy"), std::fs::read(path("x.npy")).unwrap()));
+    let ambiguous = StateDict::from_npz(archive_of(&names, false)).unwrap();
+    let linear = "Linear(in_features=3, out_features=1, bias=False)";
+    let error = ambiguous.model_of::<f64>(linear, None).unwrap_err().to_string();
+    assert!(error.contains("under no prefix and `head`: choose one with StateDict::under"), "{error}");
+    assert!(ambiguous.under("head").model_of::<f64>(linear, None).is_ok());
     let several = open("averages.pt");
     for error in [several.model_of::<f64>(&text, None).unwrap_err(), several.guessed_architecture().map(drop).unwrap_err()] {
         let error = error.to_string();

@@ -47,8 +47,8 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
 
     /// The model.
     ///
-    /// Where the tensors as they are do not fit the architecture, and there is exactly one prefix under which they do, such as
-    /// `state_dict` in a checkpoint that has an optimizer's tensors too, or `module`, they are taken from
+    /// Where the tensors as they are do not fit the architecture, and there is exactly one prefix under which all of them are, and no
+    /// others, such as `state_dict` in a checkpoint that has an optimizer's tensors too, or `module`, they are taken from
     /// [`under`](StateDict::under) it.
     ///
     /// # Errors
@@ -91,20 +91,12 @@ impl StateDict {
     fn prefix_of(&self, asked: &[(String, Vec<usize>)]) -> Result<&str, Error> {
         let Some(misfit) = self.misfit("", asked) else { return Ok("") };
         let fits = self.fits(asked);
-        let whole = |(&prefix, fit): (&&'_ str, &Fit)| fit.shaped == asked.len() && self.misfit(prefix, asked).is_none();
-        let exact: Vec<&str> = fits.iter().filter(|&(prefix, fit)| whole((prefix, fit))).map(|(&prefix, _)| prefix).collect();
-        match *exact.as_slice() {
-            [prefix] => Ok(prefix),
-            [] => Err(self.closest(misfit, &fits, asked).into()),
-            _ => {
-                let listed: Vec<String> = exact.iter().take(LISTED).map(|prefix| format!("`{}`", shortened(prefix))).collect();
-                let note = format!(
-                    "there are {} sets of tensors that would, those under {}: choose one with StateDict::under",
-                    exact.len(),
-                    listed.join(" and ")
-                );
-                Err(Misfit { notes: vec![note], ..Misfit::default() }.into())
-            }
+        // All tensors are there under these, perhaps with others: a choice among several is the user's.
+        let whole: Vec<&str> = fits.iter().filter(|(_, fit)| fit.shaped == asked.len()).map(|(&prefix, _)| prefix).collect();
+        match *whole.as_slice() {
+            [prefix] if !prefix.is_empty() && self.misfit(prefix, asked).is_none() => Ok(prefix),
+            [] | [_] => Err(self.closest(misfit, &fits, asked).into()),
+            _ => Err(Misfit { notes: vec![several(&whole)], ..Misfit::default() }.into()),
         }
     }
 
@@ -200,6 +192,17 @@ impl StateDict {
 struct Fit {
     shaped: usize,
     named: usize,
+}
+
+/// What is said where the tensors under several prefixes would do.
+fn several(prefixes: &[&str]) -> String {
+    let quoted = |prefix: &&str| if prefix.is_empty() { "no prefix".to_owned() } else { format!("`{}`", shortened(prefix)) };
+    let listed: Vec<String> = prefixes.iter().take(LISTED).map(quoted).collect();
+    let count = prefixes.len();
+    format!(
+        "there are {count} sets of tensors that could be meant, under {}: choose one with StateDict::under",
+        listed.join(" and ")
+    )
 }
 
 impl Misfit {

@@ -116,7 +116,8 @@ impl<T: Scalar> Sequential<T> {
     /// # Errors
     /// Those of both.
     pub fn read_safetensors(path: impl AsRef<Path>) -> Result<Self, Error> {
-        StateDict::open(path)?.to_model()
+        let path = path.as_ref();
+        StateDict::open(path)?.to_model().map_err(|error| error.in_file(path))
     }
 }
 
