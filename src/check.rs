@@ -8,6 +8,7 @@ use crate::layer::{Functions, Layer, LinearMap, WeightFn};
 use crate::rule::{BiasMode, Decomposition, Divisor, Group, Input, RelevanceRule, Site, rule_at};
 use crate::scalar::Scalar;
 use crate::sequential::{Bound, Chain, Linear, Node, Sequential};
+use crate::shape::Shape;
 
 /// The kinds of [`Finding`]s, such as units that are never active.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,6 +28,8 @@ pub enum Code {
     LargeBiases,
     /// A sample has values outside the range that a rule supposes, such as the box of [`ZBox`](crate::ZBox).
     OutsideRange,
+    /// A layer was read from a text that leaves out settings that could make a difference.
+    AssumedSettings,
 }
 
 impl fmt::Display for Code {
@@ -39,6 +42,7 @@ impl fmt::Display for Code {
             Self::UnmergedNorm => "unmerged-norm",
             Self::LargeBiases => "large-biases",
             Self::OutsideRange => "outside-range",
+            Self::AssumedSettings => "assumed-settings",
         })
     }
 }
@@ -98,7 +102,7 @@ impl<T: Scalar> Sequential<T> {
         let merged = if has_norm { self.canonize()?.1 } else { Vec::new() };
         let mut check = Check { rule: &rule, sites: self.sites(), last, merged, findings: Vec::new() };
         let values = Values { squares: vec![T::one(); self.inputs()], below_zero: None };
-        check.chain(self.chain(), values)?;
+        check.chain(self.chain(), self.input_shape(), values)?;
         Ok(check.findings)
     }
 }
@@ -128,8 +132,9 @@ impl<T: Scalar> Check<'_, T> {
         self.findings.push(Finding { code, layer, kind, sentence, advice });
     }
 
-    fn chain(&mut self, chain: &Chain<T>, mut values: Values<T>) -> Result<Values<T>, Error> {
+    fn chain(&mut self, chain: &Chain<T>, mut input: Shape, mut values: Values<T>) -> Result<Values<T>, Error> {
         for node in &chain.nodes {
+            self.assumed(node, input);
             match &node.bound {
                 Bound::Linear(linear) => values = self.linear(node, linear, values)?,
                 Bound::Elementwise(functions) => {
@@ -152,7 +157,7 @@ impl<T: Scalar> Check<'_, T> {
                 }
                 Bound::Branches { branches, sum, .. } => {
                     let branches: Vec<Values<T>> =
-                        branches.iter().map(|branch| self.chain(branch, values.clone())).collect::<Result<_, _>>()?;
+                        branches.iter().map(|branch| self.chain(branch, input, values.clone())).collect::<Result<_, _>>()?;
                     let below_zero = branches[0].below_zero;
                     let alike = branches.iter().all(|branch| branch.below_zero == below_zero);
                     let squares = branches.into_iter().flat_map(|branch| branch.squares).collect();
@@ -174,6 +179,7 @@ impl<T: Scalar> Check<'_, T> {
                     "Nothing, if the logits are meant: positive relevance raises the probability, negative relevance lowers it.",
                 ),
             }
+            input = node.output;
         }
         Ok(values)
     }
@@ -200,6 +206,16 @@ impl<T: Scalar> Check<'_, T> {
             )
         };
         self.find(node, Code::NonzeroAtZero, sentence, advice);
+    }
+
+    fn assumed(&mut self, node: &Node<T>, input: Shape) {
+        let Some(settings) = node.layer.assumed(input) else { return };
+        self.find(
+            node,
+            Code::AssumedSettings,
+            format!("The text that the layer was read from does not say all of its settings. They are taken to be {settings}."),
+            "Write them into the text if they are others: PyTorch does not print them (relprop::io has lines of Python that do).",
+        );
     }
 
     fn linear(&mut self, node: &Node<T>, linear: &Linear<T>, values: Values<T>) -> Result<Values<T>, Error> {

@@ -342,7 +342,7 @@ pub enum Error {
     },
 
     /// The tensors of a file are not those that the architecture asks for.
-    #[error("the weights do not fit the architecture:{}", list_tensors(.missing, .surplus, .misshapen))]
+    #[error("the weights do not fit the architecture:{}", list_tensors(.missing, .surplus, .misshapen, .notes))]
     StateDict {
         /// Tensors that the architecture asks for and the file does not have.
         missing: Vec<String>,
@@ -350,6 +350,8 @@ pub enum Error {
         surplus: Vec<String>,
         /// Tensors of another shape than the architecture asks for.
         misshapen: Vec<Misshapen>,
+        /// What may be why, and what to do, a sentence each.
+        notes: Vec<String>,
     },
 
     /// An ONNX model has operators that are not read, or not in that place.
@@ -418,7 +420,7 @@ fn list_nodes(nodes: &[UnsupportedNode]) -> String {
     nodes.iter().map(line).collect()
 }
 
-fn list_tensors(missing: &[String], surplus: &[String], misshapen: &[Misshapen]) -> String {
+fn list_tensors(missing: &[String], surplus: &[String], misshapen: &[Misshapen], notes: &[String]) -> String {
     use std::fmt::Write;
     let mut text = String::new();
     for (title, names) in [("missing", missing), ("surplus", surplus)] {
@@ -428,6 +430,9 @@ fn list_tensors(missing: &[String], surplus: &[String], misshapen: &[Misshapen])
     }
     for m in misshapen {
         let _ = write!(text, "\n  {}: the shape is {:?}, not {:?}", m.name, m.found, m.expected);
+    }
+    for note in notes {
+        let _ = write!(text, "\n  {note}");
     }
     text
 }
@@ -443,6 +448,15 @@ impl Error {
     pub(crate) fn in_batch(mut self, first: usize) -> Self {
         if let Self::OutsideRange { sample, .. } = &mut self {
             *sample += first;
+        }
+        self
+    }
+
+    /// The same, with the file in which something is wrong.
+    #[cfg(feature = "io")]
+    pub(crate) fn in_file(mut self, path: &std::path::Path) -> Self {
+        if let Self::Malformed { reason, .. } = &mut self {
+            *reason = format!("{}: {reason}", path.display());
         }
         self
     }

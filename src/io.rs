@@ -3,15 +3,22 @@
 //! A [`StateDict`] is named tensors, whatever file they came from. It becomes a model in one of two ways: the caller gives
 //! the architecture ([`StateDict::builder`]), or the file carries it ([`StateDict::to_model`]). Such a file is written by
 //! [`Sequential::write_safetensors`](crate::Sequential::write_safetensors), or from PyTorch, for a `net` that is an
-//! `nn.Sequential`, by
+//! `nn.Sequential`, which may hold others, and a batch `x` of samples, by
 //!
 //! ```text
 //! from safetensors.torch import save_file
-//! save_file(net.state_dict(), "model.safetensors", {"architecture": repr(net), "input": "3 224 224"})
+//! from torch import nn
+//!
+//! for pool in (nn.AvgPool1d, nn.AvgPool2d):  # PyTorch prints only some of their settings
+//!     pool.extra_repr = lambda self: ", ".join(f"{name}={getattr(self, name)}" for name in self.__constants__)
+//! shape = " ".join(map(str, x.shape[1:]))
+//! save_file(net.state_dict(), "model.safetensors", {"architecture": repr(net), "input": shape})
 //! ```
 //!
-//! `input` is the shape of a sample; a network that begins with a dense layer needs none. Branches are groups named `Residual`
-//! (their sum) and `Concat`, modules of your own whose children are the branches:
+//! The text is what `print(net)` shows. PyTorch does not print what a `forward` does. So a class of your own that holds one module is
+//! taken for that module, and one that holds several is refused: where its forward applies them one after another and does nothing
+//! else, write `Sequential` in the place of its name. Branches are groups named `Residual` (their sum) and `Concat`, modules of your
+//! own whose children are the branches:
 //!
 //! ```text
 //! class Residual(nn.Sequential):
@@ -19,8 +26,10 @@
 //!         return sum(branch(x) for branch in self)
 //! ```
 //!
-//! PyTorch does not print the last two settings of an average pooling, `ceil_mode` and `count_include_pad`: where they are not
-//! the usual ones, write them into the text.
+//! PyTorch does not print the settings `ceil_mode`, `count_include_pad` and `divisor_override` of an average pooling unless the lines above
+//! have it do so. Where the text does not say them and they could make a difference, they are taken to be the usual ones, and
+//! [`Sequential::check`](crate::Sequential::check) finds [`Code::AssumedSettings`](crate::Code::AssumedSettings). Every other argument
+//! of a layer is understood, is without effect after training, or is refused.
 //!
 //! # Safety of the readers
 //!
@@ -40,6 +49,7 @@ mod npz;
 mod onnx;
 #[cfg(feature = "pytorch")]
 mod pytorch;
+mod recognize;
 #[cfg(feature = "safetensors")]
 mod safetensors;
 // No format has need of all of it.
@@ -48,6 +58,7 @@ mod tensor;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::Error;
 use crate::scalar::Scalar;
@@ -78,11 +89,16 @@ use tensor::{Data, Tensor};
 pub struct StateDict {
     tensors: BTreeMap<String, Tensor>,
     metadata: BTreeMap<String, String>,
+    /// What is in the file but is no tensor of numbers, by its name: what it is, and what to do.
+    left_out: BTreeMap<String, Arc<str>>,
 }
 
-/// The keys of the metadata under which a model's layers and the shape of a sample stand.
+/// The keys of the metadata that hold a model's layers and the shape of a sample.
 const ARCHITECTURE: &str = "architecture";
 const INPUT: &str = "input";
+
+/// The formats of weights.
+const FORMATS: &str = "safetensors, PyTorch's .pt and .pth, and NumPy's .npz and .npy";
 
 /// One to three sizes.
 fn shape(dims: &[usize]) -> Option<Shape> {
@@ -108,14 +124,13 @@ impl StateDict {
     /// # Errors
     /// [`Error::Io`]; [`Error::Malformed`], also for a format whose feature is off.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::of_data(&Data::of_file(path.as_ref())?)
+        let path = path.as_ref();
+        Self::of_data(&Data::of_file(path)?).map_err(|error| error.in_file(path))
     }
 
     fn of_data(whole: &Data) -> Result<Self, Error> {
-        let beginning = whole.beginning(16)?;
-        if beginning.is_empty() {
-            return Err(malformed("it is empty".to_owned()));
-        }
+        let beginning = whole.beginning(recognize::ENOUGH)?;
+        let what = recognize::recognize(&beginning);
         #[cfg(any(feature = "npz", feature = "pytorch"))]
         if beginning.starts_with(archive::Archive::MAGIC) {
             let archive = archive::Archive::open(whole)?;
@@ -123,10 +138,12 @@ impl StateDict {
             if pytorch::is_checkpoint(&archive)? {
                 return Self::of_checkpoint(archive);
             }
+            let names = archive.names()?;
             #[cfg(feature = "npz")]
-            return Self::of_npz(archive);
-            #[cfg(not(feature = "npz"))]
-            return Err(malformed("it is an archive without a checkpoint; NumPy's are read with the feature `npz`".to_owned()));
+            if npz::has_arrays(&names) {
+                return Self::of_npz(archive);
+            }
+            return Err(malformed(not_weights(recognize::of_archive(&names).unwrap_or(recognize::ARCHIVE))));
         }
         #[cfg(feature = "npz")]
         if beginning.starts_with(npz::MAGIC) {
@@ -137,15 +154,15 @@ impl StateDict {
             return Self::of_legacy(whole);
         }
         #[cfg(feature = "safetensors")]
-        if beginning.get(8) == Some(&b'{') {
+        if what == Some(recognize::SAFETENSORS) {
             return Self::of_safetensors(whole);
         }
-        Err(malformed(unknown(&beginning)))
+        Err(malformed(what.map_or_else(|| recognize::instead(None, FORMATS), not_weights)))
     }
 
     #[cfg(any(feature = "npz", feature = "pytorch"))]
     fn of(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
-        Self { tensors: tensors.into_iter().collect(), metadata: BTreeMap::new() }
+        Self { tensors: tensors.into_iter().collect(), metadata: BTreeMap::new(), left_out: BTreeMap::new() }
     }
 
     /// The tensors' names, in alphabetical order.
@@ -171,7 +188,16 @@ impl StateDict {
     /// [`Error::StateDict`] where there is no such tensor, [`Error::Malformed`] where its numbers are of another type, and
     /// [`Error::Io`], as a file's tensors are read when they are asked for.
     pub fn tensor<T: Scalar>(&self, name: &str) -> Result<(Vec<usize>, Vec<T>), Error> {
-        let missing = || Error::StateDict { missing: vec![name.to_owned()], surplus: Vec::new(), misshapen: Vec::new() };
+        let missing = || {
+            let notes = self.left_out.get(name).map(|what| format!("{name} is {what}"));
+            let missing = notes.is_none().then(|| name.to_owned());
+            Error::StateDict {
+                missing: missing.into_iter().collect(),
+                surplus: Vec::new(),
+                misshapen: Vec::new(),
+                notes: notes.into_iter().collect(),
+            }
+        };
         let tensor = self.tensors.get(name).ok_or_else(missing)?;
         Ok((tensor.shape.clone(), tensor.convert(name)?))
     }
@@ -179,9 +205,8 @@ impl StateDict {
     /// The tensors whose names begin with `prefix` and a dot, without both: one module of a larger model.
     #[must_use]
     pub fn under(&self, prefix: &str) -> Self {
-        let inner = |name: &str| name.strip_prefix(prefix)?.strip_prefix('.').map(str::to_owned);
-        let tensors = self.tensors.iter().filter_map(|(name, tensor)| Some((inner(name)?, tensor.clone())));
-        Self { tensors: tensors.collect(), metadata: self.metadata.clone() }
+        let stem = if prefix.is_empty() { String::new() } else { format!("{prefix}.") };
+        Self { tensors: under(&self.tensors, &stem), metadata: self.metadata.clone(), left_out: under(&self.left_out, &stem) }
     }
 
     /// Whether the file says the model's architecture, so that [`to_model`](Self::to_model) can be used.
@@ -197,7 +222,13 @@ impl StateDict {
     /// [`Error::Malformed`] without an architecture or with a line that is no layer of this crate; then those of
     /// [`StateDictBuilder::build`].
     pub fn to_model<T: Scalar>(&self) -> Result<Sequential<T>, Error> {
-        let says_none = || malformed("it does not say its architecture".to_owned());
+        let says_none = || {
+            malformed(
+                "the file has weights, but does not say its architecture: give it with StateDict::model_of as PyTorch prints the \
+                 network, or write it into the file with the line of Python in the documentation of relprop::io"
+                    .to_owned(),
+            )
+        };
         let architecture = self.metadata(ARCHITECTURE).ok_or_else(says_none)?;
         let unusable = |text| malformed(format!("'{}' is no input shape", architecture::shortened(text)));
         let sizes = |text: &str| text.split_whitespace().map(|dim| dim.parse().ok()).collect::<Option<Vec<usize>>>();
@@ -208,7 +239,9 @@ impl StateDict {
 
     /// The model of these tensors and an architecture in the words of PyTorch: what `print(net)` shows of an `nn.Sequential`,
     /// which may hold others, and `Residual(…)` and `Concat(…)` with their branches as children. The names are those of the
-    /// state dict; `()` is a name that adds nothing to it.
+    /// state dict; `()` is a name that adds nothing to it. Of another class that holds one module, that module is taken.
+    ///
+    /// Where the tensors do not fit as they are, but under exactly one prefix, those are taken ([`StateDictBuilder::build`]).
     ///
     /// `input` is the shape of a sample; a model that begins with a dense layer needs none.
     ///
@@ -249,19 +282,27 @@ impl StateDict {
     }
 }
 
-/// What is said of a file whose beginning none of the readers knows.
-fn unknown(beginning: &[u8]) -> String {
-    let needs = |format: &str, feature: &str| format!("it is {format}, which is read with the feature `{feature}`");
-    match beginning {
-        [b'P', b'K', 3, 4, ..] => needs("an archive, as PyTorch and NumPy write them", "pytorch` or `npz"),
-        [0x80, 2..=5, ..] if cfg!(feature = "pytorch") => "it is a pickle that torch.save did not write".into(),
-        [0x80, 2..=5, ..] => needs("a pickle, as PyTorch writes checkpoints", "pytorch"),
-        [0x93, b'N', b'U', b'M', ..] => needs("an array of NumPy", "npz"),
-        [_, _, _, _, _, _, _, _, b'{', ..] => needs("a safetensors file", "safetensors"),
-        [0x08, 1..=20, ..] => {
-            "it looks like an ONNX model, not like weights: read it with Sequential::read_onnx (feature `onnx`)".into()
+/// What has names that begin with `stem`, with the rest of the names.
+fn under<V: Clone>(named: &BTreeMap<String, V>, stem: &str) -> BTreeMap<String, V> {
+    let from = named.range(stem.to_owned()..);
+    from.map_while(|(name, value)| Some((name.strip_prefix(stem)?.to_owned(), value.clone()))).collect()
+}
+
+/// What is said of a file that is none of weights, or whose reader is switched off.
+fn not_weights(what: &str) -> String {
+    let needs = |feature: &str| format!("it is {what}: switch on the feature `{feature}` of the crate to read it");
+    match what {
+        recognize::SAFETENSORS if cfg!(not(feature = "safetensors")) => needs("safetensors"),
+        recognize::CHECKPOINT if cfg!(not(feature = "pytorch")) => needs("pytorch"),
+        recognize::ARRAY | recognize::ARRAYS if cfg!(not(feature = "npz")) => needs("npz"),
+        recognize::ARCHIVE if cfg!(not(any(feature = "npz", feature = "pytorch"))) => needs("pytorch` or `npz"),
+        recognize::ARCHIVE => {
+            "it is a zip archive with neither a checkpoint of PyTorch (data.pkl) nor an array of NumPy (.npy)".into()
         }
-        _ => "it is in none of the formats that are read: safetensors, PyTorch's .pt and NumPy's .npz".into(),
+        recognize::ONNX => {
+            format!("it is {what}, which has its architecture with it: read it with Sequential::read_onnx (feature `onnx`)")
+        }
+        _ => recognize::instead(Some(what), FORMATS),
     }
 }
 

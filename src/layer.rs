@@ -78,6 +78,8 @@ pub use branches::{Branch, Concat, Residual};
 pub use convolution::{Conv1d, Conv2d, ConvTranspose2d};
 pub use linear::Linear;
 pub(crate) use linear::{check_bias, same, sum_of as sum};
+#[cfg(feature = "io")]
+pub(crate) use pooling::Assumed;
 pub use pooling::{AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d};
 pub use reshape::{Flatten, Permute, Unflatten, Upsample};
 
@@ -95,6 +97,13 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     /// The layer's settings as PyTorch prints them between the brackets, such as `negative_slope=0.01`.
     fn arguments(&self) -> String {
         String::new()
+    }
+
+    /// Settings that could make a difference for values of this shape, as they are taken to be because the text that the layer was
+    /// read from does not say them: [`Sequential::check`](crate::Sequential::check) reports them.
+    fn assumed(&self, input: Shape) -> Option<String> {
+        let _ = input;
+        None
     }
 
     /// How many inputs the layer takes, where it takes so many and no others: a model that begins with such a layer need not
@@ -151,6 +160,10 @@ macro_rules! forward_layer {
 
             fn arguments(&self) -> String {
                 (**self).arguments()
+            }
+
+            fn assumed(&self, input: Shape) -> Option<String> {
+                (**self).assumed(input)
             }
 
             fn inputs(&self) -> Option<usize> {

@@ -120,14 +120,8 @@ fn samples_may_be_saved_without_a_dictionary_and_be_whole_numbers() {
 fn what_is_no_state_dict_says_so() {
     let refused = |name: &str| StateDict::open(path(name)).unwrap_err().to_string();
     assert!(refused("module.pt").contains("torch.save(net.state_dict(), path)"), "{}", refused("module.pt"));
+    assert!(refused("script.pt").contains("it is a TorchScript archive"), "{}", refused("script.pt"));
     assert!(refused("script.pt").contains("torch.save(net.state_dict(), path)"), "{}", refused("script.pt"));
-    assert!(refused("generate.py").contains("in none of the formats"));
-    let pickle = std::env::temp_dir().join(format!("relprop-pickle-{}", std::process::id()));
-    for (content, what) in [(&b"\x80\x04K\x01."[..], "a pickle that torch.save did not write"), (b"", "it is empty")] {
-        std::fs::write(&pickle, content).unwrap();
-        assert!(StateDict::open(&pickle).unwrap_err().to_string().contains(what), "{what}");
-    }
-    std::fs::remove_file(&pickle).unwrap();
     assert!(matches!(StateDict::open(path("nothing.pt")), Err(Error::Io { .. })));
     let missing = |name: &str| open(name).builder::<f32>().linear("0", 3, 4).linear("4", 4, 2).build().unwrap_err().to_string();
     let said = ["zip.pt", "legacy.pt", "weights.npz"].map(missing);
@@ -146,4 +140,285 @@ fn a_guess_is_refused_where_it_would_be_wrong() {
     assert!(conv.is_err());
     let guessed = open("zip.pt").guessed_architecture().unwrap();
     assert!(guessed.contains("(0): Linear(in_features=3, out_features=4, bias=True)\n  (0-relu): ReLU()\n  (2): Linear"));
+}
+
+#[test]
+fn a_file_that_is_not_of_weights_is_called_what_it_is() {
+    let folder = std::env::temp_dir().join(format!("relprop-recognized-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("saved")).unwrap();
+    std::fs::write(folder.join("saved/saved_model.pb"), b"\x08\x01\x12\x04\x0a\x02ab").unwrap();
+    let zip = |names: &[&str]| {
+        let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        for name in names {
+            archive.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+        }
+        archive.finish().unwrap().into_inner()
+    };
+    let whole = |name: &str| std::fs::read(path(name)).unwrap();
+    let half = |name: &str| whole(name)[..whole(name).len() / 2].to_vec();
+    let cases: [(&str, Vec<u8>, &str); 20] = [
+        ("empty.pt", Vec::new(), "an empty file"),
+        ("net.pt", b"\x80\x04K\x01.".to_vec(), "a Python pickle, which is unsupported here: only safetensors, PyTorch's"),
+        ("net.h5", b"\x89HDF\r\n\x1a\n\0".to_vec(), "an HDF5 file, as Keras writes .h5: load the model in Keras and export it"),
+        ("pointer.pt", b"version https://git-lfs.github.com/spec/v1\noid".to_vec(), "run `git lfs pull`"),
+        ("page.pt", b"<!DOCTYPE html>".to_vec(), "an HTML page"),
+        ("net.json", b"{\"a\": 1}".to_vec(), "a JSON document"),
+        ("net.txt", b"Sequential(\n  (0): ReLU()\n)".to_vec(), "a text file"),
+        ("net.gguf", b"GGUF\x03\0\0\0\0\0\0\0".to_vec(), "a GGUF file"),
+        ("net.tar.gz", b"\x1f\x8b\x08\0\0\0\0\0".to_vec(), "unpack it first"),
+        ("net.onnx", b"\x08\x08\x12\x07pytorch".to_vec(), "read it with Sequential::read_onnx"),
+        ("net.bin", vec![0; 64], "its format is unknown"),
+        ("net.keras", zip(&["metadata.json", "config.json", "model.weights.h5"]), "a Keras model (.keras): export it to ONNX"),
+        (
+            "net.pt2",
+            zip(&["net/data/weights/model_weights_config.json", "net/models/model.json", "net/archive_format"]),
+            "a program of torch.export",
+        ),
+        ("docs.zip", zip(&["word/document.xml"]), "neither a checkpoint of PyTorch (data.pkl) nor an array"),
+        ("none.npz", zip(&[]), "an empty zip archive"),
+        ("half.pt", half("zip.pt"), "truncated or damaged"),
+        ("half.npz", half("weights.npz"), "truncated or damaged"),
+        ("half-legacy.pt", half("legacy.pt"), "truncated"),
+        ("half.safetensors", half("weights.safetensors"), "truncated"),
+        ("half.npy", half("x.npy"), "truncated"),
+    ];
+    for (name, content, what) in cases {
+        let file = folder.join(name);
+        std::fs::write(&file, &content).unwrap();
+        let error = StateDict::open(&file).unwrap_err().to_string();
+        assert!(error.contains(what), "{name}: {error}");
+        assert!(error.contains(file.to_str().unwrap()), "without its path: {error}");
+        let readers =
+            [StateDict::from_pytorch(content.clone()), StateDict::from_npz(content.clone()), StateDict::from_safetensors(&content)];
+        for error in readers.into_iter().map(Result::unwrap_err) {
+            assert!(matches!(error, Error::Malformed { .. }), "{name}: {error}");
+        }
+    }
+    for (name, what) in [("saved", "the folder of a TensorFlow saved model: export the model to ONNX"), ("", "it is a folder")] {
+        let error = StateDict::open(folder.join(name)).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }) && error.to_string().contains(what), "{error}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+    let other = StateDict::from_npz(whole("zip.pt")).unwrap_err().to_string();
+    assert!(other.contains("it is a PyTorch checkpoint: read it with StateDict::open"), "{other}");
+    let other = StateDict::from_pytorch(whole("weights.npz")).unwrap_err().to_string();
+    assert!(other.contains("it is an archive of NumPy arrays (.npz), which is unsupported here"), "{other}");
+    let other = StateDict::from_safetensors(&whole("weights.npz")).unwrap_err().to_string();
+    assert!(other.contains("only safetensors files are"), "{other}");
+}
+
+/// An archive of these files as PyTorch lays it out: data at multiples of 64, its lengths behind it, and the records of large archives
+/// before the last one; without them as Python's zipfile does.
+#[allow(clippy::cast_possible_truncation)]
+fn archive_of(files: &[(String, Vec<u8>)], large: bool) -> Vec<u8> {
+    let (mut archive, mut directory) = (Vec::new(), Vec::new());
+    for (name, content) in files {
+        let at = archive.len() as u32;
+        let crc = {
+            let mut crc = flate2::Crc::new();
+            crc.update(content);
+            crc.sum().to_le_bytes()
+        };
+        let size = (content.len() as u32).to_le_bytes();
+        let padding = 63 - (archive.len() + 30 + name.len() + 4 + 63) % 64;
+        let lengths = [(name.len() as u16).to_le_bytes(), (padding as u16 + 4).to_le_bytes()].concat();
+        archive.extend([&b"PK\x03\x04\0\0\x08\x08\0\0\0\0\0\0"[..], &[0; 12], &lengths, name.as_bytes()].concat());
+        archive.extend([&b"FB"[..], &(padding as u16).to_le_bytes(), &vec![b'Z'; padding], content].concat());
+        archive.extend([&b"PK\x07\x08"[..], &crc, &size, &size].concat());
+        directory.extend([&b"PK\x01\x02\0\0\0\0\x08\x08\0\0\0\0\0\0"[..], &crc, &size, &size, &lengths[..2], &[0; 12]].concat());
+        directory.extend([&at.to_le_bytes()[..], name.as_bytes()].concat());
+    }
+    let (at, size, count) = (archive.len() as u64, directory.len() as u64, files.len() as u64);
+    archive.extend(directory);
+    if large {
+        let record = archive.len() as u64;
+        let numbers = [count, count, size, at].map(u64::to_le_bytes).concat();
+        archive.extend([&b"PK\x06\x06"[..], &44_u64.to_le_bytes(), b"\x1e\x03\x2d\0", &[0; 8], &numbers].concat());
+        archive.extend([&b"PK\x06\x07\0\0\0\0"[..], &record.to_le_bytes(), &[1, 0, 0, 0]].concat());
+    }
+    let count = (count as u16).to_le_bytes();
+    archive.extend([&b"PK\x05\x06\0\0\0\0"[..], &count, &count, &(size as u32).to_le_bytes()].concat());
+    archive.extend([&(at as u32).to_le_bytes()[..], &[0; 2]].concat());
+    archive
+}
+
+#[test]
+fn the_lengths_of_names_make_no_difference() {
+    let mut saved = zip::ZipArchive::new(std::fs::File::open(path("zip.pt")).unwrap()).unwrap();
+    let array = std::fs::read(path("x.npy")).unwrap();
+    for length in 1..=60 {
+        let name = "n".repeat(length);
+        let files: Vec<(String, Vec<u8>)> = (0..saved.len())
+            .map(|at| {
+                let mut file = saved.by_index(at).unwrap();
+                let mut content = Vec::new();
+                std::io::Read::read_to_end(&mut file, &mut content).unwrap();
+                (file.name().unwrap().replacen("zip", &name, 1), content)
+            })
+            .collect();
+        for large in [true, false] {
+            let checkpoint = StateDict::from_pytorch(archive_of(&files, large));
+            agrees(&name, &checkpoint.unwrap_or_else(|error| panic!("{length} letters: {error}")), 0.0);
+            let arrays = [(format!("{name}.npy"), array.clone()), ("other.npy".to_owned(), array.clone())];
+            let arrays = StateDict::from_npz(archive_of(&arrays, large)).unwrap_or_else(|error| panic!("{length}: {error}"));
+            assert_eq!(arrays.tensor::<f32>(&name).unwrap().1, [1.0, -2.0, 0.5], "{length} letters");
+        }
+    }
+}
+
+#[test]
+fn all_ways_in_which_tensors_are_written_are_read() {
+    for name in ["python2.pt", "python2-legacy.pt", "attributes.pt", "parameters-tagged.pt"] {
+        agrees(name, &open(name), 0.0);
+    }
+    agrees("defaultdict.pt", &open("defaultdict.pt").under("net"), 0.0);
+}
+
+/// A legacy checkpoint around a pickle, with the storage `0` of these four numbers behind it.
+fn checkpoint(pickle: &str) -> Vec<u8> {
+    let magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.";
+    let numbers: Vec<u8> = [1.0_f32, 2.0, 3.0, 4.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+    [&magic[..], pickle.as_bytes(), b"\x80\x02]U\x010a.", &4_u64.to_le_bytes(), &numbers].concat()
+}
+
+#[test]
+fn dictionaries_and_tensors_are_made_of_arguments() {
+    let storage = "(S'storage'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nI4\ntQ";
+    let tensor = format!("ctorch._utils\n_rebuild_tensor_v2\n({storage}I0\n(I2\nI2\nt(I2\nI1\ntI00\n}}tR");
+    let old = format!("ctorch\nFloatTensor\n)R({storage}I0\n(I2\nI2\nt(I2\nI1\nttb");
+    let parameter = format!("ctorch.nn.parameter\nParameter\n({tensor}I01\ntR");
+    let filled = format!("ctorch.nn.parameter\nParameter\n)R({tensor}I01\n}}tb");
+    let pairs = format!("(((S'w'\n{tensor}tlt");
+    let dictionary = format!("(}}S'w'\n{tensor}st");
+    let cases = [
+        ("a dictionary", format!("}}S'w'\n{tensor}s")),
+        ("an OrderedDict of pairs", format!("ccollections\nOrderedDict\n{pairs}R")),
+        ("a dict of pairs", format!("c__builtin__\ndict\n{pairs}R")),
+        ("a dict of Python 3", format!("cbuiltins\ndict\n{dictionary}R")),
+        ("a Counter", format!("ccollections\nCounter\n{dictionary}R")),
+        ("a defaultdict of items", format!("ccollections\ndefaultdict\n(c__builtin__\nlist\n}}S'w'\n{tensor}stR")),
+        ("a defaultdict that is filled", format!("ccollections\ndefaultdict\n(c__builtin__\nlist\ntRS'w'\n{tensor}s")),
+        ("a dictionary of a class of its own", format!("cmine\nDict\n)RS'w'\n{tensor}s")),
+        ("a tensor of the first versions", format!("}}S'w'\n{old}s")),
+        ("a parameter", format!("}}S'w'\n{parameter}s")),
+        ("a parameter that is filled", format!("}}S'w'\n{filled}s")),
+    ];
+    for (what, pickle) in cases {
+        let weights = StateDict::from_pytorch(checkpoint(&format!("{pickle}.")));
+        let weights = weights.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(weights.tensor::<f64>("w").unwrap(), (vec![2, 2], vec![1.0, 2.0, 3.0, 4.0]), "{what}");
+    }
+}
+
+#[test]
+fn what_is_left_out_is_called_what_it_is() {
+    let error = StateDict::open(path("left-out.pt")).unwrap_err().to_string();
+    let parts = [
+        "0.weight is a sparse tensor, which is unsupported: save tensor.to_dense()",
+        "0.bias is a quantized tensor",
+        "2.weight is a tensor of the meta device, which has no values",
+        "2.bias is a tensor of the class tensors_of_mine.Own, which is unsupported: save tensor.as_subclass(torch.Tensor)",
+    ];
+    assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    assert!(!error.contains("no tensor in it"), "{error}");
+    let error = StateDict::open(path("module.pt")).unwrap_err().to_string();
+    assert!(error.contains("the whole of it is an object of the class torch.nn.modules.container.Sequential"), "{error}");
+    assert!(!error.contains("no tensor in it"), "{error}");
+
+    let text = open("zip.pt").guessed_architecture().unwrap();
+    let error = open("sparse.pt").model_of::<f32>(&text, None).unwrap_err().to_string();
+    assert!(error.contains("0.weight: it is in the file, but it is a sparse tensor"), "{error}");
+    assert!(!error.contains("missing"), "{error}");
+    assert!(open("sparse.pt").tensor::<f32>("0.weight").unwrap_err().to_string().contains("0.weight is a sparse tensor"));
+    let error = open("f8.pt").model_of::<f32>(&text, None).unwrap_err().to_string();
+    assert!(error.contains("0.weight is of type torch.float8_e4m3fn"), "{error}");
+}
+
+#[test]
+fn weights_within_a_checkpoint_are_found() {
+    let text = open("zip.pt").guessed_architecture().unwrap();
+    let [x] = ["x"].map(|name| open("weights.safetensors").tensor::<f64>(name).unwrap().1);
+    let x = DVector::from_vec(x);
+    let outputs = |weights: &StateDict| weights.model_of::<f64>(&text, None).unwrap().forward(&x).unwrap();
+    for (name, prefix) in
+        [("checkpoint.pt", "model"), ("defaultdict.pt", "net"), ("lightning.pt", "state_dict.net"), ("training.pt", "model.module")]
+    {
+        let weights = open(name);
+        assert_eq!(outputs(&weights), outputs(&weights.under(prefix)), "{name}");
+        let guess = weights.guessed_architecture().unwrap();
+        assert_eq!(weights.model_of::<f64>(&guess, None).unwrap().forward(&x).unwrap(), outputs(&weights), "{name}:\n{guess}");
+    }
+
+    // All are there as they are, with others, and under `head` alone: it is not guessed which are meant.
+    let names = ["0.weight", "head.0.weight"].map(|name| (format!("{name}.npy"), std::fs::read(path("x.npy")).unwrap()));
+    let ambiguous = StateDict::from_npz(archive_of(&names, false)).unwrap();
+    let linear = "Linear(in_features=3, out_features=1, bias=False)";
+    let error = ambiguous.model_of::<f64>(linear, None).unwrap_err().to_string();
+    assert!(error.contains("under no prefix and `head`: choose one with StateDict::under"), "{error}");
+    assert!(ambiguous.under("head").model_of::<f64>(linear, None).is_ok());
+    let several = open("averages.pt");
+    for error in [several.model_of::<f64>(&text, None).unwrap_err(), several.guessed_architecture().map(drop).unwrap_err()] {
+        let error = error.to_string();
+        assert!(error.contains("`ema` and `model`: choose one with StateDict::under"), "{error}");
+    }
+    assert_ne!(outputs(&several.under("model")), outputs(&several.under("ema")));
+
+    let other = text.replace("(2): Linear(in_features=4", "(2): Linear(in_features=5").replace("out_features=4", "out_features=5");
+    let error = open("lightning.pt").model_of::<f64>(&other, None).unwrap_err();
+    let Error::StateDict { missing, surplus, misshapen, .. } = &error else { panic!("{error}") };
+    assert!(missing.is_empty() && surplus.is_empty() && misshapen.len() == 3, "{error}");
+    assert!(error.to_string().contains("of the tensors under `state_dict.net`, of which 1 of 4 fit"), "{error}");
+    let within = format!("Trainer(\n  (net): {})", text.replace('\n', "\n  "));
+    let error = open("zip.pt").model_of::<f64>(&within, None).unwrap_err().to_string();
+    assert!(error.contains("without `net.` at their beginning"), "{error}");
+}
+
+/// The model that the lines of Python in the documentation have written has PyTorch's outputs.
+#[test]
+fn the_lines_of_python_write_all_settings() {
+    let model = open("cnn.safetensors").to_model::<f64>().unwrap();
+    let values = open("cnn-values.safetensors");
+    let [(_, x), (shape, y)] = ["x", "y"].map(|name| values.tensor::<f64>(name).unwrap());
+    for (x, y) in x.chunks_exact(model.inputs()).zip(y.chunks_exact(shape[1])) {
+        let off = model.forward(&DVector::from_column_slice(x)).unwrap() - DVector::from_column_slice(y);
+        assert!(off.amax() < 1e-6, "off by {:.1e}", off.amax());
+    }
+    let assumed = |model: &Sequential<f64>| {
+        model.check(relprop::Rule::Epsilon).unwrap().iter().filter(|finding| finding.code == relprop::Code::AssumedSettings).count()
+    };
+    assert_eq!(assumed(&model), 0);
+    let again = StateDict::from_safetensors(&model.to_safetensors().unwrap()).unwrap().to_model::<f64>().unwrap();
+    assert_eq!((again.to_string(), assumed(&again)), (model.to_string(), 0));
+    let x = DVector::from_column_slice(&x[..model.inputs()]);
+    assert_eq!(again.forward(&x).unwrap(), model.forward(&x).unwrap());
+}
+
+/// `formats/poolings.txt` has PyTorch's outputs.
+#[test]
+fn poolings_of_every_size_are_as_in_pytorch() {
+    let none = open("zip.pt").under("nothing");
+    for line in std::fs::read_to_string(path("poolings.txt")).unwrap().lines() {
+        let (settings, outputs) = line.split_once(": ").unwrap();
+        let (kind, settings) = settings.split_once(' ').unwrap();
+        let settings: Vec<usize> = settings.split(' ').map(|text| text.parse().unwrap()).collect();
+        let [size, kernel, stride, padding, dilation, ceil, count] = settings[..] else { panic!("{line}") };
+        let flag = |value: usize| if value == 1 { "True" } else { "False" };
+        let windows = format!("kernel_size={kernel}, stride={stride}, padding={padding}, ceil_mode={}", flag(ceil));
+        let text = match kind {
+            "max" => format!("MaxPool1d({windows}, dilation={dilation})"),
+            _ => format!("AvgPool1d({windows}, count_include_pad={})", flag(count)),
+        };
+        let x = DVector::from_fn(size, |index, _| f64::from(u32::try_from(index * 7 % 11).unwrap()) - 5.0);
+        let found = none.model_of::<f64>(&text, Some([1, size].into())).and_then(|model| model.forward(&x));
+        if outputs == "refused" {
+            assert!(found.is_err(), "{line}: {:?}", found.unwrap());
+            continue;
+        }
+        let outputs: Vec<f64> = outputs.split(' ').map(|text| text.parse().unwrap()).collect();
+        let found = found.unwrap_or_else(|error| panic!("{line}: {error}"));
+        assert_eq!(found.len(), outputs.len(), "{line}");
+        assert!((found - DVector::from_vec(outputs)).amax() < 1e-5, "{line}");
+    }
+    let small = none.model_of::<f64>("MaxPool2d(3, 2, ceil_mode=True)", Some([1, 2, 2].into())).unwrap();
+    assert_eq!(small.forward(&DVector::from_vec(vec![1.0, 4.0, 2.0, 3.0])).unwrap().as_slice(), [4.0]);
 }

@@ -280,6 +280,23 @@ fn pickles_that_are_made_to_harm() {
         let bomb = archive("a/data.pkl", &instruction.repeat((1 << 22) / instruction.len()));
         assert!(bounded(bomb.len(), PER_PACKED_BYTE, || StateDict::from_pytorch(bomb.clone())).is_err());
     }
+    // A dictionary made of the same list of pairs over and over; a long name, a class and an object of it likewise.
+    let pairs = [&b"]q\x00("[..], &b"U\x01aK\x01\x86".repeat(2000), b"e0ccollections\nOrderedDict\nq\x01h\x00\x85q\x020"].concat();
+    let long = [&b"X\xe8\x03\0\0"[..], &[b'n'; 1000], b"q\x000cos\nsystem\nq\x01)Rq\x020"].concat();
+    let tensor = [&rebuilt(0, &[0, 2], &[2, 1])[..], b"q\x030"].concat();
+    for (before, again) in [
+        (&pairs, &b"h\x01h\x02R"[..]),
+        (&long, b"h\x01)R"),
+        (&long, b"h\x00h\x02"),
+        (&[&long[..], &tensor].concat(), b"h\x00h\x03"),
+    ] {
+        let all = again.repeat(20_000);
+        for pickle in
+            [[&b"\x80\x02"[..], before, b"(", &all, b"l."].concat(), [&b"\x80\x02"[..], before, b"(", &all, b"d."].concat()]
+        {
+            let _ = pytorch(&checkpoint(&pickle));
+        }
+    }
     // Dictionaries that hold one another twice, thirty times over; one that holds itself; a stack of ten thousand.
     let twice: Vec<u8> =
         (1..30_u8).flat_map(|at| [b'}', b'U', 1, b'a', b'h', at - 1, b's', b'U', 1, b'b', b'h', at - 1, b's', b'q', at]).collect();

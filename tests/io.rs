@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use relprop::io::StateDict;
 use relprop::nalgebra::{dmatrix, dvector};
 use relprop::{
-    Celu, Dropout, Elementwise, Elu, Error, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, Layer, LeakyRelu, Linear, Mish,
-    Operator, Relu, Rule, Selu, Sequential, Shape, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh,
+    AvgPool2d, Celu, Code, Dropout, Elementwise, Elu, Error, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, Layer, LeakyRelu,
+    Linear, Mish, Operator, Relu, Rule, Selu, Sequential, Shape, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh,
 };
 
 fn every_layer() -> Sequential<f64> {
@@ -83,7 +83,7 @@ fn all_float_types_are_read() {
 fn all_wrong_tensors_are_listed() {
     let weights = StateDict::from_safetensors(&every_layer().to_safetensors().unwrap()).unwrap();
     let error = weights.builder::<f64>().linear("1", 3, 2).linear("6", 2, 2).linear("30", 2, 3).build().unwrap_err();
-    let Error::StateDict { missing, surplus, misshapen } = &error else { panic!("{error}") };
+    let Error::StateDict { missing, surplus, misshapen, .. } = &error else { panic!("{error}") };
     assert_eq!(missing, &["30.weight", "30.bias"]);
     assert_eq!(surplus, &["20.weight"]);
     assert_eq!((&misshapen[0].expected[..], &misshapen[0].found[..]), (&[2, 3][..], &[2, 2][..]));
@@ -140,6 +140,164 @@ fn lying_files_are_errors() {
     }
     assert!(matches!(architecture("Linear(in_features=9999999999, out_features=9999999999)"), Error::StateDict { .. }));
     assert!(matches!(architecture(""), Error::EmptyModel));
+}
+
+/// The model of a text without tensors.
+fn printed(text: &str, shape: impl Into<Shape>) -> Result<Sequential<f64>, Error> {
+    let none = StateDict::from_safetensors(&file("none.weight", "F32", "[1]", &[0; 4])).unwrap().under("nothing");
+    none.model_of(text, Some(shape.into()))
+}
+
+#[test]
+fn arguments_that_are_not_understood_are_refused_by_name() {
+    for (text, what) in [
+        ("Flatten(start_dim=2, end_dim=-1)", "layer 0: Flatten: start_dim=2 is unsupported: Flatten makes one vector"),
+        ("Flatten(2)", "Flatten: start_dim=2 is unsupported"),
+        ("Flatten(start_dim=1, end_dim=2)", "Flatten: end_dim=2 is unsupported"),
+        ("ReLU(threshold=1.0)", "ReLU: the argument threshold=1.0 is unsupported"),
+        ("ReLU(inplace=3)", "ReLU: inplace is 3, not True or False"),
+        ("ReLU(1.0)", "ReLU: inplace is 1.0"),
+        ("ReLU(False, 2)", "ReLU: the argument 2 is unsupported"),
+        ("Upsample(size=(8, 8), mode='nearest')", "Upsample: size=(8, 8) is unsupported: write scale_factor instead"),
+        ("Upsample(8)", "Upsample: size=8 is unsupported"),
+        ("Upsample(scale_factor=2.0, mode='bilinear')", "Upsample: mode='bilinear' is unsupported"),
+        ("Upsample(scale_factor=(2.0, 3.0), mode='nearest')", "scale_factor=(2.0, 3.0) is unsupported"),
+        ("Upsample(mode='nearest')", "scale_factor is missing"),
+        ("MaxPool2d(2, return_indices=True)", "MaxPool2d: return_indices=True is unsupported"),
+        ("MaxPool2d(stride=2)", "MaxPool2d: kernel_size is missing"),
+        ("MaxPool1d(kernel_size=(2, 3))", "MaxPool1d: kernel_size is (2, 3), not one size"),
+        ("AvgPool1d(2, divisor_override=3)", "AvgPool1d: the argument divisor_override=3 is unsupported"),
+        ("AvgPool2d(2, divisor_override=0)", "divisor_override must be at least 1"),
+        ("AdaptiveAvgPool2d(output_size=(None, 7))", "output_size is (None, 7), not one or two sizes"),
+        ("AdaptiveAvgPool2d()", "output_size is missing"),
+        ("GELU(approximate='fast')", "GELU: approximate='fast' is unsupported"),
+        ("GELU('tanh', 3)", "GELU: the argument 3 is unsupported"),
+        ("Sigmoid(3)", "Sigmoid: the argument 3 is unsupported"),
+        ("Tanh(gain=2)", "Tanh: the argument gain=2 is unsupported"),
+        ("Dropout(p=2.0)", "p must be from 0 to 1"),
+        ("Dropout(p=0.5, train=True)", "Dropout: the argument train=True is unsupported"),
+        ("Conv2d(1, 1, kernel_size=(1, 1), stride=(1, 1), padding_mode=reflect)", "Conv2d: padding_mode=reflect is unsupported"),
+        ("Conv2d(1, 1, kernel_size=3, stride=2, padding=same)", "padding=same is for a stride of 1"),
+        ("Conv2d(1, 1, kernel_size=3, device=cuda)", "Conv2d: the argument device=cuda is unsupported"),
+        ("Conv2d(1, 1, 3, output_padding=1)", "output_padding is of transposed convolutions"),
+        ("BatchNorm2d(4, track_running_stats=False)", "BatchNorm2d: track_running_stats=False is unsupported"),
+        ("BatchNorm2d(4, momentum=fast)", "momentum is not a number"),
+        ("Linear(3, 4, True, 5)", "Linear: the argument 5 is unsupported"),
+        ("Linear(3)", "Linear: out_features is missing"),
+        ("Unflatten(dim=2, unflattened_size=(2, 2))", "Unflatten: dim=2 is unsupported"),
+        ("LayerNorm((4,), eps=1e-05)", "LayerNorm is unsupported; the layers are AdaptiveAvgPool1d, "),
+        ("Relu()", "Relu is unsupported, did you mean 'ReLU'?; the layers are"),
+        ("Conv2D(1, 1, 3)", "Conv2D is unsupported, did you mean 'Conv2d'?"),
+        ("Sequential(\n  (a): Sequential(\n    (0): ReLU()\n    (b): Foo(3)\n  )\n)", "layer a.b: Foo is unsupported"),
+        ("ReLU()\nFoo()", "layer 1: Foo is unsupported"),
+        ("Sequential((0): ReLU()", "the text ends before the module's last bracket"),
+        ("nonsense", "'nonsense' is not a layer as PyTorch prints it"),
+    ] {
+        let error = printed(text, [2, 4, 4]).unwrap_err().to_string();
+        assert!(error.contains(what), "{text}: {error}");
+    }
+    for text in [
+        "ReLU(inplace=True)",
+        "ReLU(inplace)",
+        "LeakyReLU(0.2, inplace=True)",
+        "ELU(alpha=1.0, inplace=True)",
+        "Hardtanh(-1.0, 2.0)",
+        "Softplus(2.0, 30)",
+        "Dropout(0.3)",
+        "AlphaDropout(p=0.5, inplace=False)",
+        "Flatten(1, -1)",
+        "Flatten()",
+        "Identity(54, unused=True)",
+        "MaxPool2d(2, 2, 0, 1, False, False)",
+        "MaxPool2d(kernel_size=2, stride=None)",
+        "AvgPool2d(2, 2, 0, False, True, None)",
+        "Upsample(scale_factor=(2.0, 2.0), mode='nearest-exact')",
+        "UpsamplingNearest2d(scale_factor=2.0, mode='nearest')",
+        "GELU(approximate='none')",
+    ] {
+        printed(&format!("AvgPool2d(1)\n{text}"), [2, 4, 4]).unwrap_or_else(|error| panic!("{text}: {error}"));
+    }
+}
+
+#[test]
+fn a_class_that_holds_the_network_is_read_and_one_that_holds_its_parts_is_refused() {
+    let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], None).unwrap()).layer(Relu).build().unwrap();
+    let bytes = model.to_safetensors().unwrap();
+    let weights = StateDict::from_safetensors(&bytes).unwrap();
+    // A state dict of `Net(network=net)` has names that begin with `network`; those of the network alone are refused with what to do.
+    let inner = model.to_string().replace('\n', "\n    ");
+    let outer = format!("DataParallel(\n  (module): SimpleDNN4l(\n    (network): {inner}\n  )\n)");
+    let error = weights.model_of::<f64>(&outer, None).unwrap_err().to_string();
+    assert!(error.contains("missing: module.network.0.weight"), "{error}");
+    let tensor = file("module.network.0.weight", "F64", "[1,2]", &[1.0_f64, 2.0].map(f64::to_le_bytes).concat());
+    let read = StateDict::from_safetensors(&tensor).unwrap().model_of::<f64>(&outer, None).unwrap();
+    assert_eq!(read.forward(&dvector![1.0, 1.0]).unwrap(), dvector![3.0]);
+    let text = "Net(\n  (conv1): Conv2d(1, 1, kernel_size=(1, 1))\n  (conv2): Conv2d(1, 1, kernel_size=(1, 1))\n)";
+    let nested = format!("Sequential(\n  (0): ReLU()\n  (features): {})", text.replace('\n', "\n  "));
+    for (text, place) in [(text, "layer 0"), (nested.as_str(), "layer features")] {
+        let error = printed(text, [1, 4, 4]).unwrap_err().to_string();
+        for what in [place, "the class Net is made (conv1, conv2)", "write Sequential in place of Net", "StateDict::under", "ONNX"]
+        {
+            assert!(error.contains(what), "{what}: {error}");
+        }
+    }
+    let list =
+        printed("Net(\n  (layers): ModuleList(\n    (0-1): 2 x Linear(in_features=2, out_features=2)\n  )\n)", 2).unwrap_err();
+    assert!(list.to_string().contains("layer layers: PyTorch prints of what the class ModuleList"), "{list}");
+}
+
+#[test]
+fn settings_that_pytorch_does_not_print_are_a_finding() {
+    let found = |text: &str, shape: [usize; 3]| {
+        let model = printed(text, shape).unwrap();
+        let findings = model.check(Rule::Epsilon).unwrap();
+        let [finding] = findings.as_slice() else { return findings.len().to_string() };
+        assert_eq!(finding.code, Code::AssumedSettings);
+        assert!(finding.to_string().starts_with("assumed-settings at layer "), "{finding}");
+        finding.sentence.split("taken to be ").nth(1).unwrap().to_owned()
+    };
+    let whole = "ceil_mode=False, count_include_pad=True, divisor_override=None";
+    assert_eq!(found("AvgPool2d(kernel_size=2, stride=2, padding=0)", [1, 4, 4]), "divisor_override=None.");
+    assert_eq!(found("AvgPool2d(kernel_size=2, stride=2, padding=0)", [1, 4, 5]), "ceil_mode=False, divisor_override=None.");
+    assert_eq!(found("AvgPool2d(kernel_size=3, stride=2, padding=1)", [1, 4, 4]), format!("{whole}."));
+    assert_eq!(found("AvgPool2d(2, ceil_mode=True, count_include_pad=False)", [1, 5, 5]), "divisor_override=None.");
+    assert_eq!(found("AvgPool2d(2, divisor_override=None)", [1, 4, 4]), "0");
+    let sequence = |text: &str, length: usize| printed(text, [1, length]).unwrap().check(Rule::Epsilon).unwrap().len();
+    assert_eq!([sequence("AvgPool1d(2)", 4), sequence("AvgPool1d(2)", 5), sequence("AvgPool1d(2, ceil_mode=False)", 5)], [0, 1, 0]);
+    // Within a branch, too; what a program says is not assumed.
+    assert_eq!(found("Residual((0): Sequential((0): AvgPool2d(1)) (1): Sequential())", [1, 4, 4]), "divisor_override=None.");
+    let built = Sequential::<f64>::builder().input([1, 5, 5]).layer(AvgPool2d::new(2).padding(1)).build().unwrap();
+    assert!(built.check(Rule::Epsilon).unwrap().is_empty());
+
+    // PyTorch's values for 0 to 15: torch.nn.functional.avg_pool2d(x, 2, 2, 1, ceil_mode, count_include_pad, divisor_override).
+    let outputs = |text: &str| {
+        let model = printed(text, [1, 4, 4]).unwrap();
+        let again = StateDict::from_safetensors(&model.to_safetensors().unwrap()).unwrap().to_model::<f64>().unwrap();
+        let x = relprop::nalgebra::DVector::from_fn(16, |index, _| f64::from(u8::try_from(index).unwrap()));
+        assert_eq!(again.forward(&x).unwrap(), model.forward(&x).unwrap());
+        model.forward(&x).unwrap().as_slice().to_vec()
+    };
+    assert_eq!(outputs("AvgPool2d(2, 2, 1)"), [0.0, 0.75, 0.75, 3.0, 7.5, 4.5, 3.0, 6.75, 3.75]);
+    assert_eq!(outputs("AvgPool2d(2, 2, 1, count_include_pad=False)"), [0.0, 1.5, 3.0, 6.0, 7.5, 9.0, 12.0, 13.5, 15.0]);
+    assert_eq!(outputs("AvgPool2d(2, 2, 1, divisor_override=2)"), [0.0, 1.5, 1.5, 6.0, 15.0, 9.0, 6.0, 13.5, 7.5]);
+}
+
+#[test]
+fn layers_that_say_more_than_the_usual_are_read_exactly() {
+    // The bias of a normalization that is not affine is 0, and its weight 1.
+    let (mean, variance) = ([1.0_f32, -1.0].map(f32::to_le_bytes).concat(), [4.0_f32, 0.25].map(f32::to_le_bytes).concat());
+    let header = r#"{"0.running_mean":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"0.running_var":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}"#;
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &mean, &variance].concat();
+    let weights = StateDict::from_safetensors(&bytes).unwrap();
+    let text = "BatchNorm1d(2, eps=0.0, momentum=0.1, affine=False, bias=False, track_running_stats=True)";
+    let model = weights.model_of::<f64>(text, Some(2.into())).unwrap();
+    assert_eq!(model.forward(&dvector![3.0, 1.0]).unwrap(), dvector![1.0, 4.0]);
+    // Of an even kernel's padding the odd one is at the end.
+    let same = file("0.weight", "F32", "[1,1,2]", &[1.0_f32, 10.0].map(f32::to_le_bytes).concat());
+    let same = StateDict::from_safetensors(&same).unwrap();
+    let text = "Conv1d(1, 1, kernel_size=(2,), stride=(1,), padding=same, bias=False)";
+    let model = same.model_of::<f64>(text, Some([1, 3].into())).unwrap();
+    assert_eq!(model.forward(&dvector![1.0, 2.0, 3.0]).unwrap(), dvector![21.0, 32.0, 3.0]);
 }
 
 proptest! {

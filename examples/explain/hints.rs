@@ -3,11 +3,13 @@
 use relprop::{Code, Finding};
 
 /// What the library calls things, and what they are here.
-const HINTS: [(&str, &str); 13] = [
+const HINTS: [(&str, &str); 15] = [
     ("OnnxFile::output", "--output"),
     ("OnnxFile::input", "--shape"),
     ("SequentialBuilder::input", "--shape SIZES, as in --shape 3,224,224"),
-    ("; give one", "; give --architecture FILE"),
+    ("StateDict::model_of", "--architecture FILE"),
+    ("read it with Sequential::read_onnx (feature `onnx`)", "give its name the ending .onnx"),
+    ("StateDict::open or StateDict::from_pytorch", "giving it as MODEL"),
     ("StateDictBuilder::input", "--shape"),
     ("StateDict::under", "--under"),
     ("as Composite::first does", "as --rule epsilon-plus-flat does"),

@@ -27,7 +27,9 @@ pub fn load(options: &Options) -> Result<Sequential<f32>, Failure> {
             }
             _ => String::new(),
         };
-        format!("{}: {text}{from}", options.model.display()).into()
+        let path = options.model.display().to_string();
+        // What is wrong with the file itself names it already.
+        if text.contains(&path) { format!("{text}{from}").into() } else { format!("{path}: {text}{from}").into() }
     })
 }
 
@@ -80,22 +82,7 @@ fn weights(options: &Options) -> Result<Sequential<f32>, Failure> {
         }
         Some(path) => std::fs::read_to_string(path).map_err(|error| usage(format!("{}: {error}", path.display())))?,
     };
-    weights.model_of(&architecture, options.shape).map_err(|error| match proposed_prefix(&error, &weights) {
-        Some(prefix) => {
-            let prefix = options.under.iter().map(String::as_str).chain([prefix.as_str()]).collect::<Vec<_>>().join(".");
-            format!("the file has the weights of this architecture under '{prefix}': add --under {prefix}").into()
-        }
-        None => error.into(),
-    })
-}
-
-/// Under which name all tensors are that the architecture asks for and that are not there.
-fn proposed_prefix(error: &Error, weights: &StateDict) -> Option<String> {
-    let Error::StateDict { missing, .. } = error else { return None };
-    let first = missing.first()?;
-    let prefixes = weights.names().filter_map(|name| name.strip_suffix(first.as_str())?.strip_suffix('.'));
-    let fits = |prefix: &str| missing.iter().all(|name| weights.shape(&format!("{prefix}.{name}")).is_some());
-    prefixes.filter(|prefix| fits(prefix)).min_by_key(|prefix| prefix.len()).map(str::to_owned)
+    Ok(weights.model_of(&architecture, options.shape)?)
 }
 
 /// The weights' names, so that it can be seen what is in the file.
@@ -129,20 +116,19 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_prefix_is_proposed() {
+    fn weights_are_found_under_their_prefix() {
         let folder = tempfile::tempdir().unwrap();
         let text = folder.path().join("net.txt");
         std::fs::write(&text, "Sequential(\n  (0): Linear(3, 4)\n  (1): ReLU()\n  (2): Linear(4, 2)\n)").unwrap();
         let architecture = format!("--architecture {}", text.display());
         assert_eq!(refused("zip.pt", &architecture), "");
-        let found = refused("checkpoint.pt", &architecture);
-        assert_eq!(found, "/checkpoint.pt: the file has the weights of this architecture under 'model': add --under model");
+        assert_eq!(refused("checkpoint.pt", &architecture), "");
         assert_eq!(refused("checkpoint.pt", &format!("{architecture} --under model")), "");
         let found = refused("checkpoint.pt", &format!("{architecture} --under net"));
         assert_eq!(found, "/checkpoint.pt: --under: no tensor's name begins with 'net.'; they begin with model");
         std::fs::write(&text, "Sequential(\n  (0): Linear(3, 4)\n  (4): Linear(4, 2)\n)").unwrap();
         let found = refused("zip.pt", &architecture);
-        assert!(found.contains("missing: 4.weight, 4.bias") && !found.contains("add --under"), "{found}");
+        assert!(found.contains("missing: 4.weight, 4.bias"), "{found}");
     }
 
     #[test]
@@ -153,7 +139,7 @@ mod tests {
             "{found}"
         );
         let guess = refused("norm.pt", "--architecture guess");
-        assert!(guess.ends_with("; give --architecture FILE"), "{guess}");
+        assert!(guess.ends_with("; give the network as PyTorch prints it, with --architecture FILE"), "{guess}");
         let folder = tempfile::tempdir().unwrap();
         let text = folder.path().join("net.txt");
         std::fs::write(&text, "Conv2d(1, 2, kernel_size=(3, 3))\nBatchNorm2d(2)").unwrap();

@@ -1,10 +1,10 @@
 //! Models of named tensors and an architecture.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::StateDict;
-use super::architecture::{self, Module, Weighted, join};
+use super::architecture::{self, Module, Weighted, join, shortened};
 use crate::error::{Error, Misshapen};
 use crate::layer::Layer;
 use crate::scalar::Scalar;
@@ -47,16 +47,22 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
 
     /// The model.
     ///
+    /// Where the tensors as they are do not fit the architecture, and there is exactly one prefix under which all of them are, and no
+    /// others, such as `state_dict` in a checkpoint that has an optimizer's tensors too, or `module`, they are taken from
+    /// [`under`](StateDict::under) it.
+    ///
     /// # Errors
-    /// [`Error::StateDict`] with all tensors that are missing, surplus or of another shape; [`Error::Malformed`] for a
-    /// tensor that is not of floating point; [`Error::Io`]; [`Error::NonFiniteWeight`] and [`Error::NonFiniteBias`], with the tensor's
+    /// [`Error::StateDict`] with all tensors that are missing, surplus or of another shape, under the prefix that comes closest,
+    /// or with the prefixes where several fit; [`Error::Malformed`] for a tensor that is not of floating point; [`Error::Io`]; [`Error::NonFiniteWeight`] and [`Error::NonFiniteBias`], with the tensor's
     /// name; and those of [`SequentialBuilder::build`](crate::SequentialBuilder::build).
     pub fn build(self) -> Result<Sequential<T>, Error> {
         let Self { weights, modules, input } = self;
         let module = Module::Sequential(modules);
-        weights.check(&module)?;
+        let mut asked = Vec::new();
+        ask(&module, "", &mut asked);
+        let prefix = weights.prefix_of(&asked)?;
         let mut make = |name: &str, weighted: &Weighted| {
-            let tensors = weighted.tensors().into_iter().map(|(own, _)| Ok(weights.tensor(&join(name, own))?.1));
+            let tensors = weighted.tensors().into_iter().map(|(own, _)| Ok(weights.tensor(&join(prefix, &join(name, own)))?.1));
             let tensors = tensors.collect::<Result<Vec<Vec<T>>, Error>>()?;
             weighted.layer(tensors).map_err(|error| name_layer(error, name))
         };
@@ -66,28 +72,166 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
     }
 }
 
+/// What of a file does not fit an architecture.
+#[derive(Default)]
+struct Misfit {
+    missing: Vec<String>,
+    surplus: Vec<String>,
+    misshapen: Vec<Misshapen>,
+    notes: Vec<String>,
+}
+
+/// So many layers of a name may be a prefix.
+const DEPTH: usize = 16;
+/// So many names are listed at most.
+const LISTED: usize = 5;
+
 impl StateDict {
-    /// All tensors there, of the right shape, and no others.
-    fn check<T: Scalar>(&self, module: &Module<T>) -> Result<(), Error> {
-        let mut asked = Vec::new();
-        ask(module, "", &mut asked);
-        // How many batches a normalisation has seen is of no use here.
-        let mut surplus: BTreeSet<&String> = self.tensors.keys().filter(|name| !name.ends_with("num_batches_tracked")).collect();
-        let (mut missing, mut misshapen) = (Vec::new(), Vec::new());
-        for (name, expected) in asked {
-            match self.tensors.get(&name) {
-                None => missing.push(name.clone()),
-                Some(tensor) if tensor.shape != expected => {
-                    misshapen.push(Misshapen { name: name.clone(), expected, found: tensor.shape.clone() });
-                }
-                Some(_) => {}
+    /// The prefix under which the tensors are all there, of the right shape, and no others: mostly none.
+    fn prefix_of(&self, asked: &[(String, Vec<usize>)]) -> Result<&str, Error> {
+        let Some(misfit) = self.misfit("", asked) else { return Ok("") };
+        let fits = self.fits(asked);
+        // All tensors are there under these, perhaps with others: a choice among several is the user's.
+        let whole: Vec<&str> = fits.iter().filter(|(_, fit)| fit.shaped == asked.len()).map(|(&prefix, _)| prefix).collect();
+        match *whole.as_slice() {
+            [prefix] if !prefix.is_empty() && self.misfit(prefix, asked).is_none() => Ok(prefix),
+            [] | [_] => Err(self.closest(misfit, &fits, asked).into()),
+            _ => Err(Misfit { notes: vec![several(&whole)], ..Misfit::default() }.into()),
+        }
+    }
+
+    /// How many of the tensors that are asked for are there, by the prefixes under which there are some.
+    fn fits(&self, asked: &[(String, Vec<usize>)]) -> BTreeMap<&str, Fit> {
+        let asked: BTreeMap<&str, &[usize]> = asked.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
+        let mut fits = BTreeMap::<&str, Fit>::new();
+        for (name, tensor) in &self.tensors {
+            let whole = asked.get_key_value(name.as_str()).map(|(_, shape)| ("", *shape));
+            let inner = name.match_indices('.').take(DEPTH).filter_map(|(at, _)| Some((&name[..at], *asked.get(&name[at + 1..])?)));
+            for (prefix, shape) in whole.into_iter().chain(inner) {
+                let fit = fits.entry(prefix).or_default();
+                fit.shaped += usize::from(shape == tensor.shape);
+                fit.named += 1;
             }
-            surplus.remove(&name);
         }
-        if missing.is_empty() && surplus.is_empty() && misshapen.is_empty() {
-            return Ok(());
+        fits
+    }
+
+    /// What does not fit under the prefix that comes closest, where one comes closer than none.
+    fn closest(&self, as_it_is: Misfit, fits: &BTreeMap<&str, Fit>, asked: &[(String, Vec<usize>)]) -> Misfit {
+        let mut best = ("", fits.get("").copied().unwrap_or_default());
+        for (&prefix, &fit) in fits {
+            if fit > best.1 {
+                best = (prefix, fit);
+            }
         }
-        Err(Error::StateDict { missing, surplus: surplus.into_iter().cloned().collect(), misshapen })
+        match best {
+            ("", _) => self.without_outer(as_it_is, asked),
+            (prefix, fit) => {
+                let mut misfit = self.misfit(prefix, asked).unwrap_or(as_it_is);
+                let note = format!(
+                    "this is of the tensors under `{}`, of which {} of {} fit; others are chosen with StateDict::under",
+                    shortened(prefix),
+                    fit.shaped,
+                    asked.len()
+                );
+                misfit.notes.push(note);
+                misfit
+            }
+        }
+    }
+
+    /// Says where the architecture's names have a module before them that the file's do not have.
+    fn without_outer(&self, mut misfit: Misfit, asked: &[(String, Vec<usize>)]) -> Misfit {
+        let Some((outer, _)) = asked.first().and_then(|(name, _)| name.split_once('.')) else { return misfit };
+        let inner =
+            |(name, shape): &(String, Vec<usize>)| Some((name.strip_prefix(outer)?.strip_prefix('.')?.to_owned(), shape.clone()));
+        let inner: Option<Vec<_>> = asked.iter().map(inner).collect();
+        if inner.is_some_and(|inner| self.misfit("", &inner).is_none()) {
+            let outer = shortened(outer);
+            misfit.notes.push(format!(
+                "without `{outer}.` at their beginning, the architecture's names fit: give what is printed of the module `{outer}` alone"
+            ));
+        }
+        misfit
+    }
+
+    /// What of the tensors under a prefix does not fit, `None` where all do.
+    fn misfit(&self, prefix: &str, asked: &[(String, Vec<usize>)]) -> Option<Misfit> {
+        let stem = if prefix.is_empty() { String::new() } else { format!("{prefix}.") };
+        let under = self.tensors.range(stem.clone()..).map(|(name, _)| name.as_str());
+        let under = under.map_while(|name| name.strip_prefix(&stem));
+        // How many batches a normalization has seen is of no use here.
+        let mut surplus: BTreeSet<&str> = under.filter(|name| !name.ends_with("num_batches_tracked")).collect();
+        let mut misfit = Misfit::default();
+        for (name, expected) in asked {
+            surplus.remove(name.as_str());
+            let whole = join(prefix, name);
+            match self.tensors.get(&whole) {
+                Some(tensor) if tensor.shape == *expected => {}
+                Some(tensor) => {
+                    misfit.misshapen.push(Misshapen {
+                        name: name.clone(),
+                        expected: expected.clone(),
+                        found: tensor.shape.clone(),
+                    });
+                }
+                None => match self.left_out.get(&whole) {
+                    Some(what) => misfit.notes.push(format!("{name}: it is in the file, but it is {what}")),
+                    None => misfit.missing.push(name.clone()),
+                },
+            }
+        }
+        misfit.surplus = surplus.into_iter().map(str::to_owned).collect();
+        misfit.explain(&self.left_out, prefix);
+        (!misfit.is_empty()).then_some(misfit)
+    }
+}
+
+/// How many of the tensors that are asked for there are: with the right shape, with any.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Fit {
+    shaped: usize,
+    named: usize,
+}
+
+/// What is said where the tensors under several prefixes would do.
+fn several(prefixes: &[&str]) -> String {
+    let quoted = |prefix: &&str| if prefix.is_empty() { "no prefix".to_owned() } else { format!("`{}`", shortened(prefix)) };
+    let listed: Vec<String> = prefixes.iter().take(LISTED).map(quoted).collect();
+    let count = prefixes.len();
+    format!(
+        "there are {count} sets of tensors that could be meant, under {}: choose one with StateDict::under",
+        listed.join(" and ")
+    )
+}
+
+impl Misfit {
+    fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.surplus.is_empty() && self.misshapen.is_empty() && self.notes.is_empty()
+    }
+
+    /// Says what else may be why tensors are missing: something that was left out has the name of a module that they are of, or is
+    /// of the same module.
+    fn explain(&mut self, left_out: &BTreeMap<String, Arc<str>>, prefix: &str) {
+        let Some(first) = self.missing.first() else { return };
+        let whole = join(prefix, first);
+        let module = whole.rsplit_once('.').map_or("", |(module, _)| module);
+        let is_related = |name: &str| {
+            let inside = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.'));
+            name == prefix || inside(&whole, name) || module.is_empty() || inside(name, module)
+        };
+        let related: Vec<_> = left_out.iter().filter(|(name, _)| is_related(name)).collect();
+        let notes = related.iter().take(LISTED).map(|(name, what)| format!("left out: {} is {what}", shortened(name)));
+        self.notes.extend(notes);
+        if related.len() > LISTED {
+            self.notes.push(format!("left out: {} more", related.len() - LISTED));
+        }
+    }
+}
+
+impl From<Misfit> for Error {
+    fn from(Misfit { missing, surplus, misshapen, notes }: Misfit) -> Self {
+        Self::StateDict { missing, surplus, misshapen, notes }
     }
 }
 

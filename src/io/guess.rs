@@ -1,19 +1,29 @@
 //! Architectures guessed from the names and shapes of weights.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use super::architecture::shortened;
 use super::{StateDict, malformed};
 use crate::error::Error;
 
+/// So many parts of a name are looked at.
+const DEPTH: usize = 16;
+/// So many names are listed at most.
+const LISTED: usize = 5;
+
 impl StateDict {
     /// An architecture for weights that come without one, in the words of [`model_of`](Self::model_of), where they can be the
-    /// weights of dense layers one behind the other.
+    /// weights of dense layers one after another.
     ///
     /// It is a guess: the order is that of the names (numbers in them count as numbers), and as no file of weights says what
-    /// stands between them, it is taken to be a ReLU. Look at it, and check the model's outputs, before you trust it.
+    /// is between them, it is taken to be a ReLU. Look at it, and check the model's outputs, before you trust it.
+    ///
+    /// Where the tensors as they are are none of such a stack, but those of exactly one module within, it is that module's, and
+    /// [`model_of`](Self::model_of) finds them.
     ///
     /// # Errors
-    /// [`Error::Malformed`] where the weights are none of such a stack.
+    /// [`Error::Malformed`] where the weights are none of such a stack, or of several.
     ///
     /// # Example
     /// ```
@@ -30,7 +40,48 @@ impl StateDict {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn guessed_architecture(&self) -> Result<String, Error> {
-        let refused = |reason: String| malformed(format!("no architecture can be guessed: {reason}; give one"));
+        let refusal = match self.guess() {
+            Ok(text) => return Ok(text),
+            Err(refusal) => refusal,
+        };
+        // The outermost modules of the file that are such stacks.
+        let mut stacks: Vec<(&str, String)> = Vec::new();
+        for prefix in self.prefixes() {
+            let is_inner = stacks.iter().any(|(outer, _)| prefix.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.')));
+            if let (false, Ok(text)) = (is_inner, self.under(prefix).guess()) {
+                stacks.push((prefix, text));
+            }
+            if stacks.len() > LISTED {
+                break;
+            }
+        }
+        match stacks.len() {
+            0 => Err(refusal),
+            1 => Ok(stacks.remove(0).1),
+            _ => {
+                let listed: Vec<String> =
+                    stacks.iter().take(LISTED).map(|(prefix, _)| format!("`{}`", shortened(prefix))).collect();
+                let reason = format!(
+                    "no architecture can be guessed: the file has several sets of weights, those under {}: choose one with \
+                     StateDict::under",
+                    listed.join(" and ")
+                );
+                Err(malformed(reason))
+            }
+        }
+    }
+
+    /// The first parts of names, shorter ones before those that go on from them.
+    fn prefixes(&self) -> BTreeSet<&str> {
+        self.tensors.keys().flat_map(|name| name.match_indices('.').take(DEPTH).map(|(at, _)| &name[..at])).collect()
+    }
+
+    fn guess(&self) -> Result<String, Error> {
+        let refused = |reason: String| {
+            malformed(format!(
+                "no architecture can be guessed: {reason}; give the network as PyTorch prints it, with StateDict::model_of"
+            ))
+        };
         let mut layers = Vec::new();
         for (name, tensor) in &self.tensors {
             let (layer, own) = name.rsplit_once('.').unwrap_or(("", name));
@@ -47,7 +98,7 @@ impl StateDict {
         for pair in layers.windows(2) {
             let ((before, _, outputs), (behind, inputs, _)) = (pair[0], pair[1]);
             if outputs != inputs {
-                return Err(refused(format!("{before} has {outputs} outputs, {behind} behind it {inputs} inputs")));
+                return Err(refused(format!("{before} has {outputs} outputs, but {behind} after it takes {inputs} inputs")));
             }
         }
         let mut text = "Sequential(".to_owned();

@@ -9,13 +9,14 @@ mod pickle;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::StateDict;
 use super::architecture::{join, shortened};
 use super::archive::Archive;
 use super::tensor::{Data, Number, Tensor};
+use super::{StateDict, recognize};
 use crate::error::Error;
 use pickle::{Content, Machine, Saved, Value};
 
@@ -30,11 +31,8 @@ const SHARED: usize = 16;
 /// The name of a tensor that was saved alone, not in a dictionary.
 const ALONE: &str = "tensor";
 
-/// The number that a checkpoint of before PyTorch 1.6 begins with, as a pickle.
-const LEGACY: &[u8] = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
-
 pub(super) fn is_legacy(beginning: &[u8]) -> bool {
-    matches!(beginning, [0x80, _, number @ ..] if number.starts_with(LEGACY))
+    matches!(beginning, [0x80, _, number @ ..] if number.starts_with(recognize::LEGACY))
 }
 
 /// The folder in which an archive has its pickle, with the slash behind it.
@@ -49,21 +47,35 @@ pub(super) fn is_checkpoint(archive: &Archive) -> Result<bool, Error> {
 impl StateDict {
     /// Reads the content of a `.pt` or `.pth` file that `torch.save` has written of a state dict, in today's format or in that
     /// of before PyTorch 1.6, from whatever device. The tensors of a dictionary in it have names that begin with its key: those
-    /// of `{"model": net.state_dict(), "epoch": 3}` are [`under`](Self::under)`("model")`. A tensor that was saved alone, as by
-    /// `torch.save(x, path)`, has the name `tensor`.
+    /// of `{"model": net.state_dict(), "epoch": 3}` are [`under`](Self::under)`("model")`, where a model looks for them by itself
+    /// ([`StateDictBuilder::build`](super::StateDictBuilder::build)). A tensor that was saved alone, as by `torch.save(x, path)`, has
+    /// the name `tensor`.
     ///
     /// A pickle is a program. None of it is run: there is nothing in this reader that a file could call. A `Vec<u8>` is taken as it is.
     ///
     /// # Errors
     /// [`Error::Malformed`], also for a whole pickled module, whose tensors are in objects of Python classes, which are not made.
+    /// A tensor that is unsupported among others (sparse, quantized, of a class of its own) is left out; a model that asks for it
+    /// is refused with the reason.
     pub fn from_pytorch(bytes: impl Into<Bytes>) -> Result<Self, Error> {
         let whole = Data::Held(bytes.into());
-        if is_legacy(&whole.beginning(16)?) { Self::of_legacy(&whole) } else { Self::of_checkpoint(Archive::open(&whole)?) }
+        let beginning = whole.beginning(recognize::ENOUGH)?;
+        if is_legacy(&beginning) {
+            Self::of_legacy(&whole)
+        } else if beginning.starts_with(Archive::MAGIC) {
+            Self::of_checkpoint(Archive::open(&whole)?)
+        } else {
+            Err(malformed(&recognize::instead(recognize::recognize(&beginning), "PyTorch's .pt and .pth")))
+        }
     }
 
     pub(super) fn of_checkpoint(mut archive: Archive) -> Result<Self, Error> {
         let names = archive.names()?;
-        let folder = folder(&names).ok_or_else(|| malformed("there is no data.pkl in the archive"))?;
+        let folder = match (folder(&names), recognize::of_archive(&names)) {
+            (Some(folder), Some(recognize::CHECKPOINT)) => folder,
+            (_, what @ Some(_)) => return Err(malformed(&recognize::instead(what, "PyTorch's .pt and .pth"))),
+            _ => return Err(malformed("there is no data.pkl in the archive, as torch.save writes it")),
+        };
         if names.iter().any(|name| *name == format!("{folder}byteorder"))
             && archive.file(&format!("{folder}byteorder"))?.read()? != "little"
         {
@@ -90,18 +102,21 @@ impl StateDict {
         let mut load = || machine.load().map_err(|reason| malformed(&reason)).map(|value| (value, machine.at()));
         load()?;
         if !matches!(load()?.0, Value::Int(1001)) {
-            return Err(malformed("it is of a version that is not read"));
+            return Err(malformed("it is of an unsupported version of PyTorch's format: save it again with PyTorch 1.6 or later"));
         }
         load()?;
         let (root, _) = load()?;
         let (keys, mut at) = load()?;
         let mut storages: BTreeMap<Rc<str>, Data> = BTreeMap::new();
-        let ends = || malformed("it ends before it is complete");
+        let ends = || malformed("the file is truncated: copy or download it again");
         for key in machine.list(&keys).unwrap_or_default() {
             let Value::Text(key) = key else { return Err(malformed("the key of a storage is no text")) };
             let size = machine.storages.get(key).ok_or_else(|| malformed("it has numbers of which no tensor is made"))?;
             let count = bytes.get(at..).and_then(|rest| rest.first_chunk()).map(|count| u64::from_le_bytes(*count));
             let length = count.and_then(|count| count.checked_mul(*size as u64)).ok_or_else(ends)?;
+            if *size == 0 {
+                return Err(malformed("it has numbers of an unknown type"));
+            }
             let data = Data::Held(bytes.clone()).part(at as u64 + 8, length).ok_or_else(ends)?;
             at += 8 + data.length();
             storages.insert(key.clone(), data);
@@ -112,67 +127,169 @@ impl StateDict {
 
 /// The tensors in what a pickle has made, of storages by their keys.
 fn state_dict(machine: &Machine<'_>, root: &Value, storages: &BTreeMap<Rc<str>, Data>) -> Result<StateDict, Error> {
-    let mut found = Vec::new();
-    // The same dictionary may stand in others many times over: no more of them are looked into than the program has bytes.
-    let mut left = machine.length();
-    collect(machine, root, "", 0, &mut left, &mut found).map_err(malformed)?;
+    // Other dictionaries may hold the same one many times over: no more of them are looked into than the program has bytes.
+    let mut collected = Collected { machine, budget: machine.length(), found: Vec::new(), left_out: Vec::new() };
+    collected.value(root, "", 0).map_err(malformed)?;
+    let Collected { found, left_out, .. } = collected;
+    let mut reasons: BTreeMap<Rc<str>, Arc<str>> = BTreeMap::new();
+    let left_out: BTreeMap<String, Arc<str>> = left_out
+        .into_iter()
+        .map(|(name, what)| (name, reasons.entry(what.name().clone()).or_insert_with(|| what.reason().into()).clone()))
+        .collect();
     if found.is_empty() {
-        let reason = "there is no tensor in it: a whole module was saved, or nothing that was learned; \
-                      save the weights in Python with torch.save(net.state_dict(), path)";
-        return Err(malformed(reason));
+        return Err(malformed(&nothing(&left_out)));
     }
     let there: usize = storages.values().map(Data::length).sum();
     let mut tensors = Vec::with_capacity(found.len());
     let mut together = 0_usize;
     for (name, saved) in found {
         let name = if name.is_empty() { ALONE.to_owned() } else { name };
-        let tensor = tensor(saved, storages).ok_or_else(|| malformed(&format!("tensor {} is not sound", shortened(&name))))?;
+        let tensor = tensor(saved, storages)
+            .ok_or_else(|| malformed(&format!("tensor {} has more values than its file: it is damaged", shortened(&name))))?;
         together = together.saturating_add(tensor.data.length());
         tensors.push((name, tensor));
     }
     if together > there.saturating_mul(SHARED) {
         return Err(malformed(&format!("its tensors share their numbers more than {SHARED} times over")));
     }
-    Ok(StateDict::of(tensors))
+    Ok(StateDict { left_out, ..StateDict::of(tensors) })
 }
 
-fn collect<'a>(
-    machine: &'a Machine<'_>,
-    value: &Value,
-    name: &str,
-    depth: usize,
-    left: &mut usize,
-    found: &mut Vec<(String, &'a Saved)>,
-) -> Result<(), &'static str> {
-    *left = left.checked_sub(1).ok_or("its dictionaries stand in one another without end")?;
-    if depth > DEPTH || name.len() > LONGEST {
-        return Err("its dictionaries are nested too deep, or their keys too long");
+/// What is said of a file without a tensor that can be read.
+fn nothing(left_out: &BTreeMap<String, Arc<str>>) -> String {
+    let save = "save the weights in Python with torch.save(net.state_dict(), path)";
+    match (left_out.get(""), left_out.len()) {
+        (Some(what), _) => format!("there are no named tensors in it: the whole of it is {what}"),
+        (None, 0) => format!("there is no tensor in it; {save}"),
+        (None, count) => {
+            let listed: Vec<String> =
+                left_out.iter().take(5).map(|(name, what)| format!("\n  {} is {what}", shortened(name))).collect();
+            let more = if count > 5 { format!("\n  and {} more", count - 5) } else { String::new() };
+            format!("there is nothing in it that can be read as weights:{}{more}", listed.concat())
+        }
     }
-    match machine.content(value) {
-        Some(Content::Tensor(saved)) => found.push((name.to_owned(), saved)),
-        Some(Content::Dict(items)) => {
-            for (key, item) in items {
-                match key {
-                    Value::Text(key) => collect(machine, item, &join(name, key), depth + 1, left, found)?,
-                    Value::Int(key) => collect(machine, item, &join(name, &key.to_string()), depth + 1, left, found)?,
-                    _ => {}
+}
+
+/// What a pickle has made that is no tensor of numbers.
+#[derive(Clone)]
+enum LeftOut {
+    /// Of this class, or made by this function.
+    Made(Rc<str>),
+    /// A tensor of this class.
+    Subclass(Rc<str>),
+}
+
+impl LeftOut {
+    fn name(&self) -> &Rc<str> {
+        let (Self::Made(name) | Self::Subclass(name)) = self;
+        name
+    }
+
+    /// What it is, and what to do.
+    fn reason(&self) -> String {
+        let name = shortened(self.name());
+        let own = name.rsplit('.').next().unwrap_or_default();
+        match (self, own) {
+            (Self::Subclass(_), _) => {
+                format!("a tensor of the class {name}, which is unsupported: save tensor.as_subclass(torch.Tensor)")
+            }
+            (_, "_rebuild_sparse_tensor" | "_rebuild_sparse_csr_tensor") => {
+                "a sparse tensor, which is unsupported: save tensor.to_dense()".to_owned()
+            }
+            (_, "_rebuild_qtensor") => {
+                "a quantized tensor, which is unsupported: save the weights before they are quantized, or tensor.dequantize()"
+                    .to_owned()
+            }
+            (_, "_rebuild_meta_tensor_no_storage") => {
+                "a tensor of the meta device, which has no values: load the weights in Python, and save them again".to_owned()
+            }
+            (_, "_rebuild_nested_tensor") => "a nested tensor, which is unsupported".to_owned(),
+            _ if own.starts_with("_rebuild") => {
+                format!("a tensor made by {name}, which is unsupported: save tensor.detach().cpu().clone()")
+            }
+            _ => format!(
+                "an object of the class {name}, not a tensor: save its weights in Python with torch.save(net.state_dict(), path)"
+            ),
+        }
+    }
+}
+
+/// The tensors within dictionaries and lists, with their names.
+struct Collected<'a> {
+    machine: &'a Machine<'a>,
+    /// How much may still be looked at and named.
+    budget: usize,
+    found: Vec<(String, &'a Saved)>,
+    left_out: Vec<(String, LeftOut)>,
+}
+
+impl Collected<'_> {
+    fn spend(&mut self, cost: usize) -> Result<(), &'static str> {
+        self.budget = self.budget.checked_sub(cost).ok_or("its dictionaries hold one another without end")?;
+        Ok(())
+    }
+
+    fn value(&mut self, value: &Value, name: &str, depth: usize) -> Result<(), &'static str> {
+        self.spend(1)?;
+        if depth > DEPTH || name.len() > LONGEST {
+            return Err("its dictionaries are nested too deep, or their keys too long");
+        }
+        match self.machine.content(value) {
+            Some(Content::Tensor(saved)) => {
+                self.spend(name.len() / 64)?;
+                self.found.push((name.to_owned(), saved));
+            }
+            Some(Content::Unknown(class)) => self.leave_out(name, LeftOut::Made(class.clone()))?,
+            Some(Content::Subclass(class)) => self.leave_out(name, LeftOut::Subclass(class.clone()))?,
+            Some(Content::Dict(of, items)) => {
+                if let Some(of) = of {
+                    self.pairs(of, name, depth)?;
+                }
+                for (key, item) in items {
+                    self.item(key, item, name, depth)?;
                 }
             }
+            Some(Content::List(items)) => {
+                for (index, item) in items.iter().enumerate() {
+                    self.value(item, &join(name, &index.to_string()), depth + 1)?;
+                }
+            }
+            _ => {}
         }
-        Some(Content::List(items)) => {
-            for (index, item) in items.iter().enumerate() {
-                collect(machine, item, &join(name, &index.to_string()), depth + 1, left, found)?;
+        Ok(())
+    }
+
+    /// What a dictionary was made of: another one, or a list of pairs.
+    fn pairs(&mut self, of: &Value, name: &str, depth: usize) -> Result<(), &'static str> {
+        let Some(Content::List(items)) = self.machine.content(of) else { return self.value(of, name, depth + 1) };
+        for item in items {
+            self.spend(1)?;
+            if let Some([key, item]) = self.machine.list(item) {
+                self.item(key, item, name, depth)?;
             }
         }
-        _ => {}
+        Ok(())
     }
-    Ok(())
+
+    fn item(&mut self, key: &Value, item: &Value, name: &str, depth: usize) -> Result<(), &'static str> {
+        match key {
+            Value::Text(key) => self.value(item, &join(name, key), depth + 1),
+            Value::Int(key) => self.value(item, &join(name, &key.to_string()), depth + 1),
+            _ => Ok(()),
+        }
+    }
+
+    fn leave_out(&mut self, name: &str, what: LeftOut) -> Result<(), &'static str> {
+        self.spend(name.len() / 64)?;
+        self.left_out.push((name.to_owned(), what));
+        Ok(())
+    }
 }
 
 /// A tensor in its storage, `None` where it reaches out of it.
 fn tensor(saved: &Saved, storages: &BTreeMap<Rc<str>, Data>) -> Option<Tensor> {
-    let Saved { storage, offset, shape, strides } = saved;
-    let number = storage.number.clone();
+    let Saved { storage, number, offset, shape, strides } = saved;
+    let number = number.clone();
     if let Number::Other(_) = number {
         return Some(Tensor { shape: shape.clone(), strides: None, number, data: Data::Held(Bytes::new()) });
     }

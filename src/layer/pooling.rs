@@ -36,25 +36,44 @@ impl Windows {
                 return Err(Error::parameter(kind, name, value, "at least 1"));
             }
         }
+        let what = if self.ceil { "more than its stride leaves out of a" } else { "at least as much as its" };
+        let too_small = || Error::shape(kind, input, format!("{what} window of {kernel} (dilation {dilation})"));
+        let reach = dilation.checked_mul(kernel - 1).and_then(|reach| reach.checked_add(1)).ok_or_else(too_small)?;
         if padding.max(padding_end) > kernel / 2 {
             return Err(Error::parameter(kind, "padding", padding.max(padding_end), "at most half of kernel_size"));
         }
-        let too_small = || Error::shape(kind, input, format!("at least as much as its window of {kernel} (dilation {dilation})"));
-        if padding.max(padding_end) > 0 && dilation > size {
+        if self.has_empty(axis, size) {
             return Err(Error::shape(
                 kind,
                 input,
                 format!("more than steps of {dilation} leave out, or a window has padding alone"),
             ));
         }
-        let reach = dilation.checked_mul(kernel - 1).and_then(|reach| reach.checked_add(1)).ok_or_else(too_small)?;
-        let room = size.checked_add(padding + padding_end).and_then(|room| room.checked_sub(reach)).ok_or_else(too_small)?;
-        let floor = room / stride + 1;
-        if !self.ceil || room % stride == 0 {
-            return Ok(floor);
+        let all = size.checked_add(padding + padding_end).ok_or_else(too_small)?;
+        if !self.ceil {
+            return Ok(all.checked_sub(reach).ok_or_else(too_small)? / stride + 1);
         }
-        // No window begins in the padding behind.
-        Ok(if floor * stride >= size + padding { floor } else { floor + 1 })
+        // The last window may reach out of the input by less than a stride, but it does not begin in the padding after it.
+        let room = all.checked_add(stride - 1).and_then(|all| all.checked_sub(reach)).ok_or_else(too_small)?;
+        let count = room / stride + 1;
+        Ok(if (count - 1) * stride >= size + padding { count - 1 } else { count })
+    }
+
+    /// Whether a window has padding alone, as steps larger than the input can pass over it.
+    fn has_empty(&self, axis: usize, size: usize) -> bool {
+        // Longer inputs are refused unseen.
+        const LONGEST: usize = 1 << 20;
+        let [padding, dilation, stride] = [self.padding[axis], self.dilation[axis], self.stride[axis]].map(|value| value as i128);
+        if self.padding[axis].max(self.padding_end[axis]) == 0 || self.dilation[axis] <= size {
+            return false;
+        }
+        if size > LONGEST {
+            return true;
+        }
+        // Of a window that begins before the input, the first value that is not before it. After as many windows as there are values
+        // they come again.
+        let begins = (0..=size as i128).map(|window| window * stride - padding).take_while(|begin| *begin < 0);
+        begins.map(|begin| begin.rem_euclid(dilation)).any(|first| first >= size as i128)
     }
 
     /// The input's indices in a window of an axis, padding left out.
@@ -219,6 +238,8 @@ macro_rules! avg_pool {
         pub struct $name {
             windows: Windows,
             count_padding: bool,
+            divisor: Option<usize>,
+            assumed: Assumed,
         }
 
         impl $name {
@@ -226,7 +247,8 @@ macro_rules! avg_pool {
 
             /// Windows of this size, side by side.
             pub fn new(kernel: impl Into<Pair>) -> Self {
-                Self { windows: Windows::new(kernel.into().along(Self::RANK, 1)), count_padding: true }
+                let windows = Windows::new(kernel.into().along(Self::RANK, 1));
+                Self { windows, count_padding: true, divisor: None, assumed: Assumed::default() }
             }
 
             windows!();
@@ -235,6 +257,13 @@ macro_rules! avg_pool {
             #[must_use]
             pub fn count_include_pad(mut self, count: bool) -> Self {
                 self.count_padding = count;
+                self
+            }
+
+            /// The same, of a text that does not say these settings.
+            #[cfg(feature = "io")]
+            pub(crate) fn assuming(mut self, assumed: Assumed) -> Self {
+                self.assumed = assumed;
                 self
             }
         }
@@ -246,6 +275,9 @@ macro_rules! avg_pool {
 
             fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
                 let output = self.windows.output($kind, input, $rank)?;
+                if self.divisor == Some(0) {
+                    return Err(Error::parameter($kind, "divisor_override", 0, "at least 1"));
+                }
                 let (windows, count_padding) = (self.windows, self.count_padding);
                 let window = move |axis: usize, index: usize| {
                     let (size, padding) = (input.plane()[axis], windows.padding[axis]);
@@ -256,12 +288,21 @@ macro_rules! avg_pool {
                     let count = if count_padding { end - first } else { inside.len() };
                     (inside, count)
                 };
-                Ok(Operator::Average(Arc::new(Mean::new(window, input, output))))
+                Ok(Operator::Average(Arc::new(Mean { divisor: self.divisor, ..Mean::new(window, input, output) })))
             }
 
             fn arguments(&self) -> String {
                 let [ceil, count] = [self.windows.ceil, self.count_padding].map(|yes| if yes { "True" } else { "False" });
-                format!("{}, ceil_mode={ceil}, count_include_pad={count}", self.windows.arguments($rank))
+                let divisor = match self.divisor {
+                    _ if $rank == 1 => String::new(),
+                    None => ", divisor_override=None".to_owned(),
+                    Some(divisor) => format!(", divisor_override={divisor}"),
+                };
+                format!("{}, ceil_mode={ceil}, count_include_pad={count}{divisor}", self.windows.arguments($rank))
+            }
+
+            fn assumed(&self, input: Shape) -> Option<String> {
+                self.assumed.matters(&self.windows, $kind, input, $rank)
             }
         }
     };
@@ -274,6 +315,48 @@ avg_pool!(
     /// The mean of each window of a sequence.
     AvgPool1d, "AvgPool1d", 1
 );
+
+impl AvgPool2d {
+    /// The same with the sum of a window divided by this number, at least 1, whatever the window's size.
+    ///
+    /// ```
+    /// use relprop::{AvgPool2d, Sequential};
+    /// use relprop::nalgebra::DVector;
+    ///
+    /// let model = Sequential::<f64>::builder().input([1, 2, 2]).layer(AvgPool2d::new(2).divisor_override(1)).build()?;
+    /// assert_eq!(model.forward(&DVector::from_element(4, 1.5))?[0], 6.0);
+    /// # Ok::<(), relprop::Error>(())
+    /// ```
+    #[must_use]
+    pub fn divisor_override(mut self, divisor: usize) -> Self {
+        self.divisor = Some(divisor);
+        self
+    }
+}
+
+/// Which settings of an average pooling a text does not say: PyTorch prints none of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Assumed {
+    pub ceil_mode: bool,
+    pub count_include_pad: bool,
+    pub divisor_override: bool,
+}
+
+impl Assumed {
+    /// Those that can make a difference for this input, as they are taken to be.
+    fn matters(self, windows: &Windows, kind: &str, input: Shape, rank: usize) -> Option<String> {
+        let output = |ceil| Windows { ceil, ..*windows }.output(kind, input, rank).ok();
+        let uncovered = output(true) != output(false);
+        let padded = windows.padding != [0, 0] || windows.padding_end != [0, 0];
+        let settings = [
+            (self.ceil_mode && uncovered, "ceil_mode=False"),
+            (self.count_include_pad && padded, "count_include_pad=True"),
+            (self.divisor_override, "divisor_override=None"),
+        ];
+        let settings: Vec<&str> = settings.into_iter().filter(|(matters, _)| *matters).map(|(_, setting)| setting).collect();
+        (!settings.is_empty()).then(|| settings.join(", "))
+    }
+}
 
 macro_rules! adaptive {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $rank:literal) => {
@@ -334,6 +417,8 @@ adaptive!(
 struct Mean<T> {
     /// Along an axis, what of the input the window of an index reaches, and how many values it counts for.
     window: Arc<dyn Fn(usize, usize) -> (Range<usize>, usize) + Send + Sync>,
+    /// What a sum is divided by in the place of that number.
+    divisor: Option<usize>,
     /// What the weights are mapped by.
     mapped: Option<WeightFn<T>>,
     input: Shape,
@@ -357,7 +442,7 @@ impl<T> fmt::Debug for Mean<T> {
 
 impl<T: Scalar> Mean<T> {
     fn new(window: impl Fn(usize, usize) -> (Range<usize>, usize) + Send + Sync + 'static, input: Shape, output: Shape) -> Self {
-        Self { window: Arc::new(window), mapped: None, input, output, all: OnceLock::new() }
+        Self { window: Arc::new(window), divisor: None, mapped: None, input, output, all: OnceLock::new() }
     }
 
     fn all(&self) -> &AllWindows<T> {
@@ -367,7 +452,7 @@ impl<T: Scalar> Mean<T> {
             };
             let ((rows, heights), (columns, widths)) = (along(0), along(1));
             let weight = |a: usize, b: usize| {
-                let weight = T::one() / T::from_f64((a * b).max(1) as f64);
+                let weight = T::one() / T::from_f64(self.divisor.unwrap_or(a * b).max(1) as f64);
                 self.mapped.as_ref().map_or(weight, |f| f.value(weight))
             };
             let weights = heights.iter().flat_map(|&a| widths.iter().map(move |&b| weight(a, b))).collect();
@@ -433,7 +518,8 @@ impl<T: Scalar> LinearMap<T> for Mean<T> {
 
     fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>> {
         let mapped = Some(f.after(self.mapped.as_ref()));
-        Box::new(Self { window: self.window.clone(), mapped, input: self.input, output: self.output, all: OnceLock::new() })
+        let (window, divisor) = (self.window.clone(), self.divisor);
+        Box::new(Self { window, divisor, mapped, input: self.input, output: self.output, all: OnceLock::new() })
     }
 
     fn multiply_adds(&self) -> f64 {

@@ -1,17 +1,19 @@
 //! Pickles: the programs in which Python writes objects down, read as far as state dicts need it.
 //!
 //! A pickle works on a stack; its instructions are one byte each, with an argument behind some
-//! (`pickletools` in Python's library documents them). What it would call is looked up in a short list of PyTorch's functions
-//! that build tensors, and these are told apart by name alone: everything else leaves [`Value::Other`] on the stack.
+//! (`pickletools` in Python's library documents them). What it would call is looked up in a short list of Python's dictionaries and
+//! of PyTorch's functions that build tensors, and these are told apart by name alone: everything else leaves
+//! [`Content::Unknown`], so that it can be said later what it was that was left out.
 //!
 //! Each instruction puts at most one value or object down, so what is allocated is a fixed multiple of the program's length.
 
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use super::super::architecture::shortened;
 use super::super::tensor::{AXES, Number};
 
-/// What is on the stack. Objects can be changed after they are met, so they stand in a list of their own.
+/// What is on the stack. Objects can be changed after they are met, so they are in a list of their own.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     Int(i64),
@@ -25,11 +27,16 @@ pub(super) enum Value {
 
 #[derive(Debug)]
 pub(super) enum Content {
-    Dict(Vec<(Value, Value)>),
+    /// What it was made of, a list of pairs or another dictionary, and what was put into it later.
+    Dict(Option<Value>, Vec<(Value, Value)>),
     /// A list or a tuple.
     List(Vec<Value>),
     Storage(Rc<Storage>),
-    Tensor(Saved),
+    Tensor(Rc<Saved>),
+    /// An object of this class, or of this function's making.
+    Unknown(Rc<str>),
+    /// A tensor of this class, which is none of PyTorch's own.
+    Subclass(Rc<str>),
 }
 
 /// Numbers in a row.
@@ -43,6 +50,7 @@ pub(super) struct Storage {
 #[derive(Debug)]
 pub(super) struct Saved {
     pub storage: Rc<Storage>,
+    pub number: Number,
     pub offset: usize,
     pub shape: Vec<usize>,
     pub strides: Vec<usize>,
@@ -96,7 +104,8 @@ impl<'a> Machine<'a> {
         self.memo.clear();
         loop {
             let begin = self.at;
-            let unsound = || format!("the instruction at byte {begin} of its pickle is not sound");
+            let unsound =
+                || format!("the instruction at byte {begin} of its pickle is not sound: the file is truncated or damaged");
             match self.step().ok_or_else(unsound)? {
                 Step::Push(value) => self.stack.push(value),
                 Step::Done => {}
@@ -186,10 +195,10 @@ impl<'a> Machine<'a> {
                 let items = self.stack.split_off(first);
                 self.object(Content::List(items))
             }
-            b'}' => self.object(Content::Dict(Vec::new())),
+            b'}' => self.object(Content::Dict(None, Vec::new())),
             b'd' => {
                 let items = pairs(self.marked()?)?;
-                self.object(Content::Dict(items))
+                self.object(Content::Dict(None, items))
             }
             b'a' => {
                 let item = self.pop()?;
@@ -254,18 +263,20 @@ impl<'a> Machine<'a> {
                 let (arguments, function) = (self.pop()?, self.pop()?);
                 self.call(&function, &arguments)
             }
-            b'o' => {
-                self.marked()?;
-                Value::Other
-            }
+            b'o' => match self.marked()?.into_iter().next() {
+                Some(Value::Global(class)) => self.object(Content::Unknown(class)),
+                _ => Value::Other,
+            },
             b'i' => {
-                self.line()?;
-                self.line()?;
+                let (module, name) = (self.line()?, self.line()?);
                 self.marked()?;
-                Value::Other
+                self.object(Content::Unknown(format!("{module}.{name}").into()))
             }
-            // What is set on an object behind its making is of no use here.
-            b'b' => return self.pop().map(|_| Step::Done),
+            b'b' => {
+                let state = self.pop()?;
+                self.build(&state);
+                return Some(Step::Done);
+            }
             b'Q' => {
                 let id = self.pop()?;
                 self.storage(&id)?
@@ -298,8 +309,8 @@ impl<'a> Machine<'a> {
     }
 
     fn text(&mut self, length: usize) -> Option<Value> {
-        let bytes = self.take(length)?;
-        Some(std::str::from_utf8(bytes).map_or(Value::Other, |text| Value::Text(text.into())))
+        // Python 2 wrote bytes.
+        self.take(length).map(|bytes| Value::Text(String::from_utf8_lossy(bytes).into()))
     }
 
     fn skip(&mut self, length: usize) -> Option<Value> {
@@ -338,15 +349,21 @@ impl<'a> Machine<'a> {
     }
 
     fn extend(&mut self, items: Vec<Value>) -> Step {
-        if let Some(Content::List(list)) = self.top() {
-            list.extend(items);
+        match self.top() {
+            Some(Content::List(list)) => list.extend(items),
+            // An object that is appended to is a list of some kind.
+            Some(content @ Content::Unknown(_)) => *content = Content::List(items),
+            _ => {}
         }
         Step::Done
     }
 
     fn insert(&mut self, items: Vec<(Value, Value)>) -> Step {
-        if let Some(Content::Dict(dict)) = self.top() {
-            dict.extend(items);
+        match self.top() {
+            Some(Content::Dict(_, dict)) => dict.extend(items),
+            // An object that has items is a dictionary of some kind.
+            Some(content @ Content::Unknown(_)) => *content = Content::Dict(None, items),
+            _ => {}
         }
         Step::Done
     }
@@ -361,30 +378,86 @@ impl<'a> Machine<'a> {
         if matches!(self.list(id)?.get(5), Some(Value::Object(_))) {
             return None;
         }
-        let (number, size) = number(kind)?;
+        let (number, size) = number(kind.rsplit('.').next()?);
         let storage = Storage { key: key.clone(), number };
         self.storages.insert(storage.key.clone(), size);
         Some(self.object(Content::Storage(Rc::new(storage))))
     }
 
-    /// What a function would give, where it is one of those that build dictionaries and tensors.
+    /// What a function would give, or a class: dictionaries and tensors.
     fn call(&mut self, function: &Value, arguments: &Value) -> Value {
         let Value::Global(name) = function else { return Value::Other };
+        let nth = |machine: &Self, index: usize| machine.list(arguments).and_then(|arguments| arguments.get(index).cloned());
         let made = match &**name {
-            "collections.OrderedDict" | "collections.defaultdict" => Some(self.object(Content::Dict(Vec::new()))),
-            "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v3" => {
-                self.tensor(arguments)
+            "collections.OrderedDict" | "collections.Counter" | "builtins.dict" | "__builtin__.dict" => {
+                let of = nth(self, 0);
+                Some(self.object(Content::Dict(of, Vec::new())))
             }
-            "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => {
-                self.list(arguments).and_then(|arguments| arguments.first().cloned())
+            // The first argument makes values for keys that are not there.
+            "collections.defaultdict" => {
+                let of = nth(self, 1);
+                Some(self.object(Content::Dict(of, Vec::new())))
             }
+            "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" => self.tensor(arguments, None),
+            "torch._utils._rebuild_tensor_v3" => {
+                let number = match nth(self, 6) {
+                    Some(Value::Global(dtype)) => number_of(&dtype),
+                    _ => Number::Other("unknown".to_owned()),
+                };
+                self.tensor(arguments, Some(number))
+            }
+            // Of (tensor, …), or of (tensor, ) and nothing else.
+            "torch._utils._rebuild_parameter"
+            | "torch._utils._rebuild_parameter_with_state"
+            | "torch._utils._rebuild_device_tensor_from_cpu_tensor"
+            | "torch.Size" => nth(self, 0),
+            PARAMETER => nth(self, 0).filter(|value| matches!(self.content(value), Some(Content::Tensor(_)))),
+            "torch._tensor._rebuild_from_type_v2" | "torch._tensor._rebuild_from_type" => self.of_type(arguments),
+            "copy_reg._reconstructor" | "copyreg._reconstructor" | "copyreg.__newobj__" => match nth(self, 0) {
+                Some(Value::Global(class)) => Some(self.object(Content::Unknown(class))),
+                _ => None,
+            },
             _ => None,
         };
-        made.unwrap_or(Value::Other)
+        made.unwrap_or_else(|| self.object(Content::Unknown(name.clone())))
     }
 
-    /// A tensor of `(storage, offset, shape, strides, …)`.
-    fn tensor(&mut self, arguments: &Value) -> Option<Value> {
+    /// A tensor with attributes, or of a class of its own: `(function, class, its arguments, attributes)`.
+    fn of_type(&mut self, arguments: &Value) -> Option<Value> {
+        let [Value::Global(function), Value::Global(class), inner, ..] = self.list(arguments)? else { return None };
+        let (function, class, inner) = (function.clone(), class.clone(), inner.clone());
+        if !matches!(&*class, "torch.Tensor" | PARAMETER | "torch.nn.parameter.Buffer") {
+            return Some(self.object(Content::Subclass(class)));
+        }
+        // One inside another is nothing that PyTorch writes, and could be without end.
+        if function.starts_with("torch._tensor.") {
+            return None;
+        }
+        Some(self.call(&Value::Global(function), &inner))
+    }
+
+    /// Sets the state of the object on top of the stack: so the first versions of PyTorch filled tensors and parameters.
+    fn build(&mut self, state: &Value) {
+        let Some(Content::Unknown(class)) = self.top() else { return };
+        let class = class.clone();
+        let made = if &*class == PARAMETER {
+            self.list(state).and_then(|state| state.first().cloned())
+        } else if class.starts_with("torch.") && class.ends_with("Tensor") {
+            self.tensor(state, None)
+        } else {
+            None
+        };
+        let tensor = match made.as_ref().and_then(|value| self.content(value)) {
+            Some(Content::Tensor(saved)) => saved.clone(),
+            _ => return,
+        };
+        if let Some(content) = self.top() {
+            *content = Content::Tensor(tensor);
+        }
+    }
+
+    /// A tensor of `(storage, offset, shape, strides, …)`, of the numbers of its storage or of others.
+    fn tensor(&mut self, arguments: &Value, number: Option<Number>) -> Option<Value> {
         let [storage, Value::Int(offset), shape, strides, ..] = self.list(arguments)? else { return None };
         let Some(Content::Storage(storage)) = self.content(storage) else { return None };
         let sizes = |value: &Value| -> Option<Vec<usize>> {
@@ -393,10 +466,13 @@ impl<'a> Machine<'a> {
             self.list(value).filter(|list| list.len() <= AXES)?.iter().map(size).collect()
         };
         let (shape, strides) = (sizes(shape)?, sizes(strides)?);
-        let saved = Saved { storage: storage.clone(), offset: usize::try_from(*offset).ok()?, shape, strides };
-        Some(self.object(Content::Tensor(saved)))
+        let number = number.unwrap_or_else(|| storage.number.clone());
+        let saved = Saved { storage: storage.clone(), number, offset: usize::try_from(*offset).ok()?, shape, strides };
+        Some(self.object(Content::Tensor(Rc::new(saved))))
     }
 }
+
+const PARAMETER: &str = "torch.nn.parameter.Parameter";
 
 /// Little-endian, in two's complement; of no use where it is longer than numbers are.
 fn long(bytes: &[u8]) -> Value {
@@ -419,11 +495,10 @@ fn pairs(items: Vec<Value>) -> Option<Vec<(Value, Value)>> {
     Some(pairs)
 }
 
-/// The numbers of a storage by the name of its class, and how many bytes each has.
-fn number(kind: &str) -> Option<(Number, usize)> {
-    let name = kind.rsplit('.').next()?;
-    let other = |size| (Number::Other(name.to_owned()), size);
-    Some(match name {
+/// The numbers of a storage by the name of its class, and how many bytes each has; 0 where that is unknown.
+fn number(class: &str) -> (Number, usize) {
+    let other = |size| (Number::Other(shortened(class)), size);
+    match class {
         "FloatStorage" => (Number::F32, 4),
         "DoubleStorage" => (Number::F64, 8),
         "HalfStorage" => (Number::F16, 2),
@@ -435,8 +510,24 @@ fn number(kind: &str) -> Option<(Number, usize)> {
         "ByteStorage" | "BoolStorage" => (Number::Uint(1), 1),
         "ComplexFloatStorage" => other(8),
         "QInt32Storage" => other(4),
-        "UntypedStorage" | "QInt8Storage" | "QUInt8Storage" => other(1),
+        "UntypedStorage" | "QInt8Storage" | "QUInt8Storage" | "QUInt4x2Storage" | "QUInt2x4Storage" => other(1),
         "ComplexDoubleStorage" => other(16),
-        _ => return None,
-    })
+        _ => other(0),
+    }
+}
+
+/// The numbers of a type's name.
+fn number_of(dtype: &str) -> Number {
+    match dtype {
+        "torch.float16" => Number::F16,
+        "torch.bfloat16" => Number::BF16,
+        "torch.float32" => Number::F32,
+        "torch.float64" => Number::F64,
+        "torch.int64" => Number::Int(8),
+        "torch.int32" => Number::Int(4),
+        "torch.int16" => Number::Int(2),
+        "torch.int8" => Number::Int(1),
+        "torch.uint8" | "torch.bool" => Number::Uint(1),
+        other => Number::Other(shortened(other)),
+    }
 }

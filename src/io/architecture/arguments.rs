@@ -1,0 +1,122 @@
+//! The arguments of a printed layer: the text between its brackets.
+
+use std::cell::Cell;
+
+use super::shortened;
+
+/// The place of an argument that is always printed with its name.
+pub(super) const NAMED: usize = usize::MAX;
+
+/// The arguments of a layer. Whatever is not asked for is refused in the end: it could change what the layer computes.
+pub(super) struct Arguments<'a>(Vec<Argument<'a>>);
+
+struct Argument<'a> {
+    name: Option<&'a str>,
+    value: &'a str,
+    seen: Cell<bool>,
+}
+
+impl<'a> Arguments<'a> {
+    /// Commas in brackets do not part arguments.
+    pub fn new(text: &'a str) -> Self {
+        let (mut depth, mut from, mut all) = (0, 0, Vec::new());
+        let mut put = |text: &'a str| {
+            let (name, value) = match text.split_once('=') {
+                Some((name, value)) => (Some(name.trim()), value.trim()),
+                None => (None, text.trim()),
+            };
+            if name.is_some() || !value.is_empty() {
+                all.push(Argument { name, value, seen: Cell::new(false) });
+            }
+        };
+        for (at, c) in text.char_indices() {
+            depth += i32::from(matches!(c, '(' | '[')) - i32::from(matches!(c, ')' | ']'));
+            if c == ',' && depth == 0 {
+                put(&text[from..at]);
+                from = at + 1;
+            }
+        }
+        put(&text[from..]);
+        Self(all)
+    }
+
+    /// An argument by its name, or at its place where it has none.
+    pub fn text(&self, name: &str, place: usize) -> Option<&'a str> {
+        let named = self.0.iter().find(|argument| argument.name == Some(name));
+        let found = named.or_else(|| self.0.get(place).filter(|argument| argument.name.is_none()))?;
+        found.seen.set(true);
+        Some(found.value)
+    }
+
+    /// That all arguments have been asked for.
+    pub fn finish(&self) -> Result<(), String> {
+        let Some(Argument { name, value, .. }) = self.0.iter().find(|argument| !argument.seen.get()) else { return Ok(()) };
+        let name = name.map_or_else(String::new, |name| format!("{name}="));
+        Err(format!("the argument {} is unsupported", shortened(&format!("{name}{value}"))))
+    }
+
+    /// Asks for all: they change nothing.
+    pub fn ignore_all(&self) {
+        self.0.iter().for_each(|argument| argument.seen.set(true));
+    }
+
+    /// Whether values are overwritten, which does not change them. PyTorch once printed the word alone.
+    pub fn inplace(&self, place: usize) -> Result<(), String> {
+        match self.text("inplace", place) {
+            None | Some("True" | "False" | "inplace") => Ok(()),
+            Some(other) => Err(wrong("inplace", other, "True or False")),
+        }
+    }
+
+    /// Asks for an argument that has one supported value.
+    pub fn only(&self, name: &str, place: usize, values: &[&str], why: &str) -> Result<(), String> {
+        match self.text(name, place) {
+            Some(value) if !values.contains(&value) => Err(format!("{name}={} is unsupported: {why}", shortened(value))),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn number(&self, name: &str, place: usize, default: f64) -> Result<f64, String> {
+        let Some(text) = self.text(name, place) else { return Ok(default) };
+        text.parse().map_err(|_| wrong(name, text, "a number"))
+    }
+
+    pub fn size(&self, name: &str, place: usize) -> Result<usize, String> {
+        let text = self.text(name, place).ok_or_else(|| format!("{name} is missing"))?;
+        text.parse().map_err(|_| wrong(name, text, "a whole number"))
+    }
+
+    pub fn flag(&self, name: &str, place: usize, default: bool) -> Result<bool, String> {
+        match self.text(name, place) {
+            None => Ok(default),
+            Some("True") => Ok(true),
+            Some("False") => Ok(false),
+            Some(other) => Err(wrong(name, other, "True or False")),
+        }
+    }
+
+    /// `(3, 4, 5)`.
+    pub fn sizes(&self, name: &str, place: usize) -> Result<Vec<usize>, String> {
+        let text = self.text(name, place).ok_or_else(|| format!("{name} is missing"))?;
+        numbers(text).ok_or_else(|| wrong(name, text, "sizes in brackets"))
+    }
+
+    /// `3`, `(3,)` or, of an image, `(3, 4)`; `None` where it is not said.
+    pub fn pair(&self, name: &str, place: usize, rank: usize) -> Result<Option<[usize; 2]>, String> {
+        let Some(text) = self.text(name, place).filter(|text| *text != "None") else { return Ok(None) };
+        match numbers(text).as_deref() {
+            Some(&[both]) => Ok(Some([both, both])),
+            Some(&[height, width]) if rank == 2 => Ok(Some([height, width])),
+            _ => Err(wrong(name, text, if rank == 2 { "one or two sizes" } else { "one size" })),
+        }
+    }
+}
+
+fn wrong(name: &str, text: &str, what: &str) -> String {
+    format!("{name} is {}, not {what}", shortened(text))
+}
+
+fn numbers(text: &str) -> Option<Vec<usize>> {
+    let inner = text.trim_start_matches(['(', '[']).trim_end_matches([')', ']']);
+    inner.split(',').map(str::trim).filter(|text| !text.is_empty()).map(|text| text.parse().ok()).collect()
+}
