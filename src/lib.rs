@@ -41,8 +41,8 @@ pub use health::{Health, LayerHealth};
 pub use layer::{
     AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, BatchNorm1d, BatchNorm2d, Bias, Branch, Celu, Concat, Conv1d,
     Conv2d, ConvTranspose2d, Dropout, Elementwise, Elu, Flatten, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, Layer,
-    LeakyRelu, Linear, LinearMap, MaxPool1d, MaxPool2d, Mish, Operator, Permute, Relu, Residual, Selu, Sigmoid, Silu, Softmax,
-    Softplus, Softsign, Tanh, Unflatten, Upsample, WeightFn,
+    LeakyRelu, Linear, LinearMap, MaxPool1d, MaxPool2d, Mish, Operator, Permute, Relu, Residual, Scaled, Selu, Sigmoid, Silu,
+    Softmax, Softplus, Softsign, Tanh, Unflatten, Upsample, WeightFn,
 };
 pub use ledger::{Ledger, LedgerEntry};
 pub use rule::{

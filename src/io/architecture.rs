@@ -6,7 +6,8 @@ use crate::error::Error;
 use crate::layer::{
     AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, BatchNorm1d, BatchNorm2d, Branch, Celu, Concat, Conv1d, Conv2d,
     ConvTranspose2d, Dropout, Elu, Flatten, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, Layer, LeakyRelu, Linear, MaxPool1d,
-    MaxPool2d, Mish, Named, Permute, Relu, Residual, Selu, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh, Unflatten, Upsample,
+    MaxPool2d, Mish, Named, Permute, Relu, Residual, Scaled, Selu, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh, Unflatten,
+    Upsample,
 };
 use crate::scalar::Scalar;
 
@@ -333,6 +334,16 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
         "Hardtanh" => {
             let (min, max) = (arguments.number("min_val", -1.0)?, arguments.number("max_val", 1.0)?);
             Arc::new(HardTanh::new(min, max).map_err(refused)?)
+        }
+        "Scaled" => {
+            let all = arguments.all();
+            let inner = all[0].strip_suffix(')').and_then(|inner| inner.split_once('(')).filter(|(kind, _)| *kind != "Scaled");
+            let (kind, own) = inner.ok_or("Scaled is without an activation, such as Scaled(ReLU(), argument=2.0, value=0.5)")?;
+            let Module::Layer(inner) = layer(kind, &Arguments(own))? else {
+                return Err(format!("Scaled is of an activation, not of a {kind}"));
+            };
+            let (argument, value) = (arguments.number("argument", 1.0)?, arguments.number("value", 1.0)?);
+            Arc::new(Scaled::of(inner, argument, value).map_err(refused)?)
         }
         "Identity" => Arc::new(Identity),
         "Flatten" => Arc::new(Flatten),

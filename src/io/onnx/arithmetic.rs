@@ -32,11 +32,16 @@ impl<T: Scalar> Steps<T> {
                     (&[a, b], Some(f)) => self.combined(a, b, f),
                     _ => Vec::new(),
                 };
-                if let Some(kind) = recognized(&expressions) {
+                let summed = matches!(operator, "Add" | "Sum");
+                let known = if summed { recognized_sum(&expressions) } else { recognized(&expressions) };
+                // A sum of values that are known is a sum: its summands share its relevance.
+                let of_parts = || steps.iter().any(|&step| matches!(self[step].kind, Kind::Refused(..)));
+                let known = known.or_else(|| if summed && of_parts() { recognized(&expressions) } else { None });
+                if let Some(kind) = known {
                     return Ok(Made::Step(kind, expressions));
                 }
                 let kind = match operator {
-                    "Add" | "Sum" => Kind::Joined { of: steps.to_vec(), summed: true },
+                    _ if summed => Kind::Joined { of: steps.to_vec(), summed: true },
                     _ => Kind::Refused(
                         steps.to_vec(),
                         "both of its inputs depend on the model's, and it is no activation that is known".to_owned(),
@@ -88,8 +93,22 @@ impl<T: Scalar> Steps<T> {
             };
             self.bases(step).into_iter().filter_map(with).collect()
         });
-        if let Some(kind) = recognized(&expressions) {
+        // A factor of an activation becomes part of it when all of the graph is known.
+        let factor = match (operator, first) {
+            ("Mul", _) => scalar,
+            ("Div", false) => scalar.map(f64::recip),
+            ("Sub", true) if scalar == Some(0.0) => Some(-1.0),
+            _ => None,
+        };
+        let factor = factor.filter(|factor| factor.is_finite() && !matches!(self[step].kind, Kind::Refused(..)));
+        let known = if factor.is_some() { unscaled(&expressions) } else { recognized(&expressions) };
+        if let Some(kind) = known {
             return Ok(Made::Step(kind, expressions));
+        }
+        if let Some(factor) = factor {
+            // What a scaling would hold.
+            per_channel(constant, dims, &self.budget)?;
+            return Ok(Made::Step(Kind::Factor(step, factor), expressions));
         }
         if matches!(operator, "Max" | "Min" | "Pow" | "Greater" | "Less") {
             return Ok(Made::Step(Kind::Refused(vec![step], PART.to_owned()), expressions));
@@ -146,9 +165,30 @@ impl<T: Scalar> Steps<T> {
     }
 }
 
-/// The step that an expression is, where it is a known activation of another.
-pub(super) fn recognized<T: Scalar>(expressions: &[(usize, Rc<Expression>)]) -> Option<Kind<T>> {
+/// A step's values as functions of other steps' values.
+type Expressions = [(usize, Rc<Expression>)];
+
+/// The step that an expression is, where it is a known activation of another, the nearest first.
+pub(super) fn unscaled<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
     expressions.iter().find_map(|(base, expression)| Some(Kind::Layers(*base, vec![expression.activation()?])))
+}
+
+/// The same, also with a scaled argument and value, but not a mere cut: a cut of a shifted value may be more than that.
+pub(super) fn recognized_but_cuts<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
+    let scaled = |(base, expression): &(usize, Rc<Expression>)| Some(Kind::Layers(*base, vec![expression.scaled_activation()?]));
+    unscaled(expressions).or_else(|| expressions.iter().find_map(scaled))
+}
+
+/// All of them; of cuts the one that is of the farthest.
+pub(super) fn recognized<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
+    let cut = |(base, expression): &(usize, Rc<Expression>)| Some(Kind::Layers(*base, vec![expression.cut()?]));
+    recognized_but_cuts(expressions).or_else(|| expressions.iter().rev().find_map(cut))
+}
+
+/// What a sum is, where it is an activation that has a name.
+fn recognized_sum<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
+    let has_name = |kind: &Kind<T>| matches!(kind, Kind::Layers(_, layers) if layers.iter().all(|layer| layer.kind() != "Scaled"));
+    recognized_but_cuts(expressions).filter(has_name)
 }
 
 /// A constant of more axes than values (and samples) would add axes to them.

@@ -19,13 +19,7 @@ const DEPTH: usize = 32;
 impl<T: Scalar> Steps<T> {
     /// The model from the input to an output.
     pub fn model(mut self, output: usize) -> Result<Sequential<T>, Error> {
-        let mut needed = vec![false; self.len()];
-        needed[output] = true;
-        for step in (0..=output).rev() {
-            if needed[step] {
-                self[step].kind.inputs().iter().for_each(|&input| needed[input] = true);
-            }
-        }
+        let needed = self.needed(output);
         let mut refused: Vec<UnsupportedNode> = Vec::new();
         for step in (0..=output).filter(|&step| needed[step]).map(|step| &self[step]) {
             match &step.kind {
@@ -41,10 +35,15 @@ impl<T: Scalar> Steps<T> {
             return Err(malformed("the output does not depend on the input".to_owned()));
         }
         let input = shape_of(self[0].dims.as_deref().unwrap_or_default()).map_err(malformed)?;
+        let link = self.end(output)?;
+        let needed = self.needed(output);
         self.name_steps(&needed);
         let dominators = Dominators::of(&self, &needed);
         let mut placed = vec![false; self.len()];
-        let layers = self.chain(&dominators, &mut placed, 0, output, 0)?;
+        let mut layers = self.chain(&dominators, &mut placed, 0, output, 0)?;
+        if let Some(layer) = link {
+            layers.push(Named { name: Some(format!("{}-probabilities", self[output].name)), layer });
+        }
         SequentialBuilder::from(Branch { layers }).input(input).build()
     }
 

@@ -54,6 +54,8 @@ pub(super) enum Kind<T: Scalar> {
     Layers(usize, Vec<Arc<dyn Layer<T>>>),
     /// Zeros before and behind along each of the axes of space, for the convolution or pooling that follows.
     Padded(usize, Vec<[usize; 2]>),
+    /// The values times a number: a part of the activation before or after it, or else a scaling.
+    Factor(usize, f64),
     Joined {
         of: Vec<usize>,
         summed: bool,
@@ -68,7 +70,7 @@ impl<T: Scalar> Kind<T> {
     pub fn inputs(&self) -> &[usize] {
         match self {
             Self::Input => &[],
-            Self::Layers(of, _) | Self::Padded(of, _) => std::slice::from_ref(of),
+            Self::Layers(of, _) | Self::Padded(of, _) | Self::Factor(of, _) => std::slice::from_ref(of),
             Self::Joined { of, .. } | Self::Refused(of, _) | Self::Behind(of) => of,
         }
     }
@@ -210,6 +212,7 @@ impl<T: Scalar> Steps<T> {
                 }
                 Ok((Some(dims), self[*of].nonnegative))
             }
+            Kind::Factor(of, factor) => Ok((self[*of].dims.clone(), self[*of].nonnegative && *factor >= 0.0)),
             Kind::Joined { of, .. } if of.len() > JOINED => Err(format!("it has {} inputs, {JOINED} at most are read", of.len())),
             Kind::Joined { .. } if self.joined > ALL_JOINED => Err("too many values are joined in this graph".to_owned()),
             Kind::Joined { of, summed } => {
