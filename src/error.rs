@@ -351,6 +351,15 @@ impl Error {
         Self::Io { path: path.display().to_string(), source }
     }
 
+    /// The same, with the file in which something is wrong.
+    #[cfg(feature = "io")]
+    pub(crate) fn in_file(mut self, path: &std::path::Path) -> Self {
+        if let Self::Malformed { reason, .. } = &mut self {
+            *reason = format!("{}: {reason}", path.display());
+        }
+        self
+    }
+
     /// The error for a shape that a layer cannot take.
     pub(crate) fn shape(kind: &str, found: Shape, expected: impl Into<String>) -> Self {
         Self::Shape { kind: kind.to_owned(), expected: expected.into(), found }

@@ -40,6 +40,7 @@ mod npz;
 mod onnx;
 #[cfg(feature = "pytorch")]
 mod pytorch;
+mod recognize;
 #[cfg(feature = "safetensors")]
 mod safetensors;
 // No format has need of all of it.
@@ -84,6 +85,9 @@ pub struct StateDict {
 const ARCHITECTURE: &str = "architecture";
 const INPUT: &str = "input";
 
+/// The formats of weights.
+const FORMATS: &str = "safetensors, PyTorch's .pt and .pth, and NumPy's .npz and .npy";
+
 /// One to three sizes.
 fn shape(dims: &[usize]) -> Option<Shape> {
     match *dims {
@@ -108,14 +112,13 @@ impl StateDict {
     /// # Errors
     /// [`Error::Io`]; [`Error::Malformed`], also for a format whose feature is off.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::of_data(&Data::of_file(path.as_ref())?)
+        let path = path.as_ref();
+        Self::of_data(&Data::of_file(path)?).map_err(|error| error.in_file(path))
     }
 
     fn of_data(whole: &Data) -> Result<Self, Error> {
-        let beginning = whole.beginning(16)?;
-        if beginning.is_empty() {
-            return Err(malformed("it is empty".to_owned()));
-        }
+        let beginning = whole.beginning(recognize::ENOUGH)?;
+        let what = recognize::recognize(&beginning);
         #[cfg(any(feature = "npz", feature = "pytorch"))]
         if beginning.starts_with(archive::Archive::MAGIC) {
             let archive = archive::Archive::open(whole)?;
@@ -123,10 +126,12 @@ impl StateDict {
             if pytorch::is_checkpoint(&archive)? {
                 return Self::of_checkpoint(archive);
             }
+            let names = archive.names()?;
             #[cfg(feature = "npz")]
-            return Self::of_npz(archive);
-            #[cfg(not(feature = "npz"))]
-            return Err(malformed("it is an archive without a checkpoint; NumPy's are read with the feature `npz`".to_owned()));
+            if names.iter().any(|name| name.ends_with(".npy")) {
+                return Self::of_npz(archive);
+            }
+            return Err(malformed(not_weights(recognize::of_archive(&names).unwrap_or(recognize::ARCHIVE))));
         }
         #[cfg(feature = "npz")]
         if beginning.starts_with(npz::MAGIC) {
@@ -137,10 +142,10 @@ impl StateDict {
             return Self::of_legacy(whole);
         }
         #[cfg(feature = "safetensors")]
-        if beginning.get(8) == Some(&b'{') {
+        if what == Some(recognize::SAFETENSORS) {
             return Self::of_safetensors(whole);
         }
-        Err(malformed(unknown(&beginning)))
+        Err(malformed(what.map_or_else(|| recognize::instead(None, FORMATS), not_weights)))
     }
 
     #[cfg(any(feature = "npz", feature = "pytorch"))]
@@ -249,19 +254,21 @@ impl StateDict {
     }
 }
 
-/// What is said of a file whose beginning none of the readers knows.
-fn unknown(beginning: &[u8]) -> String {
-    let needs = |format: &str, feature: &str| format!("it is {format}, which is read with the feature `{feature}`");
-    match beginning {
-        [b'P', b'K', 3, 4, ..] => needs("an archive, as PyTorch and NumPy write them", "pytorch` or `npz"),
-        [0x80, 2..=5, ..] if cfg!(feature = "pytorch") => "it is a pickle that torch.save did not write".into(),
-        [0x80, 2..=5, ..] => needs("a pickle, as PyTorch writes checkpoints", "pytorch"),
-        [0x93, b'N', b'U', b'M', ..] => needs("an array of NumPy", "npz"),
-        [_, _, _, _, _, _, _, _, b'{', ..] => needs("a safetensors file", "safetensors"),
-        [0x08, 1..=20, ..] => {
-            "it looks like an ONNX model, not like weights: read it with Sequential::read_onnx (feature `onnx`)".into()
+/// What is said of a file that is none of weights, or whose reader is switched off.
+fn not_weights(what: &str) -> String {
+    let needs = |feature: &str| format!("it is {what}: switch on the feature `{feature}` of the crate to read it");
+    match what {
+        recognize::SAFETENSORS if cfg!(not(feature = "safetensors")) => needs("safetensors"),
+        recognize::CHECKPOINT if cfg!(not(feature = "pytorch")) => needs("pytorch"),
+        recognize::ARRAY | recognize::ARRAYS if cfg!(not(feature = "npz")) => needs("npz"),
+        recognize::ARCHIVE if cfg!(not(any(feature = "npz", feature = "pytorch"))) => needs("pytorch` or `npz"),
+        recognize::ARCHIVE => {
+            "it is a zip archive with neither a checkpoint of PyTorch (data.pkl) nor an array of NumPy (.npy)".into()
         }
-        _ => "it is in none of the formats that are read: safetensors, PyTorch's .pt and NumPy's .npz".into(),
+        recognize::ONNX => {
+            format!("it is {what}, which has its architecture with it: read it with Sequential::read_onnx (feature `onnx`)")
+        }
+        _ => recognize::instead(Some(what), FORMATS),
     }
 }
 

@@ -107,14 +107,8 @@ fn other_tensors_and_names_are_there_too() {
 fn what_is_no_state_dict_says_so() {
     let refused = |name: &str| StateDict::open(path(name)).unwrap_err().to_string();
     assert!(refused("module.pt").contains("torch.save(net.state_dict(), path)"), "{}", refused("module.pt"));
+    assert!(refused("script.pt").contains("it is a TorchScript archive"), "{}", refused("script.pt"));
     assert!(refused("script.pt").contains("torch.save(net.state_dict(), path)"), "{}", refused("script.pt"));
-    assert!(refused("generate.py").contains("in none of the formats"));
-    let pickle = std::env::temp_dir().join(format!("relprop-pickle-{}", std::process::id()));
-    for (content, what) in [(&b"\x80\x04K\x01."[..], "a pickle that torch.save did not write"), (b"", "it is empty")] {
-        std::fs::write(&pickle, content).unwrap();
-        assert!(StateDict::open(&pickle).unwrap_err().to_string().contains(what), "{what}");
-    }
-    std::fs::remove_file(&pickle).unwrap();
     assert!(matches!(StateDict::open(path("nothing.pt")), Err(Error::Io { .. })));
     let missing = |name: &str| open(name).builder::<f32>().linear("0", 3, 4).linear("4", 4, 2).build().unwrap_err().to_string();
     let said = ["zip.pt", "legacy.pt", "weights.npz"].map(missing);
@@ -133,4 +127,67 @@ fn a_guess_is_refused_where_it_would_be_wrong() {
     assert!(conv.is_err());
     let guessed = open("zip.pt").guessed_architecture().unwrap();
     assert!(guessed.contains("(0): Linear(in_features=3, out_features=4, bias=True)\n  (0-relu): ReLU()\n  (2): Linear"));
+}
+
+#[test]
+fn a_file_that_is_not_of_weights_is_called_what_it_is() {
+    let folder = std::env::temp_dir().join(format!("relprop-recognized-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("saved")).unwrap();
+    std::fs::write(folder.join("saved/saved_model.pb"), b"\x08\x01\x12\x04\x0a\x02ab").unwrap();
+    let zip = |names: &[&str]| {
+        let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        names.iter().for_each(|name| archive.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap());
+        archive.finish().unwrap().into_inner()
+    };
+    let whole = |name: &str| std::fs::read(path(name)).unwrap();
+    let half = |name: &str| whole(name)[..whole(name).len() / 2].to_vec();
+    let cases: [(&str, Vec<u8>, &str); 20] = [
+        ("empty.pt", Vec::new(), "an empty file"),
+        ("net.pt", b"\x80\x04K\x01.".to_vec(), "a Python pickle, which is unsupported here: only safetensors, PyTorch's"),
+        ("net.h5", b"\x89HDF\r\n\x1a\n\0".to_vec(), "an HDF5 file, as Keras writes .h5: load the model in Keras and export it"),
+        ("pointer.pt", b"version https://git-lfs.github.com/spec/v1\noid".to_vec(), "run `git lfs pull`"),
+        ("page.pt", b"<!DOCTYPE html>".to_vec(), "an HTML page"),
+        ("net.json", b"{\"a\": 1}".to_vec(), "a JSON document"),
+        ("net.txt", b"Sequential(\n  (0): ReLU()\n)".to_vec(), "a text file"),
+        ("net.gguf", b"GGUF\x03\0\0\0\0\0\0\0".to_vec(), "a GGUF file"),
+        ("net.tar.gz", b"\x1f\x8b\x08\0\0\0\0\0".to_vec(), "unpack it first"),
+        ("net.onnx", b"\x08\x08\x12\x07pytorch".to_vec(), "read it with Sequential::read_onnx"),
+        ("net.bin", vec![0; 64], "its format is unknown"),
+        ("net.keras", zip(&["metadata.json", "config.json", "model.weights.h5"]), "a Keras model (.keras): export it to ONNX"),
+        (
+            "net.pt2",
+            zip(&["net/data/weights/weight_0", "net/models/model.json", "net/archive_format"]),
+            "a program of torch.export",
+        ),
+        ("docs.zip", zip(&["word/document.xml"]), "neither a checkpoint of PyTorch (data.pkl) nor an array"),
+        ("none.npz", zip(&[]), "an empty zip archive"),
+        ("half.pt", half("zip.pt"), "truncated or damaged"),
+        ("half.npz", half("weights.npz"), "truncated or damaged"),
+        ("half-legacy.pt", half("legacy.pt"), "truncated"),
+        ("half.safetensors", half("weights.safetensors"), "truncated"),
+        ("half.npy", half("x.npy"), "truncated"),
+    ];
+    for (name, content, what) in cases {
+        let file = folder.join(name);
+        std::fs::write(&file, &content).unwrap();
+        let error = StateDict::open(&file).unwrap_err().to_string();
+        assert!(error.contains(what), "{name}: {error}");
+        assert!(error.contains(file.to_str().unwrap()), "without its path: {error}");
+        let readers =
+            [StateDict::from_pytorch(content.clone()), StateDict::from_npz(content.clone()), StateDict::from_safetensors(&content)];
+        for error in readers.into_iter().map(Result::unwrap_err) {
+            assert!(matches!(error, Error::Malformed { .. }), "{name}: {error}");
+        }
+    }
+    for (name, what) in [("saved", "the folder of a TensorFlow saved model: export the model to ONNX"), ("", "it is a folder")] {
+        let error = StateDict::open(folder.join(name)).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }) && error.to_string().contains(what), "{error}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+    let other = StateDict::from_npz(whole("zip.pt")).unwrap_err().to_string();
+    assert!(other.contains("it is a PyTorch checkpoint: read it with StateDict::open"), "{other}");
+    let other = StateDict::from_pytorch(whole("weights.npz")).unwrap_err().to_string();
+    assert!(other.contains("it is an archive of NumPy arrays (.npz), which is unsupported here"), "{other}");
+    let other = StateDict::from_safetensors(&whole("weights.npz")).unwrap_err().to_string();
+    assert!(other.contains("only safetensors files are"), "{other}");
 }

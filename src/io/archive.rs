@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
 use super::malformed;
@@ -22,7 +23,10 @@ impl Archive {
     pub const MAGIC: &[u8] = b"PK\x03\x04";
 
     pub fn open(whole: &Data) -> Result<Self, Error> {
-        let mut archive = ZipArchive::new(whole.reader()?).map_err(|e| unusable(&e))?;
+        // Left to itself, the library looks for a beginning of the archive within the file, and takes a wrong one where the lengths
+        // of the files' names happen to fit.
+        let config = Config { archive_offset: ArchiveOffset::Known(0) };
+        let mut archive = ZipArchive::with_config(config, whole.reader()?).map_err(|e| unusable(&e))?;
         // A small file could give the same bytes thousands of times.
         if archive.has_overlapping_files().map_err(|e| unusable(&e))? {
             return Err(malformed("files of the archive lie over one another".to_owned()));
@@ -57,11 +61,14 @@ impl Archive {
                 file.read_to_end(&mut content).map_err(|e| malformed(format!("'{name}' cannot be unpacked: {e}")))?;
                 Ok(Data::Held(content.into()))
             }
-            other => Err(malformed(format!("'{name}' is compressed by {other}, which is not read"))),
+            other => Err(malformed(format!(
+                "'{name}' is compressed by {other}, which is unsupported: write the archive without compression, or with deflate"
+            ))),
         }
     }
 }
 
 fn unusable(error: &zip::result::ZipError) -> Error {
-    Error::Malformed { format: "zip".to_owned(), reason: error.to_string() }
+    let reason = format!("the archive is truncated or damaged ({error}): copy or download the file again");
+    Error::Malformed { format: "zip".to_owned(), reason }
 }

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 
-use super::StateDict;
+use super::architecture::shortened;
 use super::archive::Archive;
 use super::tensor::{Data, Number, Tensor};
+use super::{StateDict, recognize};
 use crate::error::Error;
 
 /// With these bytes an array begins.
@@ -26,7 +27,14 @@ impl StateDict {
     /// [`Error::Malformed`].
     pub fn from_npz(bytes: impl Into<Bytes>) -> Result<Self, Error> {
         let whole = Data::Held(bytes.into());
-        if whole.beginning(MAGIC.len())? == MAGIC { Self::of_npy(&whole) } else { Self::of_npz(Archive::open(&whole)?) }
+        let beginning = whole.beginning(recognize::ENOUGH)?;
+        if beginning.starts_with(MAGIC) {
+            Self::of_npy(&whole)
+        } else if beginning.starts_with(Archive::MAGIC) {
+            Self::of_npz(Archive::open(&whole)?)
+        } else {
+            Err(malformed(&recognize::instead(recognize::recognize(&beginning), "NumPy's .npz and .npy")))
+        }
     }
 
     pub(super) fn of_npy(whole: &Data) -> Result<Self, Error> {
@@ -45,26 +53,36 @@ impl StateDict {
             }
         }
         if tensors.is_empty() {
-            let checkpoint = !cfg!(feature = "pytorch") && archive.names()?.iter().any(|name| name.ends_with("data.pkl"));
-            return Err(malformed(if checkpoint {
-                "it is a checkpoint of PyTorch, which is read with the feature `pytorch`"
-            } else {
-                "there is no array in the archive"
-            }));
+            return Err(no_array(&archive.names()?));
         }
         Ok(Self::of(tensors))
     }
 }
 
+/// The error for an archive without an array.
+fn no_array(names: &[String]) -> Error {
+    let listed = names.iter().take(5).map(|name| shortened(name)).collect::<Vec<_>>().join(", ");
+    malformed(&match recognize::of_archive(names) {
+        Some(what @ recognize::CHECKPOINT) if cfg!(not(feature = "pytorch")) => {
+            format!("it is {what}: switch on the feature `pytorch` of the crate to read it")
+        }
+        Some(what @ recognize::CHECKPOINT) => format!("it is {what}: read it with StateDict::open or StateDict::from_pytorch"),
+        Some(what) => format!("it is {what}"),
+        None if names.is_empty() => "there is no file in the archive, and so no array".to_owned(),
+        None => format!("there is no array (a file .npy) in the archive; its files begin with {listed}"),
+    })
+}
+
 /// The array of an `.npy` file: a magic number, the format's version, the header's length, the header, the values.
 fn array(file: &Data) -> Result<Tensor, Error> {
-    let ends = || malformed("the array ends before it is complete");
+    let ends = || malformed("the file ends before its array does: it is truncated, copy or download it again");
     let beginning = file.beginning(LONGEST)?;
-    let (length, behind) = match *beginning.strip_prefix(MAGIC).ok_or_else(|| malformed("it does not begin as an array"))? {
-        [1, _, low, high, ..] => (u32::from(u16::from_le_bytes([low, high])), 10),
-        [2 | 3, _, a, b, c, d, ..] => (u32::from_le_bytes([a, b, c, d]), 12),
-        _ => return Err(malformed("its version is not 1, 2 or 3")),
-    };
+    let (length, behind) =
+        match *beginning.strip_prefix(MAGIC).ok_or_else(|| malformed("it does not begin as an array of NumPy"))? {
+            [1, _, low, high, ..] => (u32::from(u16::from_le_bytes([low, high])), 10),
+            [2 | 3, _, a, b, c, d, ..] => (u32::from_le_bytes([a, b, c, d]), 12),
+            _ => return Err(malformed("its version is not 1, 2 or 3")),
+        };
     let header = beginning.get(behind..behind + length as usize).ok_or_else(ends)?;
     let header = Header::parse(&String::from_utf8_lossy(header)).ok_or_else(|| malformed("its header cannot be read"))?;
     let Header { number, fortran, shape } = header;

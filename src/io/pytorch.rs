@@ -12,10 +12,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::StateDict;
 use super::architecture::{join, shortened};
 use super::archive::Archive;
 use super::tensor::{Data, Number, Tensor};
+use super::{StateDict, recognize};
 use crate::error::Error;
 use pickle::{Content, Machine, Saved, Value};
 
@@ -27,11 +27,8 @@ const LONGEST: usize = 1024;
 /// otherwise say that it has the same numbers without end.
 const SHARED: usize = 16;
 
-/// The number that a checkpoint of before PyTorch 1.6 begins with, as a pickle.
-const LEGACY: &[u8] = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
-
 pub(super) fn is_legacy(beginning: &[u8]) -> bool {
-    matches!(beginning, [0x80, _, number @ ..] if number.starts_with(LEGACY))
+    matches!(beginning, [0x80, _, number @ ..] if number.starts_with(recognize::LEGACY))
 }
 
 /// The folder in which an archive has its pickle, with the slash behind it.
@@ -54,12 +51,23 @@ impl StateDict {
     /// [`Error::Malformed`], also for a whole pickled module, whose tensors are in objects of Python classes, which are not made.
     pub fn from_pytorch(bytes: impl Into<Bytes>) -> Result<Self, Error> {
         let whole = Data::Held(bytes.into());
-        if is_legacy(&whole.beginning(16)?) { Self::of_legacy(&whole) } else { Self::of_checkpoint(Archive::open(&whole)?) }
+        let beginning = whole.beginning(recognize::ENOUGH)?;
+        if is_legacy(&beginning) {
+            Self::of_legacy(&whole)
+        } else if beginning.starts_with(Archive::MAGIC) {
+            Self::of_checkpoint(Archive::open(&whole)?)
+        } else {
+            Err(malformed(&recognize::instead(recognize::recognize(&beginning), "PyTorch's .pt and .pth")))
+        }
     }
 
     pub(super) fn of_checkpoint(mut archive: Archive) -> Result<Self, Error> {
         let names = archive.names()?;
-        let folder = folder(&names).ok_or_else(|| malformed("there is no data.pkl in the archive"))?;
+        let folder = match (folder(&names), recognize::of_archive(&names)) {
+            (Some(folder), Some(recognize::CHECKPOINT)) => folder,
+            (_, what @ Some(_)) => return Err(malformed(&recognize::instead(what, "PyTorch's .pt and .pth"))),
+            _ => return Err(malformed("there is no data.pkl in the archive, as torch.save writes it")),
+        };
         if names.iter().any(|name| *name == format!("{folder}byteorder"))
             && archive.file(&format!("{folder}byteorder"))?.read()? != "little"
         {
@@ -92,7 +100,7 @@ impl StateDict {
         let (root, _) = load()?;
         let (keys, mut at) = load()?;
         let mut storages: BTreeMap<Rc<str>, Data> = BTreeMap::new();
-        let ends = || malformed("it ends before it is complete");
+        let ends = || malformed("the file is truncated: copy or download it again");
         for key in machine.list(&keys).unwrap_or_default() {
             let Value::Text(key) = key else { return Err(malformed("the key of a storage is no text")) };
             let size = machine.storages.get(key).ok_or_else(|| malformed("it has numbers of which no tensor is made"))?;

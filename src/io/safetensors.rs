@@ -8,7 +8,7 @@ use safetensors::tensor::{Metadata, TensorView};
 use safetensors::{Dtype, SafeTensorError};
 
 use super::tensor::{Data, Number, Tensor};
-use super::{ARCHITECTURE, INPUT, StateDict, architecture};
+use super::{ARCHITECTURE, INPUT, StateDict, architecture, recognize};
 use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::sequential::{Bound, Sequential, describe};
@@ -19,11 +19,17 @@ impl StateDict {
     /// # Errors
     /// [`Error::Malformed`].
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self, Error> {
-        Self::of_safetensors(&Data::Held(Bytes::copy_from_slice(bytes)))
+        match recognize::recognize(bytes) {
+            None | Some(recognize::SAFETENSORS) => Self::of_safetensors(&Data::Held(Bytes::copy_from_slice(bytes))),
+            what => {
+                let reason = recognize::instead(what, "safetensors files");
+                Err(Error::Malformed { format: "safetensors".to_owned(), reason })
+            }
+        }
     }
 
     pub(super) fn of_safetensors(whole: &Data) -> Result<Self, Error> {
-        let short = || super::malformed("the safetensors file ends before it is complete".to_owned());
+        let short = || super::malformed("the safetensors file is truncated: copy or download it again".to_owned());
         let length = *whole.beginning(8)?.first_chunk().ok_or_else(|| malformed(&SafeTensorError::HeaderTooSmall))?;
         let length = u64::from_le_bytes(length);
         let header = whole.part(8, length).ok_or_else(short)?.read()?;

@@ -1,13 +1,13 @@
 //! Tensors as files hold them: read when they are asked for.
 
 use std::fs::File;
-use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::io::{Cursor, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::malformed;
+use super::{malformed, recognize};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
@@ -168,8 +168,12 @@ impl<R: Read + Seek> ReadSeek for R {}
 impl Data {
     /// All of a file, which has to stay as it is.
     pub fn of_file(path: &Path) -> Result<Self, Error> {
-        let length = std::fs::metadata(path).map_err(|source| Error::io(path, source))?.len();
-        let length = usize::try_from(length).map_err(|_| malformed("the file is larger than the memory can be".to_owned()))?;
+        let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
+        if metadata.is_dir() {
+            return Err(Error::io(path, std::io::Error::new(ErrorKind::IsADirectory, recognize::of_folder(path))));
+        }
+        let length =
+            usize::try_from(metadata.len()).map_err(|_| malformed("the file is larger than the memory can be".to_owned()))?;
         Ok(Self::InFile { path: Arc::new(path.to_owned()), at: 0, length })
     }
 

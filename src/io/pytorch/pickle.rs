@@ -96,7 +96,8 @@ impl<'a> Machine<'a> {
         self.memo.clear();
         loop {
             let begin = self.at;
-            let unsound = || format!("the instruction at byte {begin} of its pickle is not sound");
+            let unsound =
+                || format!("the instruction at byte {begin} of its pickle is not sound: the file is truncated or damaged");
             match self.step().ok_or_else(unsound)? {
                 Step::Push(value) => self.stack.push(value),
                 Step::Done => {}
