@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::arithmetic::{recognized, recognized_but_cuts, unscaled};
 use super::constant::Constant;
 use super::expression::{Expression, unary};
-use super::step::{Given, Kind, Made, PART, Steps, refused};
+use super::step::{Given, Kind, Made, PART, Steps, UNSUPPORTED, refused};
 use crate::layer::{
     Celu, Elementwise, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, Layer, LeakyRelu, Mish, Relu, Scaled, Selu, Sigmoid,
     Silu, Softplus, Softsign, Tanh,
@@ -78,7 +78,8 @@ fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<
         "HardSigmoid" => scaled(HardSigmoid, 6.0 * node.decimal("alpha", 0.2), 1.0)?,
         "LeakyRelu" => function(LeakyRelu::new(node.decimal("alpha", 0.01)).map_err(refused)?),
         "PRelu" => {
-            let slope = given.constant(1).and_then(Constant::scalar).ok_or("it has more than one slope")?;
+            let slope =
+                given.constant(1).and_then(Constant::scalar).ok_or("its slope has to be one constant number for all channels")?;
             function(LeakyRelu::new(slope).map_err(refused)?)
         }
         "Elu" => function(Elu::new(node.decimal("alpha", 1.0)).map_err(refused)?),
@@ -91,7 +92,7 @@ fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<
         "Gelu" => match node.text("approximate") {
             "" | "none" => function(Gelu::Exact),
             "tanh" => function(Gelu::Tanh),
-            other => return Err(format!("its approximation is '{}'", super::shortened(other))),
+            other => return Err(format!("its approximation '{}' is unsupported: 'none' and 'tanh' are", super::shortened(other))),
         },
         "Swish" if near("alpha", 1.0) => function(Silu),
         "Swish" => match node.decimal("alpha", 1.0) {
@@ -101,20 +102,20 @@ fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<
         "Clip" => {
             let bound = |place: usize, name: &str| match (given.is_given(place), given.constant(place)) {
                 (false, _) => Ok(node.attribute(name).map(|_| node.decimal(name, 0.0))),
-                (true, Some(constant)) => Ok(Some(constant.scalar().ok_or("a bound of it is no number")?)),
-                (true, None) => Err("its bounds are no constants"),
+                (true, Some(constant)) => Ok(Some(constant.scalar().ok_or("each of its bounds has to be one number")?)),
+                (true, None) => Err("its bounds have to be constants"),
             };
             // The least and the largest number there are bound nothing.
             let (least, most) = (bound(1, "min")?.filter(|&least| least > -3e38), bound(2, "max")?.filter(|&most| most < 3e38));
             match (least, most) {
                 (Some(0.0), None) => function(Relu),
-                (None, None) => return Err("it has no bounds".to_owned()),
+                (None, None) => return Err("it has no bounds: remove it, as it changes nothing".to_owned()),
                 (least, most) => {
                     let (least, most) = (least.unwrap_or(f32::MIN.into()), most.unwrap_or(f32::MAX.into()));
                     function(HardTanh::new(least, most).map_err(refused)?)
                 }
             }
         }
-        _ => Function::Part(unary(operator).ok_or("the operator is not read")?),
+        _ => Function::Part(unary(operator).ok_or(UNSUPPORTED)?),
     })
 }

@@ -6,7 +6,7 @@ use super::budget::Budget;
 use super::constant::Constant;
 use super::expression::{Expression, binary};
 use super::proto::Node;
-use super::step::{Kind, Layers, Made, PART, Steps, Value, one, refused};
+use super::step::{Kind, Layers, Made, PART, Steps, UNSUPPORTED, Value, one, refused};
 use crate::layer::{BatchNorm1d, BatchNorm2d};
 use crate::scalar::Scalar;
 
@@ -44,12 +44,12 @@ impl<T: Scalar> Steps<T> {
                     _ if summed => Kind::Joined { of: steps.to_vec(), summed: true },
                     _ => Kind::Refused(
                         steps.to_vec(),
-                        "both of its inputs depend on the model's, and it is no activation that is known".to_owned(),
+                        "both of its inputs depend on the model's input, and together they are not a known activation: products of values (gates, attention) are unsupported".to_owned(),
                     ),
                 };
                 Ok(Made::Step(kind, expressions))
             }
-            _ => Err("more than two inputs, and not all of them depend on the model's".to_owned()),
+            _ => Err("some of its inputs are constants, and there are more than two: unsupported".to_owned()),
         }
     }
 
@@ -61,8 +61,8 @@ impl<T: Scalar> Steps<T> {
             None => None,
         };
         for value in inputs.iter().flatten() {
-            if let Value::Constant(constant) = value {
-                no_more_axes(constant, self[steps[0]].dims.as_deref().unwrap_or_default())?;
+            if let (Value::Constant(constant), Some(dims)) = (value, &self[steps[0]].dims) {
+                no_more_axes(constant, dims)?;
             }
         }
         let parts: Option<Vec<_>> = inputs.iter().map(of).collect();
@@ -84,7 +84,7 @@ impl<T: Scalar> Steps<T> {
         let dims = self[step].dims.as_deref().unwrap_or_default();
         no_more_axes(constant, dims)?;
         let scalar = constant.scalar();
-        let f = binary(operator).ok_or("the operator is not read")?;
+        let f = binary(operator).ok_or(UNSUPPORTED)?;
         let expressions = scalar.map_or(Vec::new(), |number| {
             let number = Rc::new(Expression::Number(number));
             let with = |(base, own): (usize, Rc<Expression>)| {
@@ -121,7 +121,7 @@ impl<T: Scalar> Steps<T> {
             ("Mul", _) => (values.clone(), vec![0.0; values.len()]),
             ("Div", false) => (values.iter().map(|value| 1.0 / value).collect(), vec![0.0; values.len()]),
             _ => {
-                let reason = "it divides by values that depend on the input".to_owned();
+                let reason = "it divides by values that depend on the input: unsupported".to_owned();
                 return Ok(Made::Step(Kind::Refused(vec![step], reason), expressions));
             }
         };
@@ -196,7 +196,11 @@ fn no_more_axes(constant: &Constant, dims: &[usize]) -> Result<(), String> {
     if constant.dims.len() <= dims.len() + 1 {
         return Ok(());
     }
-    Err(format!("a constant of it has {} axes, its values have {} with that of the samples", constant.dims.len(), dims.len() + 1))
+    Err(format!(
+        "its constant has {} axes, and its values have {} (with that of the samples): a constant that adds axes is unsupported",
+        constant.dims.len(),
+        dims.len() + 1
+    ))
 }
 
 /// A constant's value for each channel, where it has one value for all of a channel.
@@ -204,7 +208,7 @@ pub(super) fn per_channel(constant: &Constant, dims: &[usize], budget: &Budget) 
     let channels = dims.first().copied().unwrap_or(1);
     // Of them, and of what a layer is made of.
     budget.keep(channels.saturating_mul(4))?;
-    let values = constant.numbers().ok_or("a constant of it is no number")?;
+    let values = constant.numbers().ok_or("its constant is not a number")?;
     if let [value] = *values {
         return Ok(vec![value; channels]);
     }
@@ -215,7 +219,10 @@ pub(super) fn per_channel(constant: &Constant, dims: &[usize], budget: &Budget) 
     if values.len() == channels && alone {
         return Ok(values);
     }
-    Err(format!("a constant of shape {:?} is not one value for each of {channels} channels", constant.dims))
+    Err(format!(
+        "its constant of shape {:?} is neither one number nor one for each of {channels} channels: unsupported",
+        constant.dims
+    ))
 }
 
 /// y = a z + b for each channel.

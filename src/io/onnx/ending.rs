@@ -39,7 +39,7 @@ impl<T: Scalar> Steps<T> {
     }
 
     /// Where the values of a step come from that only moves them.
-    fn without_moves(&self, mut step: usize) -> usize {
+    pub fn without_moves(&self, mut step: usize) -> usize {
         while let Kind::Layers(of, layers) = &self[step].kind
             && layers.iter().all(|layer| matches!(layer.kind(), "Flatten" | "Unflatten" | "Permute"))
         {

@@ -35,12 +35,12 @@ pub(super) struct Step<T: Scalar> {
     pub name: String,
     pub operator: Rc<str>,
     pub kind: Kind<T>,
-    /// The sizes of a sample's values, where they are known: they are not behind a node that is not read.
+    /// The sizes of a sample's values, where they are known: they are not after a node that is refused.
     pub dims: Option<Vec<usize>>,
     pub nonnegative: bool,
     /// The values are whole numbers.
     pub whole: bool,
-    /// It does not depend on the input's values, and yet is not known: it is computed of shapes behind a node that is not read, or by
+    /// It does not depend on the input's values, and yet is not known: it is computed of shapes after a node that is refused, or by
     /// a node that cannot be computed.
     pub uncomputed: bool,
     /// The values as functions of other steps' values, one by one.
@@ -60,9 +60,9 @@ pub(super) enum Kind<T: Scalar> {
         of: Vec<usize>,
         summed: bool,
     },
-    /// It is not read.
+    /// It is unsupported, and why.
     Refused(Vec<usize>, String),
-    /// It would be read, but stands behind one that is not.
+    /// Nothing is wrong with it as far as is known, but it comes after a node that is refused.
     Behind(Vec<usize>),
 }
 
@@ -83,8 +83,12 @@ pub(super) enum Made<T: Scalar> {
     Step(Kind<T>, Vec<(usize, Rc<Expression>)>),
 }
 
-/// Why a function is not read by itself.
-pub(super) const PART: &str = "it is read only as a part of an activation that is known, such as SiLU or GELU";
+/// Why an operator is refused that is unknown here.
+pub(super) const UNSUPPORTED: &str = "the operator is unsupported: explain the model up to its input, with OnnxFile::output, or export the \
+                                      model without it";
+
+/// Why a function is refused by itself.
+pub(super) const PART: &str = "it is supported only as a part of a known activation, such as SiLU or GELU";
 
 pub(super) type Layers<T> = Vec<Arc<dyn Layer<T>>>;
 
@@ -193,7 +197,7 @@ impl<T: Scalar> Steps<T> {
                     (shape, sign) = match layer.operator(shape).map_err(|e| e.to_string())? {
                         Operator::Linear(map) | Operator::Average(map) => {
                             if map.inputs() != shape.size() {
-                                return Err(format!("it takes {} values and is given {}", map.inputs(), shape.size()));
+                                return Err(format!("it needs {} values, and its input has {}", map.inputs(), shape.size()));
                             }
                             (map.output_shape(), sign && map.keeps_sign())
                         }
@@ -208,25 +212,33 @@ impl<T: Scalar> Steps<T> {
             Kind::Padded(of, by) => {
                 let Some(mut dims) = self[*of].dims.clone() else { return Ok((None, false)) };
                 for (dim, [before, behind]) in dims.iter_mut().skip(1).zip(by) {
-                    *dim = dim.checked_add(*before).and_then(|dim| dim.checked_add(*behind)).ok_or("its sizes overflow")?;
+                    *dim = dim.checked_add(*before).and_then(|dim| dim.checked_add(*behind)).ok_or("its sizes are too large")?;
                 }
                 Ok((Some(dims), self[*of].nonnegative))
             }
             Kind::Factor(of, factor) => Ok((self[*of].dims.clone(), self[*of].nonnegative && *factor >= 0.0)),
-            Kind::Joined { of, .. } if of.len() > JOINED => Err(format!("it has {} inputs, {JOINED} at most are read", of.len())),
-            Kind::Joined { .. } if self.joined > ALL_JOINED => Err("too many values are joined in this graph".to_owned()),
+            Kind::Joined { of, .. } if of.len() > JOINED => {
+                Err(format!("it has {} inputs, and at most {JOINED} are supported", of.len()))
+            }
+            Kind::Joined { .. } if self.joined > ALL_JOINED => {
+                Err("sums and concatenations in this graph have too many inputs in all".to_owned())
+            }
             Kind::Joined { of, summed } => {
                 let all: Option<Vec<&Vec<usize>>> = of.iter().map(|&step| self[step].dims.as_ref()).collect();
                 let Some(all) = all else { return Ok((None, false)) };
-                let mut dims = (*all.first().ok_or("it is of nothing")?).clone();
+                let mut dims = (*all.first().ok_or("it has no inputs")?).clone();
                 let fits = |other: &&Vec<usize>| {
                     if *summed { **other == dims } else { other.len() == dims.len() && other.get(1..) == dims.get(1..) }
                 };
                 if !all.iter().all(fits) {
-                    return Err(format!("its inputs have different shapes: {:?}", &all[..all.len().min(8)]));
+                    return Err(format!(
+                        "its inputs have different shapes, which is unsupported: {:?} (without the axis of the samples)",
+                        &all[..all.len().min(8)]
+                    ));
                 }
                 if !summed && !dims.is_empty() {
-                    dims[0] = all.iter().try_fold(0_usize, |sum, dims| sum.checked_add(dims[0])).ok_or("its sizes overflow")?;
+                    dims[0] =
+                        all.iter().try_fold(0_usize, |sum, dims| sum.checked_add(dims[0])).ok_or("its sizes are too large")?;
                 }
                 Ok((Some(dims), of.iter().all(|&step| self[step].nonnegative)))
             }
@@ -274,7 +286,7 @@ impl Given<'_> {
     /// The numbers of a constant, as a layer holds them.
     pub fn convert<T: Scalar>(&self, constant: Option<&Constant>, what: &str) -> Result<Vec<T>, String> {
         let Some(constant @ Constant { values: Values::Floats(tensor), .. }) = constant else {
-            return Err(format!("its {what} is no constant of numbers"));
+            return Err(format!("its {what} has to be a constant of floating-point numbers"));
         };
         self.budget.keep(constant.count())?;
         tensor.convert(what).map_err(refused)
@@ -293,13 +305,15 @@ impl Given<'_> {
     pub fn rank(&self) -> Result<usize, String> {
         match self.dims.len() {
             2 | 3 => Ok(self.dims.len() - 1),
-            axes => Err(format!("it is read for sequences and images, its values have {axes} axes")),
+            axes => Err(format!(
+                "it is supported on sequences and images, and its values have {axes} axes (without that of the samples)"
+            )),
         }
     }
 
     /// A setting with a number for each axis of space.
     pub fn sizes(&self, name: &str, rank: usize, usual: usize) -> Result<[usize; 2], String> {
-        let wrong = || format!("its {name} are not {rank} sizes");
+        let wrong = || format!("its {name} have to be {rank} sizes");
         match self.node.ints(name) {
             None => Ok([usual; 2]),
             Some(sizes) if sizes.len() == rank => pair(sizes).ok_or_else(wrong),
@@ -323,5 +337,6 @@ pub(super) fn shape_of(dims: &[usize]) -> Result<Shape, String> {
     if dims.is_empty() {
         return Ok(Shape::from(1));
     }
-    super::super::shape(dims).ok_or_else(|| format!("its values have {} axes: vectors, sequences and images are read", dims.len()))
+    super::super::shape(dims)
+        .ok_or_else(|| format!("its values have {} axes (without that of the samples): at most 3 are supported", dims.len()))
 }
