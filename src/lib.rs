@@ -21,6 +21,7 @@ mod explanation;
 mod health;
 mod ledger;
 mod linalg;
+mod nearest;
 mod scalar;
 mod sequential;
 mod shape;

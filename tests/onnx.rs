@@ -511,7 +511,7 @@ fn all_that_is_refused_is_listed_at_once() {
         tensor("c", &[2], &[0.5; 2]),
         node("Add", &["dense", "c"], "shift", &[]),
         node("Div", &["x", "shift"], "quotient", &[]),
-        tensor("u", &[2, 1], &[0.5; 2]),
+        tensor("u", &[3, 1], &[0.5; 3]),
         node("MatMul", &["quotient", "u"], "y", &[]),
     ];
     let Err(Error::UnsupportedNodes { nodes }) = read(&[1, 2], &steps) else { panic!("it is read") };
@@ -627,9 +627,9 @@ fn what_is_wrong_with_a_model_as_a_whole() {
     let of = |name: &str| file.clone().output(name).to_model::<f64>();
     assert!(of("scores").is_ok());
     let error = of("scroes").unwrap_err().to_string();
-    assert!(error.ends_with("no node gives the output 'scroes': the file's outputs are 'y'; do you mean 'scores'?"), "{error}");
+    assert!(error.ends_with("no node gives the output 'scroes' (the file's outputs are 'y'), did you mean 'scores'?"), "{error}");
     let error = of("something else").unwrap_err().to_string();
-    assert!(error.ends_with("no node gives the output 'something else': the file's outputs are 'y'"), "{error}");
+    assert!(error.ends_with("no node gives the output 'something else' (the file's outputs are 'y')"), "{error}");
 }
 
 fn dense_of(from: &str, to: &str) -> Vec<u8> {

@@ -3,7 +3,7 @@
 //! A file is a graph of operators; what lies between its input and one of its outputs becomes a [`Sequential`], in four steps:
 //! the messages are decoded ([`proto`]), what does not depend on the input is computed ([`fold`]), each operator becomes
 //! layers or a join of several ways ([`graph`], [`operator`] and what it calls), and sums and concatenations become branches
-//! ([`branches`]).
+//! ([`branches`]), after factors have become part of their activations ([`ending`]).
 
 mod activation;
 mod arithmetic;
@@ -156,8 +156,9 @@ impl<T: Scalar> Sequential<T> {
     /// [`OnnxFile::to_model`].
     ///
     /// The layers have the names of the nodes. A batch-normalisation that the exporter has left alone is a layer of its own:
-    /// [`canonize`](Self::canonize) before you explain. A log-softmax at the end becomes a softmax, whose logits are explained. Casts
-    /// to numbers of 16 bits are left out: the model computes in `T` throughout.
+    /// [`canonize`](Self::canonize) before you explain. A log-softmax at the end becomes a softmax, whose logits are explained, and
+    /// p and 1 - p become the probabilities of two logits. A number that an activation's argument or value is multiplied by is part
+    /// of the activation ([`Scaled`](crate::Scaled)). Casts to numbers of 16 bits are left out: the model computes in `T` throughout.
     ///
     /// # Errors
     /// Those of both.

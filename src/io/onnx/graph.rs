@@ -14,6 +14,7 @@ use super::proto::{self, Node, ValueInfo};
 use super::step::{Kind, Made, Steps, Value};
 use super::{is_standard, malformed, shortened};
 use crate::error::Error;
+use crate::nearest::did_you_mean;
 use crate::scalar::Scalar;
 use crate::sequential::Sequential;
 use crate::shape::Shape;
@@ -205,21 +206,15 @@ fn sizes_of(info: &ValueInfo, batch: usize) -> Option<Vec<usize>> {
     (fits && (1..=3).contains(&dims.len())).then_some(dims)
 }
 
-/// No value is so far from one that is asked for that its name would help.
-const NEAR: f64 = 0.7;
-
-/// What is said of an output that there is not, with the nearest names that there are.
-fn no_such_output<'a>(graph: &proto::Graph, asked: &str, names: impl Iterator<Item = &'a String>) -> String {
+/// What is said of an output that there is not, with the name that was probably meant.
+fn no_such_output<'a>(graph: &'a proto::Graph, asked: &str, names: impl Iterator<Item = &'a String>) -> String {
     let outputs = graph.output.iter().take(8).map(|output| format!("'{}'", shortened(&output.name))).collect::<Vec<_>>().join(", ");
-    let asked: String = asked.chars().take(60).collect();
+    let asked = shortened(asked);
     // Names of any length, and any number of them, may be in a file.
-    let near = names.filter(|name| !name.is_empty() && name.len() <= 120).take(4096);
-    let mut near: Vec<(f64, &String)> = near.map(|name| (strsim::normalized_damerau_levenshtein(&asked, name), name)).collect();
-    near.retain(|(similarity, _)| *similarity >= NEAR);
-    near.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
-    let near: Vec<_> = near.iter().take(3).map(|(_, name)| format!("'{}'", shortened(name))).collect();
-    let meant = if near.is_empty() { String::new() } else { format!("; do you mean {}?", near.join(" or ")) };
-    format!("no node gives the output '{}': the file's outputs are {outputs}{meant}", shortened(&asked))
+    let mut names: Vec<&str> = names.map(String::as_str).filter(|name| !name.is_empty() && name.len() <= 120).collect();
+    names.sort_unstable();
+    let meant = did_you_mean(&asked, graph.output.iter().map(|output| output.name.as_str()).take(8).chain(names).take(4096));
+    format!("no node gives the output '{asked}' (the file's outputs are {outputs}){meant}")
 }
 
 /// A shape as a file says it, with `?` for a size that is left open.

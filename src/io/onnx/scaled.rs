@@ -159,13 +159,12 @@ impl Expression {
     /// k x, but not below one bound and not above another.
     pub fn cut<T: Scalar>(&self) -> Made<T> {
         let sides = Sides::of(self)?;
-        // Constant, or straight through 0.
-        let end = |side: Side| {
-            let at = sides.values.len() - 1;
-            let (last, before) = (side.of(sides.values[at]), side.of(sides.values[at - 1]));
-            if near(last, before) { Some(Some(last)) } else { near(last, 2.0 * before).then_some(None) }
+        // Constant far out, or straight through 0.
+        let end = |sign: f64| {
+            let (last, before) = (self.value(sign * 1e30), self.value(sign * 1e29));
+            if near(last, before) { Some(Some(last)) } else { near(last, 10.0 * before).then_some(None) }
         };
-        let ends = [end(Side::Left)?, end(Side::Right)?];
+        let ends = [end(-1.0)?, end(1.0)?];
         let within = |value: f64| ends.iter().flatten().all(|&bound| !near(value, bound));
         let slope = sides.values.iter().enumerate().find_map(|(at, &[right, left])| {
             let x = sides.x(at);
