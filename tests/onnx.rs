@@ -557,6 +557,9 @@ fn all_that_is_refused_is_listed_at_once() {
     let Err(Error::UnsupportedNodes { nodes }) = read(&[1, 2], &follows) else { panic!("it is read") };
     let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
     assert_eq!(names, ["l", "s"]);
+    let last = [node("LSTM", &["x"], "l", &[]), node("Softmax", &["l"], "s", &[]), node("Flatten", &["s"], "y", &[])];
+    let Err(Error::UnsupportedNodes { nodes }) = read(&[1, 2], &last) else { panic!("it is read") };
+    assert_eq!(nodes.len(), 1, "{nodes:?}");
 }
 
 /// Shapes that the file says make more of it known.

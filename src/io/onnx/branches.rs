@@ -58,11 +58,10 @@ impl<T: Scalar> Steps<T> {
     fn refused(&self, output: usize, needed: &[bool]) -> Vec<UnsupportedNode> {
         let crossings = self.crossings(&Dominators::of(self, needed), output);
         let last = self.without_moves(output);
-        let is_softmax = |layer: &Arc<dyn Layer<T>>| layer.kind() == "Softmax";
         let reason = |at: usize| match &self[at].kind {
             Kind::Refused(_, reason) => Some(reason.as_str()),
             Kind::Padded(..) => Some(PADDED),
-            Kind::Layers(_, layers) if at != last && layers.iter().any(is_softmax) => Some(SOFTMAX),
+            _ if at != last && matches!(&*self[at].operator, "Softmax" | "LogSoftmax") => Some(SOFTMAX),
             _ => crossings.contains(&at).then_some(CROSSING),
         };
         (0..=output).filter(|&at| needed[at]).filter_map(|at| Some(self[at].unsupported(reason(at)?))).collect()

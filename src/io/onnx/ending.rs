@@ -10,6 +10,9 @@ use crate::layer::{Identity, Layer, Linear, Operator, Scaled};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
+/// The operators that move values only, whatever their shape.
+const MOVES: &[&str] = &["Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"];
+
 impl<T: Scalar> Steps<T> {
     /// The steps on the way to the output.
     pub fn needed(&self, output: usize) -> Vec<bool> {
@@ -40,12 +43,17 @@ impl<T: Scalar> Steps<T> {
 
     /// Where the values of a step come from that only moves them.
     pub fn without_moves(&self, mut step: usize) -> usize {
-        while let Kind::Layers(of, layers) = &self[step].kind
-            && layers.iter().all(|layer| matches!(layer.kind(), "Flatten" | "Unflatten" | "Permute"))
-        {
-            step = *of;
+        loop {
+            step = match &self[step].kind {
+                Kind::Layers(of, layers)
+                    if layers.iter().all(|layer| matches!(layer.kind(), "Flatten" | "Unflatten" | "Permute")) =>
+                {
+                    *of
+                }
+                Kind::Behind(of) if MOVES.contains(&&*self[step].operator) && !of.is_empty() => of[0],
+                _ => return step,
+            }
         }
-        step
     }
 
     /// f and a, where the values of a step are the probabilities f(a z) of the values z of another.
