@@ -69,8 +69,8 @@ use crate::scalar::Scalar;
 use crate::shape::Shape;
 
 pub use activation::{
-    AxisSoftmax, Celu, Dropout, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, LeakyRelu, Mish, Relu, Selu, Sigmoid, Silu,
-    Softmax, Softplus, Softsign, Tanh,
+    AxisSoftmax, Celu, Dropout, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, LeakyRelu, Mish, Relu, Scaled, Selu,
+    Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh,
 };
 pub use batch_norm::{BatchNorm1d, BatchNorm2d};
 pub(crate) use branches::Named;

@@ -29,7 +29,7 @@ fn files() -> Vec<PathBuf> {
     let is_model = |path: &Path| path.extension().is_some_and(|e| e == "onnx");
     paths.retain(|path| is_model(path) && !path.file_stem().unwrap().to_str().unwrap().starts_with("refused-"));
     paths.sort();
-    assert_eq!(paths.len(), 68, "exported models are missing, or new");
+    assert_eq!(paths.len(), 72, "exported models are missing, or new");
     paths
 }
 
@@ -68,7 +68,7 @@ fn agree<T: Scalar>(relevances: f64) {
         }
         for (rule_name, rule) in rules::<T>() {
             // zennit has no module for how these end or begin.
-            if ["sklearn-binary", "sklearn-pipeline"].contains(&name) {
+            if name.starts_with("sklearn-binary") || ["sklearn-labels", "sklearn-pipeline"].contains(&name) {
                 assert!(golden.shape(rule_name).is_none());
                 continue;
             }
@@ -90,6 +90,25 @@ fn agree<T: Scalar>(relevances: f64) {
         println!("{name:<32} {line}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// scikit-learn's p and 1 - p, of whatever operator set: a dense layer of the logits -z and z, and a sigmoid.
+#[test]
+fn a_binary_classifier_ends_with_two_logits() {
+    for name in ["sklearn-binary", "sklearn-binary-opset9", "sklearn-binary-opset13", "sklearn-binary-opset17", "sklearn-labels"] {
+        let file = OnnxFile::open(format!("{FOLDER}/{name}.onnx")).unwrap();
+        let output = file.outputs().into_iter().find(|output| output.contains("probabilit")).unwrap().to_owned();
+        let model: Sequential<f64> = file.clone().output(output).to_model().unwrap();
+        let kinds: Vec<&str> = model.layers().iter().map(|layer| layer.kind()).collect();
+        assert_eq!(kinds, ["Linear", "ReLU", "Linear", "ReLU", "Linear", "Sigmoid"], "{name}");
+        // The logits by themselves.
+        let logits: Sequential<f64> = file.output("add_result2").to_model().unwrap();
+        let (pair, alone) = (model.layers()[4].tensors(), logits.layers()[4].tensors());
+        for ((_, _, pair), (_, _, alone)) in pair.iter().zip(&alone) {
+            let expected: Vec<f64> = alone.iter().map(|value| -value).chain(alone.iter().copied()).collect();
+            assert_eq!(pair, &expected, "{name}");
+        }
+    }
 }
 
 #[test]

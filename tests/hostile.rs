@@ -41,16 +41,16 @@ fn says(file: &[u8], what: &str) {
 fn graphs_that_are_none() {
     says(
         &model(&[1, 2], &[node("Relu", &["g"], "h", &[]), node("Relu", &["h"], "g", &[]), dense()]),
-        "there is a cycle, or no order",
+        "the graph has a cycle, or its nodes are in the wrong order",
     );
-    says(&model(&[1, 2], &[node("Relu", &["y"], "h", &[]), dense()]), "there is a cycle");
+    says(&model(&[1, 2], &[node("Relu", &["y"], "h", &[]), dense()]), "the graph has a cycle");
     says(&model(&[1, 2], &[]), "no node gives the output 'y'");
     says(&model(&[1, 2], &[tensor("y", &[1], &[1.0])]), "does not depend on the input");
-    says(&model(&[], &[node("Relu", &["x"], "h", &[]), dense()]), "has no shape");
+    says(&model(&[], &[node("Relu", &["x"], "h", &[]), dense()]), "does not say the shape of its input");
     says(&model(&[2], &[node("Relu", &["x"], "h", &[]), dense()]), "samples x features");
-    says(&model(&[1, -2], &[node("Relu", &["x"], "h", &[]), dense()]), "left open");
-    says(&bytes(8, &number(2, 17)), "no graph");
-    says(b"\x3a\xff\xff\xff\xff\x0f", "buffer");
+    says(&model(&[1, -2], &[node("Relu", &["x"], "h", &[]), dense()]), "leaves the shape of its input 'x' open");
+    says(&bytes(8, &number(2, 17)), "its format is unknown");
+    says(b"\x3a\xff\xff\xff\xff\x0f", "its format is unknown");
 }
 
 #[test]
@@ -58,9 +58,9 @@ fn sizes_that_are_none() {
     let with = |dims: &[i64]| {
         model(&[1, 2], &[node("Relu", &["x"], "h", &[]), tensor("w", dims, &[1.0, 2.0]), node("MatMul", &["h", "w"], "y", &[])])
     };
-    says(&with(&[-2, -1]), "its dimensions are [-2, -1]");
-    says(&with(&[i64::MAX, i64::MAX]), "its dimensions overflow");
-    says(&with(&[1 << 40, 1]), "it has 2 values for dimensions of");
+    says(&with(&[-2, -1]), "its dimensions [-2, -1] are not sizes");
+    says(&with(&[i64::MAX, i64::MAX]), "its dimensions are too large");
+    says(&with(&[1 << 40, 1]), "but the file has 2");
     let huge = i64::MAX / 2;
     let shapes: [&[i64]; 4] = [&[1, huge, huge, huge], &[1, huge], &[1, 3, 1 << 30, 1 << 30], &[huge, 2]];
     for input in shapes {
@@ -83,13 +83,13 @@ fn sizes_that_are_none() {
     says(&model(&[1, 1, 2, 2], &[node("MaxPool", &["x"], "y", &dilated)]), "padding alone");
     let reach = [ints("kernel_shape", &[4, 1]), ints("dilations", &[i64::MAX / 3 * 2 + 1, 1])];
     assert!(onnx(&model(&[1, 1, 8, 1], &[tensor("k", &[1, 1, 4, 1], &[1.0; 4]), node("Conv", &["x", "k"], "y", &reach)])).is_err());
-    says(&model(&[1, 1 << 32, 1 << 32], &[node("Flatten", &["x"], "h", &[]), dense()]), "overflow");
+    says(&model(&[1, 1 << 32, 1 << 32], &[node("Flatten", &["x"], "h", &[]), dense()]), "too large");
     let texts: Vec<u8> =
         (0..6).flat_map(|at| bytes(5, &[number(1, 1 << 62), number(2, 8), text(8, &format!("t{at}"))].concat())).collect();
     let all = node("Concat", &["t0", "t1", "t2", "t3", "t4", "t5"], "c", &[]);
     says(&model(&[1, 2], &[texts, all, node("Add", &["x", "c"], "h", &[]), dense()]), "too large");
     let axes = [number(2, 1), text(8, "t"), number(1, 1).repeat(200_000), bytes(9, &[0; 4])].concat();
-    says(&model(&[1, 2], &[bytes(5, &axes), node("Transpose", &["t"], "c", &[]), dense()]), "or are too many");
+    says(&model(&[1, 2], &[bytes(5, &axes), node("Transpose", &["t"], "c", &[]), dense()]), "or too many");
     // A shape that would be computed from a few bytes.
     let shape = [tensor("n", &[1], &[1e9]), node("Cast", &["n"], "i", &[int("to", 7)])].concat();
     let file = model(&[1, 2], &[shape, node("ConstantOfShape", &["i"], "c", &[]), node("Add", &["x", "c"], "h", &[]), dense()]);
@@ -114,7 +114,7 @@ fn graphs_that_are_too_much() {
 
     // Layers of the size of the input, of no weights; weights that are used over and over; names that many values would have.
     let scaled = [tensor("c", &[1], &[2.0]), node("Mul", &["x", "c"], "y", &[])].concat();
-    says(&model(&[1, 1 << 24], &[scaled]), "many times more weights");
+    says(&model(&[1, 1 << 24], &[scaled]), "many times larger than the file");
     let weights = tensor("w", &[128, 128], &vec![0.5; 128 * 128]);
     let again: Vec<u8> = (0..1000)
         .flat_map(|at| {
@@ -122,14 +122,14 @@ fn graphs_that_are_too_much() {
             node("MatMul", &[&from, "w"], &to, &[])
         })
         .collect();
-    says(&model(&[1, 128], &[weights, again, node("Relu", &["m1000"], "y", &[])]), "many times more weights");
+    says(&model(&[1, 128], &[weights, again, node("Relu", &["m1000"], "y", &[])]), "many times larger than the file");
     let outputs: Vec<String> = (0..20_000).map(|at| format!("o{at}")).collect();
     let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
     let many = node_of(&"L".repeat(20_000), &["x"], &outputs, &[]);
     says(&model(&[1, 2], &[many, node("Relu", &["o1"], "h", &[]), dense()]), "the model has");
     let ways: Vec<u8> = (0..300).flat_map(|at| node("Sum", &["n999"; 1000], &format!("s{at}"), &[])).collect();
     let ways = [relus(1000), ways, node("Relu", &["s299"], "h", &[]), dense()];
-    says(&model(&[1, 2], &ways), "too many values are joined");
+    says(&model(&[1, 2], &ways), "too many inputs in all");
 
     // Sums within sums.
     let nested = |depth: usize| {
@@ -145,7 +145,7 @@ fn graphs_that_are_too_much() {
     assert!(onnx(&nested(20)).is_ok());
     says(&nested(1000), "more than 32 deep");
     // A concatenation of all values on a long way, which begin and end in one another.
-    for (count, what) in [(15_000, "it has 15000 inputs, 1024 at most are read"), (1024, "more than 32 deep")] {
+    for (count, what) in [(15_000, "it has 15000 inputs, and at most 1024 are supported"), (1024, "more than 32 deep")] {
         let names: Vec<String> = (0..count).map(|at| format!("n{at}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let all = [relus(count), node("Concat", &names, "h", &[int("axis", 1)])].concat();
@@ -158,7 +158,7 @@ fn graphs_that_are_too_much() {
         doubled.extend(node("Mul", &[&format!("d{}", at - 1), &format!("d{}", at - 1)], &format!("d{at}"), &[]));
     }
     doubled.extend(node("Relu", &["d199"], "h", &[]));
-    says(&model(&[1, 2], &[doubled, dense()]), "and it is no activation that is known");
+    says(&model(&[1, 2], &[doubled, dense()]), "they are not a known activation");
     // Messages within messages: a graph in an attribute of a node of a graph.
     let mut deep = Vec::new();
     for _ in 0..2_000 {
@@ -196,14 +196,14 @@ fn external_data_stays_in_its_folder() {
     for outside in ["../secret.bin", "sub/../../secret.bin", absolute.to_str().unwrap(), "", "link.bin"] {
         if cfg!(unix) || outside != "link.bin" {
             let error = read(outside, &[]).0.unwrap_err().to_string();
-            assert!(error.contains("outside the model's folder"), "{outside}: {error}");
+            assert!(error.contains("outside the folder of the model"), "{outside}: {error}");
         }
     }
     for (key, value) in [("offset", "4"), ("offset", "99999999999999999999"), ("offset", "-1"), ("length", "9"), ("length", "x")] {
         assert!(read("data.bin", &[entry(key, value)]).0.is_err(), "{key} {value}");
     }
     assert!(matches!(read("missing.bin", &[]).0, Err(Error::Malformed { .. })));
-    says(&read("data.bin", &[]).1, "the model was not read from one");
+    says(&read("data.bin", &[]).1, "open the model by its path");
     std::fs::remove_dir_all(&folder).unwrap();
 }
 

@@ -5,10 +5,17 @@
 #[path = "common/onnx.rs"]
 mod protocol;
 
+use std::sync::Arc;
+
 use protocol::{bytes, dense, float, int, ints, model, model_of, node, node_of, number, tensor, text, whole_tensor, word};
+use relprop::Error;
 use relprop::io::OnnxFile;
-use relprop::nalgebra::DVector;
-use relprop::{Error, Sequential, UnsupportedNode};
+use relprop::nalgebra::{DMatrix, DVector};
+use relprop::rule::Outside;
+use relprop::{
+    Celu, Elementwise, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Layer, LeakyRelu, Linear, Mish, RelevanceRule, Relu, Rule,
+    Scaled, Sequential, Sigmoid, Silu, Softplus, Softsign, Tanh, UnsupportedNode, ZBox,
+};
 
 fn read(input: &[i64], parts: &[Vec<u8>]) -> Result<Sequential<f64>, Error> {
     OnnxFile::from_bytes(model(input, parts))?.to_model()
@@ -87,10 +94,10 @@ fn activations_are_told_by_their_values() {
     assert!(clip(&[], &["x"]).is_err());
 
     let cut = [two("Max", "x", "0", "a"), two("Min", "a", "20", "h")];
-    assert!(kind(&[("0", 0.0), ("20", 20.0)], &cut).unwrap_err().contains("as a part of an activation"));
+    assert_eq!(kind(&[("0", 0.0), ("20", 20.0)], &cut).unwrap(), "Hardtanh");
     let quick = [two("Mul", "x", "s", "a"), one("Sigmoid", "a", "b"), two("Mul", "x", "b", "h")];
-    assert!(kind(&[("s", 1.702)], &quick).unwrap_err().contains("no activation that is known"));
-    assert!(kind(&[], &[one("Exp", "x", "h")]).unwrap_err().contains("as a part of an activation"));
+    assert_eq!(kind(&[("s", 1.702)], &quick).unwrap(), "Scaled");
+    assert!(kind(&[], &[one("Exp", "x", "h")]).unwrap_err().contains("as a part of a known activation"));
 
     // Almost an activation: but for a jump close to 0, a cap far out, a kink beside another.
     let jump = [two("Greater", "x", "t", "a"), node("Where", &["a", "x", "0"], "h", &[])];
@@ -99,12 +106,276 @@ fn activations_are_told_by_their_values() {
         assert!(kind(&[("0", 0.0), ("t", t)], &jump).is_err(), "{t}");
     }
     let cap = [one("Sigmoid", "x", "a"), two("Mul", "x", "a", "b"), two("Min", "b", "most", "h")];
-    assert!(kind(&[("most", 1000.0)], &cap).is_err());
+    // It is two: the second cuts what the first gives.
+    assert_eq!(kind(&[("most", 1000.0)], &cap).unwrap(), "SiLU");
     let far = [two("Max", "x", "0", "a"), two("Min", "a", "most", "h")];
-    assert!(kind(&[("0", 0.0), ("most", 2e6)], &far).is_err());
+    assert_eq!(kind(&[("0", 0.0), ("most", 2e6)], &far).unwrap(), "Hardtanh");
     let kink = [shifted.concat(), two("Greater", "a", "t", "g"), two("Mul", "x", "c", "d"), two("Div", "d", "6", "e")];
     let kink = [kink.concat(), node("Where", &["g", "e", "0"], "h", &[])];
     assert!(kind(&[("0", 0.0), ("3", 3.0), ("6", 6.0), ("t", 0.01)], &kink).is_err());
+}
+
+/// Weights of 2 -> 3 -> 2, as ONNX has them: inputs x outputs.
+const FIRST: [f32; 6] = [1.0, -0.5, 2.0, 0.75, 1.5, -1.0];
+const LAST: [f32; 6] = [1.0, -1.0, 0.5, 2.0, -1.5, 0.25];
+
+fn linear(inputs: usize, weights: &[f32]) -> Linear<f64> {
+    let weights = DMatrix::from_row_slice(inputs, weights.len() / inputs, weights).transpose();
+    Linear::new(weights.map(f64::from), None).unwrap()
+}
+
+/// An activation between two dense layers, and before the first.
+fn around(constants: &[(&str, f32)], nodes: &[Vec<u8>]) -> [Result<Sequential<f64>, Error>; 2] {
+    let all: Vec<u8> = constants.iter().flat_map(|(name, value)| tensor(name, &[], &[*value])).collect();
+    let dense = |from: &str, weights: &str, to: &str| node("MatMul", &[from, weights], to, &[]);
+    let between = [tensor("u", &[2, 3], &FIRST), dense("x", "u", "z"), all.clone(), nodes.concat(), tensor("v", &[3, 2], &LAST)];
+    let between = read(&[1, 2], &[between.concat(), dense("h", "v", "y")]);
+    let before = [node("Identity", &["x"], "z", &[]), all, nodes.concat(), tensor("u", &[2, 3], &FIRST)];
+    [between, read(&[1, 2], &[before.concat(), dense("h", "u", "y")])]
+}
+
+/// A name, constants, nodes from `z` to `h`, and the one activation that they are.
+type Spelling = (&'static str, Vec<(&'static str, f32)>, Vec<u8>, Arc<dyn Layer<f64>>);
+
+/// The relevances by rules that would treat a factor as a linear map: those of the one activation.
+#[test]
+#[allow(clippy::too_many_lines)] // a table of spellings
+fn a_scaled_activation_is_one() {
+    fn scaled(f: impl Layer<f64> + Elementwise<f64> + Clone + 'static, a: f64, c: f64) -> Arc<dyn Layer<f64>> {
+        Arc::new(Scaled::new(f, a, c).unwrap())
+    }
+    fn layer(layer: impl Layer<f64> + 'static) -> Arc<dyn Layer<f64>> {
+        Arc::new(layer)
+    }
+    let two = |operator: &str, a: &str, b: &str, output: &str| node(operator, &[a, b], output, &[]);
+    let one = |operator: &str, a: &str, output: &str| node(operator, &[a], output, &[]);
+    let with = |operator: &str, attributes: &[Vec<u8>]| node(operator, &["z"], "h", attributes);
+    let factors = |operator: &str| [two("Mul", "z", "a", "m"), one(operator, "m", "f"), two("Mul", "c", "f", "h")].concat();
+    let a_and_c = |a: f32, c: f32| vec![("a", a), ("c", c)];
+    let quotient = [two("Mul", "z", "a", "m"), one("Softplus", "m", "f"), two("Div", "f", "a", "h")].concat();
+    let shifted = |next: &[Vec<u8>]| [two("Add", "z", "3", "t"), next.concat()].concat();
+    let clip = |from: &str, to: &str| node("Clip", &[from, "0", "6"], to, &[]);
+    let relu6 = vec![("3", 3.0), ("0", 0.0), ("6", 6.0)];
+    let half = vec![("s", 0.25), ("b", 0.5), ("0", 0.0), ("1", 1.0)];
+    let half_step = |nodes: &[Vec<u8>]| [two("Mul", "z", "s", "m"), two("Add", "m", "b", "t"), nodes.concat()].concat();
+    let gate = |argument: Vec<u8>| [argument, two("Mul", "z", "g", "h")].concat();
+    let erf = [two("Mul", "z", "a", "m"), one("Erf", "m", "e"), two("Add", "e", "1", "g"), two("Mul", "z", "g", "h")].concat();
+    let sqrt = std::f64::consts::SQRT_2;
+    let cube =
+        [two("Mul", "z", "z", "q"), two("Mul", "q", "z", "r"), two("Mul", "r", "k", "s"), two("Add", "z", "s", "t")].concat();
+    let cube =
+        [cube, two("Mul", "t", "w", "m"), one("Tanh", "m", "e"), two("Add", "e", "1", "g"), two("Mul", "z", "g", "h")].concat();
+    let both =
+        [one("Relu", "z", "p"), one("Neg", "z", "n"), one("Relu", "n", "q"), two("Mul", "q", "s", "r"), two("Sub", "p", "r", "h")];
+    let exponential =
+        [one("Exp", "z", "e"), two("Sub", "e", "1", "m"), two("Mul", "a", "m", "n"), two("Greater", "z", "0", "w")].concat();
+    let exponential = [exponential, node("Where", &["w", "z", "n"], "f", &[]), two("Mul", "f", "c", "h")].concat();
+    let inverse = [two("Mul", "z", "a", "m"), one("Exp", "m", "e"), two("Add", "e", "1", "d"), two("Div", "c", "d", "h")].concat();
+    let logarithm = [two("Mul", "z", "a", "m"), one("Exp", "m", "e"), two("Add", "e", "1", "d"), one("Log", "d", "h")].concat();
+    let signs = [one("Neg", "z", "m"), one("Elu", "m", "f"), one("Neg", "f", "h")].concat();
+    let several = [
+        two("Mul", "z", "a", "m"),
+        two("Mul", "m", "c", "n"),
+        one("Tanh", "n", "f"),
+        two("Div", "f", "a", "g"),
+        one("Neg", "g", "h"),
+    ];
+    let cases: Vec<Spelling> = vec![
+        ("Softplus(beta=2)", a_and_c(2.0, 0.0), quotient, layer(Softplus::new(2.0, 20.0).unwrap())),
+        ("Softplus", a_and_c(-0.5, 3.0), factors("Softplus"), scaled(Softplus::default(), -0.5, 3.0)),
+        ("log(1 + exp)", vec![("a", 1.5), ("1", 1.0)], logarithm, scaled(Softplus::default(), 1.5, 1.0)),
+        ("Relu", a_and_c(2.0, 0.25), factors("Relu"), scaled(Relu, 1.0, 0.5)),
+        ("-Relu(-z)", a_and_c(-1.0, -2.0), factors("Relu"), scaled(Relu, -1.0, -2.0)),
+        ("LeakyRelu", a_and_c(-2.0, 0.5), factors("LeakyRelu"), scaled(LeakyRelu::new(100.0).unwrap(), 1.0, -0.01)),
+        ("Tanh", a_and_c(0.5, -2.0), factors("Tanh"), scaled(Tanh, 0.5, -2.0)),
+        ("Softsign", a_and_c(0.5, 2.0), factors("Softsign"), scaled(Softsign, 0.5, 2.0)),
+        ("Sigmoid", a_and_c(-3.0, 2.0), factors("Sigmoid"), scaled(Sigmoid, -3.0, 2.0)),
+        ("c / (1 + exp)", vec![("a", -3.0), ("c", 2.0), ("1", 1.0)], inverse, scaled(Sigmoid, 3.0, 2.0)),
+        ("Elu", a_and_c(2.0, 3.0), factors("Elu"), scaled(Elu::default(), 2.0, 3.0)),
+        ("-Elu(-z)", vec![], signs, scaled(Elu::default(), -1.0, -1.0)),
+        (
+            "Elu with Where",
+            vec![("a", 0.5), ("c", 2.0), ("0", 0.0), ("1", 1.0)],
+            exponential,
+            scaled(Elu::new(0.5).unwrap(), 1.0, 2.0),
+        ),
+        ("Celu", a_and_c(1.0, 3.0), factors("Celu"), scaled(Celu::default(), 1.0, 3.0)),
+        ("Selu", vec![], with("Selu", &[float("alpha", 2.0), float("gamma", 0.5)]), scaled(Elu::new(2.0).unwrap(), 1.0, 0.5)),
+        ("Swish", vec![], with("Swish", &[float("alpha", 2.0)]), scaled(Silu, 2.0, 0.5)),
+        (
+            "QuickGELU",
+            vec![("a", 1.702)],
+            gate([two("Mul", "z", "a", "m"), one("Sigmoid", "m", "g")].concat()),
+            scaled(Silu, 1.702, 1.0 / 1.702),
+        ),
+        ("Gelu", a_and_c(2.0, 0.5), factors("Gelu"), scaled(Gelu::Exact, 2.0, 0.5)),
+        ("z (1 + erf)", vec![("a", 1.0), ("1", 1.0)], erf, scaled(Gelu::Exact, sqrt, sqrt)),
+        ("z (1 + tanh)", vec![("k", 0.044_715), ("w", 0.797_884_6), ("1", 1.0)], cube, scaled(Gelu::Tanh, 1.0, 2.0)),
+        ("Mish", a_and_c(2.0, 3.0), factors("Mish"), scaled(Mish, 2.0, 3.0)),
+        (
+            "z tanh(softplus)",
+            vec![("a", 2.0)],
+            gate([two("Mul", "z", "a", "m"), one("Softplus", "m", "s"), one("Tanh", "s", "g")].concat()),
+            scaled(Mish, 2.0, 0.5),
+        ),
+        ("HardSigmoid", vec![], with("HardSigmoid", &[float("alpha", 0.25)]), scaled(HardSigmoid, 1.5, 1.0)),
+        ("Clip(z / 4 + 1/2)", half.clone(), half_step(&[node("Clip", &["t", "0", "1"], "h", &[])]), scaled(HardSigmoid, 1.5, 1.0)),
+        (
+            "Min(Max(z / 4 + 1/2))",
+            half,
+            half_step(&[two("Max", "t", "0", "p"), two("Min", "p", "1", "h")]),
+            scaled(HardSigmoid, 1.5, 1.0),
+        ),
+        ("Clip(z + 3) / 6", relu6.clone(), shifted(&[clip("t", "f"), two("Div", "f", "6", "h")]), layer(HardSigmoid)),
+        ("Clip(z + 3)", relu6.clone(), shifted(&[clip("t", "h")]), scaled(HardSigmoid, 1.0, 6.0)),
+        (
+            "z Clip(z + 3) / 3",
+            relu6.clone(),
+            shifted(&[clip("t", "f"), two("Mul", "z", "f", "g"), two("Div", "g", "3", "h")]),
+            scaled(HardSwish, 1.0, 2.0),
+        ),
+        (
+            "z Clip(z + 3) / 6",
+            relu6.clone(),
+            shifted(&[clip("t", "f"), two("Mul", "z", "f", "g"), two("Div", "g", "6", "h")]),
+            layer(HardSwish),
+        ),
+        ("3 Clip", relu6, [clip("z", "f"), two("Mul", "f", "3", "h")].concat(), scaled(HardTanh::new(0.0, 6.0).unwrap(), 1.0, 3.0)),
+        ("PRelu", vec![("s", 0.25)], node("PRelu", &["z", "s"], "h", &[]), layer(LeakyRelu::new(0.25).unwrap())),
+        ("Relu(z) - Relu(-z) / 4", vec![("s", 0.25)], both.concat(), layer(LeakyRelu::new(0.25).unwrap())),
+        (
+            "Max(z, z / 4)",
+            vec![("s", 0.25)],
+            [two("Mul", "z", "s", "m"), two("Max", "z", "m", "h")].concat(),
+            layer(LeakyRelu::new(0.25).unwrap()),
+        ),
+        ("several factors", a_and_c(2.0, 0.25), several.concat(), scaled(Tanh, 0.5, -0.5)),
+    ];
+    let x = DVector::from_vec(vec![1.0, -0.75]);
+    for (name, constants, nodes, activation) in cases {
+        let between = Sequential::builder().layer(linear(2, &FIRST)).layer(activation.clone()).layer(linear(3, &LAST));
+        let before = Sequential::builder().input(2).layer(activation.clone()).layer(linear(2, &FIRST));
+        for (found, expected) in around(&constants, &[nodes]).into_iter().zip([between, before]) {
+            let (found, expected) = (found.unwrap_or_else(|error| panic!("{name}: {error}")), expected.build().unwrap());
+            let kinds = |model: &Sequential<f64>| model.layers().iter().map(|layer| layer.kind().to_owned()).collect::<Vec<_>>();
+            assert_eq!(kinds(&found), kinds(&expected), "{name}: {found}");
+            let close = |a: &DVector<f64>, b: &DVector<f64>| (a - b).amax() <= 2e-7 * b.amax();
+            assert!(close(&found.forward(&x).unwrap(), &expected.forward(&x).unwrap()), "{name}: {found}");
+            let rules: [Box<dyn RelevanceRule<f64>>; 4] = [
+                Box::new(Rule::Relative),
+                Box::new(Rule::WSquare),
+                Box::new(ZBox::new(-1.0, 1.0).unwrap().with_outside(Outside::Report)),
+                Box::new(Rule::Epsilon),
+            ];
+            for rule in rules {
+                let relevance = |model: &Sequential<f64>| model.explain(&x, &*rule).unwrap().relevance(1).unwrap();
+                assert!(close(&relevance(&found), &relevance(&expected)), "{name}\n{found}");
+            }
+            #[cfg(feature = "safetensors")]
+            {
+                let file = found.to_safetensors().unwrap();
+                let again = relprop::io::StateDict::from_safetensors(&file).unwrap().to_model::<f64>().unwrap();
+                assert_eq!((again.to_string(), again.forward(&x).unwrap()), (found.to_string(), found.forward(&x).unwrap()));
+            }
+        }
+    }
+}
+
+/// A factor for each channel, and one that is beside no activation, is a scaling; so is one that others read, too.
+#[test]
+fn other_factors_are_scalings() {
+    let kinds = |parts: &[Vec<u8>]| {
+        let model = read(&[1, 2], parts).unwrap();
+        model.layers().iter().map(|layer| layer.kind().to_owned()).collect::<Vec<_>>()
+    };
+    let per_channel = [tensor("c", &[2], &[2.0, 3.0]), node("Mul", &["x", "c"], "m", &[]), node("Relu", &["m"], "h", &[])].concat();
+    assert_eq!(kinds(&[per_channel, dense()]), ["BatchNorm1d", "ReLU", "Linear"]);
+    let alone = [tensor("c", &[], &[2.0]), node("Mul", &["x", "c"], "h", &[])].concat();
+    assert_eq!(kinds(&[alone, dense()]), ["BatchNorm1d", "Linear"]);
+    // tanh(2 x) + 2 x.
+    let both = [tensor("c", &[], &[2.0]), node("Mul", &["x", "c"], "m", &[]), node("Tanh", &["m"], "t", &[])].concat();
+    let both = [both, node("Add", &["m", "t"], "h", &[]), dense()];
+    assert_eq!(kinds(&both), ["BatchNorm1d", "Residual", "Tanh", "Linear"]);
+    // relu(x) + 2 relu(x): the relu is one for both.
+    let value = [tensor("c", &[], &[2.0]), node("Tanh", &["x"], "t", &[]), node("Mul", &["t", "c"], "m", &[])].concat();
+    let value = [value, node("Add", &["m", "t"], "h", &[]), dense()];
+    let model = read(&[1, 2], &value).unwrap();
+    assert!(!model.to_string().contains("BatchNorm"), "{model}");
+    let tanh = 3.0 * (0.5_f64.tanh() + 2.0 * 1.0_f64.tanh());
+    assert!((model.forward(&DVector::from_vec(vec![0.5, 1.0])).unwrap()[0] - tanh).abs() < 1e-12);
+}
+
+/// p and 1 - p are the probabilities of z and -z.
+#[test]
+fn probabilities_at_the_end_are_of_logits() {
+    let (w, b) = ([-1.0, 1.0, 0.5, 2.0], [0.25, -0.5]);
+    let x = DVector::from_vec(vec![2.0, 1.0]);
+    let sigmoid = |z: f64| 1.0 / (1.0 + (-z).exp());
+    // One logit, -2 + 1 + 1/4, and two.
+    for outputs in [1, 2] {
+        let count = i64::try_from(outputs).unwrap();
+        let weights: Vec<f32> = if outputs == 1 { vec![w[0], w[1]] } else { w.to_vec() };
+        let dense =
+            [tensor("w", &[2, count], &weights), tensor("b", &[count], &b[..outputs]), node("MatMul", &["x", "w"], "m", &[])];
+        let dense = [dense.concat(), node("Add", &["m", "b"], "z", &[]), tensor("1", &[], &[1.0])].concat();
+        let logits: Vec<f64> = if outputs == 1 { vec![-0.75] } else { vec![-2.0 + 0.5 + 0.25, 2.0 + 2.0 - 0.5] };
+        let sides = [node("Sigmoid", &["z"], "p", &[]), node("Sub", &["1", "p"], "q", &[])].concat();
+        let joined = |parts: &[&str], to: &str| node("Concat", parts, to, &[int("axis", 1)]);
+        let reshaped =
+            [whole_tensor("s", &[1, 2 * count]), joined(&["q", "p"], "c"), node("Reshape", &["c", "s"], "r", &[])].concat();
+        let endings = [
+            (joined(&["q", "p"], "y"), -1.0),
+            (joined(&["p", "q"], "y"), 1.0),
+            (
+                [joined(&["q", "p"], "c"), node("Identity", &["c"], "i", &[]), node("Cast", &["i"], "y", &[int("to", 1)])].concat(),
+                -1.0,
+            ),
+            ([reshaped, node("Flatten", &["r"], "y", &[])].concat(), -1.0),
+        ];
+        for (ending, sign) in endings {
+            let model = read(&[1, 2], &[dense.clone(), sides.clone(), ending]).unwrap();
+            let kinds: Vec<&str> = model.layers().iter().map(|layer| layer.kind()).collect();
+            assert_eq!(kinds, ["Linear", "Sigmoid"], "{model}");
+            let expected = logits.iter().map(|z| sigmoid(sign * z)).chain(logits.iter().map(|z| sigmoid(-sign * z)));
+            let found = model.forward(&x).unwrap();
+            assert_eq!(found.len(), 2 * outputs);
+            assert!(found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-12), "{found}");
+            let tensors = model.layers()[0].tensors();
+            let stacked: Vec<f64> = [sign, -sign]
+                .iter()
+                .flat_map(|sign| (0..outputs).flat_map(move |k| [sign * f64::from(w[k]), sign * f64::from(w[outputs + k])]))
+                .collect();
+            let expected = if outputs == 1 { vec![-sign, sign, sign, -sign] } else { stacked };
+            assert_eq!((tensors[0].1.as_slice(), &tensors[0].2), (&[2 * outputs, 2][..], &expected));
+            assert_eq!(
+                tensors[1].2,
+                [sign, -sign].iter().flat_map(|s| b[..outputs].iter().map(move |&b| s * f64::from(b))).collect::<Vec<_>>()
+            );
+        }
+    }
+    // Without a dense layer of its own: an activation before it.
+    let relu = [tensor("w", &[2, 1], &[-1.0, 3.0]), node("MatMul", &["x", "w"], "m", &[]), node("Relu", &["m"], "z", &[])].concat();
+    let ending = [tensor("1", &[], &[1.0]), node("Sigmoid", &["z"], "p", &[]), node("Sub", &["1", "p"], "q", &[])].concat();
+    let model = read(&[1, 2], &[relu, ending, node("Concat", &["q", "p"], "y", &[int("axis", -1)])]).unwrap();
+    let kinds: Vec<&str> = model.layers().iter().map(|layer| layer.kind()).collect();
+    assert_eq!(kinds, ["Linear", "ReLU", "Linear", "Sigmoid"]);
+    assert_eq!(model.layers()[2].tensors()[0].2, [-1.0, 1.0]);
+    assert!((model.forward(&x).unwrap()[0] - sigmoid(-1.0)).abs() < 1e-12);
+    // A temperature: the logit is scaled, and the sigmoid is a plain one.
+    let scaled = [tensor("w", &[2, 1], &[-1.0, 3.0]), node("MatMul", &["x", "w"], "m", &[]), tensor("t", &[], &[4.0])].concat();
+    let model = read(&[1, 2], &[scaled, node("Div", &["m", "t"], "z", &[]), node("Sigmoid", &["z"], "y", &[])]).unwrap();
+    assert_eq!(model.layers().last().unwrap().kind(), "Sigmoid");
+    assert_eq!(model.layers()[1].arguments(), "Identity(), argument=1.0, value=0.25");
+    assert!((model.forward(&x).unwrap()[0] - sigmoid(0.25)).abs() < 1e-12);
+    // Two heads, each with a sigmoid: one after both.
+    let heads =
+        [tensor("w", &[2, 1], &[-1.0, 3.0]), tensor("v", &[2, 1], &[0.5, 1.0]), node("MatMul", &["x", "w"], "a", &[])].concat();
+    let heads =
+        [heads, node("MatMul", &["x", "v"], "b", &[]), node("Sigmoid", &["a"], "p", &[]), node("Sigmoid", &["b"], "q", &[])];
+    let model = read(&[1, 2], &[heads.concat(), node("Concat", &["p", "q"], "y", &[int("axis", 1)])]).unwrap();
+    let kinds: Vec<&str> = model.layers().iter().map(|layer| layer.kind()).collect();
+    assert_eq!(kinds, ["Concat", "Linear", "Linear", "Sigmoid"]);
+    assert!((model.forward(&x).unwrap()[1] - sigmoid(2.0)).abs() < 1e-12);
 }
 
 /// Files that onnxruntime reads, and as something else than what they look like.
@@ -116,7 +387,7 @@ fn what_looks_like_something_else_is_refused() {
     };
     // A constant that adds an axis.
     let thick = [tensor("c", &[1, 1, 1], &[2.0]), node("Mul", &["x", "c"], "h", &[])].concat();
-    refused(&[1, 2], &[thick, dense()], "has 3 axes");
+    refused(&[1, 2], &[thick, dense()], "its constant has 3 axes");
     // A normalisation of before set 14, which says by its outputs that it is in training.
     let names = ["s", "b", "m", "v"];
     let norm: Vec<u8> = names.iter().flat_map(|name| tensor(name, &[2], &[1.0, 1.0])).collect();
@@ -126,15 +397,19 @@ fn what_looks_like_something_else_is_refused() {
     let kernel = [ints("kernel_shape", &[2]), ints("strides", &[2]), int("ceil_mode", 1)];
     let pad = [whole_tensor("p", &[0, 0, 1, 0, 0, 1]), node("Pad", &["r", "p"], "q", &[])].concat();
     let pool = [node("Relu", &["x"], "r", &[]), pad, node("MaxPool", &["q"], "y", &kernel)].concat();
-    refused(&[1, 1, 5], &[pool], "its last window may begin in them");
+    refused(&[1, 1, 5], &[pool], "its last window may begin in the padding");
     // Values that are repeated, but not equally often; not along space; or not so often.
     let resized = |scales: &[f32], attributes: &[Vec<u8>]| {
         let all = [&[word("mode", "nearest")], attributes].concat();
         [tensor("s", &[4], scales), node("Resize", &["x", "", "s"], "y", &all)].concat()
     };
     let mode = |mode: &str, rounding: &str| [word("coordinate_transformation_mode", mode), word("nearest_mode", rounding)];
-    refused(&[1, 1, 2, 2], &[resized(&[1.0, 1.0, 32.0, 32.0], &mode("half_pixel", "floor"))], "not repeated equally often");
-    refused(&[1, 1, 2, 2], &[resized(&[1.0, 1.0, 2.0, 2.0], &[ints("axes", &[2, 3, 0, 1])])], "its axes are given");
+    refused(
+        &[1, 1, 2, 2],
+        &[resized(&[1.0, 1.0, 32.0, 32.0], &mode("half_pixel", "floor"))],
+        "does not repeat each value equally often",
+    );
+    refused(&[1, 1, 2, 2], &[resized(&[1.0, 1.0, 2.0, 2.0], &[ints("axes", &[2, 3, 0, 1])])], "axes are unsupported");
     let kept = [word("keep_aspect_ratio_policy", "not_larger")];
     refused(&[1, 1, 2, 2], &[resized(&[1.0, 1.0, 2.0, 2.0], &kept)], "keep_aspect_ratio_policy");
     // Windows that are farther apart than they are long, or dilated, and padded to the same size.
@@ -142,13 +417,13 @@ fn what_looks_like_something_else_is_refused() {
         let inputs: &[&str] = if operator == "Conv" { &["x", "k"] } else { &["x"] };
         [tensor("k", &[1, 1, 1], &[1.0]), node(operator, inputs, "y", &[&[word("auto_pad", "SAME_UPPER")], more].concat())].concat()
     };
-    refused(&[1, 1, 8], &[same("Conv", &[ints("strides", &[4])])], "farther apart than they are long");
-    refused(&[1, 1, 8], &[same("MaxPool", &[ints("kernel_shape", &[2]), ints("dilations", &[2])])], "its windows are dilated");
+    refused(&[1, 1, 8], &[same("Conv", &[ints("strides", &[4])])], "the stride is larger than the window");
+    refused(&[1, 1, 8], &[same("MaxPool", &[ints("kernel_shape", &[2]), ints("dilations", &[2])])], "unsupported with dilations");
     // The samples' axis alone, and something behind it.
     let alone =
         [tensor("w", &[2, 1], &[1.0, 2.0]), node("MatMul", &["x", "w"], "a", &[]), node("Squeeze", &["a", "one"], "b", &[])];
     let alone = [constant("one", &[1]), alone.concat(), node("Softmax", &["b"], "y", &[int("axis", 0)])];
-    refused(&[3, 2], &alone, "it leaves the samples' axis alone");
+    refused(&[3, 2], &alone, "it removes all axes but that of the samples");
     // Whole numbers are divided with truncation; those that become others first are read.
     let half = [tensor("c", &[1], &[2.0]), node("Div", &["x", "c"], "h", &[])].concat();
     let error = OnnxFile::from_bytes(model_of(7, &[1, 2], &[half, dense()])).unwrap().to_model::<f64>().unwrap_err();
@@ -185,20 +460,184 @@ fn what_is_refused_is_listed() {
     let text = Error::UnsupportedNodes { nodes: gate }.to_string();
     assert_eq!(
         text,
-        "the model has a node that cannot be explained:\n  Mul '/Mul' (graph.node[6]): both of its inputs depend on the model's, \
-         and it is no activation that is known"
+        "the model has a node that cannot be explained:\n  Mul '/Mul' (graph.node[6]): both of its inputs depend on the model's \
+         input, and together they are not a known activation: products of values (gates, attention) are unsupported"
     );
     let attention = refused("refused-attention");
     println!("{}", Error::UnsupportedNodes { nodes: attention.clone() });
     let mut listed = operators(&attention);
     listed.sort();
-    assert_eq!(
-        listed,
-        ["Gather", "Gather", "Gather", "LayerNormalization", "LayerNormalization", "MatMul", "MatMul", "MatMul", "Transpose"]
-    );
+    assert_eq!(listed, [&["Gather"; 3][..], &["LayerNormalization"; 2], &["MatMul"; 3], &["Softmax"], &["Transpose"; 6]].concat());
     let vendors = [text_node("com.vendor", "Fused"), dense()];
     let error = read(&[1, 2], &vendors).unwrap_err().to_string();
-    assert!(error.contains("com.vendor.Fused 'h' (graph.node[0]): the operator is not read"), "{error}");
+    assert!(error.contains("com.vendor.Fused 'h' (graph.node[0]): the operator is unsupported"), "{error}");
+}
+
+/// One of each kind of refusal in one graph, also after values of unknown shape: all at once, and nothing that only follows from another.
+#[test]
+fn all_that_is_refused_is_listed_at_once() {
+    let steps = [
+        // Reads a value in two branches that begin elsewhere.
+        node("Relu", &["x"], "r1", &[]),
+        node("Tanh", &["r1"], "r2", &[]),
+        node("Add", &["x", "r1"], "r3", &[]),
+        node("Add", &["r3", "r2"], "r4", &[]),
+        node("Softmax", &["r4"], "softmax", &[]),
+        node("Exp", &["softmax"], "part", &[]),
+        node("Mul", &["part", "x"], "product", &[]),
+        node("LSTM", &["product"], "unknown", &[]),
+        // From here on the shape is unknown.
+        node("Cast", &["unknown"], "whole", &[int("to", 7)]),
+        node("Relu", &["whole"], "fine", &[]),
+        node("Transpose", &["fine"], "moved", &[ints("perm", &[1, 0, 2])]),
+        tensor("k", &[4, 4, 3], &[0.5; 48]),
+        node("Conv", &["moved", "k"], "convolution", &[word("auto_pad", "OTHER")]),
+        node(
+            "MaxPool",
+            &["convolution"],
+            "pool",
+            &[ints("kernel_shape", &[2]), ints("dilations", &[2]), word("auto_pad", "SAME_UPPER")],
+        ),
+        node("AveragePool", &["pool"], "average", &[]),
+        node("Pad", &["average"], "pad", &[word("mode", "reflect")]),
+        node("HardSigmoid", &["pad"], "hard", &[float("beta", 0.25)]),
+        node("Concat", &["hard", "hard"], "joined", &[int("axis", 2)]),
+        node("Gelu", &["joined"], "gelu", &[word("approximate", "other")]),
+        node("Reshape", &["gelu", "gelu"], "reshaped", &[]),
+        tensor("w", &[3, 2], &[0.5; 6]),
+        node("Gemm", &["reshaped", "w"], "gemm", &[int("transA", 1)]),
+        // And from here on it is known again.
+        tensor("v", &[2, 3], &[0.5; 6]),
+        node("Gemm", &["gemm", "v"], "dense", &[]),
+        tensor("c", &[2], &[0.5; 2]),
+        node("Add", &["dense", "c"], "shift", &[]),
+        node("Div", &["x", "shift"], "quotient", &[]),
+        tensor("u", &[3, 1], &[0.5; 3]),
+        node("MatMul", &["quotient", "u"], "y", &[]),
+    ];
+    let Err(Error::UnsupportedNodes { nodes }) = read(&[1, 2], &steps) else { panic!("it is read") };
+    let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+    let expected = [
+        "r1",
+        "softmax",
+        "part",
+        "product",
+        "unknown",
+        "whole",
+        "moved",
+        "convolution",
+        "pool",
+        "average",
+        "pad",
+        "hard",
+        "joined",
+        "gelu",
+        "reshaped",
+        "gemm",
+        "shift",
+        "quotient",
+    ];
+    assert_eq!(names, expected, "{}", Error::UnsupportedNodes { nodes: nodes.clone() });
+    let reason = |name: &str| nodes.iter().find(|node| node.name == name).unwrap().reason.clone();
+    for (name, what) in [
+        ("r1", "several branches read its values at different places"),
+        ("softmax", "a softmax before other layers"),
+        ("unknown", "the operator is unsupported"),
+        ("moved", "it moves the axis of the samples"),
+        ("convolution", "its auto_pad 'OTHER' is unsupported"),
+        ("pool", "unsupported with dilations"),
+        ("average", "its kernel_shape is missing"),
+        ("pad", "its mode 'reflect' is unsupported"),
+        ("gemm", "transA is unsupported"),
+        ("shift", "neither one number nor one for each of 3 channels"),
+    ] {
+        assert!(reason(name).contains(what), "{name}: {}", reason(name));
+    }
+    // What follows from another is not listed by itself.
+    let follows = [node("LSTM", &["x"], "l", &[]), node("Softmax", &["l"], "s", &[]), node("Flatten", &["s"], "h", &[]), dense()];
+    let Err(Error::UnsupportedNodes { nodes }) = read(&[1, 2], &follows) else { panic!("it is read") };
+    let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["l", "s"]);
+    let last = [node("LSTM", &["x"], "l", &[]), node("Softmax", &["l"], "s", &[]), node("Flatten", &["s"], "y", &[])];
+    let Err(Error::UnsupportedNodes { nodes }) = read(&[1, 2], &last) else { panic!("it is read") };
+    assert_eq!(nodes.len(), 1, "{nodes:?}");
+}
+
+/// Shapes that the file says make more of it known.
+#[test]
+fn shapes_in_the_file_help_after_a_refused_node() {
+    let said = {
+        let dims: Vec<u8> = [1, 5].iter().flat_map(|&dim| bytes(1, &number(1, dim))).collect();
+        bytes(13, &[text(1, "l"), bytes(2, &bytes(1, &[number(1, 1), bytes(2, &dims)].concat()))].concat())
+    };
+    let parts = [node("LSTM", &["x"], "l", &[]), node("MatMul", &["l", "w"], "y", &[]), tensor("w", &[2, 1], &[1.0, 2.0])];
+    let refused = |parts: &[Vec<u8>]| match read(&[1, 2], parts) {
+        Err(Error::UnsupportedNodes { nodes }) => nodes.into_iter().map(|node| node.operator).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(&parts), ["LSTM"]);
+    assert_eq!(refused(&[parts.concat(), said]), ["LSTM", "MatMul"]);
+}
+
+/// A file that is no model is called what it is, with its path.
+#[test]
+fn files_of_something_else_are_called_what_they_are() {
+    let folder = std::env::temp_dir().join(format!("relprop-onnx-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let zip = |name: &str| {
+        let mut file = b"PK\x03\x04".to_vec();
+        file.resize(26, 0);
+        file.extend(u16::try_from(name.len()).unwrap().to_le_bytes());
+        file.extend([0, 0]);
+        file.extend(name.as_bytes());
+        file
+    };
+    let whole = std::fs::read(format!("{}/tests/exported/mlp-opset9.onnx", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let cases: [(&str, Vec<u8>, &str); 10] = [
+        ("net.safetensors", b"\x10\0\0\0\0\0\0\0{\"a\":{}}     ".to_vec(), "it is a safetensors file, which has weights only"),
+        ("net.pt", zip("net/data.pkl"), "it is a PyTorch checkpoint, which has weights only"),
+        ("net.pt2", zip("net/archive_format"), "it is a program of torch.export"),
+        ("net.keras", zip("metadata.json"), "it is a Keras model"),
+        ("net.h5", b"\x89HDF\r\n\x1a\n\0\0".to_vec(), "it is an HDF5 file"),
+        ("pointer.onnx", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n".to_vec(), "it is a Git LFS pointer"),
+        ("page.onnx", b"<!DOCTYPE html><html></html>".to_vec(), "it is an HTML page"),
+        ("empty.onnx", Vec::new(), "it is an empty file"),
+        ("cut.onnx", whole[..whole.len() / 2].to_vec(), "it begins as an ONNX model and is cut off or damaged"),
+        ("noise.onnx", vec![0xfe; 64], "its format is unknown: only ONNX models are supported here"),
+    ];
+    for (name, content, what) in cases {
+        let path = folder.join(name);
+        std::fs::write(&path, content).unwrap();
+        let opened = OnnxFile::open(&path).map(|_| ()).unwrap_err().to_string();
+        let read = Sequential::<f32>::read_onnx(&path).map(|_| ()).unwrap_err().to_string();
+        assert_eq!(opened, read);
+        assert!(read.contains(what) && read.contains(name), "'{read}' does not say '{what}'");
+    }
+    let error = Sequential::<f32>::read_onnx(&folder).unwrap_err().to_string();
+    assert!(error.contains("it is a folder: give the path of a file"), "{error}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn what_is_wrong_with_a_model_as_a_whole() {
+    let says = |parts: &[Vec<u8>], what: &str| {
+        let error = read(&[1, 2], parts).unwrap_err().to_string();
+        assert!(error.contains(what), "'{error}' does not say '{what}'");
+    };
+    says(&[node("Identity", &["x"], "y", &[])], "its output is its input");
+    says(&[node("Relu", &["x"], "y", &[])], "it has activations and reshapes only");
+    says(&[node("Sigmoid", &["x"], "p", &[]), node("Flatten", &["p"], "y", &[])], "it has activations and reshapes only");
+    let file = OnnxFile::from_bytes(model(&[1, 2], &[node("Relu", &["x"], "hidden", &[]), dense_of("hidden", "scores")])).unwrap();
+    let of = |name: &str| file.clone().output(name).to_model::<f64>();
+    assert!(of("scores").is_ok());
+    let error = of("scroes").unwrap_err().to_string();
+    assert!(error.ends_with("no node gives the output 'scroes' (the file's outputs are 'y'), did you mean 'scores'?"), "{error}");
+    let error = of("something else").unwrap_err().to_string();
+    assert!(error.ends_with("no node gives the output 'something else' (the file's outputs are 'y')"), "{error}");
+}
+
+fn dense_of(from: &str, to: &str) -> Vec<u8> {
+    [tensor("w", &[2, 1], &[1.0, 2.0]), node("MatMul", &[from, "w"], to, &[])].concat()
 }
 
 fn text_node(domain: &str, operator: &str) -> Vec<u8> {
@@ -210,6 +649,32 @@ fn operators_of_unknown_versions_are_refused() {
     for version in [8, 29] {
         let file = [bytes(7, &[]), bytes(8, &number(2, version))].concat();
         let error = OnnxFile::from_bytes(file).unwrap_err().to_string();
-        assert!(error.contains(&format!("of version {version}, those from 9 to 28 are read")), "{error}");
+        assert!(
+            error.contains(&format!("is version {version}, and versions 9 to 28 are supported: export the model again")),
+            "{error}"
+        );
+    }
+}
+
+/// Until operator set 12 a softmax is over all axes from its own on, since then over that one alone.
+#[test]
+fn a_last_softmax_over_an_axis() {
+    let two_labels = || [tensor("k", &[2, 1, 1, 1], &[1.0, -1.0]), node("Conv", &["x", "k"], "h", &[])].concat();
+    let x = DVector::from_vec(vec![0.0, 1.0, 2.0, 3.0]);
+    let with = |axis: &[i64]| {
+        let settings: Vec<Vec<u8>> = axis.iter().map(|&axis| int("axis", axis)).collect();
+        read(&[1, 1, 2, 2], &[two_labels(), node("Softmax", &["h"], "y", &settings)])
+    };
+    let labels = with(&[1]).unwrap();
+    let p = labels.forward(&x).unwrap();
+    assert!((p[0] - 0.5).abs() < 1e-12 && (p[3] - 0.997_527_376_843).abs() < 1e-9 && (p[3] + p[7] - 1.0).abs() < 1e-12);
+    assert!((labels.explain(&x, Rule::Lrp0).unwrap().output()[7] + 3.0).abs() < 1e-12);
+    // Along the width, also when nothing is said.
+    for model in [with(&[-1]).unwrap(), with(&[3]).unwrap(), with(&[]).unwrap()] {
+        assert!((model.forward(&x).unwrap()[1] - 0.731_058_578_630).abs() < 1e-9);
+    }
+    for (axis, what) in [(0, "its axis 0 is that of the samples"), (-4, "is that of the samples"), (4, "have no axis 4")] {
+        let error = with(&[axis]).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
     }
 }

@@ -10,8 +10,8 @@ use crate::error::Error;
 use crate::layer::{
     AdaptiveAvgPool1d, AdaptiveAvgPool2d, Assumed, AvgPool1d, AvgPool2d, BatchNorm1d, BatchNorm2d, Branch, Celu, Concat, Conv1d,
     Conv2d, ConvTranspose2d, Dropout, Elu, Flatten, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, Layer, LeakyRelu, Linear,
-    MaxPool1d, MaxPool2d, Mish, Named, Permute, Relu, Residual, Selu, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh, Unflatten,
-    Upsample,
+    MaxPool1d, MaxPool2d, Mish, Named, Permute, Relu, Residual, Scaled, Selu, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh,
+    Unflatten, Upsample,
 };
 use crate::nearest::did_you_mean;
 use crate::scalar::Scalar;
@@ -278,9 +278,7 @@ impl<'a> Reader<'a> {
                 });
                 let end = end.ok_or_else(|| no_layer(rest))?;
                 self.at += end + 1;
-                let arguments = Arguments::new(&rest[..end]);
-                let layer = layer(kind, &arguments).and_then(|layer| arguments.finish().map(|()| layer));
-                Ok(layer.map_err(|reason| if is_known(kind) { format!("{kind}: {reason}") } else { reason })?)
+                Ok(of_kind(kind, &rest[..end])?)
             }
             // A class of its own that holds one module, such as the network: there is nothing else that it could apply.
             (_, 1) => Ok(Module::Sequential(vec![children.remove(0)])),
@@ -341,7 +339,7 @@ fn several(kind: &str, parts: &str) -> String {
 }
 
 /// The layers that can be read, in the order of the alphabet.
-const KINDS: [&str; 43] = [
+const KINDS: [&str; 44] = [
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AlphaDropout",
@@ -375,6 +373,7 @@ const KINDS: [&str; 43] = [
     "ReLU",
     "ReLU6",
     "SELU",
+    "Scaled",
     "SiLU",
     "Sigmoid",
     "Softmax",
@@ -395,6 +394,13 @@ fn is_known(kind: &str) -> bool {
 fn unknown(kind: &str) -> String {
     let (kind, meant) = (shortened(kind), did_you_mean(kind, KINDS));
     format!("{kind} is unsupported{meant}; the layers are {}, and the groups Sequential, Residual and Concat", KINDS.join(", "))
+}
+
+/// The layer of a kind with the text between its brackets, all of which is understood.
+fn of_kind<T: Scalar>(kind: &str, text: &str) -> Result<Module<T>, String> {
+    let arguments = Arguments::new(text);
+    let layer = layer(kind, &arguments).and_then(|layer| arguments.finish().map(|()| layer));
+    layer.map_err(|reason| if is_known(kind) { format!("{kind}: {reason}") } else { reason })
 }
 
 #[allow(clippy::too_many_lines)] // a table of the layers
@@ -459,6 +465,7 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
             let (min, max) = (arguments.number("min_val", 0, -1.0)?, arguments.number("max_val", 1, 1.0)?);
             Arc::new(HardTanh::new(min, max).map_err(refused)?)
         }
+        "Scaled" => scaled(arguments)?,
         "Identity" => {
             // It takes whatever the layer took that it replaces.
             arguments.ignore_all();
@@ -501,6 +508,19 @@ fn batch_norm(kind: &str, arguments: &Arguments<'_>) -> Result<Weighted, String>
     let why = "without statistics of its own it normalizes by the batch";
     arguments.only("track_running_stats", 4, &["True"], why)?;
     Ok(Weighted::BatchNorm { rank: if kind == "BatchNorm2d" { 2 } else { 1 }, channels, eps, affine, bias })
+}
+
+fn scaled<T: Scalar>(arguments: &Arguments<'_>) -> Result<Arc<dyn Layer<T>>, String> {
+    let inner = arguments.text("activation", 0).and_then(|text| text.strip_suffix(')')?.split_once('('));
+    // One within another would be one, and a text could nest them without end.
+    let (kind, own) = inner
+        .filter(|(kind, _)| *kind != "Scaled")
+        .ok_or("its activation is missing, as in Scaled(ReLU(), argument=2.0, value=0.5)")?;
+    let Module::Layer(inner) = of_kind(kind, own)? else {
+        return Err(format!("{kind} is not an activation"));
+    };
+    let (argument, value) = (arguments.number("argument", 1, 1.0)?, arguments.number("value", 2, 1.0)?);
+    Ok(Arc::new(Scaled::of(inner, argument, value).map_err(|error| error.to_string())?))
 }
 
 /// A softmax of logarithms has the same logits and, but for the logarithm, the same probabilities.

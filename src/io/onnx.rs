@@ -3,18 +3,20 @@
 //! A file is a graph of operators; what lies between its input and one of its outputs becomes a [`Sequential`], in four steps:
 //! the messages are decoded ([`proto`]), what does not depend on the input is computed ([`fold`]), each operator becomes
 //! layers or a join of several ways ([`graph`], [`operator`] and what it calls), and sums and concatenations become branches
-//! ([`branches`]).
+//! ([`branches`]), after factors have become part of their activations ([`ending`]).
 
 mod activation;
 mod arithmetic;
 mod branches;
 mod budget;
 mod constant;
+mod ending;
 mod expression;
 mod fold;
 mod graph;
 mod operator;
 mod proto;
+mod scaled;
 mod shapes;
 mod step;
 mod windows;
@@ -25,6 +27,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::architecture::shortened;
+use super::recognize;
 use super::tensor::Data;
 use crate::error::Error;
 use crate::scalar::Scalar;
@@ -52,11 +55,12 @@ const OPSETS: std::ops::RangeInclusive<i64> = 9..=28;
 /// ```
 #[derive(Debug, Clone)]
 pub struct OnnxFile {
-    model: Model,
+    graph: proto::Graph,
     size: usize,
     folder: Option<PathBuf>,
     input: Option<Shape>,
     output: Option<String>,
+    opset: i64,
 }
 
 impl OnnxFile {
@@ -66,7 +70,7 @@ impl OnnxFile {
     /// [`Error::Io`] and [`Error::Malformed`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let mut file = Self::from_bytes(Data::of_file(path)?.read()?)?;
+        let mut file = Self::from_bytes(Data::of_file(path)?.read()?).map_err(|error| error.in_file(path))?;
         file.folder = Some(path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")).to_owned());
         Ok(file)
     }
@@ -78,29 +82,28 @@ impl OnnxFile {
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, Error> {
         let bytes = bytes.into();
         let size = bytes.len();
-        let model = Model::decode(bytes).map_err(|e| malformed(e.to_string()))?;
-        let opset = model.opset_import.iter().find(|opset| is_standard(&opset.domain)).map_or(0, |opset| opset.version);
-        let file = Self { model, size, folder: None, input: None, output: None };
-        let nodes = file.graph()?.node.len();
+        let what = recognize::recognize(&bytes[..size.min(recognize::ENOUGH)]);
+        let Ok(Model { graph: Some(graph), opset_import }) = Model::decode(bytes) else { return Err(malformed(no_model(what))) };
+        let opset = opset_import.iter().find(|opset| is_standard(&opset.domain)).map_or(0, |opset| opset.version);
+        let file = Self { graph, size, folder: None, input: None, output: None, opset };
+        let nodes = file.graph.node.len();
         if !OPSETS.contains(&opset) {
             let (oldest, newest) = (OPSETS.start(), OPSETS.end());
-            let reason = format!("its operators are of version {opset}, those from {oldest} to {newest} are read: export it anew");
+            let reason = format!(
+                "its operator set is version {opset}, and versions {oldest} to {newest} are supported: export the model again with opset_version=17, or convert it with onnx.version_converter"
+            );
             return Err(malformed(reason));
         }
         if nodes > NODES {
-            return Err(malformed(format!("its graph has {nodes} nodes, {NODES} at most are read")));
+            return Err(malformed(format!("its graph has {nodes} nodes, and at most {NODES} are supported")));
         }
         Ok(file)
-    }
-
-    fn graph(&self) -> Result<&proto::Graph, Error> {
-        self.model.graph.as_ref().ok_or_else(|| malformed("there is no graph in it".to_owned()))
     }
 
     /// The names of the outputs.
     #[must_use]
     pub fn outputs(&self) -> Vec<&str> {
-        self.model.graph.iter().flat_map(|graph| &graph.output).map(|output| output.name.as_str()).collect()
+        self.graph.output.iter().map(|output| output.name.as_str()).collect()
     }
 
     /// The shape of a sample, where the file leaves it open.
@@ -125,9 +128,9 @@ impl OnnxFile {
     /// several inputs, or leaves open which output is meant or how large a sample is; and those of
     /// [`SequentialBuilder::build`](crate::SequentialBuilder::build).
     pub fn to_model<T: Scalar>(&self) -> Result<Sequential<T>, Error> {
-        let graph = self.graph()?;
+        let graph = &self.graph;
         let output = self.output.as_deref().map_or_else(|| self.only(graph), Ok)?;
-        Reader::new(graph, self.size, self.folder.as_deref(), self.input)?.read(graph, output)
+        Reader::new(graph, self.opset, self.size, self.folder.as_deref(), self.input)?.read(graph, output)
     }
 
     /// The only output that has numbers of floating point.
@@ -140,8 +143,11 @@ impl OnnxFile {
         };
         match graph.output.iter().filter(floating).collect::<Vec<_>>().as_slice() {
             [one] => Ok(&one.name),
-            [] => Err(malformed("it has no output of floating point".to_owned())),
-            _ => Err(malformed(format!("it has the outputs {}: say which, with OnnxFile::output", listed()))),
+            [] => Err(malformed(
+                "it has no output of floating-point numbers: export the model with its scores or probabilities as an output"
+                    .to_owned(),
+            )),
+            _ => Err(malformed(format!("it has several outputs ({}): say which one to explain, with OnnxFile::output", listed()))),
         }
     }
 }
@@ -151,8 +157,9 @@ impl<T: Scalar> Sequential<T> {
     /// [`OnnxFile::to_model`].
     ///
     /// The layers have the names of the nodes. A batch-normalisation that the exporter has left alone is a layer of its own:
-    /// [`canonize`](Self::canonize) before you explain. A log-softmax at the end becomes a softmax, whose logits are explained. Casts
-    /// to numbers of 16 bits are left out: the model computes in `T` throughout.
+    /// [`canonize`](Self::canonize) before you explain. A log-softmax at the end becomes a softmax, whose logits are explained, and
+    /// p and 1 - p become the probabilities of two logits. A number that an activation's argument or value is multiplied by is part
+    /// of the activation ([`Scaled`](crate::Scaled)). Casts to numbers of 16 bits are left out: the model computes in `T` throughout.
     ///
     /// # Errors
     /// Those of both.
@@ -168,7 +175,19 @@ impl<T: Scalar> Sequential<T> {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn read_onnx(path: impl AsRef<Path>) -> Result<Self, Error> {
-        OnnxFile::open(path)?.to_model()
+        let path = path.as_ref();
+        OnnxFile::open(path)?.to_model().map_err(|error| error.in_file(path))
+    }
+}
+
+/// What is said of a file that is no model, or only a part of one.
+fn no_model(what: Option<&'static str>) -> String {
+    match what {
+        Some(recognize::ONNX) => "it begins as an ONNX model and is cut off or damaged: download or export it again".to_owned(),
+        Some(weights @ (recognize::SAFETENSORS | recognize::CHECKPOINT | recognize::ARRAY | recognize::ARRAYS)) => {
+            format!("it is {weights}, which has weights only: read it with StateDict::open, or export the model to ONNX")
+        }
+        other => recognize::instead(other, "ONNX models"),
     }
 }
 

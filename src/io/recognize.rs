@@ -19,6 +19,10 @@ pub(crate) const ONNX: &str = "an ONNX model";
 /// What a file's first bytes (of [`ENOUGH`]) say that it is, with what to do where that is the same for every reader: "an HTML page".
 /// `None` where they say nothing. A sentence is made of it by "it is".
 pub(crate) fn recognize(beginning: &[u8]) -> Option<&'static str> {
+    // First: the length of the header, with which it begins, can be the magic number of anything.
+    if let [_, _, _, _, _, _, 0, 0, b'{', ..] = beginning {
+        return Some(SAFETENSORS);
+    }
     let magic = MAGICS.iter().find(|(magic, _)| beginning.starts_with(magic)).map(|(_, what)| *what);
     magic.or_else(|| match beginning {
         [] => Some("an empty file: it was not written or downloaded as a whole"),
@@ -27,7 +31,6 @@ pub(crate) fn recognize(beginning: &[u8]) -> Option<&'static str> {
         [0x80, 2..=5, ..] => Some("a Python pickle"),
         _ if beginning.get(257..262) == Some(b"ustar") => Some("a tar archive: unpack it first"),
         [_, _, _, _, b'T', b'F', b'L', b'3', ..] => Some("a TensorFlow Lite model: export the model to ONNX with tf2onnx"),
-        [_, _, _, _, _, _, 0, 0, b'{', ..] => Some(SAFETENSORS),
         [8, 1, 0x12, graph @ ..] if is_saved_model(graph) => Some(SAVED_MODEL),
         [8, 1..=20, ..] => Some(ONNX),
         _ => of_text(beginning),
@@ -168,7 +171,7 @@ mod tests {
         };
         let mut tar = vec![0; ENOUGH];
         tar[257..262].copy_from_slice(b"ustar");
-        let cases: [(&[u8], &str); 28] = [
+        let cases: [(&[u8], &str); 30] = [
             (b"", "an empty file"),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer"),
             (b"\n <!DOCTYPE HTML><html>", "an HTML page"),
@@ -182,6 +185,8 @@ mod tests {
             (&tar, "a tar archive"),
             (b"\x93NUMPY\x01\0", "a NumPy array"),
             (b"\x10\0\0\0\0\0\0\0{\"a\":", "a safetensors file"),
+            (b"\x80\x02\0\0\0\0\0\0{\"a\":", "a safetensors file"),
+            (b"\x1f\x8b\0\0\0\0\0\0{\"a\":", "a safetensors file"),
             (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80", "a PyTorch checkpoint"),
             (b"\x80\x04\x95", "a Python pickle"),
             (b"(dp0\nS'a'\n", "a Python pickle"),

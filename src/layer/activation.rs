@@ -1,6 +1,7 @@
 //! Activations: functions of one value. Relevance passes through them unchanged.
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+use std::sync::Arc;
 
 use super::{Elementwise, Layer, Operator};
 use crate::error::Error;
@@ -333,6 +334,20 @@ elementwise!(
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Identity;
 
+impl<T: Scalar> Elementwise<T> for Identity {
+    fn value(&self, z: T) -> T {
+        z
+    }
+
+    fn is_nonnegative(&self, input: bool) -> bool {
+        input
+    }
+
+    fn steepest(&self) -> Option<f64> {
+        Some(1.0)
+    }
+}
+
 impl<T: Scalar> Layer<T> for Identity {
     fn kind(&self) -> &str {
         "Identity"
@@ -378,6 +393,110 @@ impl<T: Scalar> Layer<T> for Dropout {
 
     fn arguments(&self) -> String {
         format!("p={:?}, inplace=False", self.p)
+    }
+}
+
+/// c f(a z): an activation of a scaled argument, times a factor, as one activation.
+///
+/// Relevance passes through it as through any activation. With layers of their own the two factors would be linear maps, and
+/// rules such as [`Rule::Relative`](crate::Rule::Relative) would treat them as such.
+///
+/// | parameter | range |
+/// |---|---|
+/// | argument (a) | finite |
+/// | value (c) | finite |
+///
+/// The bound of rounding errors in an explanation's [`health`](crate::Explanation::health) is known where |a c| is at most 4.
+///
+/// # Example
+/// ```
+/// use relprop::nalgebra::{self, dmatrix, dvector};
+/// use relprop::{Linear, Scaled, Sequential, Silu};
+///
+/// // QuickGELU: z σ(1.702 z).
+/// let quick = Scaled::new(Silu, 1.702, 1.0 / 1.702)?;
+/// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0], None)?).layer(quick).build()?;
+/// let expected: f64 = 2.0 / (1.0 + (-3.404_f64).exp());
+/// assert!((model.forward(&dvector![2.0])?[0] - expected).abs() < 1e-12);
+/// # Ok::<(), relprop::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Scaled<T: Scalar> {
+    layer: Arc<dyn Layer<T>>,
+    function: Arc<dyn Elementwise<T>>,
+    argument: f64,
+    value: f64,
+}
+
+impl<T: Scalar> Scaled<T> {
+    /// # Errors
+    /// [`Error::InvalidParameter`] where a factor is not finite.
+    pub fn new(activation: impl Layer<T> + Elementwise<T> + Clone + 'static, argument: f64, value: f64) -> Result<Self, Error> {
+        Self::with(Arc::new(activation.clone()), Arc::new(activation), argument, value)
+    }
+
+    /// The same of a layer that is known to be an activation by its operator alone.
+    #[cfg(feature = "io")]
+    pub(crate) fn of(layer: Arc<dyn Layer<T>>, argument: f64, value: f64) -> Result<Self, Error> {
+        match layer.operator(Shape::from(1))? {
+            Operator::Elementwise(function) => Self::with(layer, function, argument, value),
+            Operator::Reshape(_) => Self::with(layer, Arc::new(Identity), argument, value),
+            _ => Err(Error::parameter(SCALED, "activation", layer.kind(), "a function of one value")),
+        }
+    }
+
+    fn with(layer: Arc<dyn Layer<T>>, function: Arc<dyn Elementwise<T>>, argument: f64, value: f64) -> Result<Self, Error> {
+        for (name, factor) in [("argument", argument), ("value", value)] {
+            // Also in the model's own numbers.
+            finite(SCALED, name, T::from_f64(factor).as_f64())?;
+        }
+        Ok(Self { layer, function, argument, value })
+    }
+}
+
+const SCALED: &str = "Scaled";
+
+impl<T: Scalar> Elementwise<T> for Scaled<T> {
+    fn value(&self, z: T) -> T {
+        T::from_f64(self.value) * self.function.value(T::from_f64(self.argument) * z)
+    }
+
+    /// A negative factor makes arguments of unknown sign, and values of unknown sign.
+    fn is_nonnegative(&self, input: bool) -> bool {
+        self.value == 0.0 || (self.value > 0.0 && self.function.is_nonnegative(input && self.argument >= 0.0))
+    }
+
+    /// The activations are right to two units in the last place of |a z| + |f(a z)|, so that c f(a z) is right to 8 of
+    /// |z| + |c f(a z)| where |a c| is small.
+    fn steepest(&self) -> Option<f64> {
+        let slope = (self.argument * self.value).abs();
+        self.function.steepest().filter(|_| slope <= 4.0).map(|steepest| slope * steepest)
+    }
+
+    fn apply(&self, values: &mut [T]) {
+        let (argument, value) = (T::from_f64(self.argument), T::from_f64(self.value));
+        for z in &mut *values {
+            *z *= argument;
+        }
+        self.function.apply(values);
+        for f in values {
+            *f *= value;
+        }
+    }
+}
+
+impl<T: Scalar> Layer<T> for Scaled<T> {
+    fn kind(&self) -> &str {
+        SCALED
+    }
+
+    fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
+        Ok(Operator::elementwise(self.clone()))
+    }
+
+    fn arguments(&self) -> String {
+        let (kind, arguments) = (self.layer.kind(), self.layer.arguments());
+        format!("{kind}({arguments}), argument={:?}, value={:?}", self.argument, self.value)
     }
 }
 

@@ -271,10 +271,16 @@ def sklearn_models():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         classifier = MLPClassifier(**settings).fit(data, classes)
+        binary = MLPClassifier(**settings).fit(data, score > 0)
         models = {
             "sklearn-classifier": (classifier, {}, nn.ReLU),
             "sklearn-classifier-nozipmap": (classifier, {"zipmap": False}, nn.ReLU),
-            "sklearn-binary": (MLPClassifier(**settings).fit(data, score > 0), {"zipmap": False}, None),
+            "sklearn-binary": (binary, {"zipmap": False}, None),
+            "sklearn-binary-opset9": (binary, {"zipmap": True}, None),
+            "sklearn-binary-opset13": (binary, {"zipmap": False}, None),
+            "sklearn-binary-opset17": (binary, {"zipmap": True}, None),
+            # Several labels that do not exclude one another.
+            "sklearn-labels": (MLPClassifier(**settings).fit(data, np.stack([score > 0, data[:, 3] > 0], 1).astype(int)), {"zipmap": False}, None),
             "sklearn-regressor": (MLPRegressor(activation="tanh", **settings).fit(data, score), None, nn.Tanh),
             "sklearn-regressor2": (MLPRegressor(**settings).fit(data, np.stack([score, data[:, 3]], 1)), None, nn.ReLU),
             "sklearn-pipeline": (make_pipeline(StandardScaler(), classifier).fit(data, classes), {"zipmap": False}, None),
@@ -283,16 +289,20 @@ def sklearn_models():
     for name, (model, options, activation) in models.items():
         path = HERE / f"{name}.onnx"
         options = {id(model): options} if options else None
-        path.write_bytes(to_onnx(model, data[:1], options=options).SerializeToString())
+        opset = int(name.split("opset")[1]) if "opset" in name else None
+        path.write_bytes(to_onnx(model, data[:1], options=options, target_opset=opset).SerializeToString())
         last = model.steps[-1][1] if hasattr(model, "steps") else model
         classifies = isinstance(last, MLPClassifier)
-        if name == "sklearn-classifier":
+        zipped = options and next(iter(options.values())).get("zipmap", True)
+        if classifies and (zipped or name == "sklearn-classifier"):
             session = onnxruntime.InferenceSession(path)
             maps = session.run(["output_probability"], {session.get_inputs()[0].name: x.numpy()})[0]
             outputs = torch.tensor([list(each.values()) for each in maps])
         else:
             outputs = run(path, x, "probabilities" if classifies else None)
         wanted = model.predict_proba(x.numpy()) if classifies else model.predict(x.numpy())
+        if name == "sklearn-labels":  # those of the labels alone
+            wanted = np.concatenate([1 - wanted, wanted], 1)
         assert np.abs(outputs.numpy().reshape(len(x), -1) - wanted.reshape(len(x), -1)).max() < 1e-5, name
         relevances = explained(dense_twin(last.coefs_, last.intercepts_, activation), x) if activation else {}
         write(name, x, outputs, relevances, {"exporter": "skl2onnx"})

@@ -21,7 +21,8 @@ impl<'a> Arguments<'a> {
     pub fn new(text: &'a str) -> Self {
         let (mut depth, mut from, mut all) = (0, 0, Vec::new());
         let mut put = |text: &'a str| {
-            let (name, value) = match text.split_once('=') {
+            // An equals sign in brackets is that of an argument of an argument.
+            let (name, value) = match text.split_once('=').filter(|(name, _)| !name.contains(['(', '['])) {
                 Some((name, value)) => (Some(name.trim()), value.trim()),
                 None => (None, text.trim()),
             };

@@ -3,13 +3,13 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::arithmetic::recognized;
+use super::arithmetic::{recognized, recognized_but_cuts, unscaled};
 use super::constant::Constant;
 use super::expression::{Expression, unary};
-use super::step::{Given, Kind, Made, PART, Steps, refused};
+use super::step::{Given, Kind, Made, PART, Steps, UNSUPPORTED, refused};
 use crate::layer::{
-    Celu, Elementwise, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Layer, LeakyRelu, Mish, Relu, Selu, Sigmoid, Silu, Softplus,
-    Softsign, Tanh,
+    Celu, Elementwise, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, Layer, LeakyRelu, Mish, Relu, Scaled, Selu, Sigmoid,
+    Silu, Softplus, Softsign, Tanh,
 };
 use crate::scalar::Scalar;
 
@@ -19,11 +19,20 @@ impl<T: Scalar> Steps<T> {
         Ok(match function_of(operator, given)? {
             Function::Activation(layer, f) => {
                 let expressions = self.composed(step, |own| Expression::Activation(f.clone(), own));
-                Made::Step(Kind::Layers(step, vec![layer]), expressions)
+                // With a shift before it, a cut may be one of the hard activations.
+                let beyond = |(base, _): &&(usize, Rc<Expression>)| operator == "Clip" && *base != step;
+                let beyond: Vec<_> = expressions.iter().filter(beyond).cloned().collect();
+                let kind = recognized_but_cuts(&beyond).unwrap_or_else(|| Kind::Layers(step, vec![layer]));
+                Made::Step(kind, expressions)
             }
             Function::Part(f) => {
                 let expressions = self.composed(step, |own| Expression::Unary(f, own));
-                let kind = recognized(&expressions).unwrap_or_else(|| Kind::Refused(vec![step], PART.to_owned()));
+                let otherwise = || match operator {
+                    "Neg" => Kind::Factor(step, -1.0),
+                    _ => Kind::Refused(vec![step], PART.to_owned()),
+                };
+                let kind = if operator == "Neg" { unscaled(&expressions) } else { recognized(&expressions) };
+                let kind = kind.unwrap_or_else(otherwise);
                 Made::Step(kind, expressions)
             }
         })
@@ -41,6 +50,14 @@ fn function<T: Scalar>(activation: impl Layer<T> + Elementwise<f64> + Copy + 'st
     Function::Activation(Arc::new(activation), Rc::new(activation))
 }
 
+fn scaled<T: Scalar, F>(activation: F, argument: f64, value: f64) -> Result<Function<T>, String>
+where
+    F: Layer<T> + Layer<f64> + Elementwise<T> + Elementwise<f64> + Copy + 'static,
+{
+    let layer = Scaled::<T>::new(activation, argument, value).map_err(refused)?;
+    Ok(Function::Activation(Arc::new(layer), Rc::new(Scaled::<f64>::new(activation, argument, value).map_err(refused)?)))
+}
+
 fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<T>, String> {
     let node = given.node;
     let near = |name: &str, usual: f32| (node.float(name, usual) - usual).abs() < 1e-6;
@@ -52,42 +69,53 @@ fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<
         "Softsign" => function(Softsign),
         "Mish" => function(Mish),
         "HardSwish" => function(HardSwish),
+        "HardSigmoid" if !near("beta", 0.5) => {
+            let beta = node.float("beta", 0.5);
+            return Err(format!("its beta is {beta}: only 1/2 is supported, as PyTorch and Keras have it"));
+        }
         // Its own usual slope is not PyTorch's.
-        "HardSigmoid" if (node.float("alpha", 0.2) - 1.0 / 6.0).abs() < 1e-6 && near("beta", 0.5) => function(HardSigmoid),
-        "HardSigmoid" => return Err("it is not PyTorch's, of alpha 1/6 and beta 1/2".to_owned()),
+        "HardSigmoid" if (node.float("alpha", 0.2) - 1.0 / 6.0).abs() < 1e-6 => function(HardSigmoid),
+        "HardSigmoid" => scaled(HardSigmoid, 6.0 * node.decimal("alpha", 0.2), 1.0)?,
         "LeakyRelu" => function(LeakyRelu::new(node.decimal("alpha", 0.01)).map_err(refused)?),
         "PRelu" => {
-            let slope = given.constant(1).and_then(Constant::scalar).ok_or("it has more than one slope")?;
+            let slope =
+                given.constant(1).and_then(Constant::scalar).ok_or("its slope has to be one constant number for all channels")?;
             function(LeakyRelu::new(slope).map_err(refused)?)
         }
         "Elu" => function(Elu::new(node.decimal("alpha", 1.0)).map_err(refused)?),
         "Celu" => function(Celu::new(node.decimal("alpha", 1.0)).map_err(refused)?),
         "Selu" if near("alpha", 1.673_263_2) && near("gamma", 1.050_701) => function(Selu),
-        "Selu" => return Err("its alpha and gamma are not the usual ones".to_owned()),
+        "Selu" => {
+            let elu = Elu::new(node.decimal("alpha", 1.673_263_2)).map_err(refused)?;
+            scaled(elu, 1.0, node.decimal("gamma", 1.050_701))?
+        }
         "Gelu" => match node.text("approximate") {
             "" | "none" => function(Gelu::Exact),
             "tanh" => function(Gelu::Tanh),
-            other => return Err(format!("its approximation is '{}'", super::shortened(other))),
+            other => return Err(format!("its approximation '{}' is unsupported: 'none' and 'tanh' are", super::shortened(other))),
         },
         "Swish" if near("alpha", 1.0) => function(Silu),
-        "Swish" => return Err("its alpha is not 1".to_owned()),
+        "Swish" => match node.decimal("alpha", 1.0) {
+            0.0 => scaled(Identity, 1.0, 0.5)?,
+            alpha => scaled(Silu, alpha, 1.0 / alpha)?,
+        },
         "Clip" => {
             let bound = |place: usize, name: &str| match (given.is_given(place), given.constant(place)) {
                 (false, _) => Ok(node.attribute(name).map(|_| node.decimal(name, 0.0))),
-                (true, Some(constant)) => Ok(Some(constant.scalar().ok_or("a bound of it is no number")?)),
-                (true, None) => Err("its bounds are no constants"),
+                (true, Some(constant)) => Ok(Some(constant.scalar().ok_or("each of its bounds has to be one number")?)),
+                (true, None) => Err("its bounds have to be constants"),
             };
             // The least and the largest number there are bound nothing.
             let (least, most) = (bound(1, "min")?.filter(|&least| least > -3e38), bound(2, "max")?.filter(|&most| most < 3e38));
             match (least, most) {
                 (Some(0.0), None) => function(Relu),
-                (None, None) => return Err("it has no bounds".to_owned()),
+                (None, None) => return Err("it has no bounds: remove it, as it changes nothing".to_owned()),
                 (least, most) => {
                     let (least, most) = (least.unwrap_or(f32::MIN.into()), most.unwrap_or(f32::MAX.into()));
                     function(HardTanh::new(least, most).map_err(refused)?)
                 }
             }
         }
-        _ => Function::Part(unary(operator).ok_or("the operator is not read")?),
+        _ => Function::Part(unary(operator).ok_or(UNSUPPORTED)?),
     })
 }

@@ -6,7 +6,7 @@ use super::budget::Budget;
 use super::constant::Constant;
 use super::expression::{Expression, binary};
 use super::proto::Node;
-use super::step::{Kind, Layers, Made, PART, Steps, Value, one, refused};
+use super::step::{Kind, Layers, Made, PART, Steps, UNSUPPORTED, Value, one, refused};
 use crate::layer::{BatchNorm1d, BatchNorm2d};
 use crate::scalar::Scalar;
 
@@ -32,19 +32,24 @@ impl<T: Scalar> Steps<T> {
                     (&[a, b], Some(f)) => self.combined(a, b, f),
                     _ => Vec::new(),
                 };
-                if let Some(kind) = recognized(&expressions) {
+                let summed = matches!(operator, "Add" | "Sum");
+                let known = if summed { recognized_sum(&expressions) } else { recognized(&expressions) };
+                // A sum of values that are known is a sum: its summands share its relevance.
+                let of_parts = || steps.iter().any(|&step| matches!(self[step].kind, Kind::Refused(..)));
+                let known = known.or_else(|| if summed && of_parts() { recognized(&expressions) } else { None });
+                if let Some(kind) = known {
                     return Ok(Made::Step(kind, expressions));
                 }
                 let kind = match operator {
-                    "Add" | "Sum" => Kind::Joined { of: steps.to_vec(), summed: true },
+                    _ if summed => Kind::Joined { of: steps.to_vec(), summed: true },
                     _ => Kind::Refused(
                         steps.to_vec(),
-                        "both of its inputs depend on the model's, and it is no activation that is known".to_owned(),
+                        "both of its inputs depend on the model's input, and together they are not a known activation: products of values (gates, attention) are unsupported".to_owned(),
                     ),
                 };
                 Ok(Made::Step(kind, expressions))
             }
-            _ => Err("more than two inputs, and not all of them depend on the model's".to_owned()),
+            _ => Err("some of its inputs are constants, and there are more than two: unsupported".to_owned()),
         }
     }
 
@@ -56,8 +61,8 @@ impl<T: Scalar> Steps<T> {
             None => None,
         };
         for value in inputs.iter().flatten() {
-            if let Value::Constant(constant) = value {
-                no_more_axes(constant, self[steps[0]].dims.as_deref().unwrap_or_default())?;
+            if let (Value::Constant(constant), Some(dims)) = (value, &self[steps[0]].dims) {
+                no_more_axes(constant, dims)?;
             }
         }
         let parts: Option<Vec<_>> = inputs.iter().map(of).collect();
@@ -79,7 +84,7 @@ impl<T: Scalar> Steps<T> {
         let dims = self[step].dims.as_deref().unwrap_or_default();
         no_more_axes(constant, dims)?;
         let scalar = constant.scalar();
-        let f = binary(operator).ok_or("the operator is not read")?;
+        let f = binary(operator).ok_or(UNSUPPORTED)?;
         let expressions = scalar.map_or(Vec::new(), |number| {
             let number = Rc::new(Expression::Number(number));
             let with = |(base, own): (usize, Rc<Expression>)| {
@@ -88,8 +93,22 @@ impl<T: Scalar> Steps<T> {
             };
             self.bases(step).into_iter().filter_map(with).collect()
         });
-        if let Some(kind) = recognized(&expressions) {
+        // A factor of an activation becomes part of it when all of the graph is known.
+        let factor = match (operator, first) {
+            ("Mul", _) => scalar,
+            ("Div", false) => scalar.map(f64::recip),
+            ("Sub", true) if scalar == Some(0.0) => Some(-1.0),
+            _ => None,
+        };
+        let factor = factor.filter(|factor| factor.is_finite() && !matches!(self[step].kind, Kind::Refused(..)));
+        let known = if factor.is_some() { unscaled(&expressions) } else { recognized(&expressions) };
+        if let Some(kind) = known {
             return Ok(Made::Step(kind, expressions));
+        }
+        if let Some(factor) = factor {
+            // What a scaling would hold.
+            per_channel(constant, dims, &self.budget)?;
+            return Ok(Made::Step(Kind::Factor(step, factor), expressions));
         }
         if matches!(operator, "Max" | "Min" | "Pow" | "Greater" | "Less") {
             return Ok(Made::Step(Kind::Refused(vec![step], PART.to_owned()), expressions));
@@ -102,7 +121,7 @@ impl<T: Scalar> Steps<T> {
             ("Mul", _) => (values.clone(), vec![0.0; values.len()]),
             ("Div", false) => (values.iter().map(|value| 1.0 / value).collect(), vec![0.0; values.len()]),
             _ => {
-                let reason = "it divides by values that depend on the input".to_owned();
+                let reason = "it divides by values that depend on the input: unsupported".to_owned();
                 return Ok(Made::Step(Kind::Refused(vec![step], reason), expressions));
             }
         };
@@ -146,9 +165,30 @@ impl<T: Scalar> Steps<T> {
     }
 }
 
-/// The step that an expression is, where it is a known activation of another.
-pub(super) fn recognized<T: Scalar>(expressions: &[(usize, Rc<Expression>)]) -> Option<Kind<T>> {
+/// A step's values as functions of other steps' values.
+type Expressions = [(usize, Rc<Expression>)];
+
+/// The step that an expression is, where it is a known activation of another, the nearest first.
+pub(super) fn unscaled<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
     expressions.iter().find_map(|(base, expression)| Some(Kind::Layers(*base, vec![expression.activation()?])))
+}
+
+/// The same, also with a scaled argument and value, but not a mere cut: a cut of a shifted value may be more than that.
+pub(super) fn recognized_but_cuts<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
+    let scaled = |(base, expression): &(usize, Rc<Expression>)| Some(Kind::Layers(*base, vec![expression.scaled_activation()?]));
+    unscaled(expressions).or_else(|| expressions.iter().find_map(scaled))
+}
+
+/// All of them; of cuts the one that is of the farthest.
+pub(super) fn recognized<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
+    let cut = |(base, expression): &(usize, Rc<Expression>)| Some(Kind::Layers(*base, vec![expression.cut()?]));
+    recognized_but_cuts(expressions).or_else(|| expressions.iter().rev().find_map(cut))
+}
+
+/// What a sum is, where it is an activation that has a name.
+fn recognized_sum<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
+    let has_name = |kind: &Kind<T>| matches!(kind, Kind::Layers(_, layers) if layers.iter().all(|layer| layer.kind() != "Scaled"));
+    recognized_but_cuts(expressions).filter(has_name)
 }
 
 /// A constant of more axes than values (and samples) would add axes to them.
@@ -156,7 +196,11 @@ fn no_more_axes(constant: &Constant, dims: &[usize]) -> Result<(), String> {
     if constant.dims.len() <= dims.len() + 1 {
         return Ok(());
     }
-    Err(format!("a constant of it has {} axes, its values have {} with that of the samples", constant.dims.len(), dims.len() + 1))
+    Err(format!(
+        "its constant has {} axes, and its values have {} (with that of the samples): a constant that adds axes is unsupported",
+        constant.dims.len(),
+        dims.len() + 1
+    ))
 }
 
 /// A constant's value for each channel, where it has one value for all of a channel.
@@ -164,7 +208,7 @@ pub(super) fn per_channel(constant: &Constant, dims: &[usize], budget: &Budget) 
     let channels = dims.first().copied().unwrap_or(1);
     // Of them, and of what a layer is made of.
     budget.keep(channels.saturating_mul(4))?;
-    let values = constant.numbers().ok_or("a constant of it is no number")?;
+    let values = constant.numbers().ok_or("its constant is not a number")?;
     if let [value] = *values {
         return Ok(vec![value; channels]);
     }
@@ -175,7 +219,10 @@ pub(super) fn per_channel(constant: &Constant, dims: &[usize], budget: &Budget) 
     if values.len() == channels && alone {
         return Ok(values);
     }
-    Err(format!("a constant of shape {:?} is not one value for each of {channels} channels", constant.dims))
+    Err(format!(
+        "its constant of shape {:?} is neither one number nor one for each of {channels} channels: unsupported",
+        constant.dims
+    ))
 }
 
 /// y = a z + b for each channel.

@@ -13,39 +13,58 @@ use crate::layer::{Branch, Concat, Layer, Named, Residual};
 use crate::scalar::Scalar;
 use crate::sequential::{Sequential, SequentialBuilder};
 
-/// So deep may branches stand in one another.
+/// So deep may branches be nested.
 const DEPTH: usize = 32;
+
+const PADDED: &str = "padding is supported directly before a convolution or a pooling only";
+const SOFTMAX: &str = "a softmax before other layers is unsupported, as only the logits of a last one can be explained: explain its input, \
+                       with OnnxFile::output";
+const CROSSING: &str = "several branches read its values at different places, so that the graph is no nesting of sums and concatenations: \
+                        unsupported";
+
+const NOTHING: &str = "its output is its input: the nodes between them change no value, so that there is nothing to explain; is it the \
+                       right output?";
+const NO_LINEAR_LAYER: &str = "it has activations and reshapes only: without a dense layer or a convolution there is nothing to explain; is it \
+                               the right output?";
 
 impl<T: Scalar> Steps<T> {
     /// The model from the input to an output.
     pub fn model(mut self, output: usize) -> Result<Sequential<T>, Error> {
-        let mut needed = vec![false; self.len()];
-        needed[output] = true;
-        for step in (0..=output).rev() {
-            if needed[step] {
-                self[step].kind.inputs().iter().for_each(|&input| needed[input] = true);
-            }
-        }
-        let mut refused: Vec<UnsupportedNode> = Vec::new();
-        for step in (0..=output).filter(|&step| needed[step]).map(|step| &self[step]) {
-            match &step.kind {
-                Kind::Refused(_, reason) => refused.push(step.unsupported(reason)),
-                Kind::Padded(..) => refused.push(step.unsupported("zeros are padded before a convolution or a pooling only")),
-                _ => {}
-            }
-        }
-        if !refused.is_empty() {
-            return Err(Error::UnsupportedNodes { nodes: refused });
+        let needed = self.needed(output);
+        let nodes = self.refused(output, &needed);
+        if !nodes.is_empty() {
+            return Err(Error::UnsupportedNodes { nodes });
         }
         if !needed[0] {
             return Err(malformed("the output does not depend on the input".to_owned()));
         }
         let input = shape_of(self[0].dims.as_deref().unwrap_or_default()).map_err(malformed)?;
+        let link = self.end(output)?;
+        let needed = self.needed(output);
         self.name_steps(&needed);
         let dominators = Dominators::of(&self, &needed);
-        let mut placed = vec![false; self.len()];
-        let layers = self.chain(&dominators, &mut placed, 0, output, 0)?;
-        SequentialBuilder::from(Branch { layers }).input(input).build()
+        let mut layers = self.chain(&dominators, 0, output, 0)?;
+        if let Some(layer) = link {
+            layers.push(Named { name: Some(format!("{}-probabilities", self[output].name)), layer });
+        }
+        SequentialBuilder::from(Branch { layers }).input(input).build().map_err(|error| match error {
+            Error::EmptyModel => malformed(NOTHING.to_owned()),
+            Error::NoLinearLayer { .. } => malformed(NO_LINEAR_LAYER.to_owned()),
+            other => other,
+        })
+    }
+
+    /// All nodes on the way to the output that are unsupported, each with its own reason.
+    fn refused(&self, output: usize, needed: &[bool]) -> Vec<UnsupportedNode> {
+        let crossings = self.crossings(&Dominators::of(self, needed), output);
+        let last = self.without_moves(output);
+        let reason = |at: usize| match &self[at].kind {
+            Kind::Refused(_, reason) => Some(reason.as_str()),
+            Kind::Padded(..) => Some(PADDED),
+            _ if at != last && matches!(&*self[at].operator, "Softmax" | "LogSoftmax") => Some(SOFTMAX),
+            _ => crossings.contains(&at).then_some(CROSSING),
+        };
+        (0..=output).filter(|&at| needed[at]).filter_map(|at| Some(self[at].unsupported(reason(at)?))).collect()
     }
 
     /// Gives each step a name that is its own, and fit for a model's text.
@@ -62,25 +81,14 @@ impl<T: Scalar> Steps<T> {
     }
 
     /// The layers from behind one step to another that it dominates.
-    fn chain(
-        &self,
-        dominators: &Dominators,
-        placed: &mut [bool],
-        from: usize,
-        to: usize,
-        depth: usize,
-    ) -> Result<Vec<Named<T>>, Error> {
+    fn chain(&self, dominators: &Dominators, from: usize, to: usize, depth: usize) -> Result<Vec<Named<T>>, Error> {
         if depth > DEPTH {
-            return Err(malformed(format!("its branches stand in one another more than {DEPTH} deep")));
+            return Err(malformed(format!("its branches are nested more than {DEPTH} deep: deeper ones are unsupported")));
         }
         let mut layers = Vec::new();
         let mut at = to;
         while at != from {
             let step = &self[at];
-            if std::mem::replace(&mut placed[at], true) {
-                let reason = "its values go into several branches, and not only where these begin";
-                return Err(Error::UnsupportedNodes { nodes: vec![step.unsupported(reason)] });
-            }
             let name = |place: usize| if place == 0 { step.name.clone() } else { format!("{}-{place}", step.name) };
             match &step.kind {
                 Kind::Layers(of, own) => {
@@ -91,11 +99,11 @@ impl<T: Scalar> Steps<T> {
                 }
                 Kind::Joined { of, summed } => {
                     let begin = dominators.immediate[at];
-                    let layer = self.join(dominators, placed, begin, of, *summed, depth)?;
+                    let layer = self.join(dominators, begin, of, *summed, depth)?;
                     layers.push(Named { name: Some(name(0)), layer });
                     at = begin;
                 }
-                _ => return Err(malformed(format!("node '{}' has no place", shortened(&step.name)))),
+                _ => return Err(malformed(format!("node '{}' is at an unsupported place", shortened(&step.name)))),
             }
         }
         layers.reverse();
@@ -109,34 +117,68 @@ impl<T: Scalar> Steps<T> {
     fn join(
         &self,
         dominators: &Dominators,
-        placed: &mut [bool],
         begin: usize,
         ends: &[usize],
         summed: bool,
         depth: usize,
     ) -> Result<Arc<dyn Layer<T>>, Error> {
         let mut branches = Vec::new();
-        let mut rest = ends;
-        while let Some(&first) = rest.first() {
-            let (mut parting, mut count) = (first, 1);
-            while let Some(&end) = rest.get(count) {
-                let common = dominators.common(parting, end);
-                if common == begin {
-                    break;
-                }
-                (parting, count) = (common, count + 1);
-            }
-            let (together, behind) = rest.split_at(count);
-            let mut layers = self.chain(dominators, placed, begin, parting, depth + 1)?;
-            if count > 1 {
-                let layer = self.join(dominators, placed, parting, together, summed, depth + 1)?;
+        for (parting, together) in dominators.groups(begin, ends) {
+            let mut layers = self.chain(dominators, begin, parting, depth + 1)?;
+            if together.len() > 1 {
+                let layer = self.join(dominators, parting, together, summed, depth + 1)?;
                 layers.push(Named { name: Some(format!("join-{}", branches.len())), layer });
             }
             branches.push(Branch { layers });
-            rest = behind;
         }
         Ok(if summed { Arc::new(Residual::new(branches)?) } else { Arc::new(Concat::new(branches)?) })
     }
+}
+
+impl<T: Scalar> Steps<T> {
+    /// The steps whose values go into several branches, and not only where these begin, also among those that are refused.
+    fn crossings(&self, dominators: &Dominators, output: usize) -> HashSet<usize> {
+        let mut crossings = Crossings { met: vec![false; self.len()], found: HashSet::new() };
+        self.meet(dominators, &mut crossings, (0, output), 0);
+        crossings.found
+    }
+
+    /// Goes from a step back to one that dominates it, as [`chain`](Self::chain) does.
+    fn meet(&self, dominators: &Dominators, crossings: &mut Crossings, (from, to): (usize, usize), depth: usize) {
+        let mut at = to;
+        // What is too deep is an error of its own.
+        while at > from && depth <= DEPTH {
+            if std::mem::replace(&mut crossings.met[at], true) {
+                crossings.found.insert(at);
+                return;
+            }
+            // Shapes are no values.
+            let inputs: Vec<usize> = self[at].kind.inputs().iter().copied().filter(|&input| !self[input].uncomputed).collect();
+            let begin = dominators.immediate[at];
+            if let [_, _, ..] = inputs.as_slice() {
+                self.meet_all(dominators, crossings, (begin, &inputs), depth);
+            }
+            at = if let [of] = *inputs { of } else { begin };
+        }
+    }
+
+    fn meet_all(&self, dominators: &Dominators, crossings: &mut Crossings, (begin, ends): (usize, &[usize]), depth: usize) {
+        if depth > DEPTH {
+            return;
+        }
+        for (parting, together) in dominators.groups(begin, ends) {
+            self.meet(dominators, crossings, (begin, parting), depth + 1);
+            if together.len() > 1 {
+                self.meet_all(dominators, crossings, (parting, together), depth + 1);
+            }
+        }
+    }
+}
+
+/// Which steps have been met, and which of them a second time.
+struct Crossings {
+    met: Vec<bool>,
+    found: HashSet<usize>,
 }
 
 impl<T: Scalar> Step<T> {
@@ -161,10 +203,30 @@ impl Dominators {
     fn of<T: Scalar>(steps: &Steps<T>, needed: &[bool]) -> Self {
         let mut known = Self { immediate: vec![0; steps.len()], depth: vec![0; steps.len()] };
         for at in (1..steps.len()).filter(|&at| needed[at]) {
-            let common = steps[at].kind.inputs().iter().copied().reduce(|a, b| known.common(a, b)).unwrap_or(0);
+            let values = steps[at].kind.inputs().iter().copied().filter(|&input| !steps[input].uncomputed);
+            let common = values.reduce(|a, b| known.common(a, b)).unwrap_or(0);
             (known.immediate[at], known.depth[at]) = (common, known.depth[common] + 1);
         }
         known
+    }
+
+    /// Neighbours among some steps that go the first part of their way from `begin` together, each with the step where they part.
+    fn groups<'a>(&self, begin: usize, ends: &'a [usize]) -> Vec<(usize, &'a [usize])> {
+        let (mut groups, mut rest) = (Vec::new(), ends);
+        while let Some(&first) = rest.first() {
+            let (mut parting, mut count) = (first, 1);
+            while let Some(&end) = rest.get(count) {
+                let common = self.common(parting, end);
+                if common == begin {
+                    break;
+                }
+                (parting, count) = (common, count + 1);
+            }
+            let (together, others) = rest.split_at(count);
+            groups.push((parting, together));
+            rest = others;
+        }
+        groups
     }
 
     /// The last step that all ways to both of these pass.

@@ -44,7 +44,11 @@ impl Budget {
 
     /// Takes so many numbers of what layers may hold.
     pub fn keep(&self, count: usize) -> Result<(), String> {
-        let left = self.kept.get().checked_sub(count).ok_or("it would have many times more weights than the file has bytes")?;
+        let left = self
+            .kept
+            .get()
+            .checked_sub(count)
+            .ok_or("its weights would be many times larger than the file: shared weights are supported up to a few copies")?;
         self.kept.set(left);
         Ok(())
     }

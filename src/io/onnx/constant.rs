@@ -39,14 +39,18 @@ impl Constant {
     /// A tensor of the file; external data is in a file in or below `folder`.
     pub fn read(tensor: &proto::Tensor, folder: Option<&Path>, budget: &Budget) -> Result<Self, String> {
         let dims: Option<Vec<usize>> = tensor.dims.iter().map(|&dim| usize::try_from(dim).ok()).collect();
-        let dims = dims.ok_or_else(|| format!("its dimensions are {:?}", short(&tensor.dims)))?;
-        let count = Tensor::count(&dims).ok_or("its dimensions overflow, or are too many")?;
+        let dims = dims.ok_or_else(|| format!("its dimensions {:?} are not sizes", short(&tensor.dims)))?;
+        let count = Tensor::count(&dims).ok_or("its dimensions are too large or too many")?;
         let raw = match tensor.data_location {
             1 => Some(external(tensor, folder, budget)?),
             _ => tensor.raw_data.clone().map(Data::Held),
         };
         let complete = |there: usize| {
-            if there == count { Ok(()) } else { Err(format!("it has {there} values for dimensions of {count}")) }
+            if there == count {
+                Ok(())
+            } else {
+                Err(format!("its dimensions need {count} values, but the file has {there}: the file is damaged or cut off"))
+            }
         };
         let floats = |number: Number, data: Data| {
             complete(data.length() / number.size())?;
@@ -66,7 +70,9 @@ impl Constant {
                     Some(data) => {
                         // Whole numbers are read at once: they are shapes and indices.
                         complete(data.length() / size_of::<$kind>())?;
-                        budget.fold(count).ok_or("it has more whole numbers than shapes and indices have")?;
+                        budget.fold(count).ok_or(
+                            "it has more whole numbers than shapes and indices need: tables of whole numbers are unsupported",
+                        )?;
                         let bytes = data.read().map_err(|e| e.to_string())?;
                         bytes.as_chunks().0.iter().map(|&bytes| <$kind>::from_le_bytes(bytes) as i64).collect()
                     }
@@ -152,9 +158,16 @@ fn short(dims: &[i64]) -> &[i64] {
 /// Data in a file beside the model: never outside its folder.
 fn external(tensor: &proto::Tensor, folder: Option<&Path>, budget: &Budget) -> Result<Data, String> {
     let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
-    let location = entry("location").ok_or("it does not say where its data is")?;
-    let folder = folder.ok_or("its data is in another file, and the model was not read from one")?;
-    let outside = || format!("its data is said to be in '{}', outside the model's folder", super::shortened(location));
+    let location = entry("location").ok_or("the name of the file with its data is missing")?;
+    let folder = folder.ok_or(
+        "its data is in a second file: open the model by its path, with OnnxFile::open, and keep both files in one folder",
+    )?;
+    let outside = || {
+        format!(
+            "its data would be in '{}', outside the folder of the model: put both files into one folder, and export the model again",
+            super::shortened(location)
+        )
+    };
     if location.is_empty() || !Path::new(location).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
     {
         return Err(outside());
@@ -166,8 +179,11 @@ fn external(tensor: &proto::Tensor, folder: Option<&Path>, budget: &Budget) -> R
         (Ok(folder), Ok(path)) if path.starts_with(&folder) => budget.add(path, whole.length()),
         _ => return Err(outside()),
     }
-    let number = |key: &str| entry(key).map(|text| text.parse::<u64>().map_err(|_| format!("its {key} is no number"))).transpose();
+    let number =
+        |key: &str| entry(key).map(|text| text.parse::<u64>().map_err(|_| format!("its {key} is not a number"))).transpose();
     let from = number("offset")?.unwrap_or(0);
     let length = number("length")?.unwrap_or((whole.length() as u64).saturating_sub(from));
-    whole.part(from, length).ok_or_else(|| format!("'{}' ends before its data does", super::shortened(location)))
+    whole.part(from, length).ok_or_else(|| {
+        format!("the file '{}' is too short for its data: it is cut off, or belongs to another model", super::shortened(location))
+    })
 }

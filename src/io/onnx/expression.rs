@@ -61,7 +61,7 @@ pub(super) fn binary(operator: &str) -> Option<fn(f64, f64) -> f64> {
 }
 
 impl Expression {
-    fn value(&self, x: f64) -> f64 {
+    pub fn value(&self, x: f64) -> f64 {
         match self {
             Self::X => x,
             Self::Number(number) => *number,
@@ -111,10 +111,8 @@ impl Expression {
         let beside = turns.flat_map(|at| [at * 0.9999, at * 1.0001]).filter(|at| at.abs() <= FAR);
         // A cap may lie far out.
         let caps = numbers.iter().map(|number| number * 1.001).filter(|at| at.abs() <= 1e30);
-        let even = (0..=576).map(|step| f64::from(step) / 64.0);
-        let wide = (0..=400).map(|step| 1e-6 * 1.05_f64.powi(step));
-        let one_side: Vec<f64> = even.chain(wide).chain(beside).chain(caps).collect();
-        one_side.into_iter().flat_map(|x| [x, -x]).collect()
+        let own: Vec<f64> = beside.chain(caps).flat_map(|x| [x, -x]).collect();
+        grid().chain(own).collect()
     }
 
     /// The activation that has the same values, to the precision of f32.
@@ -124,11 +122,9 @@ impl Expression {
             |known: &dyn Elementwise<f64>, x: f64| (self.value(x) - known.value(x)).abs() <= 2e-6 * known.value(x).abs().max(1.0);
         let is = |known: &dyn Elementwise<f64>| {
             // Most are none, and few points tell.
-            [-2.5, -0.25, 0.75, 3.5].iter().all(|&x| agree(known, x))
-                && points.get_or_init(|| self.points()).iter().all(|&x| agree(known, x))
+            FEW.iter().all(|&x| agree(known, x)) && points.get_or_init(|| self.points()).iter().all(|&x| agree(known, x))
         };
         // Exponentials overflow there.
-        let far = || (3..=30).map(|power| 10.0_f64.powi(power)).flat_map(|x| [x, -x]);
         let is_straight = |known: &dyn Elementwise<f64>| is(known) && far().all(|x| agree(known, x));
         macro_rules! first_that {
             ($is:ident: $($known:expr),+) => {
@@ -141,4 +137,34 @@ impl Expression {
         first_that!(is_straight: Relu, HardSwish, HardSigmoid, Softsign);
         None
     }
+
+    /// Whether the values are c f(a x), to the precision of f32. A function that is straight far out is looked at there, too.
+    pub fn agrees(&self, f: &dyn Elementwise<f64>, a: f64, c: f64, straight: bool) -> bool {
+        let agree = |x: f64| {
+            let (t, scaled) = (a * x, f.value(a * x));
+            let precision = 2e-6 * scaled.abs().max(t.abs().min(1.0)) + 1e-12;
+            (self.value(x) - c * scaled).abs() <= precision * c.abs()
+        };
+        a != 0.0
+            && c != 0.0
+            && FEW.iter().all(|t| agree(t / a))
+            && grid().all(|t| agree(t / a))
+            && self.points().into_iter().filter(|x| straight || (a * x).abs() <= FAR).all(agree)
+            && (!straight || far().all(agree))
+    }
+}
+
+/// Where most functions differ.
+const FEW: [f64; 4] = [-2.5, -0.25, 0.75, 3.5];
+
+/// Close to 0 and far from it, on both sides.
+fn grid() -> impl Iterator<Item = f64> {
+    let even = (0..=576).map(|step| f64::from(step) / 64.0);
+    let wide = (0..=400).map(|step| 1e-6 * 1.05_f64.powi(step));
+    even.chain(wide).flat_map(|x| [x, -x])
+}
+
+/// Where exponentials overflow.
+fn far() -> impl Iterator<Item = f64> {
+    (3..=30).map(|power| 10.0_f64.powi(power)).flat_map(|x| [x, -x])
 }

@@ -10,27 +10,30 @@ use prost::Message;
 use super::budget::Budget;
 use super::constant::{Constant, Values};
 use super::fold::fold;
-use super::proto::{self, Node};
+use super::proto::{self, Node, ValueInfo};
 use super::step::{Kind, Made, Steps, Value};
 use super::{is_standard, malformed, shortened};
 use crate::error::Error;
+use crate::nearest::did_you_mean;
 use crate::scalar::Scalar;
 use crate::sequential::Sequential;
 use crate::shape::Shape;
 
-/// Why a node is not read all of whose inputs are constants.
-const NOT_AHEAD: &str = "it is none of the operators that are computed ahead of the input, or would be too large";
+/// Why a node is refused all of whose inputs are constants.
+const NOT_AHEAD: &str = "all of its inputs are constants, and it cannot be computed from them: the operator is unsupported, or its result is too large; simplify the model first, for example with onnx-simplifier";
 
 /// Goes through a graph's nodes, in their order.
 #[derive(Debug)]
 pub(super) struct Reader<T: Scalar> {
     steps: Steps<T>,
     values: HashMap<String, Value>,
+    /// The shapes that the file says, by their values' names: what comes after a node that is refused is looked at with their help.
+    shapes: Option<HashMap<String, Vec<usize>>>,
 }
 
 impl<T: Scalar> Reader<T> {
     /// With the graph's constants, and its one input of a shape that the file or the caller says.
-    pub fn new(graph: &proto::Graph, size: usize, folder: Option<&Path>, shape: Option<Shape>) -> Result<Self, Error> {
+    pub fn new(graph: &proto::Graph, opset: i64, size: usize, folder: Option<&Path>, shape: Option<Shape>) -> Result<Self, Error> {
         let mut values = HashMap::new();
         let budget = Budget::of(size);
         for bytes in &graph.initializer {
@@ -43,16 +46,25 @@ impl<T: Scalar> Reader<T> {
         let inputs: Vec<_> = graph.input.iter().filter(|input| !values.contains_key(&input.name)).collect();
         let [input] = inputs.as_slice() else {
             let names: Vec<_> = inputs.iter().take(20).map(|input| format!("'{}'", shortened(&input.name))).collect();
-            return Err(malformed(format!("a model needs one input, it has {}: {}", inputs.len(), names.join(", "))));
+            return Err(malformed(format!(
+                "it has {} inputs ({}), and one is supported: export the model with one input",
+                inputs.len(),
+                names.join(", ")
+            )));
         };
         let whole = match input.r#type.as_ref().and_then(|of| of.tensor.as_ref()).map_or(0, |tensor| tensor.elem_type) {
             0 | 1 | 10 | 11 | 16 => false,
             2..=7 | 9 | 12 | 13 => true,
-            _ => return Err(malformed(format!("its input '{}' is not of numbers", shortened(&input.name)))),
+            _ => {
+                return Err(malformed(format!(
+                    "its input '{}' has a type other than numbers: export the model with an input of floating point",
+                    shortened(&input.name)
+                )));
+            }
         };
         let (batch, dims) = sample(input, shape)?;
         values.insert(input.name.clone(), Value::Step(0));
-        Ok(Self { steps: Steps::new(&input.name, batch, dims, whole, budget), values })
+        Ok(Self { steps: Steps::new(&input.name, opset, batch, dims, whole, budget), values, shapes: None })
     }
 
     /// The model from the input to an output.
@@ -65,23 +77,25 @@ impl<T: Scalar> Reader<T> {
         }
         self.steps.outputs = graph.output.iter().map(|output| output.name.clone()).collect();
         for (index, bytes) in graph.node.iter().enumerate() {
-            self.node(index, &decode(bytes)?)?;
+            self.node(graph, index, &decode(bytes)?)?;
         }
         match self.values.get(output) {
             Some(&Value::Step(step)) => self.steps.model(step),
-            Some(Value::Constant(_)) => Err(malformed(format!("output '{}' does not depend on the input", shortened(output)))),
-            None => Err(malformed(format!("no node gives the output '{}'", shortened(output)))),
+            Some(Value::Constant(_)) => Err(malformed(format!("its output '{}' does not depend on the input", shortened(output)))),
+            None => Err(malformed(no_such_output(graph, output, self.values.keys()))),
         }
     }
 
-    fn node(&mut self, index: usize, node: &Node) -> Result<(), Error> {
+    fn node(&mut self, graph: &proto::Graph, index: usize, node: &Node) -> Result<(), Error> {
         let name = node.output.first().filter(|_| node.name.is_empty()).unwrap_or(&node.name).clone();
         let mut inputs = Vec::with_capacity(node.input.len());
         for input in &node.input {
             let value = self.values.get(input).cloned();
             if value.is_none() && !input.is_empty() {
                 let (name, input) = (shortened(&name), shortened(input));
-                let reason = format!("node '{name}' reads '{input}', which no node before it gives: there is a cycle, or no order");
+                let reason = format!(
+                    "node '{name}' reads '{input}', which no node before it gives: the graph has a cycle, or its nodes are in the wrong order"
+                );
                 return Err(malformed(reason));
             }
             inputs.push(value);
@@ -134,13 +148,28 @@ impl<T: Scalar> Reader<T> {
                 let kind = if of.iter().any(behind) {
                     Kind::Behind(of)
                 } else {
-                    Kind::Refused(of, format!("its output {place} is not read"))
+                    Kind::Refused(of, format!("only its first output is supported, and output {place} is used, too"))
                 };
                 Value::Step(self.steps.push(index, output, &operator, kind))
             };
+            if let Value::Step(step) = value
+                && self.steps[step].dims.is_none()
+            {
+                self.steps[step].dims = gemm_outputs(node, &inputs).or_else(|| self.said_shape(graph, output));
+            }
             self.values.insert(output.clone(), value);
         }
         Ok(())
+    }
+
+    /// A sample's sizes that the file says of a value.
+    fn said_shape(&mut self, graph: &proto::Graph, name: &str) -> Option<Vec<usize>> {
+        let batch = self.steps.batch;
+        let shapes = self.shapes.get_or_insert_with(|| {
+            let said = graph.value_info.iter().filter_map(|bytes| ValueInfo::decode(bytes.clone()).ok());
+            said.filter_map(|info| Some((sizes_of(&info, batch)?, info.name))).map(|(dims, name)| (name, dims)).collect()
+        });
+        shapes.get(name).cloned()
     }
 
     /// What was computed, or a step that is refused.
@@ -156,6 +185,44 @@ impl<T: Scalar> Reader<T> {
     }
 }
 
+/// What a dense layer gives, whatever it is given.
+fn gemm_outputs(node: &Node, inputs: &[Option<Value>]) -> Option<Vec<usize>> {
+    match inputs.get(1) {
+        Some(Some(Value::Constant(weights))) if node.op_type == "Gemm" => {
+            let outputs = weights.dims.get(usize::from(node.int("transB", 0) == 0))?;
+            Some(vec![*outputs])
+        }
+        _ => None,
+    }
+}
+
+/// The sizes of a sample, where all are said, and the first axis is that of the samples.
+fn sizes_of(info: &ValueInfo, batch: usize) -> Option<Vec<usize>> {
+    let shape = info.r#type.as_ref()?.tensor.as_ref()?.shape.as_ref()?;
+    let size = |value: i64| usize::try_from(value).ok().filter(|&value| value > 0);
+    let [samples, rest @ ..] = shape.dim.as_slice() else { return None };
+    let fits = samples.value.is_none_or(|value| size(value).is_none_or(|value| value == batch));
+    let dims: Vec<usize> = rest.iter().map(|dim| size(dim.value?)).collect::<Option<_>>()?;
+    (fits && (1..=3).contains(&dims.len())).then_some(dims)
+}
+
+/// What is said of an output that there is not, with the name that was probably meant.
+fn no_such_output<'a>(graph: &'a proto::Graph, asked: &str, names: impl Iterator<Item = &'a String>) -> String {
+    let outputs = graph.output.iter().take(8).map(|output| format!("'{}'", shortened(&output.name))).collect::<Vec<_>>().join(", ");
+    let asked = shortened(asked);
+    // Names of any length, and any number of them, may be in a file.
+    let mut names: Vec<&str> = names.map(String::as_str).filter(|name| !name.is_empty() && name.len() <= 120).collect();
+    names.sort_unstable();
+    let meant = did_you_mean(&asked, graph.output.iter().map(|output| output.name.as_str()).take(8).chain(names).take(4096));
+    format!("no node gives the output '{asked}' (the file's outputs are {outputs}){meant}")
+}
+
+/// A shape as a file says it, with `?` for a size that is left open.
+fn open_dims(dims: &[Option<usize>]) -> String {
+    let sizes: Vec<_> = dims.iter().take(8).map(|dim| dim.map_or_else(|| "?".to_owned(), |dim| dim.to_string())).collect();
+    sizes.join(" x ")
+}
+
 /// How many samples a file's input is made for, and the sizes of one.
 fn sample(input: &proto::ValueInfo, given: Option<Shape>) -> Result<(usize, Vec<usize>), Error> {
     let name = shortened(&input.name);
@@ -166,20 +233,32 @@ fn sample(input: &proto::ValueInfo, given: Option<Shape>) -> Result<(usize, Vec<
     if let Some(given) = given {
         let fits = |(dim, given): (&Option<usize>, &usize)| dim.is_none_or(|dim| dim == *given);
         if !dims.is_empty() && (dims.len() != given.dims().len() + 1 || !dims[1..].iter().zip(given.dims()).all(fits)) {
-            return Err(malformed(format!("its input '{name}' has another shape than {given}")));
+            return Err(malformed(format!(
+                "the shape {given} that was given does not fit its input '{name}', which is {} (with the axis of the samples)",
+                open_dims(&dims)
+            )));
         }
         return Ok((batch, given.dims().to_vec()));
     }
     let [_, rest @ ..] = dims.as_slice() else {
-        return Err(malformed(format!("its input '{name}' has no shape: say it, with OnnxFile::input")));
+        return Err(malformed(format!(
+            "the file does not say the shape of its input '{name}': give the shape of one sample, with OnnxFile::input"
+        )));
     };
     if rest.is_empty() {
-        let reason = "has one axis only: export the model with an input of samples x features";
+        let reason = "has one axis only: export the model with an input of shape samples x features";
         return Err(malformed(format!("its input '{name}' {reason}")));
     }
     if rest.len() > 3 {
-        return Err(malformed(format!("its input '{name}' has {} axes: vectors, sequences and images are read", rest.len())));
+        return Err(malformed(format!(
+            "its input '{name}' has {} axes: with that of the samples, 2 (vectors), 3 (sequences) or 4 (images) are supported",
+            rest.len() + 1
+        )));
     }
-    let open = || malformed(format!("the shape of its input '{name}' is left open: say it, with OnnxFile::input"));
+    let open = || {
+        malformed(format!(
+            "the file leaves the shape of its input '{name}' open: give the shape of one sample, with OnnxFile::input"
+        ))
+    };
     Ok((batch, rest.iter().copied().collect::<Option<_>>().ok_or_else(open)?))
 }

@@ -34,6 +34,9 @@ pub(super) struct Graph {
     pub input: Vec<ValueInfo>,
     #[prost(message, repeated, tag = "12")]
     pub output: Vec<ValueInfo>,
+    /// [`ValueInfo`]s of what lies between.
+    #[prost(bytes = "bytes", repeated, tag = "13")]
+    pub value_info: Vec<Bytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]

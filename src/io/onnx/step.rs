@@ -35,12 +35,12 @@ pub(super) struct Step<T: Scalar> {
     pub name: String,
     pub operator: Rc<str>,
     pub kind: Kind<T>,
-    /// The sizes of a sample's values, where they are known: they are not behind a node that is not read.
+    /// The sizes of a sample's values, where they are known: they are not after a node that is refused.
     pub dims: Option<Vec<usize>>,
     pub nonnegative: bool,
     /// The values are whole numbers.
     pub whole: bool,
-    /// It does not depend on the input's values, and yet is not known: it is computed of shapes behind a node that is not read, or by
+    /// It does not depend on the input's values, and yet is not known: it is computed of shapes after a node that is refused, or by
     /// a node that cannot be computed.
     pub uncomputed: bool,
     /// The values as functions of other steps' values, one by one.
@@ -54,13 +54,15 @@ pub(super) enum Kind<T: Scalar> {
     Layers(usize, Vec<Arc<dyn Layer<T>>>),
     /// Zeros before and behind along each of the axes of space, for the convolution or pooling that follows.
     Padded(usize, Vec<[usize; 2]>),
+    /// The values times a number: a part of the activation before or after it, or else a scaling.
+    Factor(usize, f64),
     Joined {
         of: Vec<usize>,
         summed: bool,
     },
-    /// It is not read.
+    /// It is unsupported, and why.
     Refused(Vec<usize>, String),
-    /// It would be read, but stands behind one that is not.
+    /// Nothing is wrong with it as far as is known, but it comes after a node that is refused.
     Behind(Vec<usize>),
 }
 
@@ -68,7 +70,7 @@ impl<T: Scalar> Kind<T> {
     pub fn inputs(&self) -> &[usize] {
         match self {
             Self::Input => &[],
-            Self::Layers(of, _) | Self::Padded(of, _) => std::slice::from_ref(of),
+            Self::Layers(of, _) | Self::Padded(of, _) | Self::Factor(of, _) => std::slice::from_ref(of),
             Self::Joined { of, .. } | Self::Refused(of, _) | Self::Behind(of) => of,
         }
     }
@@ -81,8 +83,12 @@ pub(super) enum Made<T: Scalar> {
     Step(Kind<T>, Vec<(usize, Rc<Expression>)>),
 }
 
-/// Why a function is not read by itself.
-pub(super) const PART: &str = "it is read only as a part of an activation that is known, such as SiLU or GELU";
+/// Why an operator is refused that is unknown here.
+pub(super) const UNSUPPORTED: &str = "the operator is unsupported: explain the model up to its input, with OnnxFile::output, or export the \
+                                      model without it";
+
+/// Why a function is refused by itself.
+pub(super) const PART: &str = "it is supported only as a part of a known activation, such as SiLU or GELU";
 
 pub(super) type Layers<T> = Vec<Arc<dyn Layer<T>>>;
 
@@ -100,6 +106,8 @@ pub(super) fn refused(error: Error) -> String {
 #[derive(Debug)]
 pub(super) struct Steps<T: Scalar> {
     list: Vec<Step<T>>,
+    /// The version of ONNX's operators.
+    pub opset: i64,
     /// How often each name is read by nodes, and which are the graph's outputs.
     pub uses: HashMap<String, usize>,
     pub outputs: HashSet<String>,
@@ -130,7 +138,7 @@ impl<T: Scalar> IndexMut<usize> for Steps<T> {
 
 impl<T: Scalar> Steps<T> {
     /// Begins with the input: its name, how large a sample is, and whether it is of whole numbers.
-    pub fn new(name: &str, batch: usize, dims: Vec<usize>, whole: bool, budget: Budget) -> Self {
+    pub fn new(name: &str, opset: i64, batch: usize, dims: Vec<usize>, whole: bool, budget: Budget) -> Self {
         let first = Step {
             node: None,
             name: name.to_owned(),
@@ -143,7 +151,7 @@ impl<T: Scalar> Steps<T> {
             expressions: Vec::new(),
         };
         let (uses, outputs, aliased, concatenated) = Default::default();
-        Self { list: vec![first], uses, outputs, aliased, batch, concatenated, joined: 0, budget }
+        Self { list: vec![first], opset, uses, outputs, aliased, batch, concatenated, joined: 0, budget }
     }
 
     pub fn len(&self) -> usize {
@@ -191,7 +199,7 @@ impl<T: Scalar> Steps<T> {
                     (shape, sign) = match layer.operator(shape).map_err(|e| e.to_string())? {
                         Operator::Linear(map) | Operator::Average(map) => {
                             if map.inputs() != shape.size() {
-                                return Err(format!("it takes {} values and is given {}", map.inputs(), shape.size()));
+                                return Err(format!("it needs {} values, and its input has {}", map.inputs(), shape.size()));
                             }
                             (map.output_shape(), sign && map.keeps_sign())
                         }
@@ -207,24 +215,33 @@ impl<T: Scalar> Steps<T> {
             Kind::Padded(of, by) => {
                 let Some(mut dims) = self[*of].dims.clone() else { return Ok((None, false)) };
                 for (dim, [before, behind]) in dims.iter_mut().skip(1).zip(by) {
-                    *dim = dim.checked_add(*before).and_then(|dim| dim.checked_add(*behind)).ok_or("its sizes overflow")?;
+                    *dim = dim.checked_add(*before).and_then(|dim| dim.checked_add(*behind)).ok_or("its sizes are too large")?;
                 }
                 Ok((Some(dims), self[*of].nonnegative))
             }
-            Kind::Joined { of, .. } if of.len() > JOINED => Err(format!("it has {} inputs, {JOINED} at most are read", of.len())),
-            Kind::Joined { .. } if self.joined > ALL_JOINED => Err("too many values are joined in this graph".to_owned()),
+            Kind::Factor(of, factor) => Ok((self[*of].dims.clone(), self[*of].nonnegative && *factor >= 0.0)),
+            Kind::Joined { of, .. } if of.len() > JOINED => {
+                Err(format!("it has {} inputs, and at most {JOINED} are supported", of.len()))
+            }
+            Kind::Joined { .. } if self.joined > ALL_JOINED => {
+                Err("sums and concatenations in this graph have too many inputs in all".to_owned())
+            }
             Kind::Joined { of, summed } => {
                 let all: Option<Vec<&Vec<usize>>> = of.iter().map(|&step| self[step].dims.as_ref()).collect();
                 let Some(all) = all else { return Ok((None, false)) };
-                let mut dims = (*all.first().ok_or("it is of nothing")?).clone();
+                let mut dims = (*all.first().ok_or("it has no inputs")?).clone();
                 let fits = |other: &&Vec<usize>| {
                     if *summed { **other == dims } else { other.len() == dims.len() && other.get(1..) == dims.get(1..) }
                 };
                 if !all.iter().all(fits) {
-                    return Err(format!("its inputs have different shapes: {:?}", &all[..all.len().min(8)]));
+                    return Err(format!(
+                        "its inputs have different shapes, which is unsupported: {:?} (without the axis of the samples)",
+                        &all[..all.len().min(8)]
+                    ));
                 }
                 if !summed && !dims.is_empty() {
-                    dims[0] = all.iter().try_fold(0_usize, |sum, dims| sum.checked_add(dims[0])).ok_or("its sizes overflow")?;
+                    dims[0] =
+                        all.iter().try_fold(0_usize, |sum, dims| sum.checked_add(dims[0])).ok_or("its sizes are too large")?;
                 }
                 Ok((Some(dims), of.iter().all(|&step| self[step].nonnegative)))
             }
@@ -272,7 +289,7 @@ impl Given<'_> {
     /// The numbers of a constant, as a layer holds them.
     pub fn convert<T: Scalar>(&self, constant: Option<&Constant>, what: &str) -> Result<Vec<T>, String> {
         let Some(constant @ Constant { values: Values::Floats(tensor), .. }) = constant else {
-            return Err(format!("its {what} is no constant of numbers"));
+            return Err(format!("its {what} has to be a constant of floating-point numbers"));
         };
         self.budget.keep(constant.count())?;
         tensor.convert(what).map_err(refused)
@@ -291,13 +308,15 @@ impl Given<'_> {
     pub fn rank(&self) -> Result<usize, String> {
         match self.dims.len() {
             2 | 3 => Ok(self.dims.len() - 1),
-            axes => Err(format!("it is read for sequences and images, its values have {axes} axes")),
+            axes => Err(format!(
+                "it is supported on sequences and images, and its values have {axes} axes (without that of the samples)"
+            )),
         }
     }
 
     /// A setting with a number for each axis of space.
     pub fn sizes(&self, name: &str, rank: usize, usual: usize) -> Result<[usize; 2], String> {
-        let wrong = || format!("its {name} are not {rank} sizes");
+        let wrong = || format!("its {name} have to be {rank} sizes");
         match self.node.ints(name) {
             None => Ok([usual; 2]),
             Some(sizes) if sizes.len() == rank => pair(sizes).ok_or_else(wrong),
@@ -321,5 +340,6 @@ pub(super) fn shape_of(dims: &[usize]) -> Result<Shape, String> {
     if dims.is_empty() {
         return Ok(Shape::from(1));
     }
-    super::super::shape(dims).ok_or_else(|| format!("its values have {} axes: vectors, sequences and images are read", dims.len()))
+    super::super::shape(dims)
+        .ok_or_else(|| format!("its values have {} axes (without that of the samples): at most 3 are supported", dims.len()))
 }

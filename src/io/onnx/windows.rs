@@ -30,7 +30,7 @@ impl Windows {
                 if let Some(pads) = given.node.ints("pads") {
                     let (before, behind) = pads.split_at(pads.len() / 2);
                     let both = (pair(before).filter(|_| before.len() == rank), pair(behind).filter(|_| behind.len() == rank));
-                    let (Some(before), Some(behind)) = both else { return Err(format!("its pads are not {} sizes", 2 * rank)) };
+                    let (Some(before), Some(behind)) = both else { return Err(format!("its pads have to be {} sizes", 2 * rank)) };
                     (windows.before, windows.behind) = (before, behind);
                 }
             }
@@ -42,16 +42,16 @@ impl Windows {
                     let (kernel, stride, dilation) = (kernel[axis], stride[axis], dilation[axis]);
                     let reach = kernel.saturating_sub(1).checked_mul(dilation).and_then(|reach| reach.checked_add(1));
                     let far = size.div_ceil(stride.max(1)).saturating_sub(1).checked_mul(stride);
-                    let whole = far.zip(reach).and_then(|(far, reach)| far.checked_add(reach)).ok_or("its sizes overflow")?;
+                    let whole = far.zip(reach).and_then(|(far, reach)| far.checked_add(reach)).ok_or("its sizes are too large")?;
                     if whole.saturating_add(1) < size {
-                        return Err("its windows are farther apart than they are long, and are padded".to_owned());
+                        return Err("its auto_pad is unsupported where the stride is larger than the window: export the model with explicit pads".to_owned());
                     }
                     let missing = whole.saturating_sub(size);
                     let (less, more) = (missing / 2, missing.div_ceil(2));
                     (windows.before[axis], windows.behind[axis]) = if same == "SAME_UPPER" { (less, more) } else { (more, less) };
                 }
             }
-            other => return Err(format!("auto_pad is '{}'", super::shortened(other))),
+            other => return Err(format!("its auto_pad '{}' is unsupported", super::shortened(other))),
         }
         Ok(windows)
     }
@@ -60,7 +60,7 @@ impl Windows {
     fn padded(mut self, by: &[[usize; 2]]) -> Result<Self, String> {
         for axis in 0..2 {
             let [before, behind] = by.get(axis.min(self.rank - 1)).copied().unwrap_or([0; 2]);
-            let sum = |a: usize, b: usize| a.checked_add(b).ok_or("its padding overflows");
+            let sum = |a: usize, b: usize| a.checked_add(b).ok_or("its padding is too large");
             (self.before[axis], self.behind[axis]) = (sum(self.before[axis], before)?, sum(self.behind[axis], behind)?);
         }
         Ok(self)
@@ -81,22 +81,26 @@ impl<T: Scalar> Steps<T> {
 
     pub(super) fn convolution(&self, operator: &str, given: &Given<'_>) -> Result<Made<T>, String> {
         let node = given.node;
-        let weight = given.constant(1).ok_or("its weights are no constant")?;
+        let weight = given.constant(1).ok_or("its weights have to be constants")?;
         let shape = weight.dims.clone();
         let rank = given.rank()?;
         if shape.len() != rank + 2 {
-            return Err(format!("its weights have {} axes for values with {}", shape.len(), rank + 1));
+            return Err(format!(
+                "its weights have {} axes, which does not fit values with {} (without that of the samples)",
+                shape.len(),
+                rank + 1
+            ));
         }
         let kernel = if rank == 1 { [shape[2]; 2] } else { [shape[2], shape[3]] };
         let (step, by) = self.unpadded(given);
         if operator == "ConvTranspose"
             && (!matches!(node.text("auto_pad"), "" | "NOTSET") || node.attribute("output_shape").is_some())
         {
-            return Err("its padding is said by the shape of its output".to_owned());
+            return Err("its auto_pad or output_shape is unsupported: export the model with explicit pads".to_owned());
         }
         let windows = Windows::of(given, kernel)?;
         let windows = if operator == "Conv" { windows.padded(by)? } else { windows };
-        let groups = usize::try_from(node.int("group", 1)).map_err(|_| "its group is below 0")?;
+        let groups = usize::try_from(node.int("group", 1)).map_err(|_| "its group is negative")?;
         let (weights, bias): (Vec<T>, Option<Vec<T>>) = (given.numbers(1, "weights")?, given.optional(2, "bias")?);
         macro_rules! with_settings {
             ($layer:expr) => {
@@ -111,7 +115,7 @@ impl<T: Scalar> Steps<T> {
                 let layer = ConvTranspose2d::new([shape[0], shape[1], shape[2], shape[3]], weights, bias);
                 one(with_settings!(layer).output_padding(more))
             }
-            _ => return Err("it is read for images only".to_owned()),
+            _ => return Err("it is supported on images only, without padding before it".to_owned()),
         };
         Ok(Made::Step(Kind::Layers(step, layers), Vec::new()))
     }
@@ -122,16 +126,16 @@ impl<T: Scalar> Steps<T> {
             .node
             .attribute("kernel_shape")
             .map(|_| given.sizes("kernel_shape", rank, 1))
-            .ok_or("it has no kernel_shape")??;
+            .ok_or("its kernel_shape is missing")??;
         let (step, by) = self.unpadded(given);
         let windows = Windows::of(given, kernel)?;
         let own = windows.before != [0; 2] || windows.behind != [0; 2];
         let ceil = node.int("ceil_mode", 0) != 0;
         if ceil && by.iter().any(|by| *by != [0; 2]) {
-            return Err("zeros are padded before it, and its last window may begin in them".to_owned());
+            return Err("ceil_mode after a padding is unsupported, as its last window may begin in the padding".to_owned());
         }
         if windows.dilation != [1; 2] && node.text("auto_pad").starts_with("SAME") {
-            return Err("its windows are dilated, and are padded to the size of its values".to_owned());
+            return Err("its auto_pad is unsupported with dilations: export the model with explicit pads".to_owned());
         }
         let counted = node.int("count_include_pad", 0) != 0;
         let windows = windows.padded(by)?;
@@ -143,7 +147,10 @@ impl<T: Scalar> Steps<T> {
         let layers = if operator == "MaxPool" {
             // Zeros are no larger than any value in a window where none is negative.
             if !by.is_empty() && !self[step].nonnegative {
-                return Err("zeros are padded before it, and its values may be negative".to_owned());
+                return Err(
+                    "zeros are padded before it, and its values may be negative, so that a zero could be the largest: unsupported"
+                        .to_owned(),
+                );
             }
             match rank {
                 1 => one(pool!(MaxPool1d).dilation(windows.dilation)),
@@ -151,10 +158,10 @@ impl<T: Scalar> Steps<T> {
             }
         } else {
             if windows.dilation != [1; 2] {
-                return Err("its windows are dilated".to_owned());
+                return Err("dilations are unsupported in an average".to_owned());
             }
             if !by.is_empty() && own && !counted {
-                return Err("zeros are padded before it, and it pads more that do not count".to_owned());
+                return Err("its own padding does not count and that before it does: unsupported together".to_owned());
             }
             let counted = counted || !by.is_empty();
             match rank {
@@ -181,30 +188,33 @@ impl<T: Scalar> Steps<T> {
         let node = given.node;
         let rank = given.rank()?;
         if !matches!(node.text("mode"), "" | "constant") {
-            return Err(format!("it pads by mode '{}', not with zeros", super::shortened(node.text("mode"))));
+            return Err(format!(
+                "its mode '{}' is unsupported: only zeros can be padded (mode 'constant')",
+                super::shortened(node.text("mode"))
+            ));
         }
         let value =
             given.constant(2).and_then(Constant::scalar).or_else(|| (!given.is_given(2)).then(|| node.float("value", 0.0).into()));
         if value != Some(0.0) {
-            return Err("it pads with other values than zeros".to_owned());
+            return Err("only zeros can be padded".to_owned());
         }
-        let pads = given.ints(1).or(node.ints("pads")).ok_or("its pads are no constant")?;
+        let pads = given.ints(1).or(node.ints("pads")).ok_or("its pads have to be constants")?;
         let axes: Vec<Option<usize>> = match given.ints(3) {
             Some(axes) => axes.iter().map(|&axis| wrapped(axis, rank + 2)).collect(),
             None => (0..rank + 2).map(Some).collect(),
         };
         if pads.len() != 2 * axes.len() {
-            return Err("its pads are not two for each axis".to_owned());
+            return Err("its pads have to be two for each axis".to_owned());
         }
         let mut by = vec![[0; 2]; rank];
         let (before, behind) = pads.split_at(axes.len());
         for (axis, (&before, &behind)) in axes.into_iter().zip(before.iter().zip(behind)) {
-            let axis = axis.ok_or("one of its axes is none of its input's")?;
+            let axis = axis.ok_or("one of its axes does not exist")?;
             match (axis.checked_sub(2), usize::try_from(before), usize::try_from(behind)) {
                 (Some(axis), Ok(before), Ok(behind)) => by[axis] = [before, behind],
                 _ if before == 0 && behind == 0 => {}
-                (None, ..) => return Err("it pads samples or channels".to_owned()),
-                _ => return Err("it takes values away".to_owned()),
+                (None, ..) => return Err("padding of samples or channels is unsupported".to_owned()),
+                _ => return Err("negative pads (cropping) are unsupported".to_owned()),
             }
         }
         Ok(Made::Step(Kind::Padded(given.step, by), Vec::new()))
@@ -216,13 +226,13 @@ impl<T: Scalar> Steps<T> {
 pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Layers<T>, String> {
     let (node, rank) = (given.node, given.rank()?);
     if !matches!(node.text("mode"), "" | "nearest") {
-        return Err(format!("its mode is '{}', not 'nearest'", super::shortened(node.text("mode"))));
+        return Err(format!("its mode '{}' is unsupported: only 'nearest' is supported", super::shortened(node.text("mode"))));
     }
     let scales = if operator == "Upsample" || given.inputs.len() == 2 { 1 } else { 2 };
     let scales = match given.constant(scales).and_then(Constant::numbers) {
         Some(scales) if !scales.is_empty() => scales,
         _ => {
-            let sizes = given.constant(3).and_then(Constant::numbers).ok_or("its scales are no constant")?;
+            let sizes = given.constant(3).and_then(Constant::numbers).ok_or("its scales or sizes have to be constants")?;
             let given_sizes =
                 std::iter::once(sizes.first().copied().unwrap_or(1.0)).chain(given.dims.iter().map(|&dim| dim as f64));
             sizes.iter().zip(given_sizes).map(|(size, dim)| size / dim).collect()
@@ -232,10 +242,13 @@ pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<
     let even = scales.len() == rank + 2 && scales[2..].iter().all(|&scale| (scale - factor).abs() < 1e-9);
     let rest = scales.iter().take(2).all(|&scale| (scale - 1.0).abs() < 1e-9);
     if !even || !rest || factor.fract() != 0.0 || !(1.0..=1024.0).contains(&factor) {
-        return Err(format!("its scales are {:?}, not one whole number along space", &scales[..scales.len().min(5)]));
+        return Err(format!(
+            "its scales {:?} are unsupported: one whole number for all axes of space is needed, and 1 for samples and channels",
+            &scales[..scales.len().min(5)]
+        ));
     }
     if !matches!(node.text("keep_aspect_ratio_policy"), "" | "stretch") || node.attribute("axes").is_some() {
-        return Err("its keep_aspect_ratio_policy is not 'stretch', or its axes are given".to_owned());
+        return Err("its keep_aspect_ratio_policy has to be 'stretch', and axes are unsupported".to_owned());
     }
     let (mode, rounding) = match operator {
         "Upsample" => ("asymmetric", "floor"),
@@ -244,7 +257,7 @@ pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<
     // As it is computed elsewhere.
     let factor32 = factor as f32;
     for &size in &given.dims[1..] {
-        let count = size.checked_mul(factor as usize).filter(|&count| count <= 1 << 16).ok_or("its values are too many")?;
+        let count = size.checked_mul(factor as usize).filter(|&count| count <= 1 << 16).ok_or("its result is too large")?;
         let (last, end) = (size as f32 - 1.0, size as f32 * factor32 - 1.0);
         for index in 0..count {
             let x = index as f32;
@@ -253,18 +266,18 @@ pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<
                 "asymmetric" => x / factor32,
                 "tf_half_pixel_for_nn" => (x + 0.5) / factor32,
                 "align_corners" => x * last / end.max(1.0),
-                other => return Err(format!("its coordinate_transformation_mode is '{}'", super::shortened(other))),
+                other => return Err(format!("its coordinate_transformation_mode '{}' is unsupported", super::shortened(other))),
             };
             let at = match rounding {
                 "" | "round_prefer_floor" => (at - 0.5).ceil(),
                 "round_prefer_ceil" => (at + 0.5).floor(),
                 "floor" => at.floor(),
                 "ceil" => at.ceil(),
-                other => return Err(format!("its nearest_mode is '{}'", super::shortened(other))),
+                other => return Err(format!("its nearest_mode '{}' is unsupported", super::shortened(other))),
             };
             #[allow(clippy::float_cmp)] // whole numbers both
             if at.clamp(0.0, last) != (x / factor32).floor() {
-                return Err("its values are not repeated equally often".to_owned());
+                return Err("its rounding does not repeat each value equally often: unsupported".to_owned());
             }
         }
     }
