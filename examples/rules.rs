@@ -113,7 +113,7 @@ fn draw(rules: &[Named], sweep: &Sweep<f32>, inputs: &[&[f32]], columns: usize) 
     let (cell, text, gap, margin, names, head) = (2, 2, 8, 16, 230, 52);
     let tile = columns * cell;
     let (left, top) = (|column: usize| margin + names + column * (tile + gap), |row: usize| margin + head + row * (tile + gap));
-    let (white, black, grey) = ([255; 3], [0; 3], [190; 3]);
+    let (white, black, gray) = ([255; 3], [0; 3], [190; 3]);
     let title = "One network, ten digits, all rules";
     let legend = "red: for what was read, blue: against; the last three: first, middle, last layer";
     let width = left(inputs.len()).max(margin + text_width(title, text)) + margin;
@@ -128,7 +128,7 @@ fn draw(rules: &[Named], sweep: &Sweep<f32>, inputs: &[&[f32]], columns: usize) 
         let maps: Vec<Explanation<f32>> = sweep.explain_slice(input)?;
         for (row, explanation) in maps.iter().enumerate() {
             let (x, y) = (left(column), top(1 + row));
-            canvas.fill_rect(x - 1, y - 1, tile + 2, tile + 2, grey);
+            canvas.fill_rect(x - 1, y - 1, tile + 2, tile + 2, gray);
             let relevance = explanation.relevance(explanation.predicted())?;
             canvas.draw_map(x, y, relevance.as_slice(), columns, cell, diverging);
         }

@@ -2,16 +2,16 @@
 //!
 //! Each layer that does more than pass relevance on gives one [`Factor`]: a linear layer its share matrix A as a few terms
 //! diag(u) V diag(t). A factor is only ever applied, or formed where the chain needs a block to begin with. The machine here is a
-//! shift-reduce parser of the product: as the pass leaves a layer its factor is *shifted* on a stack, and the [`Plan`] says which neighbours to
+//! shift-reduce parser of the product: as the pass leaves a layer its factor is *shifted* on a stack, and the [`Plan`] says which neighbors to
 //! *reduce* to their product. What is left at the end is S.
 //!
-//! A product of neighbouring factors, from layer a to layer b, is a block, kept in one of two layouts:
+//! A product of neighboring factors, from layer a to layer b, is a block, kept in one of two layouts:
 //!
 //! - a [`Prefix`]: for each input of a, its shares in the outputs of b, one after another. It grows to the right: another
 //!   factor is multiplied in as its layer is left, by Vᵀ X.
 //! - a [`Suffix`]: for each output of b, the shares of the inputs of a. It grows to the left, by V S.
 //!
-//! Sinks (what goes to biases, stabilisers and so on) are rows of A below the inputs'. In a prefix they ride along as more
+//! Sinks (what goes to biases, stabilizers and so on) are rows of A below the inputs'. In a prefix they ride along as more
 //! inputs; in a suffix they are final the moment they meet it.
 
 mod block;
@@ -84,11 +84,11 @@ pub enum Accumulation {
 pub enum Cause {
     /// It went to a bias.
     Bias,
-    /// It went to the stabiliser of a total.
+    /// It went to the stabilizer of a total.
     Stabilizer,
     /// The rule's shares do not sum to 1, and this is what is missing: the rule [`Relative`](crate::Relative).
     Rest,
-    /// The total was exactly 0 and there was no stabiliser: there was nothing to share it by.
+    /// The total was exactly 0 and there was no stabilizer: there was nothing to share it by.
     Dead,
     /// A rule shares by what is positive, or negative, and there was nothing of that sign.
     Empty,

@@ -1,6 +1,6 @@
-//! Canonizing: normalisations merged into the linear layers beside them.
+//! Canonizing: normalizations merged into the linear layers beside them.
 //!
-//! A batch normalisation is, at inference, y = a z + b for each channel, and behind a linear map it is part of that map:
+//! A batch normalization is, at inference, y = a z + b for each channel, and behind a linear map it is part of that map:
 //! a (W z + c) + b = (a W) z + (a c + b). The network stays the same function; its explanation by most rules does not, and
 //! the published rules are meant for the merged one (Guillemot et al. 2020: Breaking Batch Normalization for better
 //! explainability of Deep Neural Networks through Layer-wise Relevance Propagation).
@@ -12,12 +12,12 @@ use crate::layer::{Branch, Named};
 use crate::scalar::Scalar;
 use crate::sequential::{Bound, Chain, Sequential, SequentialBuilder};
 
-/// A normalisation that has been merged into a neighbour.
+/// A normalization that has been merged into a neighbor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Merged {
-    /// The normalisation's name in the model.
+    /// The normalization's name in the model.
     pub norm: String,
     /// The name of the layer that does its work now.
     pub into: String,
@@ -30,10 +30,10 @@ impl fmt::Display for Merged {
 }
 
 impl<T: Scalar> Sequential<T> {
-    /// The same network with its batch normalisations merged into the linear layers before them, or, where there is none,
+    /// The same network with its batch normalizations merged into the linear layers before them, or, where there is none,
     /// behind them; and what was merged. The other layers keep their names.
     ///
-    /// Dropouts, identities and reshapes between the two make no difference. A normalization stays where neither neighbour is linear, or where the one behind is a padded convolution, as zeros in
+    /// Dropouts, identities and reshapes between the two make no difference. A normalization stays where neither neighbor is linear, or where the one behind is a padded convolution, as zeros in
     /// the padding are not shifted; [`check`](Self::check) then says so. The outputs are the same up to rounding.
     /// Cost: a copy of the weights.
     ///

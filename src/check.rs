@@ -22,7 +22,7 @@ pub enum Code {
     NonzeroAtZero,
     /// A rule gives relevance to units that are shut.
     DeadUnits,
-    /// A normalisation is a layer of its own.
+    /// A normalization is a layer of its own.
     UnmergedNorm,
     /// Biases are large against what inputs add to the outputs.
     LargeBiases,

@@ -1,4 +1,4 @@
-//! Pictures of relevances: a small RGB canvas, two colour scales, and PNG files.
+//! Pictures of relevances: a small RGB canvas, two color scales, and PNG files.
 //!
 //! ```
 //! use relprop::heatmap::{Canvas, diverging};
@@ -42,7 +42,7 @@ pub struct Canvas {
 }
 
 impl Canvas {
-    /// A canvas of one colour.
+    /// A canvas of one color.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] where a side is 0 or longer than 16384 pixels.
@@ -67,7 +67,7 @@ impl Canvas {
         self.height
     }
 
-    /// The colour of a pixel, `None` outside the canvas.
+    /// The color of a pixel, `None` outside the canvas.
     #[must_use]
     pub fn pixel(&self, x: usize, y: usize) -> Option<Rgb> {
         if x < self.width { self.pixels.get(y.checked_mul(self.width)?.checked_add(x)?).copied() } else { None }
@@ -84,13 +84,13 @@ impl Canvas {
     /// assert_eq!(canvas.pixel(4, 0), None);
     /// # Ok::<(), relprop::Error>(())
     /// ```
-    pub fn fill_rect(&mut self, x: usize, y: usize, width: usize, height: usize, colour: Rgb) {
+    pub fn fill_rect(&mut self, x: usize, y: usize, width: usize, height: usize, color: Rgb) {
         let right = x.saturating_add(width).min(self.width);
         let below = y.saturating_add(height).min(self.height);
         let rows = self.pixels.chunks_exact_mut(self.width).take(below).skip(y);
         for row in rows {
             if let Some(part) = row.get_mut(x..right) {
-                part.fill(colour);
+                part.fill(color);
             }
         }
     }
@@ -107,29 +107,29 @@ impl Canvas {
         values: &[T],
         columns: usize,
         cell: usize,
-        colour: impl Fn(f64) -> Rgb,
+        color: impl Fn(f64) -> Rgb,
     ) {
-        self.draw_pixels(x, y, columns, cell, strengths(values).map(colour));
+        self.draw_pixels(x, y, columns, cell, strengths(values).map(color));
     }
 
-    fn draw_pixels(&mut self, x: usize, y: usize, columns: usize, cell: usize, colours: impl Iterator<Item = Rgb>) {
+    fn draw_pixels(&mut self, x: usize, y: usize, columns: usize, cell: usize, colors: impl Iterator<Item = Rgb>) {
         let columns = columns.max(1);
-        for (pixel, colour) in colours.enumerate() {
+        for (pixel, color) in colors.enumerate() {
             let at = |from: usize, index: usize| from.saturating_add(index.saturating_mul(cell));
-            self.fill_rect(at(x, pixel % columns), at(y, pixel / columns), cell, cell, colour);
+            self.fill_rect(at(x, pixel % columns), at(y, pixel / columns), cell, cell, color);
         }
     }
 
     /// Writes a line of text whose upper left corner is (x, y), `scale` pixels for each dot of a 5 x 7 font.
     ///
     /// The font has the printable ASCII characters; any other character is drawn as a box.
-    pub fn draw_text(&mut self, x: usize, y: usize, text: &str, scale: usize, colour: Rgb) {
+    pub fn draw_text(&mut self, x: usize, y: usize, text: &str, scale: usize, color: Rgb) {
         for (index, character) in text.chars().enumerate() {
             for (column, bits) in glyph(character).into_iter().enumerate() {
                 for row in (0..8).filter(|row| bits >> row & 1 == 1) {
                     let left = (index.saturating_mul(ADVANCE)).saturating_add(column).saturating_mul(scale);
                     let (left, top) = (x.saturating_add(left), y.saturating_add(scale.saturating_mul(row)));
-                    self.fill_rect(left, top, scale, scale, colour);
+                    self.fill_rect(left, top, scale, scale, color);
                 }
             }
         }

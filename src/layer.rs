@@ -117,8 +117,8 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         0
     }
 
-    /// a and b, where the layer is y = a z + b with one of each for each channel: a normalisation, which
-    /// [`canonize`](crate::Sequential::canonize) merges into a neighbour.
+    /// a and b, where the layer is y = a z + b with one of each for each channel: a normalization, which
+    /// [`canonize`](crate::Sequential::canonize) merges into a neighbor.
     fn per_channel(&self) -> Option<(&[T], &[T])> {
         None
     }

@@ -9,7 +9,7 @@ use crate::accumulate::Cause;
 /// For every rule, up to rounding,
 ///
 /// ```text
-///     Σ_i R_i + Σ_layers (bias + stabiliser + rest + dead + empty) = f_k(x)
+///     Σ_i R_i + Σ_layers (bias + stabilizer + rest + dead + empty) = f_k(x)
 /// ```
 ///
 /// The numbers are shares of the output (they sum to 1) times the output; sums are made in double precision. For a

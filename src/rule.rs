@@ -420,7 +420,7 @@ impl<T: Scalar> Part<T> {
 
 /// A function of one number, applied to each input, weight or bias.
 ///
-/// The named ones are recognised and cost less: an unchanged weight matrix is not copied, one of ones is of rank one.
+/// The named ones are recognized and cost less: an unchanged weight matrix is not copied, one of ones is of rank one.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Transform<T> {
@@ -566,7 +566,7 @@ fn describe(rule: &str, parameters: &[f64], stabilizer: Stabilizer, bias: BiasMo
 macro_rules! settings {
     ($rule:ident) => {
         impl $rule {
-            /// The same with another stabiliser of the totals.
+            /// The same with another stabilizer of the totals.
             ///
             /// # Errors
             /// [`Error::InvalidParameter`](crate::Error::InvalidParameter) where ε is not finite or not above 0.

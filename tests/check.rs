@@ -93,7 +93,7 @@ fn activations_that_are_not_0_at_0() {
 }
 
 #[test]
-fn a_normalisation_of_its_own() {
+fn a_normalization_of_its_own() {
     #[derive(Debug)]
     struct BatchNorm(Linear<f64>);
     impl Layer<f64> for BatchNorm {

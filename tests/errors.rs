@@ -151,7 +151,7 @@ fn a_network_that_overflows() {
 
 #[test]
 fn relevances_that_overflow() {
-    // The total is 0 and its stabiliser tiny: each share is 1e20 / 1e-30.
+    // The total is 0 and its stabilizer tiny: each share is 1e20 / 1e-30.
     let model = single(&[1.0, -1.0]);
     for order in ORDERS {
         let explainer = model.explainer(Epsilon::new(1e-30).unwrap()).unwrap().accumulation(order);

@@ -12,7 +12,7 @@ use relprop::{Composite, RelevanceRule, Rule, Scalar, Sequential};
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/exported");
 
 /// What the outputs may differ by from onnxruntime's, and the relevances from zennit's, of the largest: the exporters merge
-/// normalisations in f32.
+/// normalizations in f32.
 const OUTPUTS: f64 = 1e-5;
 const RELEVANCES: f64 = 1e-6;
 

@@ -166,7 +166,7 @@ fn no_bound_where_nothing_bounds() {
     let explain =
         |model: &Sequential<f32>, rule| model.explainer(rule).unwrap().with_health().explain(&dvector![1.0, 1.0]).unwrap();
     assert!(explain(&foreign, Rule::Epsilon).health().unwrap().bound(0).is_none());
-    // A total of 0: with a stabiliser there is a bound, though it says little.
+    // A total of 0: with a stabilizer there is a bound, though it says little.
     let plain = Sequential::builder().layer(layer()).build().unwrap();
     assert!(explain(&plain, Rule::Lrp0).health().unwrap().bound(0).is_none());
     assert!(explain(&plain, Rule::Epsilon).health().unwrap().bound(0).unwrap() > 1.0);

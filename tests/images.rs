@@ -104,7 +104,7 @@ fn relevances_are_zennits_in_f32() {
 }
 
 #[test]
-fn outputs_are_pytorchs_and_stay_when_normalisations_are_merged() {
+fn outputs_are_pytorchs_and_stay_when_normalizations_are_merged() {
     for (name, file) in networks() {
         let whole = file.under("model").to_model::<f64>().unwrap();
         let (merged, what) = whole.canonize().unwrap();

@@ -35,7 +35,7 @@ fn digits<T: Scalar>() -> DMatrix<T> {
 }
 
 #[test]
-fn recognises_the_bundled_digits() {
+fn recognizes_the_bundled_digits() {
     let labels = data("digits-labels-idx1-ubyte.gz", 8);
     assert!(labels.len() >= 500);
     for network in NETWORKS {

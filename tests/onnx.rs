@@ -388,7 +388,7 @@ fn what_looks_like_something_else_is_refused() {
     // A constant that adds an axis.
     let thick = [tensor("c", &[1, 1, 1], &[2.0]), node("Mul", &["x", "c"], "h", &[])].concat();
     refused(&[1, 2], &[thick, dense()], "its constant has 3 axes");
-    // A normalisation of before set 14, which says by its outputs that it is in training.
+    // A normalization of before set 14, which says by its outputs that it is in training.
     let names = ["s", "b", "m", "v"];
     let norm: Vec<u8> = names.iter().flat_map(|name| tensor(name, &[2], &[1.0, 1.0])).collect();
     let norm = [norm, node_of("BatchNormalization", &["x", "s", "b", "m", "v"], &["h", "m1", "v1"], &[])].concat();

@@ -143,7 +143,7 @@ proptest! {
         prop_assert!(same(&AlphaBeta::new(1.0, 0.0).unwrap(), &ZPlus::default()));
         prop_assert!(same(&ZBox::new(0.0, 0.0).unwrap().with_outside(Outside::Report).with_stabilizer(wide).unwrap(), &epsilon(BiasMode::Ignore)));
         prop_assert!(same(&Norm, &Epsilon::default()));
-        // Gamma loses what comes to an output of exactly 0, Epsilon shares it over the stabiliser.
+        // Gamma loses what comes to an output of exactly 0, Epsilon shares it over the stabilizer.
         if net.totals().iter().flatten().all(|&total| total != 0.0) {
             prop_assert!(same(&Gamma::new(0.0).unwrap().with_stabilizer(wide).unwrap(), &epsilon(BiasMode::Absorb)));
         }

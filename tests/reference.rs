@@ -146,7 +146,7 @@ fn what_cannot_be_shared_stands_in_the_ledger() {
         assert!(ledger.imbalance() < 1e-15 && explanation.shares().iter().all(|share| share.is_finite()));
         share
     };
-    // A total of 0 without a stabiliser; an output of 0 has no sign to prefer.
+    // A total of 0 without a stabilizer; an output of 0 has no sign to prefer.
     assert_eq!(sink([1.0, -1.0], &Rule::Lrp0, Cause::Dead), 1.0);
     assert_eq!(sink([1.0, -1.0], &Rule::Gamma, Cause::Dead), 1.0);
     // Nothing positive, nothing negative.
@@ -337,7 +337,7 @@ fn pass_in_branches() {
 
 #[test]
 fn the_stabilizer_has_the_sign_of_the_total() {
-    // 1 - (1 + 1e-6) is the total: an unsigned stabiliser of 1e-6 would cancel it.
+    // 1 - (1 + 1e-6) is the total: an unsigned stabilizer of 1e-6 would cancel it.
     let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -1.0], None).unwrap()).build().unwrap();
     let x = dvector![1.0, 1.0 + 1e-6];
     let y: f64 = x[0] - x[1];

@@ -1,6 +1,6 @@
 """Image networks at full size: relprop beside zennit, each in a process of its own.
 
-The architectures are torchvision's; the weights are random, with normalisations that have seen random images, and the same
+The architectures are torchvision's; the weights are random, with normalizations that have seen random images, and the same
 on both sides. Both processes are asked in turn, so that a noisy machine is noisy for both.
 """
 

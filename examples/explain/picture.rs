@@ -9,7 +9,7 @@ use crate::samples::{Samples, is_channels_last};
 
 const WHITE: Rgb = [255; 3];
 const BLACK: Rgb = [0; 3];
-const GREY: Rgb = [150; 3];
+const GRAY: Rgb = [150; 3];
 const PALE: Rgb = [220; 3];
 /// The pixels for each dot of a letter, for a line of text, and between the parts.
 const TEXT: usize = 1;
@@ -71,7 +71,7 @@ impl<'a> Picture<'a> {
             _ => "the sample, and what its values contributed: red for the output, blue against it",
         };
         let mut canvas = Canvas::new(grid.width().max(text_width(key, TEXT) + 2 * GAP), grid.height() + LINE + GAP, WHITE)?;
-        canvas.draw_text(GAP, GAP, key, TEXT, GREY);
+        canvas.draw_text(GAP, GAP, key, TEXT, GRAY);
         canvas.draw_canvas(0, LINE + GAP, &grid);
         Ok((canvas, self.left))
     }
@@ -96,7 +96,7 @@ fn bars(title: &str, explanation: &Explanation<f32>, target: usize, samples: &Sa
         canvas.fill_rect(from, y - 1, length, LINE - 3, diverging(f64::from(share).signum() * 0.8));
         canvas.draw_text(middle + BAR + GAP, y, &values[row], TEXT, BLACK);
     }
-    canvas.fill_rect(middle, LINE, 1, (strongest.len() + 1) * LINE, GREY);
+    canvas.fill_rect(middle, LINE, 1, (strongest.len() + 1) * LINE, GRAY);
     Ok(canvas)
 }
 

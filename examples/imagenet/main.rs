@@ -25,7 +25,7 @@ for and against each of them.
 usage: cargo run --release --example imagenet -- MODEL PHOTO [options]
 
   MODEL           a safetensors file: a VGG, ResNet, ResNeXt or Wide ResNet of torchvision, or a whole model with its
-                  architecture in the file, for images of three channels and normalised as torchvision's
+                  architecture in the file, for images of three channels and normalized as torchvision's
   PHOTO           a PNG or JPEG file; the square in its middle is taken
   --rule RULE     epsilon-plus-flat, epsilon-plus, epsilon-gamma-box, epsilon-alpha2-beta1 or epsilon-alpha2-beta1-flat
                   (default: epsilon-plus-flat)
@@ -149,8 +149,8 @@ impl Options {
             "epsilon-alpha2-beta1" => Composite::epsilon_alpha2_beta1(),
             "epsilon-alpha2-beta1-flat" => Composite::epsilon_alpha2_beta1_flat(),
             "epsilon-gamma-box" => {
-                // The channels are normalised each in its own way, so each has a box of its own.
-                let [low, high] = [0.0, 1.0].map(|v| spread(input, |channel| f64::from(normalised(v, channel))));
+                // The channels are normalized each in its own way, so each has a box of its own.
+                let [low, high] = [0.0, 1.0].map(|v| spread(input, |channel| f64::from(normalized(v, channel))));
                 Composite::epsilon_gamma_box(0.0, 0.0)?.first(ZBox::per_input(low, high)?)
             }
             other => return Err(format!("unknown rule {other} (--help lists the rules)").into()),
@@ -175,7 +175,7 @@ fn build(weights: &StateDict) -> Result<Sequential<f32>, Failure> {
     Ok(weights.model_of(&text, Some([3, 224, 224].into()))?)
 }
 
-fn normalised(value: f32, channel: usize) -> f32 {
+fn normalized(value: f32, channel: usize) -> f32 {
     (value - MEAN[channel]) / DEVIATION[channel]
 }
 
@@ -213,7 +213,7 @@ impl Photo {
         let whole = photo.resize_exact(wide, tall, FilterType::Triangle);
         let photo = whole.crop_imm((wide - columns) / 2, (tall - rows) / 2, columns, rows).to_rgb8();
         let of = |channel: usize| photo.pixels().map(move |pixel| f32::from(pixel.0[channel]) / 255.0);
-        let values = (0..3).flat_map(|channel| of(channel).map(move |v| normalised(v, channel)));
+        let values = (0..3).flat_map(|channel| of(channel).map(move |v| normalized(v, channel)));
         Ok(Self { shape, height, width, values: values.collect(), pixels: (0..3).flat_map(of).collect() })
     }
 }

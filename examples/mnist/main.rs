@@ -273,7 +273,7 @@ impl Digit {
 
 const WHITE: Rgb = [255; 3];
 const BLACK: Rgb = [0; 3];
-const GREY: Rgb = [170; 3];
+const GRAY: Rgb = [170; 3];
 
 /// The pixels of the picture for each pixel of a digit, and for each dot of a letter.
 const CELL: usize = 3;
@@ -314,8 +314,8 @@ fn draw(digits: &[Digit], rows: usize, columns: usize, rule: &str) -> Result<Can
         let predicted = digit.chosen.predicted();
         let wrong = predicted != usize::from(digit.label);
         canvas.draw_text(MARGIN, top + 4, &format!("digit {}", digit.label), TEXT, BLACK);
-        let colour = if wrong { diverging(1.0) } else { BLACK };
-        canvas.draw_text(MARGIN, top + 4 + LINE, &format!("read as {predicted}"), TEXT, colour);
+        let color = if wrong { diverging(1.0) } else { BLACK };
+        canvas.draw_text(MARGIN, top + 4 + LINE, &format!("read as {predicted}"), TEXT, color);
         if let Some(percent) = digit.percent() {
             canvas.draw_text(MARGIN, top + 4 + 2 * LINE, &format!("{percent:.1} %"), TEXT, BLACK);
         }
@@ -324,8 +324,8 @@ fn draw(digits: &[Digit], rows: usize, columns: usize, rule: &str) -> Result<Can
         for (column, (explanation, target)) in maps.into_iter().chain((0..outputs).map(|k| (&digit.chosen, k))).enumerate() {
             let x = left(column + 1);
             // The map of the prediction stands out by a black frame.
-            let (frame, colour) = if column > 1 && target == predicted { (2, BLACK) } else { (1, GREY) };
-            canvas.fill_rect(x - frame, top - frame, tile + 2 * frame, rows * CELL + 2 * frame, colour);
+            let (frame, color) = if column > 1 && target == predicted { (2, BLACK) } else { (1, GRAY) };
+            canvas.fill_rect(x - frame, top - frame, tile + 2 * frame, rows * CELL + 2 * frame, color);
             canvas.draw_map(x, top, explanation.relevance(target)?.as_slice(), columns, CELL, diverging);
         }
     }

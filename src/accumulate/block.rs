@@ -1,4 +1,4 @@
-//! Blocks: products of neighbouring factors.
+//! Blocks: products of neighboring factors.
 
 use nalgebra::DMatrix;
 
@@ -108,7 +108,7 @@ impl<T: Scalar> Prefix<T> {
             linked.sink_rows(sample, sinks, buffers);
             buffers.indices.give(live);
         }
-        block.normalised(extent.layer)
+        block.normalized(extent.layer)
     }
 
     /// The product with the factor of the next layer.
@@ -129,14 +129,14 @@ impl<T: Scalar> Prefix<T> {
             linked.sink_rows(sample, sinks, buffers);
         }
         buffers.values.give(before.values);
-        product.normalised(next.layer)
+        product.normalized(next.layer)
     }
 
-    fn normalised(mut self, layer: usize) -> Result<Self, Overflow> {
+    fn normalized(mut self, layer: usize) -> Result<Self, Overflow> {
         for sample in 0..self.extent.samples {
             let inputs = self.counts[sample] * self.extent.outputs;
             let (shares, sinks) = self.rows_mut(sample).split_at_mut(inputs);
-            let exponent = normalise(shares).ok_or(Overflow { layer })?;
+            let exponent = normalize(shares).ok_or(Overflow { layer })?;
             if linalg::first_non_finite(sinks).is_some() {
                 return Err(Overflow { layer });
             }
@@ -203,7 +203,7 @@ impl<T: Scalar> Suffix<T> {
             }
             buffers.values.give(rows);
         }
-        Self { extent, values, sinks, exponents: zeros(extent.samples, buffers) }.normalised(extent.layer)
+        Self { extent, values, sinks, exponents: zeros(extent.samples, buffers) }.normalized(extent.layer)
     }
 
     fn of_units(linked: Linked<'_, T>, whole: Extent, selected: &[usize], buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
@@ -223,7 +223,7 @@ impl<T: Scalar> Suffix<T> {
         let samples = values.len() / (outputs * targets);
         let extent = Extent { layer, inputs: outputs, outputs: targets, sinks: 0, samples };
         let sinks = buffers.values.take(0);
-        Self { extent, values, sinks, exponents: zeros(samples, buffers) }.normalised(layer)
+        Self { extent, values, sinks, exponents: zeros(samples, buffers) }.normalized(layer)
     }
 
     /// The same once more.
@@ -268,7 +268,7 @@ impl<T: Scalar> Suffix<T> {
         linked.apply(&self.values, &mut values, 0, &mut drain, buffers);
         buffers.values.give(self.values);
         buffers.values.give(self.sinks);
-        Self { extent, values, sinks, exponents: self.exponents }.normalised(before.layer)
+        Self { extent, values, sinks, exponents: self.exponents }.normalized(before.layer)
     }
 
     /// The product with the block before, sample by sample.
@@ -327,10 +327,10 @@ impl<T: Scalar> Suffix<T> {
         prefix
     }
 
-    fn normalised(mut self, layer: usize) -> Result<Self, Overflow> {
+    fn normalized(mut self, layer: usize) -> Result<Self, Overflow> {
         let blocks = self.values.chunks_exact_mut(self.extent.inputs * self.extent.outputs);
         for (block, exponent) in blocks.zip(self.exponents.iter_mut()) {
-            *exponent += normalise(block).ok_or(Overflow { layer })?;
+            *exponent += normalize(block).ok_or(Overflow { layer })?;
         }
         self.sinks_are_finite(layer)
     }
@@ -384,7 +384,7 @@ fn pass_sinks<T: Scalar>(rows: &[T], right: &[T], inner: usize, exponent: i32, s
 
 /// Brings the largest entry into the number type's comfortable range by exact powers of two; the true values are the
 /// new ones times 2^(what is returned). `None` where an entry is not finite.
-fn normalise<T: Scalar>(values: &mut [T]) -> Option<i32> {
+fn normalize<T: Scalar>(values: &mut [T]) -> Option<i32> {
     let max = linalg::max_abs(values);
     rescale(values, max)
 }

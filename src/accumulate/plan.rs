@@ -86,7 +86,7 @@ struct Order {
     has_targets: bool,
 }
 
-/// A product of neighbouring elements of the chain.
+/// A product of neighboring elements of the chain.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     first: usize,
@@ -240,7 +240,7 @@ impl Chain<'_> {
         self.links[factor].row * self.links[factor].inputs as f64
     }
 
-    /// How two neighbours are multiplied, and what that costs.
+    /// How two neighbors are multiplied, and what that costs.
     fn product(&self, left: Span, right: Span, order: Accumulation) -> (Step, f64) {
         let append = || self.rows(left) * self.links[right.first].multiply_adds;
         let prepend = || {

@@ -10,7 +10,7 @@
 //!     E ← |A| E + |ΔA| (N + E) + γ |A| N        N ← |A| N
 //! ```
 //!
-//! A total whose sign the error could turn bounds nothing but by the stabiliser: |t| <= |c| / ε. `docs/numerics.md` has it
+//! A total whose sign the error could turn bounds nothing but by the stabilizer: |t| <= |c| / ε. `docs/numerics.md` has it
 //! at length.
 
 use nalgebra::DMatrix;

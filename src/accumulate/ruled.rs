@@ -108,7 +108,7 @@ pub(crate) struct Shares<T> {
     /// For each group and sample its ε.
     epsilons: Buffer<T>,
     /// For each sample and stored cause, one share for each output. The others follow from t: its magnitude times ε went to
-    /// the stabiliser, t times the bias to the bias, and where t is a negative zero there was nothing to share by.
+    /// the stabilizer, t times the bias to the bias, and where t is a negative zero there was nothing to share by.
     stored: Buffer<T>,
 }
 
@@ -179,7 +179,7 @@ impl<T: Scalar> Ruled<T> {
             prepared.add_cause(Cause::Bias, sink_bias.is_some());
             match division {
                 Division::Total(stabilizer) => {
-                    // Where all totals are 0, so is a stabiliser that is relative to them.
+                    // Where all totals are 0, so is a stabilizer that is relative to them.
                     let dead = matches!(stabilizer, Stabilizer::RelativeToRms(_) | Stabilizer::None) && !group.one_sign;
                     prepared.add_cause(Cause::Stabilizer, stabilizer != Stabilizer::None);
                     prepared.add_cause(Cause::Dead, dead);
@@ -484,7 +484,7 @@ impl<T: Scalar> Stored<'_, T> {
     }
 }
 
-/// A total's stabiliser must be a number of the type, and a divisor that is no total cannot absorb a bias.
+/// A total's stabilizer must be a number of the type, and a divisor that is no total cannot absorb a bias.
 fn check_division<T: Scalar>(division: Division, bias: BiasMode) -> Result<(), String> {
     match division {
         Division::FanIn | Division::One if bias == BiasMode::Absorb => {

@@ -44,11 +44,11 @@ impl Canvas {
     pub fn draw_image<T: Scalar>(&mut self, x: usize, y: usize, image: &[T], shape: Shape, cell: usize) -> Result<(), Error> {
         let plane = plane(image.len(), shape)?;
         let [_, width] = shape.plane();
-        self.draw_pixels(x, y, width, cell, (0..plane).map(colours(image, shape)));
+        self.draw_pixels(x, y, width, cell, (0..plane).map(colors(image, shape)));
         Ok(())
     }
 
-    /// Draws the relevance of an image's pixels over the image: the image pale and grey, and over it blue and red, the more
+    /// Draws the relevance of an image's pixels over the image: the image pale and gray, and over it blue and red, the more
     /// opaque the stronger. Cells as in [`draw_image`](Self::draw_image); the strongest pixel is 1 or -1 on the scale of
     /// [`diverging`].
     ///
@@ -74,11 +74,11 @@ impl Canvas {
     ) -> Result<(), Error> {
         plane(image.len(), shape)?;
         let sums = over_channels(relevance, shape)?;
-        let colour = colours(image, shape);
+        let color = colors(image, shape);
         let pixels = strengths(&sums).enumerate().map(|(pixel, strength)| {
-            let grey = colour(pixel).map(f64::from).iter().sum::<f64>() / 3.0;
+            let gray = color(pixel).map(f64::from).iter().sum::<f64>() / 3.0;
             // Pale, so that no line of the image is as dark as the strongest relevance.
-            let pale = 150.0 + grey * 105.0 / 255.0;
+            let pale = 150.0 + gray * 105.0 / 255.0;
             // The root, so that weak relevance is seen, too.
             mix([pale; 3], diverging(strength.signum()).map(f64::from), strength.abs().sqrt())
         });
@@ -90,8 +90,8 @@ impl Canvas {
     /// Draws another canvas whose upper left corner is (x, y).
     pub fn draw_canvas(&mut self, x: usize, y: usize, other: &Self) {
         for (row, line) in other.pixels.chunks_exact(other.width).enumerate() {
-            for (column, &colour) in line.iter().enumerate() {
-                self.fill_rect(x.saturating_add(column), y.saturating_add(row), 1, 1, colour);
+            for (column, &color) in line.iter().enumerate() {
+                self.fill_rect(x.saturating_add(column), y.saturating_add(row), 1, 1, color);
             }
         }
     }
@@ -125,8 +125,8 @@ impl Canvas {
     }
 }
 
-/// The colour of each pixel of an image.
-fn colours<T: Scalar>(image: &[T], shape: Shape) -> impl Fn(usize) -> Rgb + '_ {
+/// The color of each pixel of an image.
+fn colors<T: Scalar>(image: &[T], shape: Shape) -> impl Fn(usize) -> Rgb + '_ {
     let (least, largest) = image.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, largest), &v| {
         let v = finite(v);
         (least.min(v), largest.max(v))
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_overlay_is_grey_where_nothing_is_relevant() {
+    fn an_overlay_is_gray_where_nothing_is_relevant() {
         let mut canvas = Canvas::new(8, 4, [0; 3]).unwrap();
         let image = [0.0, 0.5, 1.0, 0.0, 0.0, 0.5, 1.0, 0.0, 0.0, 0.5, 1.0, 0.0];
         let relevance = [0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0];

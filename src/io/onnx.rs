@@ -156,7 +156,7 @@ impl<T: Scalar> Sequential<T> {
     /// Reads a model from an ONNX file with one input and one output of floating point: [`OnnxFile::open`],
     /// [`OnnxFile::to_model`].
     ///
-    /// The layers have the names of the nodes. A batch-normalisation that the exporter has left alone is a layer of its own:
+    /// The layers have the names of the nodes. A batch-normalization that the exporter has left alone is a layer of its own:
     /// [`canonize`](Self::canonize) before you explain. A log-softmax at the end becomes a softmax, whose logits are explained, and
     /// p and 1 - p become the probabilities of two logits. A number that an activation's argument or value is multiplied by is part
     /// of the activation ([`Scaled`](crate::Scaled)). Casts to numbers of 16 bits are left out: the model computes in `T` throughout.

@@ -1,4 +1,4 @@
-//! Batch normalisation, as it is at inference: y = a z + b for each channel.
+//! Batch normalization, as it is at inference: y = a z + b for each channel.
 
 use std::sync::Arc;
 
@@ -111,13 +111,13 @@ macro_rules! batch_norm {
     };
 }
 batch_norm!(
-    /// The normalisation of a vector's values, or of the channels of a sequence, by what was seen in training.
+    /// The normalization of a vector's values, or of the channels of a sequence, by what was seen in training.
     ///
     /// Merge it before you explain: [`Sequential::canonize`](crate::Sequential::canonize).
     BatchNorm1d, "BatchNorm1d", 1 | 2, "a vector, or channels x length"
 );
 batch_norm!(
-    /// The normalisation of an image's channels by what was seen in training.
+    /// The normalization of an image's channels by what was seen in training.
     ///
     /// Merge it before you explain: [`Sequential::canonize`](crate::Sequential::canonize).
     BatchNorm2d, "BatchNorm2d", 3, "channels x height x width"

@@ -155,7 +155,7 @@ fn listed(sizes: &[usize]) -> String {
     sizes.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Each value repeated along height and width (nearest neighbour).
+/// Each value repeated along height and width (nearest neighbor).
 ///
 /// | parameter | range |
 /// |---|---|

@@ -25,7 +25,7 @@ use crate::scalar::Scalar;
 /// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
 /// | bias | [`BiasMode::Absorb`] | what becomes of b+ and b- | any mode |
 ///
-/// Sinks: the bias, α b_j+ / S - β b_j- / S (under `Absorb`), the stabiliser, and a group's coefficient, α or -β, where it is
+/// Sinks: the bias, α b_j+ / S - β b_j- / S (under `Absorb`), the stabilizer, and a group's coefficient, α or -β, where it is
 /// empty (`Empty`).
 ///
 /// # Example

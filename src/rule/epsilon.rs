@@ -21,7 +21,7 @@ use crate::scalar::Scalar;
 /// | absolute or relative to the rms of the totals | absolute | relative: the same effect at any scale of the layer | |
 /// | bias | [`BiasMode::Absorb`] | what becomes of b | any mode |
 ///
-/// Sinks: the bias b_j / S (under `Absorb`) and the stabiliser ε sgn y_j / S.
+/// Sinks: the bias b_j / S (under `Absorb`) and the stabilizer ε sgn y_j / S.
 ///
 /// # Example
 /// ```

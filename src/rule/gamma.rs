@@ -35,7 +35,7 @@ const GAMMA: f64 = 0.25;
 /// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
 /// | bias | [`BiasMode::Absorb`] | what becomes of b | any mode |
 ///
-/// Sinks: the bias (under `Absorb`), the stabiliser, and all of it (`Dead`) where y_j is exactly 0.
+/// Sinks: the bias (under `Absorb`), the stabilizer, and all of it (`Dead`) where y_j is exactly 0.
 ///
 /// # Example
 /// ```
@@ -60,7 +60,7 @@ pub struct Gamma {
 /// The parameters are those of [`Gamma`], which is the same where no input is negative and the output is positive. Where
 /// they are, it may divide by a total near zero: take [`Gamma`] there.
 ///
-/// Sinks: the bias (under `Absorb`) and the stabiliser.
+/// Sinks: the bias (under `Absorb`) and the stabilizer.
 ///
 /// # Example
 /// ```

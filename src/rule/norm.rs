@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The name that zennit gives to the rule of poolings and sums (C. Anders, D. Neumann, W. Samek, K.-R. Müller, S. Lapuschkin:
-//! Software for dataset-wide XAI, arXiv:2106.13200, 2021): their weights are no parameters, only normalised.
+//! Software for dataset-wide XAI, arXiv:2106.13200, 2021): their weights are no parameters, only normalized.
 
 use super::{Decomposition, Epsilon, RelevanceRule, Site};
 use crate::error::Error;

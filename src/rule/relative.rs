@@ -12,7 +12,7 @@ use crate::scalar::Scalar;
 
 /// The rule without a total, z_i w_ij / n: what an input adds, against the fan-in.
 ///
-/// Nothing is divided by data, so nothing is unstable and no stabiliser is needed. The shares do not sum to 1: what is
+/// Nothing is divided by data, so nothing is unstable and no stabilizer is needed. The shares do not sum to 1: what is
 /// missing (or too much) stands in the ledger as the rest. They shrink with every layer, and in a deep network below
 /// the number type's range; the scale is therefore kept apart
 /// ([`Explanation::exponent`](crate::Explanation::exponent)).

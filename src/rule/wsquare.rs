@@ -18,7 +18,7 @@ use crate::scalar::Scalar;
 /// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
 /// | bias | [`BiasMode::Ignore`] | `Absorb` puts b² into the total, as zennit does | `Ignore` or `Absorb` |
 ///
-/// Sinks: the stabiliser, the bias (under `Absorb`).
+/// Sinks: the stabilizer, the bias (under `Absorb`).
 ///
 /// # Example
 /// ```

@@ -23,7 +23,7 @@ use crate::scalar::Scalar;
 /// | low, high | none | the box, for all inputs or for each | finite, low <= high |
 /// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
 ///
-/// Sink: the stabiliser.
+/// Sink: the stabilizer.
 ///
 /// # Example
 /// ```
@@ -53,7 +53,7 @@ impl ZBox {
         Self::per_input(vec![low], vec![high])
     }
 
-    /// A box with sides of its own for each input, as pixels of normalised channels have. One value stands for all.
+    /// A box with sides of its own for each input, as pixels of normalized channels have. One value stands for all.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless there are as many of both, and low <= high, all finite. Another number than the
@@ -66,7 +66,7 @@ impl ZBox {
         Ok(Self { low: low.into(), high: high.into(), stabilizer: Stabilizer::default(), outside: Outside::default() })
     }
 
-    /// The same with another stabiliser of the totals.
+    /// The same with another stabilizer of the totals.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] where ε is not finite or not above 0.

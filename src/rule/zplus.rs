@@ -20,7 +20,7 @@ use crate::scalar::Scalar;
 /// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
 /// | bias | [`BiasMode::Absorb`] | what becomes of b+ | any mode |
 ///
-/// Sinks: the bias b_j+ / S (under `Absorb`), the stabiliser, and all of it (`Empty`) where nothing is positive.
+/// Sinks: the bias b_j+ / S (under `Absorb`), the stabilizer, and all of it (`Empty`) where nothing is positive.
 ///
 /// # Example
 /// ```

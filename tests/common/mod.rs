@@ -130,7 +130,7 @@ struct Column {
 }
 
 impl Column {
-    /// Adds `c` times each numerator over the stabilised sum of all of them and of what the bias comes to. Where there is
+    /// Adds `c` times each numerator over the stabilized sum of all of them and of what the bias comes to. Where there is
     /// nothing to share by, `c` is lost.
     fn share(&mut self, c: f64, numerators: &[f64], bias: f64, mode: BiasMode, epsilon: f64, lost: Cause) {
         let mut total = 0.0;

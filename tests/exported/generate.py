@@ -75,8 +75,8 @@ class Mish(nn.SiLU):
 MEAN, STD = torch.tensor([0.5, -0.25]), torch.tensor([0.75, 1.5])
 
 
-class Normalised(nn.Module):
-    """The inputs are normalised first; the twin's first convolution has that in its weights."""
+class Normalized(nn.Module):
+    """The inputs are normalized first; the twin's first convolution has that in its weights."""
 
     def __init__(self, net):
         super().__init__()
@@ -124,7 +124,7 @@ NETWORKS = {
     "averages": ((2, 11, 11), lambda: nn.Sequential(
         conv(2, 4, 3), nn.ReLU(), nn.AvgPool2d(3, stride=2, padding=1), conv(4, 5, 2), nn.ReLU(),
         nn.AvgPool2d(2, ceil_mode=True, padding=1, count_include_pad=False), nn.Flatten(), nn.Linear(45, 4)), None),
-    "normalised": ((2, 7, 7), lambda: nn.Sequential(conv(2, 5, 3), nn.Hardtanh(0, 1.5), conv(5, 4, 3), nn.ReLU(), *head(4)), Normalised),
+    "normalized": ((2, 7, 7), lambda: nn.Sequential(conv(2, 5, 3), nn.Hardtanh(0, 1.5), conv(5, 4, 3), nn.ReLU(), *head(4)), Normalized),
 }
 # Those of golden-images, as they are.
 NETWORKS |= {

@@ -22,7 +22,7 @@ SIDE = 28
 
 
 def read_list(path=HERE / "fonts.txt"):
-    """Rows (role, family, package, licence, file), in the order of the file."""
+    """Rows (role, family, package, license, file), in the order of the file."""
     rows = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
@@ -44,7 +44,7 @@ def digit(font, d):
     size = tuple(max(1, round(n * scale)) for n in big.size)
     small = np.asarray(big.resize(size, Image.Resampling.BOX), dtype=np.float64)
 
-    # MNIST puts the centre of mass, not the box, in the middle.
+    # MNIST puts the center of mass, not the box, in the middle.
     h, w = small.shape
     mass = small.sum()
     row = (small.sum(axis=1) * (np.arange(h) + 0.5)).sum() / mass

@@ -112,7 +112,7 @@ impl<T: Scalar> Steps<T> {
 }
 
 impl<T: Scalar> Steps<T> {
-    /// Branches that begin at one step and end at others. Neighbours that go the first part of their way together are joined by
+    /// Branches that begin at one step and end at others. Neighbors that go the first part of their way together are joined by
     /// themselves: exporters make one flat list of lists within lists.
     fn join(
         &self,
@@ -210,7 +210,7 @@ impl Dominators {
         known
     }
 
-    /// Neighbours among some steps that go the first part of their way from `begin` together, each with the step where they part.
+    /// Neighbors among some steps that go the first part of their way from `begin` together, each with the step where they part.
     fn groups<'a>(&self, begin: usize, ends: &'a [usize]) -> Vec<(usize, &'a [usize])> {
         let (mut groups, mut rest) = (Vec::new(), ends);
         while let Some(&first) = rest.first() {

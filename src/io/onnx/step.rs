@@ -255,7 +255,7 @@ impl<T: Scalar> Steps<T> {
     }
 }
 
-/// Functions of each value, and normalisations: what they give has the shape of the largest of what they take, though they may
+/// Functions of each value, and normalizations: what they give has the shape of the largest of what they take, though they may
 /// not be read.
 fn keeps_shape(operator: &str) -> bool {
     let settings = ["Where", "Clip", "PRelu", "HardSigmoid", "Selu", "Swish", "Softmax", "LogSoftmax"];
