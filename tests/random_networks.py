@@ -138,9 +138,11 @@ def output_shape(module, shape):
 
 def network(pick):
     """A network and the shape of its inputs."""
-    plane = pick.choice([(), (), (9,), (5, 6), (6, 6), (7, 5)])
-    shape = first = (pick.randint(2, 8) if not plane else pick.randint(1, 3), *plane)
-    modules = []
+    plane = pick.choice([(), (), (9,), (5, 6), (6, 6), (7, 5), (3, 3)])
+    # Convolutions between 16 channels and more are made in another way.
+    channels = 16 if plane == (3, 3) else pick.randint(1, 3) if plane else pick.randint(2, 8)
+    shape = first = (channels, *plane)
+    modules = [nn.Conv2d(16, 16, 3, padding=1)] if channels == 16 else []
     for _ in range(pick.randint(2, 8)):
         try:
             made = layer(pick, shape).eval()
@@ -166,6 +168,8 @@ def network(pick):
         if isinstance(module, LEARNED):
             fan_in = module.weight[0].numel() if not isinstance(module, nn.ConvTranspose2d) else module.weight[:, 0].numel()
             nn.init.normal_(module.weight, std=1.5 / math.sqrt(fan_in))
+            if pick.random() < 0.2:  # Pruned: a weight of 0 is a connection all the same.
+                module.weight.data *= torch.rand_like(module.weight) < 0.6
         if getattr(module, "bias", None) is not None:
             nn.init.normal_(module.bias, std=0.3)
     return net, first
