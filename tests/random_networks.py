@@ -149,7 +149,8 @@ def network(pick):
             after = output_shape(made, shape)
         except (RuntimeError, ValueError):
             continue
-        if 0 < math.prod(after) <= UNITS:
+        # The largest of a window in the padding is -inf.
+        if 0 < math.prod(after) <= UNITS and made(torch.zeros(2, *shape)).isfinite().all():
             modules, shape = [*modules, made], after
     if len(shape) > 1:
         modules.append(nn.Flatten())
