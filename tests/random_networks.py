@@ -94,13 +94,13 @@ def branch(pick, shape, channels, stride, depth):
         modules += [norm(pick, shape), pick.choice(ACTIVATIONS)()][: pick.randint(1, 2)]
     if pick.random() < 0.5:
         middle = pick.randint(1, 5)
-        modules += [linear(shape[0], middle)] + [norm(pick, (middle, *shape[1:]))] * (pick.random() < 0.4) + [pick.choice(ACTIVATIONS)()]
         inner = (middle, *shape[1:])
+        modules += [linear(shape[0], middle), *[norm(pick, inner)] * (pick.random() < 0.4), pick.choice(ACTIVATIONS)()]
         if depth < 2 and pick.random() < 0.4:
             modules += [joined(pick, inner, depth + 1, same=True)]
     modules += [linear(inner[0], channels) if len(shape) == 1 else convolution(pick, inner, channels, stride)]
-    modules += [norm(pick, (channels, *shape[1:]))] * (pick.random() < 0.4) + [pick.choice(ACTIVATIONS)()] * (pick.random() < 0.3)
-    return nn.Sequential(*modules)
+    modules += [norm(pick, (channels, *shape[1:]))] * (pick.random() < 0.4)
+    return nn.Sequential(*modules, *[pick.choice(ACTIVATIONS)()] * (pick.random() < 0.3))
 
 
 def joined(pick, shape, depth=0, same=False):
@@ -167,7 +167,7 @@ def network(pick):
             nn.init.normal_(module.running_mean, std=0.3)
             nn.init.uniform_(module.running_var, 0.3, 2.0)
         if isinstance(module, LEARNED):
-            fan_in = module.weight[0].numel() if not isinstance(module, nn.ConvTranspose2d) else module.weight[:, 0].numel()
+            fan_in = module.weight[:, 0].numel() if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
             nn.init.normal_(module.weight, std=1.5 / math.sqrt(fan_in))
             if pick.random() < 0.2:  # Pruned: a weight of 0 is a connection all the same.
                 module.weight.data *= torch.rand_like(module.weight) < 0.6
@@ -223,6 +223,13 @@ def merged(nodes):
     return done
 
 
+def by_group(values, module):
+    """A value for each channel along the second axis of the weights, which has the channels of the row's group."""
+    weight, groups = module.weight.data, getattr(module, "groups", 1)
+    rows = values.view(groups, 1, -1).expand(-1, len(weight) // groups, -1)
+    return rows.reshape(len(weight), -1, *[1] * (weight.dim() - 2))
+
+
 def into_before(before, norm):
     (scale, shift), module = scale_and_shift(norm.module), before.module
     if isinstance(module, NORMS) and module.num_features == len(scale):
@@ -234,7 +241,7 @@ def into_before(before, norm):
     if not isinstance(module, LEARNED) or outputs != len(scale):
         return False
     if isinstance(module, nn.ConvTranspose2d):
-        module.weight.data *= scale.view(module.groups, 1, -1).expand(-1, module.in_channels // module.groups, -1).reshape(module.in_channels, -1)[:, :, None, None]
+        module.weight.data *= by_group(scale, module)
     else:
         module.weight.data *= scale.view(-1, *[1] * (module.weight.dim() - 1))
     module.bias = nn.Parameter((0 if module.bias is None else module.bias.data) * scale + shift)
@@ -247,12 +254,9 @@ def into_after(norm, after):
     fits = isinstance(module, nn.Linear) or (isinstance(module, CONVOLUTIONS) and not any(module.padding))
     if not fits or inputs != len(scale):
         return False
-    weight = module.weight.data
-    groups = getattr(module, "groups", 1)
-    per_group = lambda values: values.view(groups, 1, -1).expand(-1, len(weight) // groups, -1).reshape(len(weight), -1, *[1] * (weight.dim() - 2))
-    added = (weight * per_group(shift)).flatten(1).sum(1)
+    added = (module.weight.data * by_group(shift, module)).flatten(1).sum(1)
     module.bias = nn.Parameter(added + (0 if module.bias is None else module.bias.data))
-    module.weight.data = weight * per_group(scale)
+    module.weight.data *= by_group(scale, module)
     return True
 
 

@@ -37,6 +37,11 @@ class Two(nn.Module):
         return a + b
 
 
+class Listed(nn.Module):
+    def forward(self, values):
+        return sum(values)
+
+
 def stacked(module, *values):
     return module(torch.stack(values, -1))
 
@@ -46,6 +51,8 @@ BLOCKS = {
     "zennit's Sum, made in forward": Block(lambda _, a, b: stacked(Sum(), a, b)),
     "zennit's Sum, a module of the block": Block(lambda module, a, b: stacked(module, a, b), Sum()),
     "a module of two inputs": Block(lambda module, a, b: module(a, b), Two()),
+    "a module of two inputs, one by keyword": Block(lambda module, a, b: module(a, b=b), Two()),
+    "a module of a list": Block(lambda module, a, b: module([a, b]), Listed()),
 }
 
 
@@ -61,9 +68,9 @@ def sums():
         composite = NameMapComposite([(["inner", "head"], Epsilon(1e-12)), (["module"], Norm(1e-12))])
         try:
             output, relevance = explain(block, composite)
-            print(f"  {name:<38}{(relevance.sum() / output.sum()).item():.6f}")
-        except TypeError as error:
-            print(f"  {name:<38}{error}")
+            print(f"  {name:<40}{(relevance.sum() / output.sum()).item():.6f}")
+        except (AttributeError, TypeError) as error:
+            print(f"  {name:<40}{error}")
 
 
 def norms():
