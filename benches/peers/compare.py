@@ -396,7 +396,7 @@ def main():
     warnings.filterwarnings("ignore", message="Input Tensor 0 did not already require gradients")
     program = build()
     torch.set_num_threads(options.threads)
-    tools = ", ".join(f"{tool} {version(tool)}" for tool in ("torch", "zennit", "captum"))
+    tools = ", ".join(f"{tool} {version(tool)}" for tool in ("zennit", "captum", "torch", "numpy"))
     print(f"{machine()}; {options.threads} threads; {tools}")
     if options.images:
         options.rounds = 3 if options.quick else 7

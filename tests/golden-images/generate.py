@@ -1,16 +1,20 @@
 """Writes the golden relevances of convolutional networks, and PyTorch's outputs of every kind of layer.
 
-The relevances are zennit's, in f64. Its canonizers leave a normalisation's eps out, so that their merged network is another
-one; here normalisations are merged by the script, which checks that the outputs stay, and that without an eps zennit's own
-canonizer comes to the same relevances.
+The relevances are zennit's, in f64; 0.5.1 and 1.0.0 give the same. Normalizations are merged by the script, because the network
+that zennit 0.5.1's canonizers leave is another one (docs/numerics.md). The script checks that the outputs stay the same, and that
+zennit's own canonizer comes to the same relevances.
 """
 
+import copy
 import itertools
+import json
 import random
+import struct
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from zennit import layer as zennit_layer
 from zennit.attribution import Gradient
@@ -178,7 +182,7 @@ RULES = {
 
 
 def twin(module, merge=True):
-    """The network as zennit has to see it, with normalisations merged."""
+    """The network as zennit has to see it, with normalizations merged."""
     if isinstance(module, Residual):
         return Summed([twin(branch, merge) for branch in module])
     if isinstance(module, (nn.Sequential, Concat)):
@@ -248,30 +252,43 @@ def draw(name):
 
 
 def checked(net, x):
-    """The script's own merging is right, and zennit's comes to the same where there is no eps."""
+    """The script's own merging is right, and zennit's comes to the same."""
+    # A copy: after zennit 1.0.0 has merged a network's normalizations its state dict has the merged weights.
+    net = copy.deepcopy(net)
     assert (twin(net)(x) - net(x)).abs().max() < 1e-12
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps = 0.0
+    if version("zennit").startswith("0."):
+        # Its merged network has the normalizations' eps twice.
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = 0.0
     ours = relevances(twin(net), x, RULES["epsilon-plus"]())
     theirs = preset(ZPlus)()
     theirs.canonizers = [SequentialMergeBatchNorm()]
     assert off(relevances(twin(net, merge=False), x, theirs), ours) < 1e-10
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps = 1e-5
+
+
+def write(path, tensors, metadata=None):
+    """A safetensors file with its metadata in order, so that a second run gives the same bytes."""
+    raw = save({key: value.detach().contiguous() for key, value in tensors.items()})
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = ({"__metadata__": metadata} if metadata else {}) | json.loads(raw[8 : 8 + length])
+    header = json.dumps(header, separators=(",", ":")).encode()
+    # The data has to begin at a multiple of 8 bytes.
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(struct.pack("<Q", len(header)) + header + raw[8 + length :])
 
 
 def networks():
+    # The build suffix (CPU or CUDA) is not a version.
+    generator = f"torch {version('torch').split('+')[0]}, zennit {version('zennit')}"
     for name, (shape, _) in NETWORKS.items():
         net, x, goldens = draw(name)
         checked(net, x)
         tensors = {f"model.{key}": value for key, value in net.state_dict().items()}
         tensors |= {"golden.input": x.flatten(1), "golden.output": net(x)}
         tensors |= {f"golden.{rule}": golden for rule, golden in goldens.items()}
-        tensors = {key: value.detach().contiguous() for key, value in tensors.items()}
-        metadata = {"architecture": repr(net), "input": " ".join(map(str, shape))}
-        save_file(tensors, HERE / f"{name}.safetensors", metadata)
+        metadata = {"architecture": repr(net), "generator": generator, "input": " ".join(map(str, shape))}
+        write(HERE / f"{name}.safetensors", tensors, metadata)
         print(name, sum(value.numel() for value in tensors.values()))
 
 
@@ -326,7 +343,7 @@ def grid():
         tensors |= {f"{number}.model.0.{key}": value for key, value in layer.state_dict().items()}
         tensors |= {f"{number}.input": x.flatten(), f"{number}.output": y.flatten()}
         lines.append(f"{' '.join(map(str, x.shape))} | {' '.join(map(str, y.shape))} | {layer!r}")
-    save_file(tensors, HERE / "grid.safetensors")
+    write(HERE / "grid.safetensors", tensors)
     (HERE / "grid.txt").write_text("\n".join(lines) + "\n")
     print("grid", len(lines))
 

@@ -3,6 +3,9 @@
 Every stored relevance is computed twice: by zennit or PyTorch autograd (this is
 what is stored), and by slow loops over single connections, with exactly rounded
 sums and with no code in common. The script fails where the two disagree.
+
+zennit 0.5.1 and 1.0.0 give the same numbers, bit for bit; a file's metadata says
+which of them made it.
 """
 
 import json
