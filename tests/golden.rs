@@ -87,6 +87,8 @@ fn rules<T: Scalar>() -> Rules<T> {
         ("wsquare.absorb", Box::new(WSquare::default().with_bias(BiasMode::Absorb))),
         ("flat", Box::new(Rule::Flat)),
         ("norm", Box::new(Rule::Norm)),
+        ("abs-lrp", Box::new(Rule::AbsLrp)),
+        ("sign", Box::new(Rule::Sign)),
         ("epsilon-plus", Box::new(Composite::epsilon_plus())),
         ("epsilon-plus-flat", Box::new(Composite::epsilon_plus_flat())),
         ("epsilon-alpha2-beta1", Box::new(Composite::epsilon_alpha2_beta1())),

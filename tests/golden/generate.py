@@ -56,7 +56,7 @@ LOW, HIGH = -2.5, 3.0
 # zennit adds this to the number of inputs; below rounding it is nothing.
 NO_STABILIZER = 1e-100
 
-# Rules for every layer. GammaPlain is in zennit only where it is the same as Gamma.
+# Rules for every layer. GammaPlain is in zennit only where it is the same as Gamma; AbsLrp and Sign are not.
 MORE_RULES = {
     "lrp0": None,
     "gamma": lambda: Gamma(gamma=0.25),
@@ -70,6 +70,8 @@ MORE_RULES = {
     "wsquare.absorb": lambda: WSquare(),
     "flat": lambda: Flat(stabilizer=NO_STABILIZER),
     "norm": lambda: Norm(),
+    "abs-lrp": None,
+    "sign": None,
 }
 
 
@@ -228,7 +230,7 @@ def tiny_totals(seed):
     """First-layer totals of exactly 0 and of +-2^-20, less than eps in size.
 
     All numbers are sums of few powers of two, so each order of summation gives the
-    same total. They tell sgn(0) = +1 from 0 and a signed stabiliser from an
+    same total. They tell sgn(0) = +1 from 0 and a signed stabilizer from an
     unsigned one. Sigmoid, since after ReLU a total of 0 carries no relevance.
     """
     torch.manual_seed(1000 * seed)
@@ -490,9 +492,9 @@ class Dense:
                 share = [q / n for q in numerators]
             else:
                 total = math.fsum(plain if mode == "ignore" else plain + [b_j])
-                stabilised = total + (eps if total >= 0 else -eps)
+                stabilized = total + (eps if total >= 0 else -eps)
                 # LRP-0: what a total of 0 would have got is lost.
-                share = [q / stabilised if stabilised != 0 else 0.0 for q in numerators]
+                share = [q / stabilized if stabilized != 0 else 0.0 for q in numerators]
             for part, a in zip(parts, share):
                 part.append(a * r_j)
         return [math.fsum(part) for part in parts]
@@ -507,10 +509,10 @@ def negative(v):
 
 
 def over(numerators, bias, eps=EPS):
-    """Each over the stabilised sum of all and of the bias."""
+    """Each over the stabilized sum of all and of the bias."""
     total = math.fsum(numerators + [bias])
-    stabilised = total + (eps if total >= 0 else -eps)
-    return [q / stabilised if stabilised != 0 else 0.0 for q in numerators]
+    stabilized = total + (eps if total >= 0 else -eps)
+    return [q / stabilized if stabilized != 0 else 0.0 for q in numerators]
 
 
 def gamma(z, w, b, y, g):
@@ -548,6 +550,8 @@ FORMULAS = {
     "wsquare.absorb": lambda z, w, b, y: over([w_i * w_i for w_i in w], b * b),
     "flat": lambda z, w, b, y: [1 / len(z)] * len(z),
     "norm": lambda z, w, b, y: over([z_i * w_i for z_i, w_i in zip(z, w)], b),
+    "abs-lrp": lambda z, w, b, y: [z_i * w_i / (math.fsum(abs(a * c) for a, c in zip(z, w)) + EPS) for z_i, w_i in zip(z, w)],
+    "sign": lambda z, w, b, y: [math.copysign(1, z_i + 0.0) * w_i / (y + (EPS if y >= 0 else -EPS)) for z_i, w_i in zip(z, w)],
 }
 
 
