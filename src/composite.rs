@@ -59,6 +59,20 @@ enum Place {
     Last,
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("others"),
+            Self::Kind(kind) => f.write_str(kind),
+            Self::Layer(layer) => write!(f, "layer {layer}"),
+            Self::Range(range) => write!(f, "layers {range:?}"),
+            Self::Name(name) => write!(f, "'{name}'"),
+            Self::First => f.write_str("first"),
+            Self::Last => f.write_str("last"),
+        }
+    }
+}
+
 impl Place {
     fn is(&self, site: &Site<'_>) -> bool {
         match self {
@@ -213,8 +227,14 @@ impl<T: Scalar> Composite<T> {
 }
 
 impl<T: Scalar> RelevanceRule<T> for Composite<T> {
+    /// The preset's name, or all settings: `Composite(Epsilon(1e-6), first: Flat)`.
     fn name(&self) -> String {
-        self.name.clone().unwrap_or_else(|| "Composite".to_owned())
+        let setting = |Setting { place, rule, .. }: &Setting<T>| match place {
+            Place::Any => rule.name(),
+            place => format!("{place}: {}", rule.name()),
+        };
+        let all = || self.settings.iter().map(setting).collect::<Vec<_>>().join(", ");
+        self.name.clone().unwrap_or_else(|| format!("Composite({})", all()))
     }
 
     fn name_at(&self, site: &Site<'_>) -> String {
@@ -304,6 +324,9 @@ mod tests {
         assert_eq!(names(gamma), ["ZBox(-1.0, 1.0)", "Gamma(0.25)", "Norm", "Norm", "Epsilon(1e-6)"]);
         assert!(Composite::<f64>::epsilon_gamma_box(1.0, -1.0).is_err());
         assert_eq!(RelevanceRule::name(&Composite::<f64>::epsilon_plus_flat()), "EpsilonPlusFlat");
-        assert_eq!(RelevanceRule::name(&Composite::<f64>::epsilon_plus_flat().last(Flat)), "Composite");
+        let changed = Composite::<f64>::new(Epsilon::default()).first(Flat).kind("Conv2d", Norm).layer(3, Flat).name("head", Flat);
+        let name = "Composite(Epsilon(1e-6), first: Flat, Conv2d: Norm, layer 3: Flat, 'head': Flat)";
+        assert_eq!(RelevanceRule::name(&changed), name);
+        assert!(RelevanceRule::name(&Composite::<f64>::epsilon_plus_flat().last(Flat)).ends_with("first: Flat, last: Flat)"));
     }
 }

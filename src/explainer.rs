@@ -260,8 +260,8 @@ impl<T: Scalar> Explainer<T> {
         let values = self.values_of(samples) + self.values_of_blocks(at_once);
         let (inputs, targets) = (self.model.inputs(), self.target_count());
         let what = || match samples {
-            1 => format!("the shares of {inputs} inputs in {targets} outputs"),
-            _ => format!("the shares of {inputs} inputs in {targets} outputs for {samples} samples"),
+            1 => format!("the shares of {inputs} inputs in {targets} outputs, with what they are made of,"),
+            _ => format!("the shares of {inputs} inputs in {targets} outputs for {samples} samples, with what they are made of,"),
         };
         let too_large_alone =
             || self.limit.check::<T>(self.values_of(1) + self.values_of_blocks(1), String::new, String::new).is_err();

@@ -3,7 +3,9 @@
 //! [adding-a-layer]: guide::adding_a_layer
 //! [adding-a-rule]: guide::adding_a_rule
 //! [from-python]: guide::from_python
+//! [json]: guide::json
 //! [model-card]: guide::model_card
+//! [ndarray]: guide::ndarray
 //! [numerics]: guide::numerics
 //! [performance]: guide::performance
 #![cfg_attr(

@@ -418,7 +418,7 @@ fn more_than_there_is_room_for() {
         other => panic!("{other}"),
     };
     let text = refused(explainer.explain(&x).unwrap_err());
-    assert!(text.starts_with("the shares of 12288 inputs in 8192 outputs would take "), "{text}");
+    assert!(text.starts_with("the shares of 12288 inputs in 8192 outputs, with what they are made of, would take "), "{text}");
     assert!(text.contains("GiB, more than the limit of 100.0 MiB: explain fewer outputs (Targets::Predicted"), "{text}");
     refused(explainer.explain_into(x.as_slice(), &mut explainer.workspace()).unwrap_err());
     refused(explainer.trace(&x).unwrap_err());

@@ -29,7 +29,7 @@ use Make::{Biased, Bounded, Plain};
 
 const ANY: &[BiasMode] = &[Absorb, Ignore, Distribute];
 
-const RULES: [Named; 16] = [
+const RULES: [Named; 18] = [
     Named { name: "epsilon", make: Biased(ANY, |bias| Ok(Box::new(Epsilon::default().with_bias(bias)))) },
     Named { name: "lrp0", make: Biased(ANY, |bias| Ok(Box::new(Lrp0::default().with_bias(bias)))) },
     Named { name: "gamma", make: Biased(ANY, |bias| Ok(Box::new(Gamma::default().with_bias(bias)))) },
@@ -40,7 +40,10 @@ const RULES: [Named; 16] = [
     Named { name: "relative", make: Biased(&[Ignore, Distribute], |bias| Ok(Box::new(Relative::new(bias)?))) },
     Named { name: "flat", make: Plain(|| Box::new(Rule::Flat)) },
     Named { name: "norm", make: Plain(|| Box::new(Rule::Norm)) },
-    Named { name: "zbox", make: Bounded(|(low, high)| Ok(Box::new(ZBox::new(low, high)?))) },
+    Named { name: "abs-lrp", make: Plain(|| Box::new(Rule::AbsLrp)) },
+    // The box is that of the samples, and a sign in place of a size is for measured values.
+    Named { name: "sign", make: Plain(|| Box::new(Composite::new(Rule::Epsilon).first(Rule::Sign))) },
+    Named { name: "zbox", make: Bounded(|(low, high)| Ok(Box::new(Composite::new(Rule::Epsilon).first(ZBox::new(low, high)?)))) },
     Named { name: "epsilon-plus", make: Plain(|| Box::new(Composite::epsilon_plus())) },
     Named { name: "epsilon-plus-flat", make: Plain(|| Box::new(Composite::epsilon_plus_flat())) },
     Named { name: "epsilon-alpha2-beta1", make: Plain(|| Box::new(Composite::epsilon_alpha2_beta1())) },
@@ -144,7 +147,7 @@ mod tests {
 
     #[test]
     fn boxes_are_for_rules_that_ask_for_them() {
-        assert_eq!(of("--rule zbox --box -3,100").unwrap(), "ZBox(-3.0, 100.0)");
+        assert_eq!(of("--rule zbox --box -3,100").unwrap(), "Composite(Epsilon(1e-6), first: ZBox(-3.0, 100.0))");
         assert!(of("--rule zbox").unwrap_err().contains("needs --box LOW,HIGH"));
         assert!(of("--rule epsilon --box 0,1").unwrap_err().contains("takes no box, these do: zbox, epsilon-gamma-box"));
         assert!(of("--rule zbox --box 1,0").unwrap_err().contains("1 is not at most 0"));

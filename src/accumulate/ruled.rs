@@ -200,8 +200,7 @@ impl<T: Scalar> Ruled<T> {
                 total_of,
                 gate: group.gate,
                 one_sign: group.one_sign,
-                // What is left of an output that is rounded relative to more than its own summands may be rounding alone.
-                completes: group.completes.filter(|_| map.sums_products()),
+                completes: group.completes,
                 fan_in,
             });
         }

@@ -382,14 +382,23 @@ struct Products<T> {
     /// The same by shifted planes alone, where the others are made by fewer multiplications.
     plain_down: OnceLock<Correlation<T>>,
     plain_up: OnceLock<Correlation<T>>,
-    /// The largest magnitude of the weights.
-    largest: OnceLock<T>,
+    sizes: OnceLock<Sizes<T>>,
+}
+
+/// What the weights are like.
+#[derive(Debug, Clone, Copy)]
+struct Sizes<T> {
+    /// The largest magnitude.
+    largest: T,
+    /// A good part of them is zero, or far below the largest: as a rule's transform leaves them, or pruning. An output may then be far
+    /// smaller than the inputs that it sees.
+    sparse: bool,
 }
 
 impl<T> Default for Products<T> {
     fn default() -> Self {
         let [down, up, plain_down, plain_up] = std::array::from_fn(|_| OnceLock::new());
-        Self { down, up, plain_down, plain_up, largest: OnceLock::new() }
+        Self { down, up, plain_down, plain_up, sizes: OnceLock::new() }
     }
 }
 
@@ -439,7 +448,7 @@ impl<T: Scalar> ConvolutionMap<T> {
                 super::scale_columns(x, &u[column / per_sample * inputs.values()..][..inputs.values()], inputs.values());
             }
         };
-        let largest_weight = if self.geometry.is_transformed() { self.largest_weight() } else { T::zero() };
+        let largest_weight = if self.geometry.is_transformed() { self.sizes().largest } else { T::zero() };
         for (column, (y, x)) in y.chunks_exact(outputs.values()).zip(x.chunks_exact_mut(inputs.values())).enumerate() {
             scale(column, x);
             if largest_weight == T::zero() {
@@ -455,9 +464,13 @@ impl<T: Scalar> ConvolutionMap<T> {
         }
     }
 
-    fn largest_weight(&self) -> T {
-        let value = |w: T| self.mapped.as_ref().map_or(w, |f| f.value(w)).abs();
-        *self.products.largest.get_or_init(|| self.weights.iter().fold(T::zero(), |max, &w| max.max(value(w))))
+    fn sizes(&self) -> Sizes<T> {
+        *self.products.sizes.get_or_init(|| {
+            let sizes = || self.weights.iter().map(|&w| self.mapped.as_ref().map_or(w, |f| f.value(w)).abs());
+            let largest = sizes().fold(T::zero(), T::max);
+            let small = sizes().filter(|&size| size < largest * T::from_f64(1e-3)).count();
+            Sizes { largest, sparse: small > self.weights.len() / 16 }
+        })
     }
 
     /// The same with other weights.
@@ -497,8 +510,8 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
     }
 
     fn apply(&self, x: &[T], y: &mut [T]) {
-        // A rule divides by what its transforms of the weights come to, which may be a small part of the inputs.
-        let rounding = if self.mapped.is_some() { Rounding::OfSum } else { Rounding::OfPatch };
+        // A rule may divide by what comes out.
+        let rounding = if self.geometry.is_transformed() && self.sizes().sparse { Rounding::OfSum } else { Rounding::OfPatch };
         self.product(true, rounding).apply(x, y);
     }
 
