@@ -86,7 +86,8 @@ pub enum Cause {
     Bias,
     /// It went to the stabilizer of a total.
     Stabilizer,
-    /// The rule's shares do not sum to 1, and this is what is missing: the rule [`Relative`](crate::Relative).
+    /// The rule's shares do not sum to 1, and this is what is missing: the rules [`Relative`](crate::Relative),
+    /// [`AbsLrp`](crate::AbsLrp) and [`Sign`](crate::Sign).
     Rest,
     /// The total was exactly 0 and there was no stabilizer: there was nothing to share it by.
     Dead,

@@ -1,6 +1,6 @@
 //! Canonizing: normalizations merged into the linear layers beside them.
 //!
-//! A batch normalization is, at inference, y = a z + b for each channel, and behind a linear map it is part of that map:
+//! A batch normalization is, at inference, y = a z + b for each channel, and after a linear map it is part of that map:
 //! a (W z + c) + b = (a W) z + (a c + b). The network stays the same function; its explanation by most rules does not, and
 //! the published rules are meant for the merged one (Guillemot et al. 2020: Breaking Batch Normalization for better
 //! explainability of Deep Neural Networks through Layer-wise Relevance Propagation).
@@ -31,10 +31,11 @@ impl fmt::Display for Merged {
 
 impl<T: Scalar> Sequential<T> {
     /// The same network with its batch normalizations merged into the linear layers before them, or, where there is none,
-    /// behind them; and what was merged. The other layers keep their names.
+    /// after them; and what was merged. The other layers keep their names.
     ///
-    /// Dropouts, identities and reshapes between the two make no difference. A normalization stays where neither neighbor is linear, or where the one behind is a padded convolution, as zeros in
-    /// the padding are not shifted; [`check`](Self::check) then says so. The outputs are the same up to rounding.
+    /// Dropouts, identities and reshapes between the two make no difference. A normalization stays where neither neighbor is
+    /// linear, or where the one after it is a padded convolution, as zeros in the padding are not shifted;
+    /// [`check`](Self::check) then says so. The outputs are the same up to rounding.
     /// Cost: a copy of the weights.
     ///
     /// # Errors

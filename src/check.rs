@@ -5,6 +5,7 @@ use std::fmt;
 use crate::canonize::Merged;
 use crate::error::Error;
 use crate::layer::{Functions, Layer, LinearMap, WeightFn};
+use crate::memory::MemoryLimit;
 use crate::rule::{BiasMode, Decomposition, Divisor, Group, Input, RelevanceRule, Site, rule_at};
 use crate::scalar::Scalar;
 use crate::sequential::{Bound, Chain, Linear, Node, Sequential};
@@ -96,6 +97,9 @@ impl<T: Scalar> Sequential<T> {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn check(&self, rule: impl RelevanceRule<T>) -> Result<Vec<Finding>, Error> {
+        let values = self.nodes().into_iter().map(|node| node.output.size()).fold(self.inputs(), usize::max);
+        let remedy = || "give the model a smaller input".to_owned();
+        MemoryLimit::default().check::<T>(2.0 * values as f64, || format!("a check of layers of {values} values"), remedy)?;
         let last = self.chain().nodes.iter().rev().find(|node| !matches!(node.bound, Bound::Reshape)).map(|node| node.index);
         // Asked only where there is a normalization: it costs a copy of the weights.
         let has_norm = self.layers().iter().any(|layer| is_norm(*layer));
@@ -170,13 +174,13 @@ impl<T: Scalar> Check<'_, T> {
                     node,
                     Code::SoftmaxLast,
                     "The model ends with a softmax; its logits are explained, not the probabilities.".to_owned(),
-                    "Nothing, if the logits are meant; why one output and not another is a contrast of logits.",
+                    "Nothing needs to be done if you mean the logits. To see why one output wins over another, explain their difference.",
                 ),
                 Bound::Link(_) => self.find(
                     node,
                     Code::SigmoidLast,
                     format!("The model ends with {}; its logits are explained, not the probabilities.", node.layer.kind()),
-                    "Nothing, if the logits are meant: positive relevance raises the probability, negative relevance lowers it.",
+                    "Nothing needs to be done if you mean the logits: positive relevance raises the probability, negative relevance lowers it.",
                 ),
             }
             input = node.output;
@@ -232,7 +236,7 @@ impl<T: Scalar> Check<'_, T> {
             self.find(
                 node,
                 Code::DeadUnits,
-                format!("{name} gives relevance to units that the activation before it has shut, which had no part in the output."),
+                format!("{name} gives relevance to units that the activation before it has shut, although they added nothing."),
                 advice,
             );
         }

@@ -100,6 +100,15 @@ pub enum Error {
         next: usize,
     },
 
+    /// A softmax is in a branch.
+    #[error(
+        "layer {layer} (Softmax) is in a branch; only a softmax at the very end can be explained (its logits are), so remove it"
+    )]
+    SoftmaxInBranch {
+        /// The softmax's index.
+        layer: usize,
+    },
+
     /// A sample has not as many values as the model has inputs.
     #[error("the model takes {expected} inputs (layer 0 is {kind}), the sample has {found}")]
     InputShape {
@@ -153,7 +162,7 @@ pub enum Error {
     },
 
     /// A layer was asked for that the model does not have.
-    #[error("layer {layer} was asked for, the model has layers 0 to {last}, and {layers} stands for the outputs", last = .layers - 1)]
+    #[error("layer {layer} was asked for, the model has layers 0 to {last}, and {layers} means the outputs", last = .layers - 1)]
     LayerOutOfRange {
         /// The layer asked for.
         layer: usize,
@@ -287,7 +296,7 @@ pub enum Error {
     /// A value is outside the range that a rule supposes of a layer's inputs, such as the box of [`ZBox`](crate::ZBox).
     #[error(
         "input {input} of layer {layer} ({kind}) is {value} in sample {sample}, outside the range from {low} to {high} that {rule} \
-         supposes ({count} such inputs in all): widen the range, or allow such samples with ZBox::with_outside(Outside::Report)"
+         supposes (inputs outside: {count}): widen the range, or let the rule report such samples (Outside::Report)"
     )]
     OutsideRange {
         /// The rule's name.

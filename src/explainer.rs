@@ -255,7 +255,7 @@ impl<T: Scalar> Explainer<T> {
         2.0 * samples as f64 * self.plan.largest_block(self.plan.accumulation())
     }
 
-    /// Whether there is room for the explanations of some samples, of which so many are in work at a time.
+    /// Whether there is room for the explanations of some samples, `at_once` of which are in work at a time.
     fn check_size(&self, samples: usize, at_once: usize) -> Result<(), Error> {
         let values = self.values_of(samples) + self.values_of_blocks(at_once);
         let (inputs, targets) = (self.model.inputs(), self.target_count());
@@ -411,7 +411,7 @@ impl<T: Scalar> Explainer<T> {
     /// explanations, the blocks of a part of the batch for each thread.
     ///
     /// # Errors
-    /// As [`explain`](Self::explain), of the first sample that has one. [`Error::TooLarge`] where the explanations of all samples are:
+    /// As [`explain`](Self::explain), of one of the samples that have one. [`Error::TooLarge`] where the explanations of all samples are:
     /// then explain the batch in parts.
     ///
     /// # Example
@@ -701,7 +701,7 @@ impl<T: Scalar> fmt::Display for Explainer<T> {
     }
 }
 
-/// What one pass leaves behind.
+/// The results of one pass.
 pub(crate) struct Run<T> {
     pub outputs: Outputs<T>,
     pub block: Suffix<T>,

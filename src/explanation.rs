@@ -273,7 +273,6 @@ impl<T: Scalar> Explanation<T> {
         self.health.as_ref()
     }
 
-    /// Which column of the shares is of a target, and what makes relevance of it.
     /// What can make the explanation of this sample misleading: that it is outside the range that a rule supposes, where such samples
     /// are [allowed](crate::rule::Outside::Report). What shows without a sample is found by
     /// [`Sequential::check`](crate::Sequential::check).
@@ -282,6 +281,7 @@ impl<T: Scalar> Explanation<T> {
         &self.findings
     }
 
+    /// Which column of the shares is of a target, and what makes relevance of it.
     pub(crate) fn place(&self, target: usize) -> Result<(usize, T), Error> {
         Ok((self.column(target)?, self.scale(target)))
     }

@@ -111,9 +111,9 @@ impl Health {
 
     /// What no share of this target can be off by; `None` where nothing bounds it, or for a target that is not explained.
     ///
-    /// There is no bound where a total without a stabilizer ([`Lrp0`](crate::Lrp0)) might be 0 but for its rounding, behind an
+    /// There is no bound where a total without a stabilizer ([`Lrp0`](crate::Lrp0)) might be 0 if it were not for rounding, after an
     /// activation without [`steepest`](crate::Elementwise::steepest), for a rule that transforms the inputs by a function of
-    /// its own behind the first layer, and where the shares leave the number type's range.
+    /// its own after the first layer or divides by the total of other parts, and where the shares leave the number type's range.
     #[must_use]
     pub fn bound(&self, target: usize) -> Option<f64> {
         self.targets.iter().find(|health| health.target == target)?.bound

@@ -106,7 +106,7 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         None
     }
 
-    /// How many inputs the layer takes, where it takes so many and no others: a model that begins with such a layer need not
+    /// How many inputs the layer takes, where it takes that many and no others: a model that begins with such a layer need not
     /// be told its input's shape.
     fn inputs(&self) -> Option<usize> {
         None
@@ -123,13 +123,13 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         None
     }
 
-    /// The layer that does in one what this layer does and y = a z + b behind it, for each of its output channels.
+    /// The layer that does what this layer and then y = a z + b do, with an a and a b for each of its output channels.
     fn scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
         let _ = (a, b);
         None
     }
 
-    /// The layer that does in one what y = a z + b, for each of its input channels, and this layer behind it do.
+    /// The layer that does what y = a z + b, with an a and a b for each of its input channels, and then this layer do.
     fn of_scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
         let _ = (a, b);
         None
@@ -256,6 +256,11 @@ pub trait Route<T: Scalar>: Debug + Send + Sync {
 
     /// For each output the index of the input that it is, for the values of one sample.
     fn route(&self, values: &[T], from: &mut [usize]);
+
+    /// Whether the values make no difference: it is the same route for all samples.
+    fn is_fixed(&self) -> bool {
+        false
+    }
 }
 
 /// An activation: a function of one value, applied to each.
@@ -293,7 +298,7 @@ pub trait Elementwise<T: Scalar>: Debug + Send + Sync {
     fn value(&self, z: T) -> T;
 
     /// Whether f(z) is never negative, or, where `input` is true, not where z is not: a rule's terms for negative values are
-    /// left out behind such a function.
+    /// left out after such a function.
     fn is_nonnegative(&self, input: bool) -> bool {
         let _ = input;
         false

@@ -104,7 +104,7 @@ impl<T: Scalar> SequentialBuilder<T> {
         self
     }
 
-    /// Adds a layer behind those that are there.
+    /// Adds a layer after those that are there.
     pub fn layer(mut self, layer: impl Layer<T> + 'static) -> Self {
         self.branch.layers.push(Named { name: None, layer: Arc::new(layer) });
         self
@@ -151,16 +151,19 @@ impl<T: Scalar> SequentialBuilder<T> {
         let taken = layers.iter().find_map(|node| node.layer.inputs()).map(Shape::from);
         let input = match self.input.or(taken) {
             Some(input) => input,
-            None if layers
-                .iter()
-                .all(|node| matches!(node.layer.operator(1.into()), Ok(Operator::Elementwise(_) | Operator::Softmax(_)))) =>
+            None if layers.iter().all(|node| {
+                matches!(
+                    node.layer.operator(1.into()),
+                    Ok(Operator::Elementwise(_) | Operator::PerChannel(_) | Operator::Reshape(_) | Operator::Softmax(_))
+                )
+            }) =>
             {
                 return Err(Error::NoLinearLayer { layers: layers.len() });
             }
             None => return Err(Error::UnknownInput { kind: first.layer.kind().to_owned() }),
         };
         if self.input.is_some() && (input.size() == 0 || input.size() > LARGEST) {
-            let requirement = "a shape of at least one value, and of no more than can be counted";
+            let requirement = "a shape of at least one value, and not too many to count";
             return Err(Error::parameter("Sequential", "input", input, requirement));
         }
         let mut numbers = Numbers::default();
@@ -180,7 +183,7 @@ impl<T: Scalar> SequentialBuilder<T> {
     }
 }
 
-/// No layer has more values: so many can be counted in bytes, and summed.
+/// No layer has more values: this many can be counted in bytes, and summed.
 const LARGEST: usize = isize::MAX as usize / 64;
 
 /// The numbers that are given while a model is built.
@@ -251,6 +254,9 @@ impl Numbers {
                     let output = route.output_shape();
                     (Bound::Route { factor: self.factor(), route, inputs }, output)
                 }
+                Operator::Branches(branches, _) if branches.is_empty() => {
+                    return Err(refused(Error::shape(layer.kind(), shape, "at least one branch, and has none")));
+                }
                 Operator::Branches(branches, joined) => {
                     let (factor, outside) = (self.factor(), std::mem::replace(&mut self.inside, true));
                     let mut chains = Vec::with_capacity(branches.len());
@@ -277,14 +283,15 @@ impl Numbers {
                     };
                     (Bound::Branches { factor, branches: chains, inputs, sum }, output)
                 }
-                Operator::Softmax(_) if self.inside || !only_reshapes(&branch.layers[place + 1..], shape) => {
+                Operator::Softmax(_) if self.inside => return Err(Error::SoftmaxInBranch { layer: index }),
+                Operator::Softmax(_) if !only_reshapes(&branch.layers[place + 1..], shape) => {
                     return Err(Error::SoftmaxInMiddle { layer: index, next: index + 1 });
                 }
                 Operator::Softmax(axis) => (Bound::Softmax(SoftmaxOver::new(axis, layer.kind(), shape).map_err(refused)?), shape),
             };
             if output.size() == 0 || output.size() > LARGEST {
                 let (kind, expected) =
-                    (layer.kind().to_owned(), "values that leave some, and of a number that can be counted".to_owned());
+                    (layer.kind().to_owned(), "inputs that leave at least one output, and not too many to count".to_owned());
                 return Err(Error::LayerShape { layer: index, kind, expected, found: shape });
             }
             nodes.push(Node { layer: layer.clone(), name, index, output, bound });
@@ -336,10 +343,14 @@ fn check_map<T: Scalar>(kind: &str, map: &dyn LinearMap<T>) -> Result<(), Error>
 }
 
 impl<T: Scalar> Chain<T> {
-    /// Makes a last function that gives probabilities the model's link. Reshapes and routes may follow it: they move its values,
-    /// and so they can as well move the logits.
+    /// Makes a last function that gives probabilities the model's link. What moves values, whatever they are, may follow it: it can
+    /// as well move the logits.
     fn link(&mut self) {
-        let moves = |node: &&mut Node<T>| matches!(node.bound, Bound::Reshape | Bound::Route { .. });
+        let moves = |node: &&mut Node<T>| match &node.bound {
+            Bound::Reshape => true,
+            Bound::Route { route, .. } => route.is_fixed(),
+            _ => false,
+        };
         let Some(last) = self.nodes.iter_mut().rev().find(|node| !moves(node)) else { return };
         let bound = std::mem::replace(&mut last.bound, Bound::Reshape);
         last.bound = match bound {
@@ -374,7 +385,7 @@ impl<T: Scalar> Chain<T> {
     }
 }
 
-/// What a run of the network leaves behind, samples as columns.
+/// The results of a run of the network, samples as columns.
 pub(crate) struct Outputs<T> {
     /// The values that are explained.
     pub logits: Buffer<T>,
@@ -620,7 +631,7 @@ impl<T: Scalar> Sequential<T> {
             Bound::Link(functions) => functions.apply(&mut probabilities),
             _ => {}
         }
-        check_output(node, &probabilities)?;
+        check_values(node, &probabilities, self.outputs())?;
         Ok(Some(probabilities))
     }
 }
@@ -725,9 +736,14 @@ impl<T: Scalar> Run<'_, T> {
 
 /// A layer's values are finite.
 fn check_output<T: Scalar>(node: &Node<T>, values: &[T]) -> Result<(), Error> {
+    check_values(node, values, node.output.size())
+}
+
+/// The same of values that are this many for each sample.
+fn check_values<T: Scalar>(node: &Node<T>, values: &[T], size: usize) -> Result<(), Error> {
     match linalg::first_non_finite(values) {
         Some((at, value)) => {
-            let (kind, index) = (node.layer.kind().to_owned(), at % node.output.size());
+            let (kind, index) = (node.layer.kind().to_owned(), at % size);
             Err(Error::NonFiniteOutput { layer: node.index, kind, index, value: value.as_f64() })
         }
         None => Ok(()),
@@ -735,7 +751,7 @@ fn check_output<T: Scalar>(node: &Node<T>, values: &[T]) -> Result<(), Error> {
 }
 
 impl<T: Scalar> fmt::Display for Sequential<T> {
-    /// The model as PyTorch prints it, nested by its names; the alternate form `{:#}` says behind each layer what shape its
+    /// The model as PyTorch prints it, nested by its names; the alternate form `{:#}` says after each layer what shape its
     /// values have and how many parameters it has.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Sequential(")?;

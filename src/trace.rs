@@ -15,7 +15,7 @@ use crate::scalar::Scalar;
 /// One explained sample with the shares at every layer kept, so that any unit inside can be asked.
 ///
 /// A layer is named by its index in the model, and *its units* are its inputs: those of layer 0 are the sample's values,
-/// those behind the last layer (`layers().len()`) the outputs. Relevance passes an activation unchanged, so a unit's is the
+/// those after the last layer (`layers().len()`) the outputs. Relevance passes an activation unchanged, so a unit's is the
 /// same before and after it.
 ///
 /// With P the shares of the sample's values in the units of a layer and S the shares of its units in the targets,
@@ -65,10 +65,8 @@ pub struct Path<T> {
 
 impl<T: fmt::Display> fmt::Display for Path<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for unit in &self.units[..self.units.len() - 1] {
-            write!(f, "{unit} -> ")?;
-        }
-        write!(f, "{}: {:+.4}", self.units[self.units.len() - 1], self.relevance)
+        let units: Vec<String> = self.units.iter().map(usize::to_string).collect();
+        write!(f, "{}: {:+.4}", units.join(" -> "), self.relevance)
     }
 }
 

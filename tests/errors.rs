@@ -1,5 +1,6 @@
 //! Every error at its place and with what its message names, and layers and rules from outside the crate.
 
+use relprop::layer::{Joined, Route};
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
 use relprop::rule::{Decomposition, Divisor, Group, Outside, Part, Site, Stabilizer, Transform};
 use relprop::{
@@ -7,6 +8,7 @@ use relprop::{
     Layer, LeakyRelu, Linear, LinearMap, Operator, Relative, RelevanceRule, Relu, Rule, Scalar, Sequential, Shape, Softmax,
     Softplus, WeightFn, ZBox, ZPlus,
 };
+use relprop::{Residual, Sigmoid};
 
 const ORDERS: [Accumulation; 3] = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
 
@@ -383,7 +385,9 @@ fn samples_outside_the_box() {
         let [finding] = explanation.findings() else { panic!("one finding") };
         assert_eq!((finding.code, finding.layer), (Code::OutsideRange, 0));
         assert!(
-            finding.sentence.starts_with("Input 1 is 4, outside the range from 0 to 1 that ZBox(0.0, 1.0) supposes (2 such inputs")
+            finding
+                .sentence
+                .starts_with("Input 1 is 4, outside the range from 0 to 1 that ZBox(0.0, 1.0) supposes; inputs outside: 2.")
         );
         assert_eq!(explainer.trace(&dvector![1.5, 4.0]).unwrap().explanation().findings(), explanation.findings());
         // The workspace is used again, and what was found with it.
@@ -461,4 +465,106 @@ fn words_that_say_what_to_do() {
     let none = ZPlus::default().with_stabilizer(Stabilizer::Absolute(0.0)).unwrap_err().to_string();
     assert_eq!(none, "ZPlus: epsilon must be finite and above 0 (Stabilizer::None has none), it is 0.0");
     assert!(ZPlus::default().with_stabilizer(Stabilizer::None).is_ok());
+}
+
+/// What a layer or a rule from outside says, where it cannot be meant.
+#[test]
+fn layers_and_rules_that_contradict_themselves() {
+    #[derive(Debug)]
+    struct Nothing;
+    impl Layer<f64> for Nothing {
+        fn kind(&self) -> &str {
+            "Nothing"
+        }
+        fn operator(&self, _input: Shape) -> Result<Operator<f64>, Error> {
+            Ok(Operator::Branches(Vec::new(), Joined::Summed))
+        }
+    }
+    let empty = Sequential::builder().layer(linear(2, 2)).layer(Nothing).build().unwrap_err().to_string();
+    assert_eq!(empty, "layer 1 (Nothing) takes at least one branch, and has none, but the layers before it give 2");
+
+    // A softmax in a branch.
+    let branch = || Sequential::builder().layer(linear(2, 2));
+    let inside = Residual::new([branch().layer(Softmax), branch()]).unwrap();
+    let inside = Sequential::builder().input(2).layer(inside).build().unwrap_err();
+    assert!(matches!(inside, Error::SoftmaxInBranch { layer: 2 }), "{inside}");
+
+    // A range with one end.
+    struct Positive;
+    impl RelevanceRule<f64> for Positive {
+        fn name(&self) -> String {
+            "Positive".to_owned()
+        }
+        fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<f64>, Error> {
+            let (low, high) = (vec![0.0; site.inputs], vec![f64::INFINITY; site.inputs]);
+            Ok(Rule::Epsilon.decompose(site)?.for_inputs(low, high, Outside::Refuse))
+        }
+    }
+    let one = Sequential::builder().layer(linear(2, 2)).build().unwrap();
+    assert!(one.explain(&dvector![1e300, 0.0], Positive).is_ok());
+    assert!(matches!(one.explain(&dvector![1.0, -5.0], Positive), Err(Error::OutsideRange { input: 1, .. })));
+
+    // A group completes another by that one's own total, which here divides nothing.
+    struct Completes;
+    impl RelevanceRule<f64> for Completes {
+        fn name(&self) -> String {
+            "Completes".to_owned()
+        }
+        fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<f64>, Error> {
+            let part = || vec![Part::new(Transform::Identity, Transform::Identity)];
+            let first = Group::new(part(), Divisor::TotalOf(part(), Stabilizer::default()));
+            Ok(Decomposition::new(vec![first, Group::new(part(), Divisor::Total(Stabilizer::default())).completing(2.0)]))
+        }
+    }
+    let error = one.explainer(Completes).unwrap_err().to_string();
+    assert!(error.contains("both are divided by their own totals"), "{error}");
+
+    // Layers that fix no input, whatever they are.
+    let nothing = Sequential::<f64>::builder().layer(Dropout::default()).layer(Relu).build();
+    assert!(matches!(nothing, Err(Error::NoLinearLayer { layers: 2 })));
+}
+
+/// A route that depends on the values cannot be taken by the logits in place of the probabilities.
+#[test]
+fn a_sigmoid_before_a_choice_is_an_activation() {
+    #[derive(Debug)]
+    struct NearestToHalf;
+    impl Route<f64> for NearestToHalf {
+        fn output_shape(&self) -> Shape {
+            1.into()
+        }
+        fn route(&self, values: &[f64], from: &mut [usize]) {
+            let distance = |i: usize| (values[i] - 0.5).abs();
+            from[0] = (0..values.len()).fold(0, |best, i| if distance(i) < distance(best) { i } else { best });
+        }
+    }
+    impl Layer<f64> for NearestToHalf {
+        fn kind(&self) -> &str {
+            "NearestToHalf"
+        }
+        fn operator(&self, _input: Shape) -> Result<Operator<f64>, Error> {
+            Ok(Operator::Route(std::sync::Arc::new(Self)))
+        }
+    }
+    let two = Linear::new(dmatrix![0.6; 0.1], None).unwrap();
+    let model = Sequential::builder().layer(two).layer(Sigmoid).layer(NearestToHalf).build().unwrap();
+    // σ(0.6) = 0.646, σ(0.1) = 0.525; of 0.6 and 0.1 it would be the other.
+    assert!((model.forward(&dvector![1.0]).unwrap()[0] - 0.524_979_187).abs() < 1e-8);
+    assert!(model.explain(&dvector![1.0], Rule::Epsilon).unwrap().probabilities().is_none());
+}
+
+/// What a file says of its input takes no memory before there is a sample.
+#[test]
+fn inputs_that_no_machine_can_hold() {
+    let side = 1 << 26;
+    let conv = || Conv2d::new([1, 1, 16, 16], vec![1.0_f32; 256], None).unwrap().padding(8);
+    let pool = || AvgPool2d::new(2);
+    for model in [Sequential::builder().layer(conv()), Sequential::builder().layer(pool())] {
+        let model = model.input([1, side, side]).build().unwrap();
+        for rule in [Rule::Epsilon, Rule::Flat] {
+            let error = model.explainer(rule).unwrap_err();
+            assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+            assert!(matches!(model.check(rule), Err(Error::TooLarge { .. })));
+        }
+    }
 }

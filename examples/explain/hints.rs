@@ -19,7 +19,7 @@ const HINTS: [(&str, &str); 15] = [
     (", or raise the limit with Explainer::memory_limit", ""),
     ("a larger epsilon or f64 helps", "another --rule may help, such as epsilon-plus"),
     (
-        "widen the range, or allow such samples with ZBox::with_outside(Outside::Report)",
+        "widen the range, or let the rule report such samples (Outside::Report)",
         "give --box the least and the largest value that an input may have",
     ),
 ];

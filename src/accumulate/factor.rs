@@ -13,6 +13,7 @@ use crate::buffer::{Buffer, Buffers};
 use crate::check::Finding;
 use crate::error::Error;
 use crate::linalg;
+use crate::memory::MemoryLimit;
 use crate::rule::RelevanceRule;
 use crate::scalar::Scalar;
 use crate::sequential::{Bound, Chain, Leaving, Linear, Sequential};
@@ -68,6 +69,11 @@ impl<T: Scalar> Network<T> {
         let sites = model.sites();
         rule.check_sites(&sites.iter().map(|(site, _)| site.clone()).collect::<Vec<_>>())?;
         for (site, linear) in sites {
+            // A few values for each input and output; of a file that lies about its input they may be without end.
+            let what =
+                || format!("what a rule prepares at layer {} ({} inputs, {} outputs)", site.layer, site.inputs, site.outputs);
+            let remedy = || "give the model a smaller input".to_owned();
+            MemoryLimit::default().check::<T>(2.0 * (site.inputs as f64 + site.outputs as f64), what, remedy)?;
             let prepared = Ruled::new(rule, &site, linear)?;
             ruled.resize_with(ruled.len().max(linear.factor + 1), || None);
             ruled[linear.factor] = Some(prepared);

@@ -39,7 +39,7 @@ impl<T: Scalar> Range<T> {
             return Err(format!("its range has {} and {} values, the layer {} inputs", low.len(), high.len(), site.inputs));
         }
         if !low.iter().zip(high.iter()).all(|(low, high)| low <= high) {
-            return Err("its range ends below where it begins".to_owned());
+            return Err("its range ends below where it begins, or a bound is not a number".to_owned());
         }
         Ok(Self { low, high, outside, rule, factor, layer: site.layer, kind: site.kind.to_owned() })
     }
@@ -55,7 +55,10 @@ impl<T: Scalar> Range<T> {
         let mut count = 0;
         for (input, ((&z, &low), &high)) in z.iter().zip(&*self.low).zip(&*self.high).enumerate() {
             let by = (low - z).max(z - high);
-            if by > few * low.abs().max(high.abs()) {
+            // A bound at infinity bounds nothing, and has no size.
+            let size =
+                [low, high].into_iter().filter(|bound| bound.is_finite()).fold(T::zero(), |size, bound| size.max(bound.abs()));
+            if by > few * size {
                 count += 1;
                 if found.is_none_or(|(_, most)| by > most) {
                     found = Some((input, by));
@@ -89,7 +92,7 @@ impl<T: Scalar> Range<T> {
             layer: self.layer,
             kind: self.kind.clone(),
             sentence: format!(
-                "Input {input} is {value}, outside the range from {low} to {high} that {rule} supposes ({count} such inputs in all)."
+                "Input {input} is {value}, outside the range from {low} to {high} that {rule} supposes; inputs outside: {count}."
             ),
             advice: "Do not trust the size and the sign of its relevances; widen the range.".to_owned(),
         }

@@ -157,8 +157,9 @@ impl<T: Scalar> Ruled<T> {
                 Divisor::One => (Division::One, None),
             };
             check_division::<T>(division, group.bias_mode).map_err(|reason| refuse(&reason))?;
-            if group.completes.is_some() && (prepared.groups.is_empty() || total_of.is_some()) {
-                return Err(refuse("a group that completes another follows it, and is divided by its own total"));
+            let follows_own = prepared.groups.last().is_some_and(|before| before.total_of.is_none());
+            if group.completes.is_some() && (!follows_own || total_of.is_some()) {
+                return Err(refuse("a group that completes another follows it, and both are divided by their own totals"));
             }
             let (first, own) = (prepared.terms.len(), prepared.scales);
             prepared.scales += 1;

@@ -125,7 +125,7 @@ impl<T: Scalar> Convolution<T> {
         for (axis, size) in size.iter_mut().enumerate() {
             let (given, kernel, stride, padding) =
                 (input.plane()[axis], self.kernel()[axis], self.stride[axis], self.padding[axis]);
-            let too_small = || Error::shape(kind, input, format!("more than its kernel of {kernel} leaves nothing of"));
+            let too_small = || Error::shape(kind, input, format!("an input at least as long as its kernel of {kernel}"));
             let reach = self.dilation[axis].checked_mul(kernel - 1).and_then(|reach| reach.checked_add(1)).ok_or_else(too_small)?;
             let both = padding.checked_add(self.padding_end[axis]).ok_or_else(too_small)?;
             *size = if self.transposed {
@@ -543,7 +543,7 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
 
     fn multiply_adds(&self) -> f64 {
         let Geometry { fine, coarse, groups, kernel, .. } = self.geometry;
-        (coarse.values() * kernel[0] * kernel[1]) as f64 * (fine.channels / groups) as f64
+        coarse.values() as f64 * (kernel[0] * kernel[1]) as f64 * (fine.channels / groups) as f64
     }
 }
 

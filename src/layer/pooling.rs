@@ -46,7 +46,7 @@ impl Windows {
             return Err(Error::shape(
                 kind,
                 input,
-                format!("more than steps of {dilation} leave out, or a window has padding alone"),
+                format!("an input longer than {dilation}, the dilation: some window would cover padding only"),
             ));
         }
         let all = size.checked_add(padding + padding_end).ok_or_else(too_small)?;
@@ -523,7 +523,9 @@ impl<T: Scalar> LinearMap<T> for Mean<T> {
     }
 
     fn multiply_adds(&self) -> f64 {
-        let along = |windows: &[Range<usize>]| windows.iter().map(|window| window.len() as f64).sum::<f64>();
-        self.input.channels() as f64 * along(&self.all().rows) * along(&self.all().columns)
+        // Without the windows themselves: a plan is made before there is room for anything.
+        let along =
+            |axis: usize| (0..self.output.plane()[axis]).map(|index| (self.window)(axis, index).0.len() as f64).sum::<f64>();
+        self.input.channels() as f64 * along(0) * along(1)
     }
 }

@@ -131,6 +131,10 @@ impl<T: Scalar> Route<T> for Permuted {
         }
     }
 
+    fn is_fixed(&self) -> bool {
+        true
+    }
+
     fn route(&self, _values: &[T], from: &mut [usize]) {
         let dims = self.input.dims();
         // Of the output's axes, from the left with axes of one index where there are fewer than three.
@@ -203,6 +207,10 @@ struct Nearest {
 impl<T: Scalar> Route<T> for Nearest {
     fn output_shape(&self) -> Shape {
         self.output
+    }
+
+    fn is_fixed(&self) -> bool {
+        true
     }
 
     fn route(&self, _values: &[T], from: &mut [usize]) {

@@ -19,8 +19,8 @@ use crate::scalar::Scalar;
 /// |---|---|---|---|
 /// | stabilizer | 1e-6 | keeps the sum of magnitudes from zero | see [`Stabilizer`] |
 ///
-/// The bias has no part in it. Sinks: the stabilizer, and `rest`, what the shares' sum differs from 1 by: twice the part of the
-/// magnitudes that is against the output's sign.
+/// The bias has no part in it. Sinks: the stabilizer, and `rest`, twice the negative part of the magnitudes: the shares sum to
+/// (P - N) / (P + N) for positive parts P and negative parts N. So the relevances of an output below 0 sum to a positive number.
 ///
 /// # Example
 /// ```

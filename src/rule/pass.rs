@@ -10,7 +10,8 @@ use crate::scalar::Scalar;
 
 /// The rule that gives everything to the input of the same index, as if the layer were not there.
 ///
-/// No parameters, no sinks. [`Error::Unsupported`] for a layer that has not as many inputs as outputs.
+/// No parameters, no sinks. [`Error::Unsupported`] for a layer whose inputs and outputs have
+/// different shapes.
 ///
 /// # Example
 /// ```

@@ -19,7 +19,8 @@ use crate::scalar::Scalar;
 /// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
 /// | bias | [`BiasMode::Absorb`] | what becomes of b | any mode |
 ///
-/// Sinks: the bias b_j / S (under `Absorb`), the stabilizer, and `rest`, what the shares' sum differs from 1 by.
+/// Sinks: the bias b_j / S (under `Absorb`), the stabilizer, and `rest`, what shares, bias and stabilizer
+/// together differ from 1 by.
 ///
 /// # Example
 /// ```
