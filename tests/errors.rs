@@ -480,16 +480,6 @@ fn layers_and_rules_that_contradict_themselves() {
             Ok(Operator::Branches(Vec::new(), Joined::Summed))
         }
     }
-    let empty = Sequential::builder().layer(linear(2, 2)).layer(Nothing).build().unwrap_err().to_string();
-    assert_eq!(empty, "layer 1 (Nothing) takes at least one branch, and has none, but the layers before it give 2");
-
-    // A softmax in a branch.
-    let branch = || Sequential::builder().layer(linear(2, 2));
-    let inside = Residual::new([branch().layer(Softmax), branch()]).unwrap();
-    let inside = Sequential::builder().input(2).layer(inside).build().unwrap_err();
-    assert!(matches!(inside, Error::SoftmaxInBranch { layer: 2 }), "{inside}");
-
-    // A range with one end.
     struct Positive;
     impl RelevanceRule<f64> for Positive {
         fn name(&self) -> String {
@@ -500,11 +490,6 @@ fn layers_and_rules_that_contradict_themselves() {
             Ok(Rule::Epsilon.decompose(site)?.for_inputs(low, high, Outside::Refuse))
         }
     }
-    let one = Sequential::builder().layer(linear(2, 2)).build().unwrap();
-    assert!(one.explain(&dvector![1e300, 0.0], Positive).is_ok());
-    assert!(matches!(one.explain(&dvector![1.0, -5.0], Positive), Err(Error::OutsideRange { input: 1, .. })));
-
-    // A group completes another by that one's own total, which here divides nothing.
     struct Completes;
     impl RelevanceRule<f64> for Completes {
         fn name(&self) -> String {
@@ -516,6 +501,22 @@ fn layers_and_rules_that_contradict_themselves() {
             Ok(Decomposition::new(vec![first, Group::new(part(), Divisor::Total(Stabilizer::default())).completing(2.0)]))
         }
     }
+
+    let empty = Sequential::builder().layer(linear(2, 2)).layer(Nothing).build().unwrap_err().to_string();
+    assert_eq!(empty, "layer 1 (Nothing) takes at least one branch, and has none, but the layers before it give 2");
+
+    // A softmax in a branch.
+    let branch = || Sequential::builder().layer(linear(2, 2));
+    let inside = Residual::new([branch().layer(Softmax), branch()]).unwrap();
+    let inside = Sequential::builder().input(2).layer(inside).build().unwrap_err();
+    assert!(matches!(inside, Error::SoftmaxInBranch { layer: 2 }), "{inside}");
+
+    // A range with one end.
+    let one = Sequential::builder().layer(linear(2, 2)).build().unwrap();
+    assert!(one.explain(&dvector![1e300, 0.0], Positive).is_ok());
+    assert!(matches!(one.explain(&dvector![1.0, -5.0], Positive), Err(Error::OutsideRange { input: 1, .. })));
+
+    // A group completes another by that one's own total, which here divides nothing.
     let error = one.explainer(Completes).unwrap_err().to_string();
     assert!(error.contains("both are divided by their own totals"), "{error}");
 
