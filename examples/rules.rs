@@ -16,7 +16,7 @@ use idx::Dataset;
 type Failure = Box<dyn std::error::Error>;
 type Named = (&'static str, Box<dyn RelevanceRule<f32>>);
 
-/// One digit of each kind is drawn, and so many are counted.
+/// One digit of each kind is drawn, and this many are counted.
 const COUNTED: usize = 200;
 
 /// A name for the picture, and the rule. `Norm` is `Epsilon` where there are neither poolings nor sums, and `Pass` wants layers

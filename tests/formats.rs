@@ -310,6 +310,35 @@ fn dictionaries_and_tensors_are_made_of_arguments() {
     }
 }
 
+/// As `torch.ones(1).expand(10)` is saved: there is one number, and the values are ten.
+#[test]
+fn tensors_whose_values_overlap_are_left_out() {
+    let tensor = |shape: &str, strides: &str| {
+        format!(
+            "ctorch._utils\n_rebuild_tensor_v2\n((S'storage'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nI4\ntQI0\n({shape}t({strides}tI00\n}}tR"
+        )
+    };
+    let expanded = tensor("I10\n", "I0\n");
+    let reason = "a tensor whose values overlap, as tensor.expand(...) makes it, which is unsupported: save tensor.clone()";
+    let weights =
+        StateDict::from_pytorch(checkpoint(&format!("}}S'0.weight'\n{}sS'0.bias'\n{expanded}s.", tensor("I2\nI2\n", "I2\nI1\n"))));
+    let weights = weights.unwrap();
+    assert_eq!(weights.tensor::<f64>("0.weight").unwrap().1, [1.0, 2.0, 3.0, 4.0]);
+    for error in [weights.tensor::<f64>("0.bias").map(drop), weights.model_of::<f64>("Linear(2, 2)", None).map(drop)] {
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("0.bias") && error.contains(reason), "{error}");
+    }
+    let alone = StateDict::from_pytorch(checkpoint(&format!("{expanded}."))).unwrap_err().to_string();
+    assert!(alone.contains(&format!("the whole of it is {reason}")), "{alone}");
+    // An axis of one index, whatever its stride, and one number for several values elsewhere.
+    let read = |shape: &str, strides: &str| {
+        StateDict::from_pytorch(checkpoint(&format!("}}S'w'\n{}s.", tensor(shape, strides))))?.tensor::<f64>("w")
+    };
+    assert_eq!(read("I1\nI4\n", "I0\nI1\n").unwrap().1, [1.0, 2.0, 3.0, 4.0]);
+    assert_eq!(read("I2\nI2\n", "I2\nI0\n").unwrap_err().to_string().matches(reason).count(), 1);
+    assert!(read("I5\n", "I1\n").unwrap_err().to_string().contains("it is damaged"));
+}
+
 #[test]
 fn what_is_left_out_is_called_what_it_is() {
     let error = StateDict::open(path("left-out.pt")).unwrap_err().to_string();
@@ -367,7 +396,12 @@ fn weights_within_a_checkpoint_are_found() {
     let error = open("lightning.pt").model_of::<f64>(&other, None).unwrap_err();
     let Error::StateDict { missing, surplus, misshapen, .. } = &error else { panic!("{error}") };
     assert!(missing.is_empty() && surplus.is_empty() && misshapen.len() == 3, "{error}");
-    assert!(error.to_string().contains("of the tensors under `state_dict.net`, of which 1 of 4 fit"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("compared with the tensors under `state_dict.net`: 1 of 4 fit; choose others with StateDict::under"),
+        "{error}"
+    );
     let within = format!("Trainer(\n  (net): {})", text.replace('\n', "\n  "));
     let error = open("zip.pt").model_of::<f64>(&within, None).unwrap_err().to_string();
     assert!(error.contains("without `net.` at their beginning"), "{error}");

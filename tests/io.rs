@@ -236,14 +236,53 @@ fn a_class_that_holds_the_network_is_read_and_one_that_holds_its_parts_is_refuse
     let nested = format!("Sequential(\n  (0): ReLU()\n  (features): {})", text.replace('\n', "\n  "));
     for (text, place) in [(text, "layer 0"), (nested.as_str(), "layer features")] {
         let error = printed(text, [1, 4, 4]).unwrap_err().to_string();
-        for what in [place, "the class Net is made (conv1, conv2)", "write Sequential in place of Net", "StateDict::under", "ONNX"]
-        {
+        for what in [
+            place,
+            "PyTorch prints the parts of Net (conv1, conv2)",
+            "write Sequential in place of Net",
+            "StateDict::under",
+            "ONNX",
+        ] {
             assert!(error.contains(what), "{what}: {error}");
         }
     }
     let list =
         printed("Net(\n  (layers): ModuleList(\n    (0-1): 2 x Linear(in_features=2, out_features=2)\n  )\n)", 2).unwrap_err();
-    assert!(list.to_string().contains("layer layers: PyTorch prints of what the class ModuleList"), "{list}");
+    assert!(list.to_string().contains("layer layers: PyTorch prints the parts of ModuleList (its parts)"), "{list}");
+}
+
+#[test]
+fn layers_that_share_their_weights_are_found_under_a_prefix() {
+    let (weight, bias) = ([1.0_f64, 2.0, 0.0, 1.0].map(f64::to_le_bytes).concat(), [0.5_f64, -9.0].map(f64::to_le_bytes).concat());
+    let header = r#"{"net.a.weight":{"dtype":"F64","shape":[2,2],"data_offsets":[0,32]},"net.a.bias":{"dtype":"F64","shape":[2],"data_offsets":[32,48]}}"#;
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &weight, &bias].concat();
+    let weights = StateDict::from_safetensors(&bytes).unwrap();
+    let model = weights.builder::<f64>().linear("a", 2, 2).layer(Relu).linear("a", 2, 2).build().unwrap();
+    assert_eq!(model.forward(&dvector![1.0, 1.0]).unwrap(), dvector![4.0, -9.0]);
+    // Each tensor counts once, and is named once.
+    let error = weights.builder::<f64>().linear("a", 2, 2).linear("a", 2, 2).linear("b", 2, 2).build().unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("compared with the tensors under `net`: 2 of 4 fit; choose others with StateDict::under"), "{text}");
+    let Error::StateDict { missing, .. } = error else { panic!("{text}") };
+    assert_eq!(missing, ["b.weight", "b.bias"]);
+}
+
+#[test]
+fn groups_without_children_are_of_three_kinds() {
+    for (group, layers) in [("Sequential()", 1), ("Concat()", 0), ("Residual()", 0), ("Residual( )", 0)] {
+        let read = printed(&format!("Sequential((0): {group} (1): ReLU() (2): AvgPool1d(1, ceil_mode=False))"), [1, 2]);
+        let text = read.as_ref().map_or_else(ToString::to_string, |model| model.layers().len().to_string());
+        assert!(if layers == 1 { text == "2" } else { text.contains("branch") && !text.contains("bracket") }, "{group}: {text}");
+    }
+    for text in ["MySequential()", "Sequential((0): MySequential() (1): ReLU())"] {
+        let error = printed(text, 2).unwrap_err().to_string();
+        assert!(error.contains("layer 0: MySequential is unsupported"), "{error}");
+    }
+    // A shape without values, for an architecture that does not say one.
+    for shape in [Shape::from(0), Shape::from([2, 0]), Shape::from([2, 0, 3])] {
+        let error = printed("ReLU() Flatten()", shape).unwrap_err().to_string();
+        assert!(error.contains("of at least one value"), "{error}");
+    }
 }
 
 #[test]

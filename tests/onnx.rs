@@ -358,8 +358,7 @@ fn probabilities_at_the_end_are_of_logits() {
     let ending = [tensor("1", &[], &[1.0]), node("Sigmoid", &["z"], "p", &[]), node("Sub", &["1", "p"], "q", &[])].concat();
     let model = read(&[1, 2], &[relu, ending, node("Concat", &["q", "p"], "y", &[int("axis", -1)])]).unwrap();
     let kinds: Vec<&str> = model.layers().iter().map(|layer| layer.kind()).collect();
-    assert_eq!(kinds, ["Linear", "ReLU", "Linear", "Sigmoid"]);
-    assert_eq!(model.layers()[2].tensors()[0].2, [-1.0, 1.0]);
+    assert_eq!(kinds, ["Linear", "ReLU", "Concat", "Scaled", "Sigmoid"]);
     assert!((model.forward(&x).unwrap()[0] - sigmoid(-1.0)).abs() < 1e-12);
     // A temperature: the logit is scaled, and the sigmoid is a plain one.
     let scaled = [tensor("w", &[2, 1], &[-1.0, 3.0]), node("MatMul", &["x", "w"], "m", &[]), tensor("t", &[], &[4.0])].concat();
@@ -376,6 +375,59 @@ fn probabilities_at_the_end_are_of_logits() {
     let kinds: Vec<&str> = model.layers().iter().map(|layer| layer.kind()).collect();
     assert_eq!(kinds, ["Concat", "Linear", "Linear", "Sigmoid"]);
     assert!((model.forward(&x).unwrap()[1] - sigmoid(2.0)).abs() < 1e-12);
+}
+
+/// A label's relevance is that of its own logit, by every rule: what makes two logits of one has no weights to share it by.
+#[test]
+fn a_label_of_several_logits_has_the_relevance_of_its_own() {
+    let logits =
+        [tensor("w", &[2, 2], &[-1.0, 1.0, 0.5, 2.0]), tensor("t", &[], &[4.0]), node("MatMul", &["x", "w"], "m", &[])].concat();
+    let hidden = [logits, node("Relu", &["m"], "h", &[])].concat();
+    let direct = [hidden.clone(), node("Identity", &["h"], "z", &[])].concat();
+    let cooled = [hidden, node("Div", &["h", "t"], "z", &[])].concat();
+    let ending = [tensor("1", &[], &[1.0]), node("Sigmoid", &["z"], "p", &[]), node("Sub", &["1", "p"], "q", &[])].concat();
+    let ending = [ending, node("Concat", &["q", "p"], "y", &[int("axis", 1)])].concat();
+    let x = DVector::from_vec(vec![1.0, 3.0]);
+    for (nodes, temperature) in [(direct, 1.0), (cooled, 4.0)] {
+        let file = OnnxFile::from_bytes(model(&[1, 2], &[nodes, ending.clone()])).unwrap();
+        let (labels, logits) = (file.to_model::<f64>().unwrap(), file.output("h").to_model::<f64>().unwrap());
+        for (rule, label) in
+            [Rule::Flat, Rule::WSquare, Rule::Epsilon].into_iter().flat_map(|rule| (0..4).map(move |label| (rule, label)))
+        {
+            let relevance = |model: &Sequential<f64>, label: usize| model.explain(&x, rule).unwrap().relevance(label).unwrap();
+            let sign = if label < 2 { -1.0 } else { 1.0 };
+            let expected = relevance(&logits, label % 2) * sign / temperature;
+            assert!(expected.amax() > 0.01, "{expected}");
+            assert!((relevance(&labels, label) - expected).amax() < 1e-6, "{rule:?} {label}\n{labels}");
+        }
+    }
+}
+
+/// A size of 0 that is given for one that the file leaves open.
+#[test]
+fn a_given_shape_without_values_is_refused() {
+    let ending = [tensor("1", &[], &[1.0]), node("Sigmoid", &["x"], "p", &[]), node("Sub", &["1", "p"], "q", &[])].concat();
+    let nodes = [ending, node("Concat", &["q", "p"], "y", &[int("axis", 1)])];
+    let file = OnnxFile::from_bytes(model(&[1, -1], &nodes)).unwrap();
+    let error = file.input([0]).to_model::<f64>().unwrap_err().to_string();
+    assert!(error.contains("the shape 0 that was given has a size of 0: give sizes of at least 1"), "{error}");
+    let file = OnnxFile::from_bytes(model(&[1, 1, -1, 2], &[node("Flatten", &["x"], "h", &[]), dense()])).unwrap();
+    assert!(file.clone().input([1, 0, 2]).to_model::<f64>().unwrap_err().to_string().contains("has a size of 0"));
+    assert!(file.input([1, 1, 2]).to_model::<f64>().is_ok());
+}
+
+/// The names of what is in branches begin with that of the layer that joins these.
+#[test]
+fn every_layer_has_a_name_of_its_own() {
+    let mean = |from: &str, to: &str| node("ReduceMean", &[from], to, &[ints("axes", &[2]), int("keepdims", 0)]);
+    let relu = |from: &str, to: &str| node("Relu", &[from], to, &[]);
+    let chain = [relu("x", "a b"), relu("a b", "a_b_2"), relu("a_b_2", "a_b"), relu("a_b", "m-1"), mean("m-1", "m")].concat();
+    let left = [node("Tanh", &["m"], "h-0", &[]), relu("h-0", "join-0")].concat();
+    let branches = [left, node("Add", &["join-0", "m"], "r", &[]), node("Tanh", &["r"], "r.h-0", &[])].concat();
+    let weights = [tensor("w", &[2, 1], &[1.0, 2.0]), node("MatMul", &["r.h-0", "w"], "y", &[])].concat();
+    let model = read(&[1, 2, 3], &[chain, branches, weights]).unwrap();
+    let expected = ["a_b", "a_b_2", "a_b_3", "m-1", "m_4", "m_4-1", "r", "r.h-0", "r.join-0_6", "r_h-0", "y"];
+    assert_eq!(model.names(), expected);
 }
 
 /// Files that onnxruntime reads, and as something else than what they look like.
@@ -673,6 +725,44 @@ fn a_last_softmax_over_an_axis() {
     for model in [with(&[-1]).unwrap(), with(&[3]).unwrap(), with(&[]).unwrap()] {
         assert!((model.forward(&x).unwrap()[1] - 0.731_058_578_630).abs() < 1e-9);
     }
+    // Its probabilities with the channels last, and along a sequence that was turned for it: the logits are moved instead.
+    let last = [two_labels(), node("Softmax", &["h"], "p", &[int("axis", 1)])].concat();
+    let channels_last = |perm: &[i64], to: &str| node("Transpose", &["p"], to, &[ints("perm", perm)]);
+    let nhwc = read(&[1, 1, 2, 2], &[last.clone(), channels_last(&[0, 2, 3, 1], "y")]).unwrap();
+    let twice = [last.clone(), channels_last(&[0, 3, 1, 2], "q"), node("Transpose", &["q"], "y", &[ints("perm", &[0, 3, 1, 2])])];
+    let twice = read(&[1, 1, 2, 2], &twice).unwrap();
+    let flat = read(&[1, 1, 2, 2], &[last.clone(), channels_last(&[0, 2, 3, 1], "q"), node("Flatten", &["q"], "y", &[])]).unwrap();
+    let once = read(&[1, 1, 2, 2], &[last.clone(), channels_last(&[0, 3, 1, 2], "y")]).unwrap();
+    for model in [&nhwc, &once, &twice, &flat] {
+        let (found, logits) = (model.forward(&x).unwrap(), model.explain(&x, Rule::Lrp0).unwrap().output().clone());
+        let place = |pixel: usize, label: usize| {
+            if std::ptr::eq(model, &raw const once) { 4 * (pixel % 2) + 2 * label + pixel / 2 } else { 2 * pixel + label }
+        };
+        for (pixel, label) in (0..4).flat_map(|pixel| [(pixel, 0), (pixel, 1)]) {
+            assert!((found[place(pixel, label)] - p[4 * label + pixel]).abs() < 1e-12, "{model}: {found}");
+            let logit = [1.0, -1.0][label] * x[pixel];
+            assert!((logits[place(pixel, label)] - logit).abs() < 1e-12, "{model}: {logits}");
+        }
+    }
+    assert_eq!(
+        nhwc.to_string().lines().skip(2).map(str::trim).collect::<Vec<_>>(),
+        ["(y): Permute(dims=(0, 2, 3, 1))", "(p): Softmax(dim=3)", ")"]
+    );
+    // Over all values, as of before set 13.
+    let mut all = model(&[1, 1, 2, 2], &[last.clone(), channels_last(&[0, 2, 3, 1], "y")]);
+    *all.last_mut().unwrap() = 11;
+    let all = OnnxFile::from_bytes(all).unwrap().to_model::<f64>().unwrap().forward(&x).unwrap();
+    let whole: f64 = [0.0_f64, 1.0, 2.0, 3.0].iter().map(|z| z.exp() + (-z).exp()).sum();
+    assert!((all[3] - (-1.0_f64).exp() / whole).abs() < 1e-12 && (all.sum() - 1.0).abs() < 1e-12, "{all}");
+    // After a reshape there may be no such axis.
+    let reshaped = [
+        whole_tensor("s", &[1, 4, 2]),
+        node("Reshape", &["p", "s"], "q", &[]),
+        node("Transpose", &["q"], "y", &[ints("perm", &[0, 2, 1])]),
+    ];
+    let Err(Error::UnsupportedNodes { nodes }) = read(&[1, 1, 2, 2], &[last, reshaped.concat()]) else { panic!("it is read") };
+    let [UnsupportedNode { operator, reason, .. }] = nodes.as_slice() else { panic!("{nodes:?}") };
+    assert!(operator == "Transpose" && reason.contains("whose probabilities are reshaped"), "{nodes:?}");
     for (axis, what) in [(0, "its axis 0 is that of the samples"), (-4, "is that of the samples"), (4, "have no axis 4")] {
         let error = with(&[axis]).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");

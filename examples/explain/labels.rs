@@ -6,7 +6,7 @@ use crate::Failure;
 use crate::samples::{Kind, array, in_file, kind};
 use crate::table::{Rows, number};
 
-/// The label of each of so many samples, all of them outputs of the model.
+/// The label of each sample, all of them outputs of the model.
 pub fn read(path: &Path, samples: usize, outputs: usize) -> Result<Vec<usize>, Failure> {
     labels(path, samples, outputs).map_err(|error| in_file(path, error))
 }

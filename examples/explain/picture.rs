@@ -17,10 +17,10 @@ const LINE: usize = 12 * TEXT;
 const GAP: usize = 12;
 /// About how wide a map is, and a bar at most.
 const WIDE: usize = 224;
-/// So many squares has a side of a map at most.
+/// A side of a map has at most this many squares.
 const LARGEST: usize = 512;
 const BAR: usize = 120;
-/// So tall are all parts at most, one below the other; so many letters has a name.
+/// All parts, one below the other, are at most this tall; a name has at most this many letters.
 const TALLEST: usize = 16_000;
 const LETTERS: usize = 32;
 

@@ -19,7 +19,7 @@ const SEPARATORS: [char; 3] = [',', ';', '\t'];
 /// What many programs write where a value is missing.
 const MISSING: [&str; 9] = ["", "na", "n/a", "nan", "null", "none", "nil", "?", "-"];
 
-/// The values of all rows, one behind the other, and the columns' names from the first line.
+/// The values of all rows, one after the other, and the columns' names from the first line.
 pub fn read(path: &Path, inputs: usize) -> Result<(Vec<f32>, Vec<String>), Failure> {
     let mut rows = Rows::open(path)?;
     let names = rows.next_row()?.ok_or("the file is empty")?.1;

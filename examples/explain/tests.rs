@@ -58,7 +58,7 @@ impl Case {
         self
     }
 
-    /// A table of so many samples of twenty values.
+    /// A table of `count` samples of twenty values.
     fn with_samples(self, count: usize) -> Self {
         let names: Vec<String> = (0..20).map(|k| format!("x{k}")).collect();
         let row = |sample: usize| (0..20).map(|k| ((sample * 20 + k) % 13).to_string()).collect::<Vec<_>>().join(",");

@@ -11,7 +11,7 @@ use crate::options::Target;
 use crate::samples::Samples;
 use crate::{Failure, labels, usage};
 
-/// So many shares has a part at most, if one sample has not more, and so many samples.
+/// A part has at most this many shares (or one sample), and at most this many samples.
 const SHARES: usize = 1 << 21;
 const MOST: usize = 1024;
 

@@ -18,7 +18,7 @@ impl Weights<'_> {
         self.0.shape(&format!("{module}.weight"))?.try_into().ok()
     }
 
-    /// A convolution with a padding that keeps the size, after so many channels.
+    /// A convolution with a padding that keeps the size, after `inputs` channels.
     fn convolution(&self, module: &str, name: &str, stride: usize, inputs: usize) -> Option<String> {
         let [outputs, in_group, height, width] = self.shape(module)?;
         let (groups, above, beside) = (inputs / in_group.max(1), height / 2, width / 2);

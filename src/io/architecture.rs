@@ -264,7 +264,8 @@ impl<'a> Reader<'a> {
         if matches!(kind, "ModuleList" | "ModuleDict") {
             return Err(several(kind, "its parts").into());
         }
-        let mut children = self.children(depth)?;
+        let is_group = matches!(kind, "Sequential" | "Residual" | "Concat");
+        let mut children = self.children(is_group, depth)?;
         match (kind, children.len()) {
             ("Sequential", _) => Ok(Module::Sequential(children)),
             ("Residual", _) => Ok(Module::Residual(children)),
@@ -291,7 +292,7 @@ impl<'a> Reader<'a> {
     }
 
     /// `(name): module` as often as it comes, and the bracket behind; none of it where something else comes.
-    fn children<T: Scalar>(&mut self, depth: usize) -> Result<Vec<(String, Module<T>)>, Refused> {
+    fn children<T: Scalar>(&mut self, is_group: bool, depth: usize) -> Result<Vec<(String, Module<T>)>, Refused> {
         let begin = self.at;
         let mut children = Vec::new();
         loop {
@@ -310,7 +311,6 @@ impl<'a> Reader<'a> {
                 }
                 None if children.is_empty() => {
                     // Nothing between the brackets: a group without children, or a layer without arguments.
-                    let is_group = self.text[..begin].ends_with("Sequential(");
                     self.at = if is_group { self.at + 1 } else { begin };
                     return Ok(children);
                 }
@@ -332,7 +332,7 @@ impl<'a> Reader<'a> {
 fn several(kind: &str, parts: &str) -> String {
     let kind = shortened(kind);
     format!(
-        "PyTorch prints of what the class {kind} is made ({parts}), but not how its forward uses it. If forward applies the parts in \
+        "PyTorch prints the parts of {kind} ({parts}), but not how its forward uses them. If forward applies the parts in \
          this order and does nothing else, write Sequential in place of {kind}; if one part is the network, give that part alone, \
          with its weights by StateDict::under; else export the network to ONNX"
     )
@@ -523,7 +523,7 @@ fn scaled<T: Scalar>(arguments: &Arguments<'_>) -> Result<Arc<dyn Layer<T>>, Str
     Ok(Arc::new(Scaled::of(inner, argument, value).map_err(|error| error.to_string())?))
 }
 
-/// A softmax of logarithms has the same logits and, but for the logarithm, the same probabilities.
+/// A log-softmax has the same logits; its outputs are the logarithms of the probabilities.
 fn softmax<T: Scalar>(arguments: &Arguments<'_>) -> Result<Arc<dyn Layer<T>>, String> {
     match arguments.text("dim", 0) {
         // PyTorch then takes the axis of the values, where they are a vector.

@@ -60,6 +60,9 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
         let module = Module::Sequential(modules);
         let mut asked = Vec::new();
         ask(&module, "", &mut asked);
+        // Layers may share their weights.
+        let mut seen = BTreeSet::new();
+        asked.retain(|tensor| seen.insert(tensor.clone()));
         let prefix = weights.prefix_of(&asked)?;
         let mut make = |name: &str, weighted: &Weighted| {
             let tensors = weighted.tensors().into_iter().map(|(own, _)| Ok(weights.tensor(&join(prefix, &join(name, own)))?.1));
@@ -81,10 +84,10 @@ struct Misfit {
     notes: Vec<String>,
 }
 
-/// So many layers of a name may be a prefix.
-const DEPTH: usize = 16;
-/// So many names are listed at most.
-const LISTED: usize = 5;
+/// A prefix has at most this many parts.
+pub(super) const PARTS: usize = 16;
+/// At most this many names are listed.
+pub(super) const LISTED: usize = 5;
 
 impl StateDict {
     /// The prefix under which the tensors are all there, of the right shape, and no others: mostly none.
@@ -106,7 +109,7 @@ impl StateDict {
         let mut fits = BTreeMap::<&str, Fit>::new();
         for (name, tensor) in &self.tensors {
             let whole = asked.get_key_value(name.as_str()).map(|(_, shape)| ("", *shape));
-            let inner = name.match_indices('.').take(DEPTH).filter_map(|(at, _)| Some((&name[..at], *asked.get(&name[at + 1..])?)));
+            let inner = name.match_indices('.').take(PARTS).filter_map(|(at, _)| Some((&name[..at], *asked.get(&name[at + 1..])?)));
             for (prefix, shape) in whole.into_iter().chain(inner) {
                 let fit = fits.entry(prefix).or_default();
                 fit.shaped += usize::from(shape == tensor.shape);
@@ -129,7 +132,7 @@ impl StateDict {
             (prefix, fit) => {
                 let mut misfit = self.misfit(prefix, asked).unwrap_or(as_it_is);
                 let note = format!(
-                    "this is of the tensors under `{}`, of which {} of {} fit; others are chosen with StateDict::under",
+                    "compared with the tensors under `{}`: {} of {} fit; choose others with StateDict::under",
                     shortened(prefix),
                     fit.shaped,
                     asked.len()

@@ -4,13 +4,9 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::architecture::shortened;
+use super::builder::{LISTED, PARTS};
 use super::{StateDict, malformed};
 use crate::error::Error;
-
-/// So many parts of a name are looked at.
-const DEPTH: usize = 16;
-/// So many names are listed at most.
-const LISTED: usize = 5;
 
 impl StateDict {
     /// An architecture for weights that come without one, in the words of [`model_of`](Self::model_of), where they can be the
@@ -19,11 +15,11 @@ impl StateDict {
     /// It is a guess: the order is that of the names (numbers in them count as numbers), and as no file of weights says what
     /// is between them, it is taken to be a ReLU. Look at it, and check the model's outputs, before you trust it.
     ///
-    /// Where the tensors as they are are none of such a stack, but those of exactly one module within, it is that module's, and
+    /// Where all tensors together do not form such a stack, but those of exactly one module within do, it is that module's, and
     /// [`model_of`](Self::model_of) finds them.
     ///
     /// # Errors
-    /// [`Error::Malformed`] where the weights are none of such a stack, or of several.
+    /// [`Error::Malformed`] where the weights do not form a stack of dense layers, or form several.
     ///
     /// # Example
     /// ```
@@ -73,7 +69,7 @@ impl StateDict {
 
     /// The first parts of names, shorter ones before those that go on from them.
     fn prefixes(&self) -> BTreeSet<&str> {
-        self.tensors.keys().flat_map(|name| name.match_indices('.').take(DEPTH).map(|(at, _)| &name[..at])).collect()
+        self.tensors.keys().flat_map(|name| name.match_indices('.').take(PARTS).map(|(at, _)| &name[..at])).collect()
     }
 
     fn guess(&self) -> Result<String, Error> {

@@ -132,22 +132,27 @@ fn state_dict(machine: &Machine<'_>, root: &Value, storages: &BTreeMap<Rc<str>, 
     collected.value(root, "", 0).map_err(malformed)?;
     let Collected { found, left_out, .. } = collected;
     let mut reasons: BTreeMap<Rc<str>, Arc<str>> = BTreeMap::new();
-    let left_out: BTreeMap<String, Arc<str>> = left_out
+    let mut left_out: BTreeMap<String, Arc<str>> = left_out
         .into_iter()
         .map(|(name, what)| (name, reasons.entry(what.name().clone()).or_insert_with(|| what.reason().into()).clone()))
         .collect();
-    if found.is_empty() {
-        return Err(malformed(&nothing(&left_out)));
-    }
     let there: usize = storages.values().map(Data::length).sum();
     let mut tensors = Vec::with_capacity(found.len());
     let mut together = 0_usize;
+    let overlapping: Arc<str> = OVERLAPPING.into();
     for (name, saved) in found {
+        if saved.overlaps() {
+            left_out.insert(name, overlapping.clone());
+            continue;
+        }
         let name = if name.is_empty() { ALONE.to_owned() } else { name };
         let tensor = tensor(saved, storages)
             .ok_or_else(|| malformed(&format!("tensor {} has more values than its file: it is damaged", shortened(&name))))?;
         together = together.saturating_add(tensor.data.length());
         tensors.push((name, tensor));
+    }
+    if tensors.is_empty() {
+        return Err(malformed(&nothing(&left_out)));
     }
     if together > there.saturating_mul(SHARED) {
         return Err(malformed(&format!("its tensors share their numbers more than {SHARED} times over")));
@@ -302,6 +307,19 @@ fn tensor(saved: &Saved, storages: &BTreeMap<Rc<str>, Data>) -> Option<Tensor> {
     let as_is = shape.iter().zip(strides).zip(&plain).all(|((&dim, stride), plain)| dim == 1 || stride == plain);
     let strides = (!as_is && count > 0).then(|| strides.clone());
     Some(Tensor { shape: shape.clone(), strides, number, data })
+}
+
+/// What is said of a tensor that has more values than numbers: what is made of it would not be bounded by the file's size.
+const OVERLAPPING: &str =
+    "a tensor whose values overlap, as tensor.expand(...) makes it, which is unsupported: save tensor.clone()";
+
+impl Saved {
+    /// Whether some of the tensor's values are the same number of its storage, so that there are more of them than it takes from there.
+    fn overlaps(&self) -> bool {
+        let Self { shape, strides, .. } = self;
+        let span = if shape.len() == strides.len() { Tensor::span(shape, strides) } else { None };
+        Tensor::count(shape).zip(span).is_some_and(|(count, span)| count > span)
+    }
 }
 
 fn malformed(reason: &str) -> Error {

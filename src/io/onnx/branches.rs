@@ -3,7 +3,7 @@
 //! The steps from the input to the output are a graph; a value that all ways to a sum or concatenation pass is where its branches
 //! begin (it *dominates* it), so that a graph of nested sums and concatenations is read off from the output backwards.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::step::{Kind, Step, Steps, shape_of};
@@ -19,6 +19,8 @@ const DEPTH: usize = 32;
 const PADDED: &str = "padding is supported directly before a convolution or a pooling only";
 const SOFTMAX: &str = "a softmax before other layers is unsupported, as only the logits of a last one can be explained: explain its input, \
                        with OnnxFile::output";
+const STUCK: &str = "a transpose after a softmax whose probabilities are reshaped is unsupported: explain the softmax's input, with \
+                     OnnxFile::output";
 const CROSSING: &str = "several branches read its values at different places, so that the graph is no nesting of sums and concatenations: \
                         unsupported";
 
@@ -41,11 +43,11 @@ impl<T: Scalar> Steps<T> {
         let input = shape_of(self[0].dims.as_deref().unwrap_or_default()).map_err(malformed)?;
         let link = self.end(output)?;
         let needed = self.needed(output);
-        self.name_steps(&needed);
+        let probabilities = self.name_steps(&needed, output);
         let dominators = Dominators::of(&self, &needed);
         let mut layers = self.chain(&dominators, 0, output, 0)?;
         if let Some(layer) = link {
-            layers.push(Named { name: Some(format!("{}-probabilities", self[output].name)), layer });
+            layers.push(Named { name: Some(probabilities), layer });
         }
         SequentialBuilder::from(Branch { layers }).input(input).build().map_err(|error| match error {
             Error::EmptyModel => malformed(NOTHING.to_owned()),
@@ -57,27 +59,31 @@ impl<T: Scalar> Steps<T> {
     /// All nodes on the way to the output that are unsupported, each with its own reason.
     fn refused(&self, output: usize, needed: &[bool]) -> Vec<UnsupportedNode> {
         let crossings = self.crossings(&Dominators::of(self, needed), output);
-        let last = self.without_moves(output);
+        let (last, stuck) = (self.without_moves(output), self.stuck(output));
         let reason = |at: usize| match &self[at].kind {
             Kind::Refused(_, reason) => Some(reason.as_str()),
             Kind::Padded(..) => Some(PADDED),
             _ if at != last && matches!(&*self[at].operator, "Softmax" | "LogSoftmax") => Some(SOFTMAX),
+            _ if stuck.contains(&at) => Some(STUCK),
             _ => crossings.contains(&at).then_some(CROSSING),
         };
         (0..=output).filter(|&at| needed[at]).filter_map(|at| Some(self[at].unsupported(reason(at)?))).collect()
     }
 
-    /// Gives each step a name that is its own, and fit for a model's text.
-    fn name_steps(&mut self, needed: &[bool]) {
-        let mut taken = HashSet::new();
+    /// Gives each step a name that is its own, and fit for a model's text; gives back one for what makes probabilities of the output.
+    fn name_steps(&mut self, needed: &[bool], output: usize) -> String {
+        let mut names = Names::default();
         for step in (0..needed.len()).filter(|&step| needed[step]) {
             let step = &mut self[step];
             let fit = |c: char| if c.is_alphanumeric() || "_-./:".contains(c) { c } else { '_' };
             let name: String = step.name.chars().take(200).map(fit).collect();
-            let node = step.node.unwrap_or(0);
-            step.name = if name.is_empty() || taken.contains(&name) { format!("{name}_{node}") } else { name };
-            taken.insert(step.name.clone());
+            let (layers, joins) = match &step.kind {
+                Kind::Layers(_, layers) => (layers.len().max(1), false),
+                kind => (1, matches!(kind, Kind::Joined { .. })),
+            };
+            step.name = names.free(name, step.node.unwrap_or(0), layers, joins);
         }
+        names.free(format!("{}-probabilities", self[output].name), output, 1, false)
     }
 
     /// The layers from behind one step to another that it dominates.
@@ -89,7 +95,7 @@ impl<T: Scalar> Steps<T> {
         let mut at = to;
         while at != from {
             let step = &self[at];
-            let name = |place: usize| if place == 0 { step.name.clone() } else { format!("{}-{place}", step.name) };
+            let name = |place: usize| layer_name(&step.name, place);
             match &step.kind {
                 Kind::Layers(of, own) => {
                     let named =
@@ -127,7 +133,7 @@ impl<T: Scalar> Steps<T> {
             let mut layers = self.chain(dominators, begin, parting, depth + 1)?;
             if together.len() > 1 {
                 let layer = self.join(dominators, parting, together, summed, depth + 1)?;
-                layers.push(Named { name: Some(format!("join-{}", branches.len())), layer });
+                layers.push(Named { name: Some(format!("{JOIN}{}", branches.len())), layer });
             }
             branches.push(Branch { layers });
         }
@@ -174,6 +180,60 @@ impl<T: Scalar> Steps<T> {
         }
     }
 }
+
+/// The name of one of a step's layers.
+fn layer_name(step: &str, place: usize) -> String {
+    if place == 0 { step.to_owned() } else { format!("{step}-{place}") }
+}
+
+/// The names that layers have, and those of them that join branches: the names of what is in these begin with theirs.
+#[derive(Default)]
+struct Names {
+    taken: BTreeSet<String>,
+    joins: HashSet<String>,
+    /// The first number that was not yet put after a name.
+    next: HashMap<String, usize>,
+}
+
+impl Names {
+    /// Takes a name for a step of some layers: the one that is wanted, or else that one with a number, from `first` on.
+    fn free(&mut self, mut wanted: String, first: usize, layers: usize, joins: bool) -> String {
+        if self.is_within(&wanted) {
+            wanted = wanted.replace('.', "_");
+        }
+        let mut name = wanted.clone();
+        while !self.is_free(&name, layers, joins) {
+            let number = self.next.entry(wanted.clone()).or_insert(first);
+            name = format!("{wanted}_{number}");
+            *number += 1;
+        }
+        self.taken.extend((0..layers).map(|place| layer_name(&name, place)));
+        if joins {
+            self.joins.insert(name.clone());
+        }
+        name
+    }
+
+    /// Whether a name would be that of something within branches.
+    fn is_within(&self, name: &str) -> bool {
+        name.match_indices('.').any(|(at, _)| self.joins.contains(&name[..at]) || is_join(&name[..at]))
+    }
+
+    fn is_free(&self, name: &str, layers: usize, joins: bool) -> bool {
+        let inner = format!("{name}.");
+        let has_inner = || self.taken.range(inner.clone()..).next().is_some_and(|next| next.starts_with(&inner));
+        let is_taken = |name: String| self.taken.contains(&name) || is_join(&name);
+        !(name.is_empty() || (0..layers).any(|place| is_taken(layer_name(name, place))) || joins && has_inner())
+    }
+}
+
+/// Whether a name is one that branches with a common beginning are given.
+fn is_join(name: &str) -> bool {
+    name.strip_prefix(JOIN).is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit()))
+}
+
+/// What the names of branches with a common beginning begin with.
+const JOIN: &str = "join-";
 
 /// Which steps have been met, and which of them a second time.
 struct Crossings {

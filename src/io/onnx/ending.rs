@@ -3,15 +3,13 @@
 use std::sync::Arc;
 
 use super::arithmetic::affine;
-use super::step::{Kind, Steps};
+use super::operator::MOVES;
+use super::step::{Kind, Layers, Steps, one, shape_of};
 use super::{malformed, shortened};
 use crate::error::Error;
-use crate::layer::{Identity, Layer, Linear, Operator, Scaled};
+use crate::layer::{Identity, Layer, Linear, Operator, Scaled, Softmax, Unflatten};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
-
-/// The operators that move values only, whatever their shape.
-const MOVES: &[&str] = &["Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"];
 
 impl<T: Scalar> Steps<T> {
     /// The steps on the way to the output.
@@ -35,6 +33,7 @@ impl<T: Scalar> Steps<T> {
             self.probabilities(last, &of)
         } else {
             self.probability(last);
+            self.permute_logits(output, last);
             None
         };
         self.merge_factors(output, last)?;
@@ -43,17 +42,80 @@ impl<T: Scalar> Steps<T> {
 
     /// Where the values of a step come from that only moves them.
     pub fn without_moves(&self, mut step: usize) -> usize {
-        loop {
-            step = match &self[step].kind {
-                Kind::Layers(of, layers)
-                    if layers.iter().all(|layer| matches!(layer.kind(), "Flatten" | "Unflatten" | "Permute")) =>
-                {
-                    *of
-                }
-                Kind::Behind(of) if MOVES.contains(&&*self[step].operator) && !of.is_empty() => of[0],
-                _ => return step,
-            }
+        while let Some(of) = self.moved(step) {
+            step = of;
         }
+        step
+    }
+
+    /// Which step's values a step moves, where it does nothing else.
+    fn moved(&self, step: usize) -> Option<usize> {
+        match &self[step].kind {
+            Kind::Layers(of, layers) if layers.iter().all(|layer| matches!(layer.kind(), "Flatten" | "Unflatten" | "Permute")) => {
+                Some(*of)
+            }
+            Kind::Behind(of) if MOVES.contains(&&*self[step].operator) => of.first().copied(),
+            _ => None,
+        }
+    }
+
+    /// The steps after `last` that move its values, up to the output, in their order.
+    fn moves_after(&self, last: usize, output: usize) -> Vec<usize> {
+        let back = std::iter::successors(Some(output), |&step| self.moved(step));
+        let mut moves: Vec<usize> = back.take_while(|&step| step != last).collect();
+        moves.reverse();
+        moves
+    }
+
+    /// A last softmax makes probabilities of logits, which permutations after it would have to follow: as they move its values, they
+    /// can as well come before it, and move the logits.
+    fn permute_logits(&mut self, output: usize, last: usize) {
+        let mut softmax = last;
+        for next in self.moves_after(last, output) {
+            let Some((of, layers)) = self.permuted(softmax, next) else { return };
+            // The two change places, with their names; the values of both now have the permuted shape.
+            let (first, second) = (&self[softmax], &self[next]);
+            let Kind::Layers(_, permutation) = &second.kind else { return };
+            let (permutation, dims) = (Kind::Layers(of, permutation.clone()), second.dims.clone());
+            let names = (first.name.clone(), first.node, second.name.clone(), second.node);
+            let first = &mut self[softmax];
+            (first.kind, first.dims, first.name, first.node) = (permutation, dims, names.2, names.3);
+            let second = &mut self[next];
+            (second.kind, second.name, second.node) = (Kind::Layers(softmax, layers), names.0, names.1);
+            softmax = next;
+        }
+    }
+
+    /// Of which step's values a softmax is, and its layers where the permutation after it comes before.
+    fn permuted(&self, softmax: usize, permutation: usize) -> Option<(usize, Layers<T>)> {
+        let (Kind::Layers(of, layers), Kind::Layers(_, moves)) = (&self[softmax].kind, &self[permutation].kind) else {
+            return None;
+        };
+        let [permute] = moves.as_slice() else { return None };
+        let shape = shape_of(self[softmax].dims.as_deref()?).ok()?;
+        match layers.as_slice() {
+            [only] => {
+                let Ok(Operator::Softmax(axis)) = only.operator(shape) else { return None };
+                Some((*of, one(Softmax::over(moved_axis(&**permute, axis, shape.dims().len())?))))
+            }
+            // Over all values, in whatever order they are.
+            [flatten, softmax, _] => {
+                let back = Unflatten::new(shape_of(self[permutation].dims.as_deref()?).ok()?);
+                Some((*of, vec![flatten.clone(), softmax.clone(), Arc::new(back)])).filter(|_| is_permutation(moves))
+            }
+            _ => None,
+        }
+    }
+
+    /// The permutations that cannot come before the softmax that they follow, as they permute other axes than its own: its values have
+    /// been reshaped.
+    pub fn stuck(&self, output: usize) -> Vec<usize> {
+        let last = self.without_moves(output);
+        if !matches!(&*self[last].operator, "Softmax" | "LogSoftmax") {
+            return Vec::new();
+        }
+        let permutes = |step: &usize| matches!(&self[*step].kind, Kind::Layers(_, layers) if is_permutation(layers));
+        self.moves_after(last, output).into_iter().skip_while(permutes).filter(permutes).collect()
     }
 
     /// f and a, where the values of a step are the probabilities f(a z) of the values z of another.
@@ -95,55 +157,50 @@ impl<T: Scalar> Steps<T> {
         if once.len() < of.len() || parts.iter().any(|(_, other, _)| other.kind() != link.kind()) {
             return None;
         }
-        let arguments: Vec<f64> = parts.iter().map(|(.., argument)| *argument).collect();
-        if parts.iter().all(|(base, ..)| *base == first)
-            && let Some(kind) = self.stacked(last, first, of, &arguments)
-        {
-            self[last].kind = kind;
-            return Some(link);
+        let mut arguments: Vec<f64> = parts.iter().map(|(.., argument)| *argument).collect();
+        let mut bases: Vec<usize> = parts.iter().map(|(base, ..)| *base).collect();
+        if bases.iter().all(|base| *base == first) {
+            let (mut base, mut readers) = (first, of.to_vec());
+            while let (false, &Kind::Factor(from, by)) = (self.has_other_readers(base, &readers, last), &self[base].kind) {
+                for argument in &mut arguments {
+                    *argument *= by;
+                }
+                (base, readers) = (from, vec![base]);
+            }
+            if !self.has_other_readers(base, &readers, last)
+                && let Some(stacked) = self.stacked(base, &arguments)
+            {
+                self[base].kind = stacked;
+                self[last].kind = Kind::Layers(base, Vec::new());
+                return Some(link);
+            }
+            bases.fill(base);
         }
-        for (&step, (base, _, argument)) in of.iter().zip(&parts) {
-            let layers = if is_one(*argument) { Vec::new() } else { vec![factor(*argument)?] };
-            self[step].kind = Kind::Layers(*base, layers);
+        // Branches of factors, not a layer of weights: a rule would share a label's relevance among all.
+        let scale = |&argument: &f64| if is_one(argument) { Some(Vec::new()) } else { Some(vec![factor(argument)?]) };
+        let scales: Vec<Layers<T>> = arguments.iter().map(scale).collect::<Option<_>>()?;
+        for ((&step, base), scale) in of.iter().zip(bases).zip(scales) {
+            self[step].kind = Kind::Layers(base, scale);
         }
         Some(link)
     }
 
-    /// A vector times each of some factors, one after another: by the dense layer that makes the vector, where nothing else reads it.
-    fn stacked(&mut self, last: usize, base: usize, readers: &[usize], factors: &[f64]) -> Option<Kind<T>> {
-        if let Kind::Factor(of, by) = self[base].kind
-            && !self.has_other_readers(base, readers, last)
-        {
-            let factors: Vec<f64> = factors.iter().map(|factor| factor * by).collect();
-            return self.stacked(last, of, &[base], &factors);
-        }
-        let &[size] = self[base].dims.as_deref()? else { return None };
-        let factors: Vec<T> = factors.iter().map(|&factor| T::from_f64(factor)).collect();
-        if let (false, Kind::Layers(of, layers)) = (self.has_other_readers(base, readers, last), &self[base].kind)
-            && let Some((dense, before)) = layers.split_last()
-            && dense.kind() == "Linear"
-        {
-            let tensors = dense.tensors();
-            let of_name = |name: &str| tensors.iter().find(|(own, ..)| *own == name).map(|(.., values)| values);
-            let weights = of_name("weight")?;
-            self.budget.keep(weights.len().checked_mul(factors.len())?).ok()?;
-            let times = |values: &Vec<T>| -> Vec<T> {
-                factors.iter().flat_map(|&factor| values.iter().map(move |&value| factor * value)).collect()
-            };
-            let (stacked, bias) = (times(weights), of_name("bias").map(times));
-            let stacked = Linear::from_rows(size * factors.len(), weights.len() / size, &stacked, bias.as_deref()).ok()?;
-            let (of, before) = (*of, before.to_vec());
-            self[base].kind = Kind::Layers(of, before.into_iter().chain([Arc::new(stacked) as Arc<dyn Layer<T>>]).collect());
-            return Some(Kind::Layers(base, Vec::new()));
-        }
-        let count = size.checked_mul(size)?.checked_mul(factors.len())?;
-        self.budget.keep(count).ok()?;
-        let mut weights = vec![T::zero(); count];
-        for (part, &factor) in weights.chunks_exact_mut(size * size).zip(&factors) {
-            part.iter_mut().step_by(size + 1).for_each(|diagonal| *diagonal = factor);
-        }
-        let stacked = Linear::from_rows(size * factors.len(), size, &weights, None).ok()?;
-        Some(Kind::Layers(base, vec![Arc::new(stacked)]))
+    /// A dense layer whose outputs are those of a last one times each of some factors, one after another.
+    fn stacked(&self, base: usize, factors: &[f64]) -> Option<Kind<T>> {
+        let (Kind::Layers(of, layers), &[size]) = (&self[base].kind, self[base].dims.as_deref()?) else { return None };
+        let (dense, before) = layers.split_last().filter(|(last, _)| last.kind() == "Linear")?;
+        let tensors = dense.tensors();
+        let of_name = |name: &str| tensors.iter().find(|(own, ..)| *own == name).map(|(.., values)| values);
+        let weights = of_name("weight")?;
+        self.budget.keep(weights.len().checked_mul(factors.len())?).ok()?;
+        let times = |values: &Vec<T>| -> Vec<T> {
+            factors.iter().flat_map(|&factor| values.iter().map(move |&value| T::from_f64(factor) * value)).collect()
+        };
+        let (stacked, bias) = (times(weights), of_name("bias").map(times));
+        let inputs = weights.len().checked_div(size)?;
+        let stacked = Linear::from_rows(size.checked_mul(factors.len())?, inputs, &stacked, bias.as_deref()).ok()?;
+        let layers = before.iter().cloned().chain([Arc::new(stacked) as Arc<dyn Layer<T>>]).collect();
+        Some(Kind::Layers(*of, layers))
     }
 
     fn has_other_readers(&self, base: usize, readers: &[usize], last: usize) -> bool {
@@ -217,6 +274,18 @@ fn factor<T: Scalar>(factor: f64) -> Option<Arc<dyn Layer<T>>> {
 
 fn is_one(number: f64) -> bool {
     (number - 1.0).abs() < 1e-6
+}
+
+fn is_permutation<T: Scalar>(layers: &Layers<T>) -> bool {
+    matches!(layers.as_slice(), [layer] if layer.kind() == "Permute")
+}
+
+/// Where a permutation puts an axis: it is the one of two values among others of one.
+fn moved_axis<T: Scalar>(permute: &dyn Layer<T>, axis: usize, axes: usize) -> Option<usize> {
+    let mut dims = vec![1; axes];
+    *dims.get_mut(axis)? = 2;
+    let Ok(Operator::Route(route)) = permute.operator(shape_of(&dims).ok()?) else { return None };
+    route.output_shape().dims().iter().position(|&dim| dim == 2)
 }
 
 fn is_activation<T: Scalar>(layer: &Arc<dyn Layer<T>>) -> bool {

@@ -231,6 +231,9 @@ fn sample(input: &proto::ValueInfo, given: Option<Shape>) -> Result<(usize, Vec<
     let dims: Vec<Option<usize>> = shape.iter().flat_map(|shape| &shape.dim).map(|dim| known(dim.value)).collect();
     let batch = dims.first().copied().flatten().unwrap_or(1);
     if let Some(given) = given {
+        if given.size() == 0 {
+            return Err(malformed(format!("the shape {given} that was given has a size of 0: give sizes of at least 1")));
+        }
         let fits = |(dim, given): (&Option<usize>, &usize)| dim.is_none_or(|dim| dim == *given);
         if !dims.is_empty() && (dims.len() != given.dims().len() + 1 || !dims[1..].iter().zip(given.dims()).all(fits)) {
             return Err(malformed(format!(

@@ -329,8 +329,8 @@ fn possible_shapes(given: &Given<'_>, operator: &str) -> Vec<Vec<usize>> {
     axes.filter(|axes| (1..=3).contains(axes)).flat_map(of).collect()
 }
 
-/// Those that leave whole numbers what they are, and the one that makes others of them.
-const MOVES: &[&str] = &["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"];
+/// Those that change no value: they move values, or convert their type.
+pub(super) const MOVES: &[&str] = &["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"];
 
 /// The operators that are read where an input depends on the model's, beside the functions of one and of two numbers; what they are
 /// read as depends on their settings.

@@ -15,7 +15,7 @@ use crate::layer::{Layer, Operator};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// So many values may be added up or put behind one another by a node, and by all.
+/// At most this many values may be added up or concatenated by a node, and by all.
 const JOINED: usize = 1 << 10;
 const ALL_JOINED: usize = 1 << 15;
 
@@ -50,7 +50,7 @@ pub(super) struct Step<T: Scalar> {
 #[derive(Debug)]
 pub(super) enum Kind<T: Scalar> {
     Input,
-    /// Layers one behind the other.
+    /// Layers one after the other.
     Layers(usize, Vec<Arc<dyn Layer<T>>>),
     /// Zeros before and behind along each of the axes of space, for the convolution or pooling that follows.
     Padded(usize, Vec<[usize; 2]>),
