@@ -21,7 +21,7 @@ pub enum Error {
     },
 
     /// A layer does not take as many values as the layers before it give.
-    #[error("layer {layer} ({kind}) takes {expected}, but the layers before it give {found}")]
+    #[error("layer {layer} ({kind}) takes {expected}, but {} {found}", before(*.layer))]
     LayerShape {
         /// The layer's index.
         layer: usize,
@@ -404,6 +404,11 @@ pub struct UnsupportedNode {
     pub path: String,
     /// Why not.
     pub reason: String,
+}
+
+/// Where what a layer is given comes from.
+fn before(layer: usize) -> &'static str {
+    if layer == 0 { "the model's inputs are" } else { "the layers before it give" }
 }
 
 /// Bytes in the unit in which they are read best.

@@ -25,6 +25,8 @@ fn models_that_do_not_fit() {
     let shape = Sequential::builder().layer(linear(3, 2)).layer(Relu).layer(linear(1, 4)).build().unwrap_err();
     assert!(matches!(shape, Error::LayerShape { layer: 2, .. }));
     assert_eq!(shape.to_string(), "layer 2 (Linear) takes 4 inputs, but the layers before it give 3");
+    let first = Sequential::builder().input(5).layer(linear(3, 2)).build().unwrap_err().to_string();
+    assert_eq!(first, "layer 0 (Linear) takes 2 inputs, but the model's inputs are 5");
     assert!(matches!(Sequential::<f64>::builder().build(), Err(Error::EmptyModel)));
     let activations = Sequential::<f64>::builder().layer(Relu).layer(Softmax).build();
     assert!(matches!(activations, Err(Error::NoLinearLayer { layers: 2 })));

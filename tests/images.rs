@@ -266,7 +266,7 @@ fn shapes_that_do_not_fit_are_errors() {
     let build = |input: Shape, layer: Conv2d<f64>| Sequential::builder().input(input).layer(layer).build().unwrap_err().to_string();
     assert_eq!(
         build([3, 8, 8].into(), conv([4, 2, 3, 3]).unwrap()),
-        "layer 0 (Conv2d) takes channels x height x width with 2 channels, but the layers before it give 3 x 8 x 8"
+        "layer 0 (Conv2d) takes channels x height x width with 2 channels, but the model's inputs are 3 x 8 x 8"
     );
     assert!(build([2, 2, 8].into(), conv([4, 2, 3, 3]).unwrap()).contains("kernel of 3"));
     assert!(build([2, 8, 8].into(), conv([4, 2, 3, 3]).unwrap().stride(0)).contains("stride"));
