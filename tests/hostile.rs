@@ -382,7 +382,7 @@ fn packed_zeros_are_unpacked_to_what_they_are() {
 fn real(folder: &str, ends: &[&str]) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(Path::new(FOLDER).join(folder)).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<PathBuf> = entries.filter(|path| ends.iter().any(|end| path.to_str().unwrap().ends_with(end))).collect();
-    files.retain(|path| path.metadata().unwrap().len() < 8_000);
+    files.retain(|path| path.metadata().unwrap().len() < 10_000);
     files.sort();
     assert!(files.len() > 1);
     files

@@ -62,9 +62,9 @@ const FLAGS: &[Flag] = &[
     Flag {
         name: "--rule",
         value: "RULE",
-        help: "for every layer: epsilon, lrp0, gamma, gamma-plain, zplus, alpha-beta, wsquare, flat, norm, relative, abs-lrp;
-for the first layer, with epsilon for the others: zbox, sign; a composite: epsilon-plus, epsilon-plus-flat,
-epsilon-alpha2-beta1, epsilon-alpha2-beta1-flat, epsilon-gamma-box (default: epsilon-plus)",
+        help: "for every layer: epsilon, lrp0, gamma, gamma-plain, zplus, alpha-beta, wsquare, flat, norm, relative,
+abs-lrp; for the first layer, with epsilon for the others: zbox, sign; a composite: epsilon-plus,
+epsilon-plus-flat, epsilon-alpha2-beta1, epsilon-alpha2-beta1-flat, epsilon-gamma-box (default: epsilon-plus)",
         set: |options, value| {
             value.text()?.clone_into(&mut options.rule);
             Ok(())

@@ -55,7 +55,7 @@ impl StateDict {
     ///
     /// # Errors
     /// [`Error::Malformed`], also for a whole pickled module, whose tensors are in objects of Python classes, which are not made.
-    /// A tensor that is unsupported among others (sparse, quantized, of a class of its own) is left out; a model that asks for it
+    /// A tensor that is unsupported among others (sparse, quantized, expanded, of a class of its own) is left out; a model that asks for it
     /// is refused with the reason.
     pub fn from_pytorch(bytes: impl Into<Bytes>) -> Result<Self, Error> {
         let whole = Data::Held(bytes.into());
