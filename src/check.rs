@@ -27,6 +27,8 @@ pub enum Code {
     UnmergedNorm,
     /// Biases are large against what inputs add to the outputs.
     LargeBiases,
+    /// A dense layer follows another without an activation between them.
+    NoActivation,
     /// A sample has values outside the range that a rule supposes, such as the box of [`ZBox`](crate::ZBox).
     OutsideRange,
     /// A layer was read from a text that leaves out settings that could make a difference.
@@ -42,6 +44,7 @@ impl fmt::Display for Code {
             Self::DeadUnits => "dead-units",
             Self::UnmergedNorm => "unmerged-norm",
             Self::LargeBiases => "large-biases",
+            Self::NoActivation => "no-activation",
             Self::OutsideRange => "outside-range",
             Self::AssumedSettings => "assumed-settings",
         })
@@ -104,7 +107,7 @@ impl<T: Scalar> Sequential<T> {
         // Asked only where there is a normalization: it costs a copy of the weights.
         let has_norm = self.layers().iter().any(|layer| is_norm(*layer));
         let merged = if has_norm { self.canonize()?.1 } else { Vec::new() };
-        let mut check = Check { rule: &rule, sites: self.sites(), last, merged, findings: Vec::new() };
+        let mut check = Check { rule: &rule, sites: self.sites(), last, merged, dense: None, findings: Vec::new() };
         let values = Values { squares: vec![T::one(); self.inputs()], below_zero: None };
         check.chain(self.chain(), self.input_shape(), values)?;
         Ok(check.findings)
@@ -127,6 +130,8 @@ struct Check<'a, T: Scalar> {
     last: Option<usize>,
     /// The normalizations that can be merged.
     merged: Vec<Merged>,
+    /// The name of a dense layer, until something other than a dense layer follows it.
+    dense: Option<String>,
     findings: Vec<Finding>,
 }
 
@@ -139,6 +144,7 @@ impl<T: Scalar> Check<'_, T> {
     fn chain(&mut self, chain: &Chain<T>, mut input: Shape, mut values: Values<T>) -> Result<Values<T>, Error> {
         for node in &chain.nodes {
             self.assumed(node, input);
+            self.no_activation(node);
             match &node.bound {
                 Bound::Linear(linear) => values = self.linear(node, linear, values)?,
                 Bound::Elementwise(functions) => {
@@ -210,6 +216,26 @@ impl<T: Scalar> Check<'_, T> {
             )
         };
         self.find(node, Code::NonzeroAtZero, sentence, advice);
+    }
+
+    /// Two dense layers in a row are one, so that a network seldom has them: more often an activation was left out.
+    fn no_activation(&mut self, node: &Node<T>) {
+        let before = match &node.bound {
+            Bound::Reshape => return,
+            Bound::Linear(linear) if linear.learned && linear.map.forms_matrix() => self.dense.replace(node.name.clone()),
+            _ => {
+                self.dense = None;
+                return;
+            }
+        };
+        if let Some(before) = before {
+            self.find(
+                node,
+                Code::NoActivation,
+                format!("There is no activation between the dense layers '{before}' and '{}'.", node.name),
+                "If the network has one, such as a function that its forward calls, add it to the architecture: the outputs are wrong without it.",
+            );
+        }
     }
 
     fn assumed(&mut self, node: &Node<T>, input: Shape) {

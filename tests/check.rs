@@ -134,3 +134,13 @@ fn advice_is_not_what_was_done_already() {
     let dead = findings.iter().find(|finding| finding.code == Code::DeadUnits).unwrap();
     assert!(dead.layer == 2 && dead.advice.starts_with("Use a rule here"), "{dead}");
 }
+
+#[test]
+fn dense_layers_in_a_row() {
+    let two = || Sequential::builder().named("fc1", layer(None)).layer(Identity).named("fc2", layer(None));
+    assert_eq!(codes(&two().build().unwrap(), Rule::Epsilon), [(Code::NoActivation, 2)]);
+    let text = two().build().unwrap().check(Rule::Epsilon).unwrap()[0].to_string();
+    assert!(text.contains("There is no activation between the dense layers 'fc1' and 'fc2'."), "{text}");
+    assert_eq!(codes(&two().layer(Relu).layer(layer(None)).build().unwrap(), Rule::Epsilon), [(Code::NoActivation, 2)]);
+    assert_eq!(codes(&model(Relu), Rule::Epsilon), []);
+}

@@ -4,7 +4,7 @@
 
 use relprop::io::StateDict;
 use relprop::nalgebra::DVector;
-use relprop::{Error, Sequential};
+use relprop::{BatchNorm1d, Conv2d, Error, Flatten, Linear, Sequential};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/formats");
 
@@ -131,6 +131,17 @@ fn what_is_no_state_dict_says_so() {
 
 #[test]
 fn a_guess_is_refused_where_it_would_be_wrong() {
+    // A convolution, and a dense layer that would be taken for all of the network; or a norm between two.
+    let mut conv = Sequential::<f32>::builder().input([1, 3, 3]).layer(Conv2d::new([2, 1, 3, 3], vec![1.0; 18], None).unwrap());
+    conv = conv.layer(Flatten).named("head", Linear::from_rows(2, 2, &[1.0; 4], None).unwrap());
+    let linear = || Linear::from_rows(2, 2, &[1.0_f32; 4], None).unwrap();
+    let norm = BatchNorm1d::new(vec![1.0; 2], vec![0.0; 2], vec![0.0; 2], vec![1.0; 2], 0.0).unwrap();
+    let normed = Sequential::builder().layer(linear()).layer(norm).layer(linear());
+    for (model, what) in [(conv, "0.weight of shape [2, 1, 3, 3] is no weight"), (normed, "1.bias of shape [2] is no weight")] {
+        let file = model.build().unwrap().to_safetensors().unwrap();
+        let refused = StateDict::from_safetensors(&file).unwrap().guessed_architecture().unwrap_err().to_string();
+        assert!(refused.contains(what) || refused.contains("1.running_mean"), "{refused}");
+    }
     let guess = |name: &str| open(name).guessed_architecture().unwrap_err().to_string();
     assert!(guess("norm.pt").contains("0.weight of shape [2, 1, 3, 3] is no weight or bias of a dense layer"));
     assert!(guess("x.npy").contains("arr_0 of shape [1, 3]"));

@@ -41,7 +41,7 @@ pub fn in_finding(mut finding: Finding) -> Finding {
     finding.advice = match finding.code {
         // What can be merged has been merged.
         Code::UnmergedNorm => "Nothing: no linear layer beside it can take it in.".to_owned(),
-        Code::SoftmaxLast => "Nothing: contributions add up to logits, and the probabilities are given beside them.".to_owned(),
+        Code::LargeBiases => "Look at what goes to biases, and compare with --rule epsilon --bias ignored.".to_owned(),
         _ => in_options(&finding.advice),
     };
     finding

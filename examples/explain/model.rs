@@ -35,6 +35,11 @@ pub fn load(options: &Options) -> Result<Sequential<f32>, Failure> {
 
 /// By its name, or as an ONNX file begins and none of weights does.
 fn is_onnx(path: &Path) -> Result<bool, Failure> {
+    if path.is_dir() {
+        let savedmodel =
+            "a SavedModel of TensorFlow is converted with python -m tf2onnx.convert --saved-model FOLDER --output model.onnx";
+        return Err(format!("{}: this is a folder, and a model is one file; {savedmodel}", path.display()).into());
+    }
     let mut first = [0];
     let read = File::open(path).and_then(|mut file| file.read(&mut first));
     read.map_err(|error| format!("{}: {error}", path.display()))?;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use relprop::{BiasMode, Shape};
 
@@ -21,7 +21,8 @@ went; docs/json.md describes each field. It is written while the samples are exp
 outputs of a model that ends with a softmax are its logits; the probabilities are given beside them.
 
 Exit status: 0 when all is done, also where the reader of the output stops reading, as head does; 1 when a file cannot be read,
-explained or written; 2 when the command line is wrong. Errors and remarks are on the standard error.
+explained or written; 2 when the command line is wrong. Errors are on the standard error; what the check of the model and rule
+found begins the text.
 ";
 
 /// One option.
@@ -270,13 +271,42 @@ impl Options {
             }
         };
         let mut options = Self::of(model.into());
+        let mut given: Vec<&str> = Vec::new();
         for (flag, value) in values {
+            if given.contains(&flag.name) {
+                return Err(usage(format!("{} is given twice", flag.name)));
+            }
+            given.push(flag.name);
             (flag.set)(&mut options, &value)?;
         }
         if options.input.as_os_str().is_empty() {
             return Err(usage("no samples are given: --input FILE (--help shows how)"));
         }
+        options.check_written()?;
         Ok(Some(options))
+    }
+}
+
+impl Options {
+    /// What is written replaces nothing that is read, nor each other.
+    fn check_written(&self) -> Result<(), Failure> {
+        let mut taken = vec![self.model.as_path(), self.input.as_path()];
+        taken.extend([&self.names, &self.architecture].into_iter().flatten().map(PathBuf::as_path));
+        let place = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        for (flag, path) in [("--json", &self.json), ("--png", &self.png)] {
+            let Some(path) = path.as_deref() else { continue };
+            if path == Path::new("-") {
+                if flag == "--png" {
+                    return Err(usage("--png: a picture is not written to the standard output: give the name of a file"));
+                }
+                continue;
+            }
+            if taken.iter().any(|other| place(other) == place(path)) {
+                return Err(usage(format!("{flag}: {} is read or written already: give another name", path.display())));
+            }
+            taken.push(path);
+        }
+        Ok(())
     }
 }
 
@@ -332,6 +362,23 @@ mod tests {
 
     fn parse(arguments: &str) -> Result<Options, String> {
         Options::parse(arguments.split_whitespace().map(Into::into)).map(Option::unwrap).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn nothing_that_is_read_is_written_over() {
+        let refused =
+            |text: &str| Options::parse(text.split(' ').map(Into::into)).err().map_or_else(String::new, |error| error.to_string());
+        for (text, what) in [
+            ("m.onnx --input x.npy --png m.onnx", "--png: m.onnx is read or written already"),
+            ("m.onnx --input x.npy --json x.npy", "--json: x.npy is read or written already"),
+            ("m.pt --architecture net.txt --input x.npy --json net.txt", "--json: net.txt is read"),
+            ("m.onnx --input x.npy --json a --png a", "--png: a is read or written already"),
+            ("m.onnx --input x.npy --png -", "not written to the standard output"),
+            ("m.onnx --input x.npy --rule flat --rule norm", "--rule is given twice"),
+        ] {
+            assert!(refused(text).contains(what), "{text}: {}", refused(text));
+        }
+        assert_eq!(refused("m.onnx --input x.npy --json - --png a.png"), "");
     }
 
     #[test]

@@ -392,6 +392,9 @@ fn is_known(kind: &str) -> bool {
 
 /// What is said of a layer of none of these kinds, with the one that is probably meant.
 fn unknown(kind: &str) -> String {
+    if kind.starts_with("nn.") || kind.contains("torch") || kind.contains("import") {
+        return format!("'{}' is Python code: the text is what print(net) prints", shortened(kind));
+    }
     let (kind, meant) = (shortened(kind), did_you_mean(kind, KINDS));
     format!("{kind} is unsupported{meant}; the layers are {}, and the groups Sequential, Residual and Concat", KINDS.join(", "))
 }

@@ -1,6 +1,6 @@
 //! Architectures guessed from the names and shapes of weights.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use super::architecture::shortened;
@@ -44,7 +44,7 @@ impl StateDict {
         let mut stacks: Vec<(&str, String)> = Vec::new();
         for prefix in self.prefixes() {
             let is_inner = stacks.iter().any(|(outer, _)| prefix.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.')));
-            if let (false, Ok(text)) = (is_inner, self.under(prefix).guess()) {
+            if let (false, Ok(text)) = (is_inner, self.within(prefix).guess()) {
                 stacks.push((prefix, text));
             }
             if stacks.len() > LISTED {
@@ -52,6 +52,7 @@ impl StateDict {
             }
         }
         match stacks.len() {
+            _ if !self.are_all_in(&stacks) => Err(refusal),
             0 => Err(refusal),
             1 => Ok(stacks.remove(0).1),
             _ => {
@@ -70,6 +71,19 @@ impl StateDict {
     /// The first parts of names, shorter ones before those that go on from them.
     fn prefixes(&self) -> BTreeSet<&str> {
         self.tensors.keys().flat_map(|name| name.match_indices('.').take(PARTS).map(|(at, _)| &name[..at])).collect()
+    }
+
+    /// The tensors of a module whose layers have names: a single layer is a stack too, and is not a network.
+    fn within(&self, prefix: &str) -> Self {
+        let inner = self.under(prefix);
+        if inner.names().all(|name| name.contains('.')) { inner } else { Self { tensors: BTreeMap::new(), ..inner } }
+    }
+
+    /// Whether all weights of the file are in these modules. A part of a network would be taken for all of it.
+    fn are_all_in(&self, modules: &[(&str, String)]) -> bool {
+        let is_in = |name: &str, prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'));
+        let mut weights = self.names().filter(|name| matches!(name.rsplit('.').next(), Some("weight" | "bias")));
+        weights.all(|name| modules.iter().any(|(prefix, _)| is_in(name, prefix)))
     }
 
     fn guess(&self) -> Result<String, Error> {
