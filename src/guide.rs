@@ -19,12 +19,32 @@ pub mod adding_a_layer {}
 #[doc = concat!("## The example\n\n```\n", include_str!("../examples/custom_rule.rs"), "```")]
 pub mod adding_a_rule {}
 
+/// How relprop, zennit and captum differ, and how long each takes.
+///
+/// [performance]: crate::guide::performance
+///
+#[doc = include_str!("../docs/comparison.md")]
+pub mod comparison {}
+
 /// How to export a model from Python and explain it by one command.
 ///
 #[cfg_attr(feature = "doc-images", doc = embed_doc_image::embed_image!("iris-relevance", "docs/iris-relevance.png"))]
 ///
-#[doc = include_str!("../docs/from-python.md")]
+// One of its examples reads a safetensors file.
+#[cfg_attr(any(not(doctest), feature = "safetensors"), doc = include_str!("../docs/from-python.md"))]
 pub mod from_python {}
+
+/// Networks for images: layers, batch norms, pictures of relevance.
+///
+#[cfg_attr(feature = "doc-images", doc = embed_doc_image::embed_image!("imagenet-relevance", "docs/imagenet-relevance.png"))]
+///
+#[doc = include_str!("../docs/images.md")]
+pub mod images {}
+
+/// How to ask about a unit, a path or a weight, and to compare rules.
+///
+#[doc = include_str!("../docs/inside-the-network.md")]
+pub mod inside_the_network {}
 
 /// What results look like to a program: the schema that the feature `serde` writes, and the command line with `--json`.
 ///
@@ -45,6 +65,22 @@ pub mod model_card {}
 ///
 #[doc = include_str!("../docs/numerics.md")]
 pub mod numerics {}
+
+/// What is computed: share matrices, their product, the ledger; and all rules with their formulas and sources.
+///
+/// [adding-a-layer]: crate::guide::adding_a_layer
+/// [adding-a-rule]: crate::guide::adding_a_rule
+#[cfg_attr(feature = "doc-images", doc = embed_doc_image::embed_image!("rules", "docs/rules.png"))]
+///
+#[doc = include_str!("../docs/rules.md")]
+pub mod rules {}
+
+/// How a server holds an explainer: threads, batches, memory.
+///
+/// [performance]: crate::guide::performance
+///
+#[doc = include_str!("../docs/serving.md")]
+pub mod serving {}
 
 /// What was measured: time, memory, and the orders of accumulation beside each other.
 ///

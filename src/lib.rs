@@ -2,22 +2,24 @@
 // link wins.
 //! [adding-a-layer]: guide::adding_a_layer
 //! [adding-a-rule]: guide::adding_a_rule
+//! [comparison]: guide::comparison
 //! [from-python]: guide::from_python
+//! [images]: guide::images
+//! [inside]: guide::inside_the_network
 //! [json]: guide::json
 //! [model-card]: guide::model_card
 //! [ndarray]: guide::ndarray
 //! [numerics]: guide::numerics
 //! [performance]: guide::performance
+//! [rules-page]: guide::rules
+//! [serving]: guide::serving
 #![cfg_attr(
     feature = "doc-images",
-    doc = embed_doc_image::embed_image!("imagenet-relevance", "docs/imagenet-relevance.png"),
     doc = embed_doc_image::embed_image!("iris-relevance", "docs/iris-relevance.png"),
-    doc = embed_doc_image::embed_image!("mnist-relevance", "docs/mnist-relevance.png"),
-    doc = embed_doc_image::embed_image!("rules", "docs/rules.png")
+    doc = embed_doc_image::embed_image!("mnist-relevance", "docs/mnist-relevance.png")
 )]
 //!
-// One of its examples reads a safetensors file.
-#![cfg_attr(any(not(doctest), feature = "safetensors"), doc = include_str!("../README.md"))]
+#![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // Some items are linked to that only a feature brings.
 #![cfg_attr(
