@@ -222,6 +222,7 @@ impl<T: Scalar> Check<'_, T> {
     fn no_activation(&mut self, node: &Node<T>) {
         let before = match &node.bound {
             Bound::Reshape => return,
+            Bound::Linear(_) if is_norm(&*node.layer) => return,
             Bound::Linear(linear) if linear.learned && linear.map.forms_matrix() => self.dense.replace(node.name.clone()),
             _ => {
                 self.dense = None;
