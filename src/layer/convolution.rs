@@ -142,7 +142,7 @@ impl<T: Scalar> Convolution<T> {
         }
         let output = input.with(outputs, size);
         if output.size().max(input.size()) > isize::MAX as usize / 64 {
-            return Err(Error::shape(kind, input, "values that can be counted"));
+            return Err(Error::shape(kind, input, "not too many values to count"));
         }
         let planes = |shape: Shape| Planes { channels: shape.channels(), size: shape.plane() };
         let (fine, coarse) = if self.transposed { (output, input) } else { (input, output) };
