@@ -364,7 +364,7 @@ pub enum Error {
     },
 
     /// An ONNX model has operators that are not read, or not in that place.
-    #[error("the model has {} that cannot be explained:{}", count(.nodes.len()), list_nodes(.nodes))]
+    #[error("the model has {}{} that cannot be explained:{}", count(.nodes.len()), family(.nodes), list_nodes(.nodes))]
     UnsupportedNodes {
         /// All of them on the way from the input to the output.
         nodes: Vec<UnsupportedNode>,
@@ -424,6 +424,18 @@ fn memory(bytes: u64) -> String {
 
 fn count(nodes: usize) -> String {
     if nodes == 1 { "a node".to_owned() } else { format!("{nodes} nodes") }
+}
+
+/// What kind of network nodes are of, where that says more than their list.
+fn family(nodes: &[UnsupportedNode]) -> &'static str {
+    let has = |operators: &[&str]| nodes.iter().any(|node| operators.contains(&node.operator.as_str()));
+    if has(&["LSTM", "GRU", "RNN"]) {
+        " (of a recurrent network)"
+    } else if has(&["LayerNormalization"]) && has(&["Softmax"]) {
+        " (of a transformer: attention and layer norms)"
+    } else {
+        ""
+    }
 }
 
 fn list_nodes(nodes: &[UnsupportedNode]) -> String {

@@ -8,7 +8,7 @@ use relprop::{
     Layer, LeakyRelu, Linear, LinearMap, Operator, Relative, RelevanceRule, Relu, Rule, Scalar, Sequential, Shape, Softmax,
     Softplus, WeightFn, ZBox, ZPlus,
 };
-use relprop::{Residual, Sigmoid};
+use relprop::{Residual, Sigmoid, UnsupportedNode};
 
 const ORDERS: [Accumulation; 3] = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
 
@@ -570,4 +570,24 @@ fn inputs_that_no_machine_can_hold() {
             assert!(matches!(model.check(rule), Err(Error::TooLarge { .. })));
         }
     }
+}
+
+#[test]
+fn the_kind_of_an_unsupported_network_is_said_first() {
+    let error = |operators: &[&str]| {
+        let node = |operator: &&str| UnsupportedNode {
+            name: "n".to_owned(),
+            operator: (*operator).to_owned(),
+            path: "graph.node[0]".to_owned(),
+            reason: "unsupported".to_owned(),
+        };
+        Error::UnsupportedNodes { nodes: operators.iter().map(node).collect() }.to_string()
+    };
+    let transformer = error(&["MatMul", "Softmax", "LayerNormalization"]);
+    assert!(
+        transformer.starts_with("the model has 3 nodes (of a transformer: attention and layer norms) that cannot"),
+        "{transformer}"
+    );
+    assert!(error(&["LSTM"]).starts_with("the model has a node (of a recurrent network) that cannot be explained:"));
+    assert!(error(&["Conv"]).starts_with("the model has a node that cannot be explained:"));
 }

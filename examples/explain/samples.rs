@@ -30,12 +30,7 @@ impl Samples {
             }
             Kind::Table => table::read(path, shape.size()),
             Kind::Arrays => samples(path, array, shape).map(|values| (values, Vec::new())),
-            Kind::Other => {
-                Err(
-                "samples are a table (.csv, .tsv, .txt) or an array (.npy, .npz, .pt, .pth, .safetensors): the file's name must end so"
-                    .into(),
-            )
-            }
+            Kind::Other => Err(not_samples(path).into()),
         };
         let (values, mut names) = read.map_err(|error| in_file(path, error))?;
         if values.is_empty() {
@@ -88,6 +83,21 @@ pub enum Kind {
     Table,
     Arrays,
     Other,
+}
+
+/// Why a file is not one of samples, by the end of its name.
+fn not_samples(path: &Path) -> String {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let what = match extension.as_str() {
+        "xlsx" | "xls" | "ods" => "a spreadsheet: save it as a table (.csv)",
+        "png" | "jpg" | "jpeg" | "bmp" | "gif" | "tif" | "tiff" | "webp" => {
+            "a picture: in Python, np.save('x.npy', values) of what the model takes, normalized as in its training"
+        }
+        "pkl" | "pickle" | "joblib" => "a pickle: in Python, np.save('x.npy', values)",
+        "parquet" | "feather" | "json" => "of an unsupported format: in Python, table.to_csv('x.csv', index=False)",
+        _ => return "samples are a table (.csv, .tsv, .txt) or an array (.npy, .npz, .pt, .pth, .safetensors)".to_owned(),
+    };
+    format!("it is {what}")
 }
 
 pub fn kind(path: &Path) -> Kind {
@@ -263,6 +273,18 @@ mod tests {
         assert_eq!(found("0, 20", 0, 20.into()).unwrap_err(), "FILE: there are no samples in it");
         npy(&path, "2, 2", &[0.0, 1.0, 2.0, f32::NAN]);
         assert_eq!(read(&text, "", 2.into()).unwrap_err(), "FILE: sample 1, input 1: the value is NaN, and must be finite");
+    }
+
+    #[test]
+    fn files_that_are_no_samples_are_called_what_they_are() {
+        for (file, what) in [
+            ("x.xlsx", "it is a spreadsheet: save it as a table (.csv)"),
+            ("x.PNG", "it is a picture: in Python, np.save('x.npy', values)"),
+            ("x.pkl", "it is a pickle"),
+            ("x.foo", "samples are a table (.csv, .tsv, .txt) or an array"),
+        ] {
+            assert!(not_samples(Path::new(file)).starts_with(what), "{file}");
+        }
     }
 
     #[test]
