@@ -297,6 +297,6 @@ mod tests {
         std::fs::write(&names, "age\n").unwrap();
         let said = read(&formats("x.npy"), &format!("--names {}", names.display()), 3.into()).unwrap_err();
         assert!(said.ends_with("it has 1 names, one a line; the model has 3 inputs"), "{said}");
-        assert!(read("x.xlsx", "", 3.into()).unwrap_err().contains("samples are a table (.csv, .tsv, .txt) or an array"));
+        assert!(read("x.xlsx", "", 3.into()).unwrap_err().contains("it is a spreadsheet: save it as a table (.csv)"));
     }
 }
