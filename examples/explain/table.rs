@@ -41,11 +41,15 @@ pub fn read(path: &Path, inputs: usize) -> Result<(Vec<f32>, Vec<String>), Failu
 pub struct Rows {
     reader: csv::Reader<BufReader<File>>,
     pub separator: char,
+    /// The size of the text, in bytes.
+    bytes: u64,
 }
 
 impl Rows {
     pub fn open(path: &Path) -> Result<Self, Failure> {
-        let mut file = BufReader::new(File::open(path)?);
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let mut file = BufReader::new(file);
         let beginning = file.fill_buf()?;
         if MARKS_OF_16.iter().any(|mark| beginning.starts_with(mark)) {
             return Err("the text is UTF-16: save it as CSV in UTF-8".into());
@@ -60,7 +64,7 @@ impl Rows {
         let mut builder = csv::ReaderBuilder::new();
         #[allow(clippy::cast_possible_truncation)] // one of three
         builder.delimiter(separator as u8).trim(csv::Trim::All).flexible(true).has_headers(false);
-        Ok(Self { reader: builder.from_reader(file), separator })
+        Ok(Self { reader: builder.from_reader(file), separator, bytes: length.saturating_sub(mark as u64) })
     }
 
     pub fn next_row(&mut self) -> Result<Option<(u64, Vec<String>)>, Failure> {
@@ -71,6 +75,10 @@ impl Rows {
         // Of a record the position may be that of empty lines before it; the reader is at the end of its last line.
         let ends: u64 = record.iter().flatten().filter(|&&byte| byte == b'\n').count() as u64;
         let line = (self.reader.position().line() - 1).saturating_sub(ends).max(record.position().map_or(1, csv::Position::line));
+        // No number has lines; a name may, but none reaches to the end of the file.
+        if ends > 0 && (line > 1 || self.reader.position().byte() >= self.bytes) {
+            return Err(format!("line {line}: a text in quotes goes on in the next line: a quote (\") may be missing").into());
+        }
         let text = |field: &[u8]| {
             String::from_utf8(field.to_vec()).map_err(|_| format!("line {line} is not in UTF-8: save the file as CSV in UTF-8"))
         };
@@ -197,6 +205,10 @@ mod tests {
         assert_eq!(refused("a,b\n1,x\n"), "line 2, column 'b': 'x' is no number");
         assert_eq!(refused("a,b\n1,2\n\n3,x\n"), "line 4, column 'b': 'x' is no number");
         assert_eq!(refused("a,b\n\"1\n\",2\n3,x\n"), "line 4, column 'b': 'x' is no number");
+        let unclosed = "a text in quotes goes on in the next line: a quote (\") may be missing";
+        assert_eq!(refused("a,b\n1,\"2\n3,4\n"), format!("line 2: {unclosed}"));
+        assert_eq!(refused("a,\"b\n1,2\n3,4\n"), format!("line 1: {unclosed}"));
+        assert_eq!(table("\"a\n(years)\",b\n1,2\n").unwrap().1, ["a\n(years)", "b"]);
         assert_eq!(refused("a,\n1,x\n"), "line 2, column 2: 'x' is no number");
         let missing = "fill it in, or leave the row out";
         assert_eq!(refused("a,b\n1,2\n,4\n"), format!("line 3, column 'a': the value is missing (it is empty): {missing}"));
