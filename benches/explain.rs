@@ -1,7 +1,9 @@
-//! The cost of an explanation, with the plain forward pass as the yardstick: `cargo bench --bench explain`.
+//! The cost of an explanation, with the plain forward pass as the yardstick: `cargo bench --bench
+//! explain`.
 //!
-//! The weights are fixed and without a pattern that a product could profit from. Five sixths of the inputs of the network
-//! 784-320-120-40-10 are zero, as in a digit. Times of a batch are for the whole of it; the throughput is in samples.
+//! The weights are fixed and without a pattern that a product could profit from. Five sixths of the
+//! inputs of the network 784-320-120-40-10 are zero, as in a digit. Times of a batch are for the
+//! whole of it; the throughput is in samples.
 
 use std::hint::black_box;
 
@@ -14,8 +16,10 @@ const BOTTLENECK: [usize; 5] = [784, 128, 32, 128, 784];
 
 fn linear(inputs: usize, outputs: usize) -> Linear<f32> {
     let scale = (2.0 / inputs as f32).sqrt();
-    let weight = |j: usize, i: usize| (((i * 7919 + j * 104_729) % 1009) as f32 / 504.5 - 1.0) * scale;
-    Linear::new(DMatrix::from_fn(outputs, inputs, weight), DVector::from_element(outputs, 0.01)).expect("finite weights")
+    let weight =
+        |j: usize, i: usize| (((i * 7919 + j * 104_729) % 1009) as f32 / 504.5 - 1.0) * scale;
+    Linear::new(DMatrix::from_fn(outputs, inputs, weight), DVector::from_element(outputs, 0.01))
+        .expect("finite weights")
 }
 
 fn model(sizes: &[usize]) -> Sequential<f32> {
@@ -34,7 +38,10 @@ fn samples(count: usize) -> DMatrix<f32> {
 }
 
 fn explainer(sizes: &[usize], accumulation: Accumulation, targets: Targets<f32>) -> Explainer<f32> {
-    let explainer = model(sizes).explainer(Rule::Epsilon).expect("the rule goes everywhere").accumulation(accumulation);
+    let explainer = model(sizes)
+        .explainer(Rule::Epsilon)
+        .expect("the rule goes everywhere")
+        .accumulation(accumulation);
     explainer.targets(targets).expect("there are such outputs")
 }
 
@@ -45,16 +52,21 @@ fn single(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(sizes.map(|n| n.to_string()).join("-"));
         let model = model(&sizes);
         let x = DVector::from_column_slice(sample.as_slice());
-        group.bench_function("forward pass", |b| b.iter(|| black_box(model.forward(black_box(&x)))));
-        let all = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse].map(|order| (order, Targets::All));
-        let few = [Targets::Predicted, Targets::from([3, 5])].map(|targets| (Accumulation::Optimal, targets));
+        group
+            .bench_function("forward pass", |b| b.iter(|| black_box(model.forward(black_box(&x)))));
+        let all = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse]
+            .map(|order| (order, Targets::All));
+        let few = [Targets::Predicted, Targets::from([3, 5])]
+            .map(|targets| (Accumulation::Optimal, targets));
         for (order, targets) in all.into_iter().chain(few) {
             let name = format!("{order:?}, {targets:?}");
             let explainer = explainer(&sizes, order, targets);
             let mut workspace = explainer.workspace();
             group.bench_function(name, |b| {
                 b.iter(|| {
-                    explainer.explain_into(black_box(sample.as_slice()), &mut workspace).map(relprop::Explanation::predicted)
+                    explainer
+                        .explain_into(black_box(sample.as_slice()), &mut workspace)
+                        .map(relprop::Explanation::predicted)
                 });
             });
         }
@@ -69,13 +81,19 @@ fn batch(criterion: &mut Criterion) {
         let x = samples(count);
         group.throughput(Throughput::Elements(count as u64));
         let model = model(&MLP);
-        group.bench_function(BenchmarkId::new("forward pass", count), |b| b.iter(|| black_box(model.forward_batch(&x))));
+        group.bench_function(BenchmarkId::new("forward pass", count), |b| {
+            b.iter(|| black_box(model.forward_batch(&x)))
+        });
         for targets in [Targets::Predicted, Targets::All] {
             let name = format!("{targets:?}");
             let explainer = explainer(&MLP, Accumulation::Optimal, targets);
             let mut workspace = explainer.workspace();
             group.bench_function(BenchmarkId::new(name, count), |b| {
-                b.iter(|| explainer.explain_batch_into(black_box(x.as_slice()), &mut workspace).map(<[_]>::len));
+                b.iter(|| {
+                    explainer
+                        .explain_batch_into(black_box(x.as_slice()), &mut workspace)
+                        .map(<[_]>::len)
+                });
             });
         }
     }

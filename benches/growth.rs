@@ -14,7 +14,8 @@ struct Random(u64);
 impl Random {
     /// Between -1 and 1.
     fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 }
@@ -24,7 +25,8 @@ fn model(sizes: &[usize], leaky: bool) -> Sequential<f32> {
     let mut random = Random(1);
     let mut linear = |sizes: &[usize]| {
         let scale = (6.0 / sizes[0] as f32).sqrt();
-        Linear::new(DMatrix::from_fn(sizes[1], sizes[0], |_, _| scale * random.next()), None).expect("finite weights")
+        Linear::new(DMatrix::from_fn(sizes[1], sizes[0], |_, _| scale * random.next()), None)
+            .expect("finite weights")
     };
     let mut builder = Sequential::builder().layer(linear(&sizes[..2]));
     for sizes in sizes[1..].windows(2) {
@@ -73,7 +75,8 @@ fn explain(explainer: &Explainer<f32>, samples: &[f32]) -> f64 {
     let count = samples.len() / explainer.model().inputs();
     let mut workspace = explainer.workspace();
     let taken = time(|| {
-        black_box(explainer.explain_batch_into(black_box(samples), &mut workspace)).expect("finite samples");
+        black_box(explainer.explain_batch_into(black_box(samples), &mut workspace))
+            .expect("finite samples");
     });
     taken / count as f64
 }
@@ -83,7 +86,9 @@ fn name(sizes: &[usize]) -> String {
 }
 
 fn orders() {
-    println!("\n| network | targets | | forward | reverse | optimal |\n|---|---|---|---:|---:|---:|");
+    println!(
+        "\n| network | targets | | forward | reverse | optimal |\n|---|---|---|---:|---:|---:|"
+    );
     let shapes: [(&[usize], Targets<f32>); 6] = [
         (&[784, 320, 120, 40, 10], Targets::All),
         (&[784, 320, 120, 40, 10], Targets::Predicted),
@@ -97,7 +102,8 @@ fn orders() {
         let all = explainer(sizes, targets.clone());
         let orders = [Accumulation::Forward, Accumulation::Reverse, Accumulation::Optimal];
         let planned = orders.map(|order| format!("{:.2}", all.plan().multiply_adds(order) / 1e6));
-        let taken = orders.map(|order| format!("{:.1}", explain(&all.clone().accumulation(order), &x)));
+        let taken =
+            orders.map(|order| format!("{:.1}", explain(&all.clone().accumulation(order), &x)));
         println!("| {} | {targets:?} | M multiply-adds | {} |", name(sizes), planned.join(" | "));
         println!("| | | us | {} |", taken.join(" | "));
     }
@@ -111,7 +117,12 @@ fn growth() {
         println!("| {what} | {targets:?} | {count} | {taken:.1} |");
     };
     for width in [64, 128, 256, 512, 1024, 2048] {
-        row(&format!("256-**{width}**-**{width}**-10"), &[256, width, width, 10], Targets::Predicted, 1);
+        row(
+            &format!("256-**{width}**-**{width}**-10"),
+            &[256, width, width, 10],
+            Targets::Predicted,
+            1,
+        );
     }
     for depth in [1, 2, 4, 8, 16, 32] {
         row(&format!("**{depth}** layers of 256"), &vec![256; depth + 1], Targets::Predicted, 1);
@@ -129,7 +140,8 @@ fn growth() {
 
 fn zeros() {
     println!(
-        "\n| inputs that are not zero | one sample, us | of it forward pass, us | 64 samples, us each |\n|---:|---:|---:|---:|"
+        "\n| inputs that are not zero | one sample, us | of it forward pass, us | 64 samples, us \
+         each |\n|---:|---:|---:|---:|"
     );
     let explainer = explainer(&[784, 320, 120, 40, 10], Targets::Predicted);
     for density in [1.0, 0.75, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0] {
@@ -145,7 +157,8 @@ fn zeros() {
     }
 }
 
-/// The multiply-adds of a batch in a second, beside those of a large product of two matrices by nalgebra on one thread.
+/// The multiply-adds of a batch in a second, beside those of a large product of two matrices by
+/// nalgebra on one thread.
 fn rate() {
     const SIZE: usize = 1024;
     const SAMPLES: usize = 512;
@@ -160,7 +173,8 @@ fn rate() {
     #[cfg(not(feature = "rayon"))]
     let threads = 1_usize;
     println!(
-        "\n| network, targets, {SAMPLES} samples | G multiply-adds/s | product, {threads} x one thread | of it |\n|---|---:|---:|---:|"
+        "\n| network, targets, {SAMPLES} samples | G multiply-adds/s | product, {threads} x one \
+         thread | of it |\n|---|---:|---:|---:|"
     );
     for (sizes, targets) in [
         (&[784, 320, 120, 40, 10][..], Targets::Predicted),
@@ -172,13 +186,21 @@ fn rate() {
         // Nothing is zero, so that nothing is left out.
         let model = model(sizes, true);
         let forward: usize = sizes.windows(2).map(|sizes| sizes[0] * sizes[1]).sum();
-        let explainer = model.explainer(Rule::Epsilon).and_then(|e| e.targets(targets.clone())).expect("there are such outputs");
+        let explainer = model
+            .explainer(Rule::Epsilon)
+            .and_then(|e| e.targets(targets.clone()))
+            .expect("there are such outputs");
         let multiply_adds = forward as f64 + explainer.plan().multiply_adds(Accumulation::Optimal);
         let x = samples(sizes[0], SAMPLES, 1.0);
         let before = product();
         let rate = multiply_adds / explain(&explainer, &x) / 1e3;
-        let machine = threads as f64 * (SIZE * SIZE * SIZE) as f64 / before.midpoint(product()) / 1e3;
-        println!("| {}, {targets:?} | {rate:.0} | {machine:.0} | {:.0} % |", name(sizes), rate / machine * 100.0);
+        let machine =
+            threads as f64 * (SIZE * SIZE * SIZE) as f64 / before.midpoint(product()) / 1e3;
+        println!(
+            "| {}, {targets:?} | {rate:.0} | {machine:.0} | {:.0} % |",
+            name(sizes),
+            rate / machine * 100.0
+        );
     }
 }
 

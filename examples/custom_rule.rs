@@ -4,9 +4,10 @@
 //!     A_ij = |z_i w_ij| / S(Σ_i |z_i w_ij| + |b_j|)
 //! ```
 //!
-//! All shares are non-negative and no total can cancel, so nothing explodes; the price is that what speaks against an
-//! output looks like what speaks for it. A rule is data, so this is all of it: both directions of accumulation, the
-//! ledger and the prepared weights work with it as with the crate's own.
+//! All shares are non-negative and no total can cancel, so nothing explodes; the price is that what
+//! speaks against an output looks like what speaks for it. A rule is data, so this is all of it:
+//! both directions of accumulation, the ledger and the prepared weights work with it as with the
+//! crate's own.
 //!
 //! `cargo run --example custom_rule`
 
@@ -23,7 +24,8 @@ impl<T: Scalar> RelevanceRule<T> for Magnitude {
 
     fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
         let abs = || Transform::map(|v: T| v.abs());
-        let group = Group::new(vec![Part::new(abs(), abs())], Divisor::Total(Stabilizer::Absolute(1e-9)));
+        let group =
+            Group::new(vec![Part::new(abs(), abs())], Divisor::Total(Stabilizer::Absolute(1e-9)));
         Ok(group.with_bias(BiasMode::Absorb, abs()).into())
     }
 }

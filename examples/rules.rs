@@ -1,4 +1,5 @@
-//! All rules side by side on the bundled digits: what each shares out, what it gives to sinks, and a picture of them all.
+//! All rules side by side on the bundled digits: what each shares out, what it gives to sinks, and
+//! a picture of them all.
 //!
 //! `cargo run --release --example rules` writes rules.png; `-- FILE` writes it elsewhere.
 
@@ -9,7 +10,10 @@ mod idx;
 
 use relprop::heatmap::{Canvas, diverging, sequential, text_width};
 use relprop::io::StateDict;
-use relprop::{BiasMode, Cause, Composite, Epsilon, Explanation, Gamma, RelevanceRule, Relu, Rule, Softmax, Sweep, Targets, ZBox};
+use relprop::{
+    BiasMode, Cause, Composite, Epsilon, Explanation, Gamma, RelevanceRule, Relu, Rule, Softmax,
+    Sweep, Targets, ZBox,
+};
 
 use idx::Dataset;
 
@@ -19,12 +23,14 @@ type Named = (&'static str, Box<dyn RelevanceRule<f32>>);
 /// One digit of each kind is drawn, and this many are counted.
 const COUNTED: usize = 200;
 
-/// A name for the picture, and the rule. `Norm` is `Epsilon` where there are neither poolings nor sums, and `Pass` wants layers
-/// with as many inputs as outputs.
+/// A name for the picture, and the rule. `Norm` is `Epsilon` where there are neither poolings nor
+/// sums, and `Pass` wants layers with as many inputs as outputs.
 fn rules() -> Result<Vec<Named>, relprop::Error> {
     // Pixels are 0 to 1.
     let pixels = || ZBox::new(0.0, 1.0);
-    let first = |rule: Box<dyn RelevanceRule<f32>>| Composite::new(Gamma::default()).first(rule).last(Rule::Epsilon);
+    let first = |rule: Box<dyn RelevanceRule<f32>>| {
+        Composite::new(Gamma::default()).first(rule).last(Rule::Epsilon)
+    };
     Ok(vec![
         ("LRP-0", Box::new(Rule::Lrp0)),
         ("epsilon", Box::new(Rule::Epsilon)),
@@ -58,28 +64,41 @@ fn main() -> Result<(), Failure> {
     let images = include_bytes!("mnist/digits-images-idx3-ubyte.gz");
     let labels = include_bytes!("mnist/digits-labels-idx1-ubyte.gz");
     let digits = Dataset::read(&images[..], &labels[..])?;
-    let inputs: Vec<Vec<f32>> = digits.images.iter().map(|image| image.iter().map(|&v| f32::from(v) / 255.0).collect()).collect();
+    let inputs: Vec<Vec<f32>> = digits
+        .images
+        .iter()
+        .map(|image| image.iter().map(|&v| f32::from(v) / 255.0).collect())
+        .collect();
 
     let rules = rules()?;
     // The network runs once for a digit, whatever the number of rules.
     let sweep = model.sweep(rules.iter().map(|(_, rule)| rule))?.targets(Targets::Predicted)?;
     count(&rules, &sweep, &inputs[..COUNTED.min(inputs.len())])?;
     for (name, rule) in &rules {
-        for finding in model.check(rule)?.iter().filter(|finding| finding.code != relprop::Code::SoftmaxLast).take(1) {
+        for finding in model
+            .check(rule)?
+            .iter()
+            .filter(|finding| finding.code != relprop::Code::SoftmaxLast)
+            .take(1)
+        {
             println!("{name}: {finding}");
         }
     }
 
-    let ten: Vec<usize> = (0..10).filter_map(|digit| digits.labels.iter().position(|&label| label == digit)).collect();
+    let ten: Vec<usize> = (0..10)
+        .filter_map(|digit| digits.labels.iter().position(|&label| label == digit))
+        .collect();
     let chosen: Vec<&[f32]> = ten.iter().map(|&index| inputs[index].as_slice()).collect();
     draw(&rules, &sweep, &chosen, digits.images.columns)?.write_png(&out)?;
     println!("\nwrote {}", out.to_string_lossy());
     Ok(())
 }
 
-/// A line for each rule: where the relevance of the prediction goes, on average, in per cent of the output.
+/// A line for each rule: where the relevance of the prediction goes, on average, in per cent of the
+/// output.
 fn count(rules: &[Named], sweep: &Sweep<f32>, inputs: &[Vec<f32>]) -> Result<(), Failure> {
-    const SINKS: [Cause; 5] = [Cause::Bias, Cause::Stabilizer, Cause::Empty, Cause::Dead, Cause::Rest];
+    const SINKS: [Cause; 5] =
+        [Cause::Bias, Cause::Stabilizer, Cause::Empty, Cause::Dead, Cause::Rest];
     let mut means = vec![[0.0; 2 + SINKS.len()]; rules.len()];
     for input in inputs {
         for (explanation, means) in sweep.explain_slice(input)?.iter().zip(&mut means) {
@@ -88,12 +107,21 @@ fn count(rules: &[Named], sweep: &Sweep<f32>, inputs: &[Vec<f32>]) -> Result<(),
             let per_cent = 100.0 / ledger.output() / inputs.len() as f64;
             // Of the other sign than the output, which may be negative.
             let sign = ledger.output().signum();
-            let against = explanation.relevance(predicted)?.iter().map(|&r| sign * (sign * f64::from(r)).min(0.0)).sum();
-            let parts = [ledger.inputs(), against].into_iter().chain(SINKS.map(|cause| ledger.total(cause)));
+            let against = explanation
+                .relevance(predicted)?
+                .iter()
+                .map(|&r| sign * (sign * f64::from(r)).min(0.0))
+                .sum();
+            let parts = [ledger.inputs(), against]
+                .into_iter()
+                .chain(SINKS.map(|cause| ledger.total(cause)));
             means.iter_mut().zip(parts).for_each(|(mean, part)| *mean += part * per_cent);
         }
     }
-    println!("where the relevance of the predicted output goes, in % of it, mean of {} digits\n", inputs.len());
+    println!(
+        "where the relevance of the predicted output goes, in % of it, mean of {} digits\n",
+        inputs.len()
+    );
     println!(
         "{:<18} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
         "rule", "inputs", "(of that", "bias", "stabil-", "empty", "dead", "rest"
@@ -110,11 +138,20 @@ fn count(rules: &[Named], sweep: &Sweep<f32>, inputs: &[Vec<f32>]) -> Result<(),
     Ok(())
 }
 
-/// A row for each rule, a column for each digit; each map is of the predicted output and scaled by its own strongest pixel.
-fn draw(rules: &[Named], sweep: &Sweep<f32>, inputs: &[&[f32]], columns: usize) -> Result<Canvas, relprop::Error> {
+/// A row for each rule, a column for each digit; each map is of the predicted output and scaled by
+/// its own strongest pixel.
+fn draw(
+    rules: &[Named],
+    sweep: &Sweep<f32>,
+    inputs: &[&[f32]],
+    columns: usize,
+) -> Result<Canvas, relprop::Error> {
     let (cell, text, gap, margin, names, head) = (2, 2, 8, 16, 230, 52);
     let tile = columns * cell;
-    let (left, top) = (|column: usize| margin + names + column * (tile + gap), |row: usize| margin + head + row * (tile + gap));
+    let (left, top) = (
+        |column: usize| margin + names + column * (tile + gap),
+        |row: usize| margin + head + row * (tile + gap),
+    );
     let (white, black, gray) = ([255; 3], [0; 3], [190; 3]);
     let title = "One network, ten digits, all rules";
     let legend = "red: for what was read, blue: against; the last three: first, middle, last layer";
@@ -122,7 +159,8 @@ fn draw(rules: &[Named], sweep: &Sweep<f32>, inputs: &[&[f32]], columns: usize) 
     let mut canvas = Canvas::new(width, top(1 + rules.len()) + margin, white)?;
     canvas.draw_text(margin, margin, title, text, black);
     canvas.draw_text(margin, margin + 22, legend, text, black);
-    for (row, name) in ["input"].into_iter().chain(rules.iter().map(|(name, _)| *name)).enumerate() {
+    for (row, name) in ["input"].into_iter().chain(rules.iter().map(|(name, _)| *name)).enumerate()
+    {
         canvas.draw_text(margin, top(row) + tile / 2 - 7, name, text, black);
     }
     for (column, input) in inputs.iter().enumerate() {

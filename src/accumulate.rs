@@ -1,18 +1,21 @@
 //! The accumulation: S = A¹ A² … Aᴸ, made while the forward pass runs.
 //!
-//! Each layer that does more than pass relevance on gives one [`Factor`]: a linear layer its share matrix A as a few terms
-//! diag(u) V diag(t). A factor is only ever applied, or formed where the chain needs a block to begin with. The machine here is a
-//! shift-reduce parser of the product: as the pass leaves a layer its factor is *shifted* on a stack, and the [`Plan`] says which neighbors to
-//! *reduce* to their product. What is left at the end is S.
+//! Each layer that does more than pass relevance on gives one [`Factor`]: a linear layer its share
+//! matrix A as a few terms diag(u) V diag(t). A factor is only ever applied, or formed where the
+//! chain needs a block to begin with. The machine here is a shift-reduce parser of the product: as
+//! the pass leaves a layer its factor is *shifted* on a stack, and the [`Plan`] says which
+//! neighbors to *reduce* to their product. What is left at the end is S.
 //!
-//! A product of neighboring factors, from layer a to layer b, is a block, kept in one of two layouts:
+//! A product of neighboring factors, from layer a to layer b, is a block, kept in one of two
+//! layouts:
 //!
-//! - a [`Prefix`]: for each input of a, its shares in the outputs of b, one after another. It grows to the right: another
-//!   factor is multiplied in as its layer is left, by Vᵀ X.
-//! - a [`Suffix`]: for each output of b, the shares of the inputs of a. It grows to the left, by V S.
+//! - a [`Prefix`]: for each input of a, its shares in the outputs of b, one after another. It grows
+//!   to the right: another factor is multiplied in as its layer is left, by Vᵀ X.
+//! - a [`Suffix`]: for each output of b, the shares of the inputs of a. It grows to the left, by V
+//!   S.
 //!
-//! Sinks (what goes to biases, stabilizers and so on) are rows of A below the inputs'. In a prefix they ride along as more
-//! inputs; in a suffix they are final the moment they meet it.
+//! Sinks (what goes to biases, stabilizers and so on) are rows of A below the inputs'. In a prefix
+//! they ride along as more inputs; in a suffix they are final the moment they meet it.
 
 mod block;
 mod factor;
@@ -39,9 +42,11 @@ pub(crate) use plan::{End, Link};
 pub(crate) use range::OutOfRange;
 pub(crate) use rounding::{Magnitudes, Rounded, Rounding};
 
-/// The order in which the share matrices are multiplied. The shares are the same up to rounding; the cost is not.
+/// The order in which the share matrices are multiplied. The shares are the same up to rounding;
+/// the cost is not.
 ///
-/// For layer sizes n_0, …, n_L and k targets (all n_L outputs, unless told otherwise), counted in multiply-adds:
+/// For layer sizes n_0, …, n_L and k targets (all n_L outputs, unless told otherwise), counted in
+/// multiply-adds:
 ///
 /// | order | cost | memory | best where |
 /// |---|---|---|---|
@@ -86,8 +91,8 @@ pub enum Cause {
     Bias,
     /// It went to the stabilizer of a total.
     Stabilizer,
-    /// The rule's shares do not sum to 1, and this is what is missing: the rules [`Relative`](crate::Relative),
-    /// [`AbsLrp`](crate::AbsLrp) and [`Sign`](crate::Sign).
+    /// The rule's shares do not sum to 1, and this is what is missing: the rules
+    /// [`Relative`](crate::Relative), [`AbsLrp`](crate::AbsLrp) and [`Sign`](crate::Sign).
     Rest,
     /// The total was exactly 0 and there was no stabilizer: there was nothing to share it by.
     Dead,
@@ -156,7 +161,13 @@ impl<T: Scalar> Visitor<T> for Machine<'_, T> {
         self.shift(factor, buffers)
     }
 
-    fn route(&mut self, buffers: &mut Buffers<T>, number: usize, from: Buffer<usize>, samples: usize) -> Result<(), Error> {
+    fn route(
+        &mut self,
+        buffers: &mut Buffers<T>,
+        number: usize,
+        from: Buffer<usize>,
+        samples: usize,
+    ) -> Result<(), Error> {
         self.shift(Factor { number, samples, values: Values::Route(from) }, buffers)
     }
 
@@ -168,14 +179,24 @@ impl<T: Scalar> Visitor<T> for Machine<'_, T> {
         self.open.next();
     }
 
-    fn close(&mut self, buffers: &mut Buffers<T>, number: usize, samples: usize) -> Result<(), Error> {
+    fn close(
+        &mut self,
+        buffers: &mut Buffers<T>,
+        number: usize,
+        samples: usize,
+    ) -> Result<(), Error> {
         let factor = self.open.close(number, samples);
         self.shift(factor, buffers)
     }
 }
 
 impl<'a, T: Scalar> Machine<'a, T> {
-    pub fn new(model: &'a Sequential<T>, network: &'a Network<T>, plan: &'a Plan, stack: &'a mut Stack<T>) -> Self {
+    pub fn new(
+        model: &'a Sequential<T>,
+        network: &'a Network<T>,
+        plan: &'a Plan,
+        stack: &'a mut Stack<T>,
+    ) -> Self {
         let Stack { items, open, noted } = stack;
         items.clear();
         open.clear();
@@ -201,13 +222,18 @@ impl<'a, T: Scalar> Machine<'a, T> {
     }
 
     /// Takes the targets and gives what is left: the shares of all samples.
-    pub fn finish(mut self, targets: Targets<T>, buffers: &mut Buffers<T>) -> Result<Suffix<T>, Overflow> {
+    pub fn finish(
+        mut self,
+        targets: Targets<T>,
+        buffers: &mut Buffers<T>,
+    ) -> Result<Suffix<T>, Overflow> {
         match targets {
             Targets::All => {}
             Targets::Selected(selected) => self.stack.push(Item::Selection(selected)),
             Targets::Weighted(values, targets) => {
                 if let Some(last) = self.network.chain().last() {
-                    let block = Suffix::of_targets(last.layer, values, last.outputs, targets, buffers)?;
+                    let block =
+                        Suffix::of_targets(last.layer, values, last.outputs, targets, buffers)?;
                     self.stack.push(Item::Suffix(block));
                 }
             }
@@ -220,10 +246,13 @@ impl<'a, T: Scalar> Machine<'a, T> {
     /// Does the steps up to the next shift.
     fn reduce(&mut self, buffers: &mut Buffers<T>) -> Result<(), Overflow> {
         while let Some(step) = self.steps.next().filter(|step| **step != Step::Shift) {
-            let (Some(right), Some(left)) = (self.stack.pop(), self.stack.pop()) else { return Ok(()) };
+            let (Some(right), Some(left)) = (self.stack.pop(), self.stack.pop()) else {
+                return Ok(());
+            };
             let product = match (step, left, right) {
                 (Step::Append, left, Item::Factor(right)) => {
-                    let product = self.prefix(left, buffers)?.times(self.linked(&right), buffers)?;
+                    let product =
+                        self.prefix(left, buffers)?.times(self.linked(&right), buffers)?;
                     right.give_back(buffers);
                     Item::Prefix(product)
                 }
@@ -239,7 +268,8 @@ impl<'a, T: Scalar> Machine<'a, T> {
                     Item::Suffix(product)
                 }
                 (_, Item::Factor(left), right) => {
-                    let product = self.suffix(right, buffers)?.after(self.linked(&left), buffers)?;
+                    let product =
+                        self.suffix(right, buffers)?.after(self.linked(&left), buffers)?;
                     left.give_back(buffers);
                     Item::Suffix(product)
                 }

@@ -13,8 +13,9 @@ pub(crate) struct Buffer<E> {
 
 /// Buffers to take and to give back.
 ///
-/// Which buffer is taken depends on the order of taking and giving alone, among the small ones and among the others. So whoever
-/// does the same again, after [`rewind`](Self::rewind), finds each buffer grown to what it is used for, and nothing is allocated.
+/// Which buffer is taken depends on the order of taking and giving alone, among the small ones and
+/// among the others. So whoever does the same again, after [`rewind`](Self::rewind), finds each
+/// buffer grown to what it is used for, and nothing is allocated.
 #[derive(Debug)]
 pub(crate) struct Pool<E> {
     /// Kept apart, so that none of the others lies idle behind a few values.
@@ -88,7 +89,8 @@ impl<E: Copy + Default> Pool<E> {
 }
 
 impl<E> Buffer<E> {
-    /// Hands the memory out and keeps `other` instead, grown to the same size; the slice is then empty.
+    /// Hands the memory out and keeps `other` instead, grown to the same size; the slice is then
+    /// empty.
     pub fn exchange(&mut self, mut other: Vec<E>) -> Vec<E>
     where
         E: Copy + Default,

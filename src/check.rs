@@ -29,7 +29,8 @@ pub enum Code {
     LargeBiases,
     /// A dense layer follows another without an activation between them.
     NoActivation,
-    /// A sample has values outside the range that a rule supposes, such as the box of [`ZBox`](crate::ZBox).
+    /// A sample has values outside the range that a rule supposes, such as the box of
+    /// [`ZBox`](crate::ZBox).
     OutsideRange,
     /// A layer was read from a text that leaves out settings that could make a difference.
     AssumedSettings,
@@ -70,15 +71,20 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at layer {} ({}): {} {}", self.code, self.layer, self.kind, self.sentence, self.advice)
+        write!(
+            f,
+            "{} at layer {} ({}): {} {}",
+            self.code, self.layer, self.kind, self.sentence, self.advice
+        )
     }
 }
 
 impl<T: Scalar> Sequential<T> {
-    /// What makes explanations of this model by this rule misleading, as far as it shows without a sample.
+    /// What makes explanations of this model by this rule misleading, as far as it shows without a
+    /// sample.
     ///
-    /// Biases are compared with what inputs of rms 1 would add to the outputs, which is a guess at the inputs' size. Cost: a
-    /// forward pass, and one copy of a layer's weights at a time.
+    /// Biases are compared with what inputs of rms 1 would add to the outputs, which is a guess at
+    /// the inputs' size. Cost: a forward pass, and one copy of a layer's weights at a time.
     ///
     /// # Errors
     /// Whatever the rule itself returns where it cannot be used.
@@ -100,14 +106,32 @@ impl<T: Scalar> Sequential<T> {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn check(&self, rule: impl RelevanceRule<T>) -> Result<Vec<Finding>, Error> {
-        let values = self.nodes().into_iter().map(|node| node.output.size()).fold(self.inputs(), usize::max);
+        let values =
+            self.nodes().into_iter().map(|node| node.output.size()).fold(self.inputs(), usize::max);
         let remedy = || "give the model a smaller input".to_owned();
-        MemoryLimit::default().check::<T>(2.0 * values as f64, || format!("a check of layers of {values} values"), remedy)?;
-        let last = self.chain().nodes.iter().rev().find(|node| !matches!(node.bound, Bound::Reshape)).map(|node| node.index);
+        MemoryLimit::default().check::<T>(
+            2.0 * values as f64,
+            || format!("a check of layers of {values} values"),
+            remedy,
+        )?;
+        let last = self
+            .chain()
+            .nodes
+            .iter()
+            .rev()
+            .find(|node| !matches!(node.bound, Bound::Reshape))
+            .map(|node| node.index);
         // Asked only where there is a normalization: it costs a copy of the weights.
         let has_norm = self.layers().iter().any(|layer| is_norm(*layer));
         let merged = if has_norm { self.canonize()?.1 } else { Vec::new() };
-        let mut check = Check { rule: &rule, sites: self.sites(), last, merged, dense: None, findings: Vec::new() };
+        let mut check = Check {
+            rule: &rule,
+            sites: self.sites(),
+            last,
+            merged,
+            dense: None,
+            findings: Vec::new(),
+        };
         let values = Values { squares: vec![T::one(); self.inputs()], below_zero: None };
         check.chain(self.chain(), self.input_shape(), values)?;
         Ok(check.findings)
@@ -141,7 +165,12 @@ impl<T: Scalar> Check<'_, T> {
         self.findings.push(Finding { code, layer, kind, sentence, advice });
     }
 
-    fn chain(&mut self, chain: &Chain<T>, mut input: Shape, mut values: Values<T>) -> Result<Values<T>, Error> {
+    fn chain(
+        &mut self,
+        chain: &Chain<T>,
+        mut input: Shape,
+        mut values: Values<T>,
+    ) -> Result<Values<T>, Error> {
         for node in &chain.nodes {
             self.assumed(node, input);
             self.no_activation(node);
@@ -149,13 +178,18 @@ impl<T: Scalar> Check<'_, T> {
                 Bound::Linear(linear) => values = self.linear(node, linear, values)?,
                 Bound::Elementwise(functions) => {
                     self.nonzero_at_zero(node, functions);
-                    // Where channels have functions of their own, a unit of any of them may be shut.
-                    let mut below = functions.iter().map(|f| values.below_zero.map(|values| values.map(|v| f.value(v))));
+                    // Where channels have functions of their own, a unit of any of them may be
+                    // shut.
+                    let mut below = functions
+                        .iter()
+                        .map(|f| values.below_zero.map(|values| values.map(|v| f.value(v))));
                     let first = below.next().flatten();
-                    values.below_zero = if below.all(|other| other == first) { first } else { None };
+                    values.below_zero =
+                        if below.all(|other| other == first) { first } else { None };
                     for (at, square) in values.squares.iter_mut().enumerate() {
                         let function = functions.at(at);
-                        let (a, b) = (function.value(square.sqrt()), function.value(-square.sqrt()));
+                        let (a, b) =
+                            (function.value(square.sqrt()), function.value(-square.sqrt()));
                         *square = (a * a + b * b) * T::from_f64(0.5);
                     }
                 }
@@ -163,11 +197,14 @@ impl<T: Scalar> Check<'_, T> {
                 Bound::Route { route, inputs, .. } => {
                     let mut from = vec![0; node.output.size()];
                     route.route(&values.squares, &mut from);
-                    values.squares = from.iter().map(|&i| values.squares[i.min(inputs - 1)]).collect();
+                    values.squares =
+                        from.iter().map(|&i| values.squares[i.min(inputs - 1)]).collect();
                 }
                 Bound::Branches { branches, sum, .. } => {
-                    let branches: Vec<Values<T>> =
-                        branches.iter().map(|branch| self.chain(branch, input, values.clone())).collect::<Result<_, _>>()?;
+                    let branches: Vec<Values<T>> = branches
+                        .iter()
+                        .map(|branch| self.chain(branch, input, values.clone()))
+                        .collect::<Result<_, _>>()?;
                     let below_zero = branches[0].below_zero;
                     let alike = branches.iter().all(|branch| branch.below_zero == below_zero);
                     let squares = branches.into_iter().flat_map(|branch| branch.squares).collect();
@@ -179,14 +216,22 @@ impl<T: Scalar> Check<'_, T> {
                 Bound::Softmax(_) => self.find(
                     node,
                     Code::SoftmaxLast,
-                    "The model ends with a softmax; its logits are explained, not the probabilities.".to_owned(),
-                    "Nothing needs to be done if you mean the logits. To see why one output wins over another, explain their difference.",
+                    "The model ends with a softmax; its logits are explained, not the \
+                     probabilities."
+                        .to_owned(),
+                    "Nothing needs to be done if you mean the logits. To see why one output wins \
+                     over another, explain their difference.",
                 ),
                 Bound::Link(_) => self.find(
                     node,
                     Code::SigmoidLast,
-                    format!("The model ends with {}; its logits are explained, not the probabilities.", node.layer.kind()),
-                    "Nothing needs to be done if you mean the logits: positive relevance raises the probability, negative relevance lowers it.",
+                    format!(
+                        "The model ends with {}; its logits are explained, not the \
+                        probabilities.",
+                        node.layer.kind()
+                    ),
+                    "Nothing needs to be done if you mean the logits: positive relevance raises \
+                     the probability, negative relevance lowers it.",
                 ),
             }
             input = node.output;
@@ -194,14 +239,20 @@ impl<T: Scalar> Check<'_, T> {
         Ok(values)
     }
 
-    /// An activation passes relevance on unchanged, which supposes that argument and value have one sign.
+    /// An activation passes relevance on unchanged, which supposes that argument and value have one
+    /// sign.
     fn nonzero_at_zero(&mut self, node: &Node<T>, functions: &Functions<T>) {
-        let Some(value) = functions.iter().map(|f| f.value(T::zero())).find(|value| *value != T::zero()) else { return };
+        let Some(value) =
+            functions.iter().map(|f| f.value(T::zero())).find(|value| *value != T::zero())
+        else {
+            return;
+        };
         let (kind, value) = (node.layer.kind(), value.as_f64());
         let (sentence, advice) = if self.last == Some(node.index) {
             (
                 format!(
-                    "The model ends with {kind}, which is {value:.3} at 0: where its argument and its value have different signs, \
+                    "The model ends with {kind}, which is {value:.3} at 0: where its argument and \
+                     its value have different signs, \
                      inputs that raise the output have negative relevance."
                 ),
                 "Explain the argument in its place: end the model before this layer.",
@@ -209,21 +260,26 @@ impl<T: Scalar> Check<'_, T> {
         } else {
             (
                 format!(
-                    "{kind} is {value:.3} at 0: a unit whose argument is negative can have a positive value, and the relevance of \
+                    "{kind} is {value:.3} at 0: a unit whose argument is negative can have a \
+                     positive value, and the relevance of \
                      the inputs that raised it is then negative."
                 ),
-                "Compare with gradient x input before you trust signs; an activation that is 0 at 0, such as Tanh, has no such units.",
+                "Compare with gradient x input before you trust signs; an activation that is 0 at \
+                 0, such as Tanh, has no such units.",
             )
         };
         self.find(node, Code::NonzeroAtZero, sentence, advice);
     }
 
-    /// Two dense layers in a row are one, so that a network seldom has them: more often an activation was left out.
+    /// Two dense layers in a row are one, so that a network seldom has them: more often an
+    /// activation was left out.
     fn no_activation(&mut self, node: &Node<T>) {
         let before = match &node.bound {
             Bound::Reshape => return,
             Bound::Linear(_) if is_norm(&*node.layer) => return,
-            Bound::Linear(linear) if linear.learned && linear.map.forms_matrix() => self.dense.replace(node.name.clone()),
+            Bound::Linear(linear) if linear.learned && linear.map.forms_matrix() => {
+                self.dense.replace(node.name.clone())
+            }
             _ => {
                 self.dense = None;
                 return;
@@ -233,8 +289,13 @@ impl<T: Scalar> Check<'_, T> {
             self.find(
                 node,
                 Code::NoActivation,
-                format!("There is no activation between the dense layers '{before}' and '{}'.", node.name),
-                "If the network has one, such as a function that its forward calls, add it to the architecture: the outputs are wrong without it.",
+                format!(
+                    "There is no activation between the dense layers '{before}' and \
+                    '{}'.",
+                    node.name
+                ),
+                "If the network has one, such as a function that its forward calls, add it to the \
+                 architecture: the outputs are wrong without it.",
             );
         }
     }
@@ -244,39 +305,62 @@ impl<T: Scalar> Check<'_, T> {
         self.find(
             node,
             Code::AssumedSettings,
-            format!("The text that the layer was read from does not say all of its settings. They are taken to be {settings}."),
-            "Write them into the text if they are others: PyTorch does not print them (relprop::io has lines of Python that do).",
+            format!(
+                "The text that the layer was read from does not say all of its settings. They \
+                are taken to be {settings}."
+            ),
+            "Write them into the text if they are others: PyTorch does not print them \
+             (relprop::io has lines of Python that do).",
         );
     }
 
-    fn linear(&mut self, node: &Node<T>, linear: &Linear<T>, values: Values<T>) -> Result<Values<T>, Error> {
+    fn linear(
+        &mut self,
+        node: &Node<T>,
+        linear: &Linear<T>,
+        values: Values<T>,
+    ) -> Result<Values<T>, Error> {
         let map = &*linear.map;
-        let Some((site, _)) = self.sites.iter().find(|(_, other)| other.factor == linear.factor) else { return Ok(values) };
+        let Some((site, _)) = self.sites.iter().find(|(_, other)| other.factor == linear.factor)
+        else {
+            return Ok(values);
+        };
         let rule = rule_at(self.rule, site);
         let (name, decomposition) = (rule.name_at(site), rule.decompose(site)?);
-        if values.below_zero.is_some_and(|values| values == [T::zero(); 2]) && gives_to_zeros(&decomposition, map) {
+        if values.below_zero.is_some_and(|values| values == [T::zero(); 2])
+            && gives_to_zeros(&decomposition, map)
+        {
             let advice = if site.linear_index > 0 {
-                "Use it at the first layer only, as Composite::first does, or at one whose inputs are never shut."
+                "Use it at the first layer only, as Composite::first does, or at one whose inputs \
+                 are never shut."
             } else {
                 "Use a rule here that shares by the values of the inputs, such as ZPlus or Epsilon."
             };
             self.find(
                 node,
                 Code::DeadUnits,
-                format!("{name} gives relevance to units that the activation before it has shut, although they added nothing."),
+                format!(
+                    "{name} gives relevance to units that the activation before it has shut, \
+                    although they added nothing."
+                ),
                 advice,
             );
         }
         if is_norm(&*node.layer) {
             let advice = if self.merged.iter().any(|merged| merged.norm == node.name) {
-                "Merge it into the linear layer beside it, with Sequential::canonize: most rules give another answer then, and the published one."
+                "Merge it into the linear layer beside it, with Sequential::canonize: most rules \
+                 give another answer then, and the published one."
             } else {
-                "Nothing merges it: the layer beside it is not linear, or a padded convolution after it. Look at its biases in the ledger."
+                "Nothing merges it: the layer beside it is not linear, or a padded convolution \
+                 after it. Look at its biases in the ledger."
             };
             self.find(
                 node,
                 Code::UnmergedNorm,
-                format!("The normalization is explained by {name} as a layer of its own, so that relevance is lost to its shift."),
+                format!(
+                    "The normalization is explained by {name} as a layer of its own, so that \
+                    relevance is lost to its shift."
+                ),
                 advice,
             );
         }
@@ -286,7 +370,9 @@ impl<T: Scalar> Check<'_, T> {
                 node,
                 Code::LargeBiases,
                 format!(
-                    "The biases (rms {of_bias:.2}) are larger than what inputs of rms 1 add to the outputs (rms {of_sum:.2}); under {name} much of the relevance may end in them."
+                    "The biases (rms {of_bias:.2}) are larger than what inputs of rms 1 add to \
+                     the outputs (rms {of_sum:.2}); under {name} much of the relevance may end in \
+                     them."
                 ),
                 "Look at the ledger, and compare with BiasMode::Ignore or BiasMode::Distribute.",
             );
@@ -296,8 +382,11 @@ impl<T: Scalar> Check<'_, T> {
             squares.iter_mut().zip(bias.iter()).for_each(|(square, b)| *square += b * b);
         }
         // An average of values that are shut is shut; of the others nothing is new.
-        let below_zero =
-            if linear.learned || map.bias().is_some() { Some([-T::one(), -T::one() - T::one()]) } else { values.below_zero };
+        let below_zero = if linear.learned || map.bias().is_some() {
+            Some([-T::one(), -T::one() - T::one()])
+        } else {
+            values.below_zero
+        };
         Ok(Values { squares, below_zero })
     }
 }
@@ -325,12 +414,21 @@ fn mean_squares<T: Scalar>(map: &dyn LinearMap<T>, squares: &[T]) -> Vec<T> {
     sums
 }
 
-/// The root mean squares of the biases and of W z, where the former is larger and the rule gives biases a share.
-fn bias_against<T: Scalar>(map: &dyn LinearMap<T>, typical: &[T], decomposition: &Decomposition<T>) -> Option<(f64, f64)> {
-    let absorbs =
-        |group: &Group<T>| matches!(group.divisor, Divisor::Total(_) | Divisor::TotalOf(..)) && group.bias_mode == BiasMode::Absorb;
+/// The root mean squares of the biases and of W z, where the former is larger and the rule gives
+/// biases a share.
+fn bias_against<T: Scalar>(
+    map: &dyn LinearMap<T>,
+    typical: &[T],
+    decomposition: &Decomposition<T>,
+) -> Option<(f64, f64)> {
+    let absorbs = |group: &Group<T>| {
+        matches!(group.divisor, Divisor::Total(_) | Divisor::TotalOf(..))
+            && group.bias_mode == BiasMode::Absorb
+    };
     let bias = map.bias().filter(|_| decomposition.groups.iter().any(absorbs))?;
-    let mean = |squares: &mut dyn Iterator<Item = f64>| (squares.sum::<f64>() / typical.len() as f64).sqrt();
+    let mean = |squares: &mut dyn Iterator<Item = f64>| {
+        (squares.sum::<f64>() / typical.len() as f64).sqrt()
+    };
     let of_bias = mean(&mut bias.iter().map(|b| b.as_f64() * b.as_f64()));
     let of_sum = mean(&mut typical.iter().map(|square| square.as_f64()));
     (of_bias > of_sum).then_some((of_bias, of_sum))

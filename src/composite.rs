@@ -1,8 +1,8 @@
 //! Composites: which rule for which layer.
 //!
-//! Deep networks are best explained by different rules in different places: one that is robust where features are
-//! coarse, one that is exact near the output, one for the pixels at the first layer (Montavon et al. 2019; Kohlbrenner et
-//! al. 2020).
+//! Deep networks are best explained by different rules in different places: one that is robust
+//! where features are coarse, one that is exact near the output, one for the pixels at the first
+//! layer (Montavon et al. 2019; Kohlbrenner et al. 2020).
 
 use std::fmt;
 use std::ops::Range;
@@ -10,13 +10,16 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::nearest::did_you_mean;
-use crate::rule::{AlphaBeta, Decomposition, Epsilon, Flat, Gamma, Norm, RelevanceRule, Site, ZBox, ZPlus};
+use crate::rule::{
+    AlphaBeta, Decomposition, Epsilon, Flat, Gamma, Norm, RelevanceRule, Site, ZBox, ZPlus,
+};
 use crate::scalar::Scalar;
 
 /// A rule for each layer, by kind, place or name. It goes wherever a rule goes.
 ///
-/// Of all settings that fit a layer the one that was made last holds. A setting that fits no layer is an error when the explainer is
-/// made, with the name that was probably meant ([`Error::UnmatchedSetting`]); only those of presets need not fit.
+/// Of all settings that fit a layer the one that was made last holds. A setting that fits no layer
+/// is an error when the explainer is made, with the name that was probably meant
+/// ([`Error::UnmatchedSetting`]); only those of presets need not fit.
 ///
 /// ```
 /// use relprop::{Composite, Epsilon, Gamma, Linear, Relu, Rule, Sequential};
@@ -90,8 +93,13 @@ impl Place {
     fn unmatched(&self, rule: String, sites: &[Site<'_>]) -> Error {
         let names = sites.iter().map(|site| site.name);
         let (setting, nearest) = match self {
-            Self::Kind(kind) => (format!("Composite::kind({kind:?}, ..)"), did_you_mean(kind, sites.iter().map(|site| site.kind))),
-            Self::Name(name) => (format!("Composite::name({name:?}, ..)"), did_you_mean(name, names)),
+            Self::Kind(kind) => (
+                format!("Composite::kind({kind:?}, ..)"),
+                did_you_mean(kind, sites.iter().map(|site| site.kind)),
+            ),
+            Self::Name(name) => {
+                (format!("Composite::name({name:?}, ..)"), did_you_mean(name, names))
+            }
             Self::Layer(layer) => (format!("Composite::layer({layer}, ..)"), String::new()),
             Self::Range(range) => (format!("Composite::range({range:?}, ..)"), String::new()),
             Self::Any => ("Composite::new(..)".to_owned(), String::new()),
@@ -113,7 +121,11 @@ fn list_sites(sites: &[Site<'_>]) -> String {
     if sites.len() > LISTED {
         listed.push(format!("and {} more", sites.len() - LISTED));
     }
-    if listed.is_empty() { "no layer takes a rule".to_owned() } else { format!("these layers take a rule: {}", listed.join(", ")) }
+    if listed.is_empty() {
+        "no layer takes a rule".to_owned()
+    } else {
+        format!("these layers take a rule: {}", listed.join(", "))
+    }
 }
 
 const CONVOLUTIONS: [&str; 3] = ["Conv1d", "Conv2d", "ConvTranspose2d"];
@@ -154,7 +166,8 @@ impl<T: Scalar> Composite<T> {
         self.with(Place::Range(indices), rule)
     }
 
-    /// For the layer of this name: the one it was given, in a state dict that of its tensors, else its index.
+    /// For the layer of this name: the one it was given, in a state dict that of its tensors, else
+    /// its index.
     #[must_use]
     pub fn name(self, name: &str, rule: impl RelevanceRule<T> + 'static) -> Self {
         self.with(Place::Name(name.to_owned()), rule)
@@ -174,7 +187,9 @@ impl<T: Scalar> Composite<T> {
 
     fn by_convolutions(rule: impl RelevanceRule<T> + 'static) -> Self {
         let rule: Arc<dyn RelevanceRule<T>> = Arc::new(rule);
-        let of_kind = |composite: Self, kind: &str| composite.set(Place::Kind(kind.to_owned()), rule.clone(), false);
+        let of_kind = |composite: Self, kind: &str| {
+            composite.set(Place::Kind(kind.to_owned()), rule.clone(), false)
+        };
         CONVOLUTIONS.into_iter().fold(Self::new(Epsilon::default()), of_kind)
     }
 
@@ -198,7 +213,8 @@ impl<T: Scalar> Composite<T> {
         Self::epsilon_plus().preset_first(Flat).called("EpsilonPlusFlat")
     }
 
-    /// Convolutions by [`AlphaBeta`] (2, 1), dense layers by [`Epsilon`], poolings and sums by [`Norm`].
+    /// Convolutions by [`AlphaBeta`] (2, 1), dense layers by [`Epsilon`], poolings and sums by
+    /// [`Norm`].
     #[must_use]
     pub fn epsilon_alpha2_beta1() -> Self {
         Self::by_convolutions(AlphaBeta::default()).called("EpsilonAlpha2Beta1")
@@ -210,8 +226,8 @@ impl<T: Scalar> Composite<T> {
         Self::epsilon_alpha2_beta1().preset_first(Flat).called("EpsilonAlpha2Beta1Flat")
     }
 
-    /// Convolutions by [`Gamma`] (0.25), dense layers by [`Epsilon`], poolings and sums by [`Norm`], the first layer by
-    /// [`ZBox`] with the bounds of the inputs.
+    /// Convolutions by [`Gamma`] (0.25), dense layers by [`Epsilon`], poolings and sums by
+    /// [`Norm`], the first layer by [`ZBox`] with the bounds of the inputs.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless low <= high, both finite.
@@ -222,7 +238,11 @@ impl<T: Scalar> Composite<T> {
 
     fn at(&self, site: &Site<'_>) -> &dyn RelevanceRule<T> {
         // The first setting is for any layer with weights of its own.
-        self.settings.iter().rev().find(|setting| setting.place.is(site)).map_or(&Norm, |setting| &*setting.rule)
+        self.settings
+            .iter()
+            .rev()
+            .find(|setting| setting.place.is(site))
+            .map_or(&Norm, |setting| &*setting.rule)
     }
 }
 
@@ -248,7 +268,8 @@ impl<T: Scalar> RelevanceRule<T> for Composite<T> {
     /// Every setting fits some layer, and what is set there looks at those layers in its turn.
     fn check_sites(&self, sites: &[Site<'_>]) -> Result<(), Error> {
         for Setting { place, rule, wanted } in &self.settings {
-            let fitting: Vec<Site<'_>> = sites.iter().filter(|site| place.is(site)).cloned().collect();
+            let fitting: Vec<Site<'_>> =
+                sites.iter().filter(|site| place.is(site)).cloned().collect();
             if fitting.is_empty() {
                 if *wanted {
                     return Err(place.unmatched(rule.name(), sites));
@@ -312,21 +333,50 @@ mod tests {
     #[test]
     fn presets_are_those_of_the_literature() {
         let names = |composite: Composite<f64>| {
-            [site(0, "", "Conv2d"), site(1, "", "Conv2d"), site(1, "", "AvgPool2d"), site(1, "", "Residual"), site(3, "", "Linear")]
-                .map(|site| composite.name_at(&site))
+            [
+                site(0, "", "Conv2d"),
+                site(1, "", "Conv2d"),
+                site(1, "", "AvgPool2d"),
+                site(1, "", "Residual"),
+                site(3, "", "Linear"),
+            ]
+            .map(|site| composite.name_at(&site))
         };
-        assert_eq!(names(Composite::epsilon_plus()), ["ZPlus", "ZPlus", "Norm", "Norm", "Epsilon(1e-6)"]);
-        assert_eq!(names(Composite::epsilon_plus_flat()), ["Flat", "ZPlus", "Norm", "Norm", "Epsilon(1e-6)"]);
+        assert_eq!(
+            names(Composite::epsilon_plus()),
+            ["ZPlus", "ZPlus", "Norm", "Norm", "Epsilon(1e-6)"]
+        );
+        assert_eq!(
+            names(Composite::epsilon_plus_flat()),
+            ["Flat", "ZPlus", "Norm", "Norm", "Epsilon(1e-6)"]
+        );
         let alpha = "AlphaBeta(2.0, 1.0)";
-        assert_eq!(names(Composite::epsilon_alpha2_beta1()), [alpha, alpha, "Norm", "Norm", "Epsilon(1e-6)"]);
-        assert_eq!(names(Composite::epsilon_alpha2_beta1_flat()), ["Flat", alpha, "Norm", "Norm", "Epsilon(1e-6)"]);
+        assert_eq!(
+            names(Composite::epsilon_alpha2_beta1()),
+            [alpha, alpha, "Norm", "Norm", "Epsilon(1e-6)"]
+        );
+        assert_eq!(
+            names(Composite::epsilon_alpha2_beta1_flat()),
+            ["Flat", alpha, "Norm", "Norm", "Epsilon(1e-6)"]
+        );
         let gamma = Composite::epsilon_gamma_box(-1.0, 1.0).unwrap();
-        assert_eq!(names(gamma), ["ZBox(-1.0, 1.0)", "Gamma(0.25)", "Norm", "Norm", "Epsilon(1e-6)"]);
+        assert_eq!(
+            names(gamma),
+            ["ZBox(-1.0, 1.0)", "Gamma(0.25)", "Norm", "Norm", "Epsilon(1e-6)"]
+        );
         assert!(Composite::<f64>::epsilon_gamma_box(1.0, -1.0).is_err());
         assert_eq!(RelevanceRule::name(&Composite::<f64>::epsilon_plus_flat()), "EpsilonPlusFlat");
-        let changed = Composite::<f64>::new(Epsilon::default()).first(Flat).kind("Conv2d", Norm).layer(3, Flat).name("head", Flat);
-        let name = "Composite(Epsilon(1e-6), first: Flat, Conv2d: Norm, layer 3: Flat, 'head': Flat)";
+        let changed = Composite::<f64>::new(Epsilon::default())
+            .first(Flat)
+            .kind("Conv2d", Norm)
+            .layer(3, Flat)
+            .name("head", Flat);
+        let name =
+            "Composite(Epsilon(1e-6), first: Flat, Conv2d: Norm, layer 3: Flat, 'head': Flat)";
         assert_eq!(RelevanceRule::name(&changed), name);
-        assert!(RelevanceRule::name(&Composite::<f64>::epsilon_plus_flat().last(Flat)).ends_with("first: Flat, last: Flat)"));
+        assert!(
+            RelevanceRule::name(&Composite::<f64>::epsilon_plus_flat().last(Flat))
+                .ends_with("first: Flat, last: Flat)")
+        );
     }
 }

@@ -4,8 +4,9 @@ use crate::shape::Shape;
 
 /// What can go wrong, each case with what is needed to mend it.
 ///
-/// Layers are counted from 0 in the order in which they were added, as in PyTorch's `nn.Sequential`; `kind` is the
-/// layer's name there (`"Linear"`, `"ReLU"`). A call that returns an error has changed nothing.
+/// Layers are counted from 0 in the order in which they were added, as in PyTorch's
+/// `nn.Sequential`; `kind` is the layer's name there (`"Linear"`, `"ReLU"`). A call that returns an
+/// error has changed nothing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -14,7 +15,9 @@ pub enum Error {
     EmptyModel,
 
     /// No layer of the model fixes how many inputs it takes.
-    #[error("none of the model's {layers} layers says how many inputs it takes; a model needs at least one linear layer")]
+    #[error(
+        "none of the model's {layers} layers says how many inputs it takes; a model needs at least one linear layer"
+    )]
     NoLinearLayer {
         /// How many layers the model has.
         layers: usize,
@@ -44,15 +47,21 @@ pub enum Error {
         found: Shape,
     },
 
-    /// A model does not begin with a layer that says how many inputs it takes, and was not told its input's shape.
-    #[error("layer 0 ({kind}) takes inputs of many shapes: say which, with SequentialBuilder::input")]
+    /// A model does not begin with a layer that says how many inputs it takes, and was not told its
+    /// input's shape.
+    #[error(
+        "layer 0 ({kind}) takes inputs of many shapes: say which, with SequentialBuilder::input"
+    )]
     UnknownInput {
         /// The first layer's kind.
         kind: String,
     },
 
     /// A layer's bias has not one value for each of its outputs.
-    #[error("{kind}: the bias has {found} values for {outputs} outputs (weights are {outputs} x {inputs})")]
+    #[error(
+        "{kind}: the bias has {found} values for {outputs} outputs (weights are {outputs} x \
+         {inputs})"
+    )]
     BiasShape {
         /// The layer's kind.
         kind: String,
@@ -78,7 +87,10 @@ pub enum Error {
     },
 
     /// A layer has no inputs or no outputs.
-    #[error("{kind}: a layer needs at least one input and one output, the weights are {outputs} x {inputs}")]
+    #[error(
+        "{kind}: a layer needs at least one input and one output, the weights are {outputs} x \
+         {inputs}"
+    )]
     ZeroSized {
         /// The layer's kind.
         kind: String,
@@ -90,7 +102,8 @@ pub enum Error {
 
     /// A softmax stands anywhere but at the end of the model.
     #[error(
-        "layer {layer} (Softmax) is followed by other layers; only a softmax at the very end can be explained (its logits are), \
+        "layer {layer} (Softmax) is followed by other layers; only a softmax at the very end can \
+         be explained (its logits are), \
          so end the model before layer {next} or remove the softmax"
     )]
     SoftmaxInMiddle {
@@ -102,7 +115,8 @@ pub enum Error {
 
     /// A softmax is in a branch.
     #[error(
-        "layer {layer} (Softmax) is in a branch; only a softmax at the very end can be explained (its logits are), so remove it"
+        "layer {layer} (Softmax) is in a branch; only a softmax at the very end can be explained \
+         (its logits are), so remove it"
     )]
     SoftmaxInBranch {
         /// The softmax's index.
@@ -162,7 +176,8 @@ pub enum Error {
     },
 
     /// A layer was asked for that the model does not have.
-    #[error("layer {layer} was asked for, the model has layers 0 to {last}, and {layers} means the outputs", last = .layers - 1)]
+    #[error("layer {layer} was asked for, the model has layers 0 to {last}, and {layers} means \
+        the outputs", last = .layers - 1)]
     LayerOutOfRange {
         /// The layer asked for.
         layer: usize,
@@ -232,8 +247,12 @@ pub enum Error {
         value: f64,
     },
 
-    /// A layer's output is NaN or infinite, though its input was finite: the network overflows the number type.
-    #[error("output {index} of layer {layer} ({kind}) is {value}: the network overflows the number type at this sample")]
+    /// A layer's output is NaN or infinite, though its input was finite: the network overflows the
+    /// number type.
+    #[error(
+        "output {index} of layer {layer} ({kind}) is {value}: the network overflows the number \
+         type at this sample"
+    )]
     NonFiniteOutput {
         /// The layer's index.
         layer: usize,
@@ -246,7 +265,10 @@ pub enum Error {
     },
 
     /// Relevances became too large for the number type.
-    #[error("the relevances at layer {layer} ({kind}) are too large for the number type; a larger epsilon or f64 helps")]
+    #[error(
+        "the relevances at layer {layer} ({kind}) are too large for the number type; a larger \
+         epsilon or f64 helps"
+    )]
     Overflow {
         /// The layer's index.
         layer: usize,
@@ -293,10 +315,13 @@ pub enum Error {
         layers: String,
     },
 
-    /// A value is outside the range that a rule supposes of a layer's inputs, such as the box of [`ZBox`](crate::ZBox).
+    /// A value is outside the range that a rule supposes of a layer's inputs, such as the box of
+    /// [`ZBox`](crate::ZBox).
     #[error(
-        "input {input} of layer {layer} ({kind}) is {value} in sample {sample}, outside the range from {low} to {high} that {rule} \
-         supposes (inputs outside: {count}): widen the range, or let the rule report such samples (Outside::Report)"
+        "input {input} of layer {layer} ({kind}) is {value} in sample {sample}, outside the range \
+         from {low} to {high} that {rule} \
+         supposes (inputs outside: {count}): widen the range, or let the rule report such samples \
+         (Outside::Report)"
     )]
     OutsideRange {
         /// The rule's name.
@@ -428,7 +453,8 @@ fn count(nodes: usize) -> String {
 
 /// What kind of network nodes are of, where that says more than their list.
 fn family(nodes: &[UnsupportedNode]) -> &'static str {
-    let has = |operators: &[&str]| nodes.iter().any(|node| operators.contains(&node.operator.as_str()));
+    let has =
+        |operators: &[&str]| nodes.iter().any(|node| operators.contains(&node.operator.as_str()));
     if has(&["LSTM", "GRU", "RNN"]) {
         " (of a recurrent network)"
     } else if has(&["LayerNormalization"]) && has(&["Softmax"]) {
@@ -446,7 +472,12 @@ fn list_nodes(nodes: &[UnsupportedNode]) -> String {
     nodes.iter().map(line).collect()
 }
 
-fn list_tensors(missing: &[String], surplus: &[String], misshapen: &[Misshapen], notes: &[String]) -> String {
+fn list_tensors(
+    missing: &[String],
+    surplus: &[String],
+    misshapen: &[Misshapen],
+    notes: &[String],
+) -> String {
     use std::fmt::Write;
     let mut text = String::new();
     for (title, names) in [("missing", missing), ("surplus", surplus)] {
@@ -492,7 +523,12 @@ impl Error {
         Self::Shape { kind: kind.to_owned(), expected: expected.into(), found }
     }
 
-    pub(crate) fn parameter(of: &str, parameter: &str, value: impl std::fmt::Debug, requirement: &str) -> Self {
+    pub(crate) fn parameter(
+        of: &str,
+        parameter: &str,
+        value: impl std::fmt::Debug,
+        requirement: &str,
+    ) -> Self {
         Self::InvalidParameter {
             of: of.to_owned(),
             parameter: parameter.to_owned(),

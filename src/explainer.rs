@@ -6,7 +6,8 @@ use std::sync::Arc;
 use nalgebra::{DMatrix, DVector};
 
 use crate::accumulate::{
-    self, Accumulation, End, Link, Machine, Magnitudes, Network, OutOfRange, Overflow, Plan, Rounding, Stack, Suffix,
+    self, Accumulation, End, Link, Machine, Magnitudes, Network, OutOfRange, Overflow, Plan,
+    Rounding, Stack, Suffix,
 };
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
@@ -20,10 +21,11 @@ use crate::scalar::Scalar;
 use crate::sequential::{self, Outputs, Sequential};
 use crate::targets::Targets;
 
-/// Memory to explain in, for [`Explainer::explain_into`] and [`Explainer::explain_batch_into`]; it holds their results.
+/// Memory to explain in, for [`Explainer::explain_into`] and [`Explainer::explain_batch_into`]; it
+/// holds their results.
 ///
-/// It fits itself to the explainer that it is given to, and grows to what is largest. Each thread that explains wants one of
-/// its own.
+/// It fits itself to the explainer that it is given to, and grows to what is largest. Each thread
+/// that explains wants one of its own.
 #[derive(Debug)]
 pub struct Workspace<T: Scalar> {
     parts: Vec<Part<T>>,
@@ -83,10 +85,11 @@ pub struct Explainer<T: Scalar> {
 }
 
 impl<T: Scalar> Sequential<T> {
-    /// Explains all outputs at one sample: one pass over the layers gives the outputs and accumulates their shares.
+    /// Explains all outputs at one sample: one pass over the layers gives the outputs and
+    /// accumulates their shares.
     ///
-    /// The same as [`explainer`](Self::explainer) and [`Explainer::explain`]; hold the explainer where there are many
-    /// samples and the rule transforms the weights.
+    /// The same as [`explainer`](Self::explainer) and [`Explainer::explain`]; hold the explainer
+    /// where there are many samples and the rule transforms the weights.
     ///
     /// # Errors
     /// Those of [`explainer`](Self::explainer) and [`Explainer::explain`].
@@ -107,7 +110,11 @@ impl<T: Scalar> Sequential<T> {
     /// assert!(explanation.ledger(0)?.imbalance() < 1e-12);
     /// # Ok::<(), relprop::Error>(())
     /// ```
-    pub fn explain(&self, sample: &DVector<T>, rule: impl RelevanceRule<T>) -> Result<Explanation<T>, Error> {
+    pub fn explain(
+        &self,
+        sample: &DVector<T>,
+        rule: impl RelevanceRule<T>,
+    ) -> Result<Explanation<T>, Error> {
         self.explainer(rule)?.explain(sample)
     }
 
@@ -126,26 +133,35 @@ impl<T: Scalar> Sequential<T> {
     /// assert_eq!(explanations.len(), 3);
     /// # Ok::<(), relprop::Error>(())
     /// ```
-    pub fn explain_batch(&self, samples: &DMatrix<T>, rule: impl RelevanceRule<T>) -> Result<Vec<Explanation<T>>, Error> {
+    pub fn explain_batch(
+        &self,
+        samples: &DMatrix<T>,
+        rule: impl RelevanceRule<T>,
+    ) -> Result<Vec<Explanation<T>>, Error> {
         self.explainer(rule)?.explain_batch(samples)
     }
 
     /// Prepares a rule for this model.
     ///
-    /// Cost: for each linear layer and each of the rule's transforms one copy of its weights; none for `Epsilon` and
-    /// `Relative`.
+    /// Cost: for each linear layer and each of the rule's transforms one copy of its weights; none
+    /// for `Epsilon` and `Relative`.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where the rule cannot be used at a layer, [`Error::UnmatchedSetting`] for a composite with a setting that
-    /// fits no layer, and whatever the rule itself returns.
+    /// [`Error::Unsupported`] where the rule cannot be used at a layer, [`Error::UnmatchedSetting`]
+    /// for a composite with a setting that fits no layer, and whatever the rule itself returns.
     pub fn explainer(&self, rule: impl RelevanceRule<T>) -> Result<Explainer<T>, Error> {
         let network = Network::new(self, &rule)?;
         let mut sites = self.sites();
         // As they are left.
         sites.sort_by_key(|(_, linear)| linear.factor);
-        let rules = sites.iter().map(|(site, _)| (site.layer, rule_at(&rule, site).name_at(site))).collect();
+        let rules = sites
+            .iter()
+            .map(|(site, _)| (site.layer, rule_at(&rule, site).name_at(site)))
+            .collect();
         let sinks = network.chain().flat_map(|prepared| &prepared.sinks);
-        let sinks = sinks.map(|&(layer, cause)| Sink { layer, kind: self.kind(layer).to_owned(), cause }).collect();
+        let sinks = sinks
+            .map(|&(layer, cause)| Sink { layer, kind: self.kind(layer).to_owned(), cause })
+            .collect();
         let about = Arc::new(About { rule: rule.name(), rules, sinks });
         let plan = plan(&network, Accumulation::default(), End::All);
         let (model, network) = (self.clone(), Arc::new(network));
@@ -172,11 +188,12 @@ impl<T: Scalar> Explainer<T> {
         self
     }
 
-    /// The same for other [`Targets`]: an output's index, a list of them, a weighting, `Targets::Predicted`.
+    /// The same for other [`Targets`]: an output's index, a list of them, a weighting,
+    /// `Targets::Predicted`.
     ///
     /// # Errors
-    /// [`Error::TargetOutOfRange`], [`Error::WeightingShape`], and [`Error::InvalidParameter`] for no targets or a weight
-    /// that is not finite.
+    /// [`Error::TargetOutOfRange`], [`Error::WeightingShape`], and [`Error::InvalidParameter`] for
+    /// no targets or a weight that is not finite.
     pub fn targets(mut self, targets: impl Into<Targets<T>>) -> Result<Self, Error> {
         let targets = targets.into();
         let outputs = self.model.outputs();
@@ -213,8 +230,9 @@ impl<T: Scalar> Explainer<T> {
 
     /// The same with another limit of what a call may hold, in bytes: 2 GiB unless told otherwise.
     ///
-    /// What a call would hold is computed before any of it is taken: the shares of all targets, of all samples of a batch, and of
-    /// every layer in a trace. Beyond the limit the call is [`Error::TooLarge`], which says the size and what to do.
+    /// What a call would hold is computed before any of it is taken: the shares of all targets, of
+    /// all samples of a batch, and of every layer in a trace. Beyond the limit the call is
+    /// [`Error::TooLarge`], which says the size and what to do.
     ///
     /// # Example
     /// ```
@@ -246,30 +264,45 @@ impl<T: Scalar> Explainer<T> {
     /// How many values the explanations of some samples have.
     pub(crate) fn values_of(&self, samples: usize) -> f64 {
         let rows = self.model.inputs() as f64 + self.about.sinks.len() as f64;
-        let health = if self.magnitudes.is_some() { 4.0 * (rows + self.model.outputs() as f64) } else { 0.0 };
+        let health = if self.magnitudes.is_some() {
+            4.0 * (rows + self.model.outputs() as f64)
+        } else {
+            0.0
+        };
         rows.mul_add(samples as f64, health) * self.target_count() as f64
     }
 
-    /// How many values the blocks of some samples have while they are multiplied: a block and the one that it is made of.
+    /// How many values the blocks of some samples have while they are multiplied: a block and the
+    /// one that it is made of.
     pub(crate) fn values_of_blocks(&self, samples: usize) -> f64 {
         2.0 * samples as f64 * self.plan.largest_block(self.plan.accumulation())
     }
 
-    /// Whether there is room for the explanations of some samples, `at_once` of which are in work at a time.
+    /// Whether there is room for the explanations of some samples, `at_once` of which are in work
+    /// at a time.
     fn check_size(&self, samples: usize, at_once: usize) -> Result<(), Error> {
         let values = self.values_of(samples) + self.values_of_blocks(at_once);
         let (inputs, targets) = (self.model.inputs(), self.target_count());
         let what = || match samples {
-            1 => format!("the shares of {inputs} inputs in {targets} outputs, with what they are made of,"),
-            _ => format!("the shares of {inputs} inputs in {targets} outputs for {samples} samples, with what they are made of,"),
+            1 => format!(
+                "the shares of {inputs} inputs in {targets} outputs, with what they are made of,"
+            ),
+            _ => format!(
+                "the shares of {inputs} inputs in {targets} outputs for {samples} samples, with \
+                 what they are made of,"
+            ),
         };
-        let too_large_alone =
-            || self.limit.check::<T>(self.values_of(1) + self.values_of_blocks(1), String::new, String::new).is_err();
+        let too_large_alone = || {
+            self.limit
+                .check::<T>(self.values_of(1) + self.values_of_blocks(1), String::new, String::new)
+                .is_err()
+        };
         let remedy = || {
             let fewer = if samples == 1 || too_large_alone() {
                 "explain fewer outputs (Targets::Predicted, or a list of them)"
             } else {
-                "explain the batch in parts, or fewer outputs (Targets::Predicted, or a list of them)"
+                "explain the batch in parts, or fewer outputs (Targets::Predicted, or a list of \
+                 them)"
             };
             format!("{fewer}, or raise the limit with Explainer::memory_limit")
         };
@@ -279,16 +312,27 @@ impl<T: Scalar> Explainer<T> {
     /// Whether there is room for a trace: the blocks of all layers, and once more as matrices.
     pub(crate) fn check_size_of_trace(&self) -> Result<MemoryLimit, Error> {
         let (targets, outputs) = (self.target_count() as f64, self.model.outputs() as f64);
-        let layers: f64 = self.network.chain().map(|prepared| (prepared.inputs + prepared.sinks.len()) as f64).sum();
+        let layers: f64 = self
+            .network
+            .chain()
+            .map(|prepared| (prepared.inputs + prepared.sinks.len()) as f64)
+            .sum();
         let values = self.values_of(1) + (2.0 * layers + outputs) * targets;
-        let remedy = "trace fewer outputs (Targets::Predicted, or a list of them), or raise the limit with Explainer::memory_limit";
-        self.limit.check::<T>(values, || format!("a trace of {targets} outputs"), || remedy.to_owned())?;
+        let remedy = "trace fewer outputs (Targets::Predicted, or a list of them), or raise the \
+            limit with Explainer::memory_limit";
+        self.limit.check::<T>(
+            values,
+            || format!("a trace of {targets} outputs"),
+            || remedy.to_owned(),
+        )?;
         Ok(self.limit)
     }
 
-    /// The same, with explanations that tell how far their numbers can be trusted ([`Explanation::health`]).
+    /// The same, with explanations that tell how far their numbers can be trusted
+    /// ([`Explanation::health`]).
     ///
-    /// Cost: a copy of the weights for each of the rule's transforms now, and for each sample about four more passes.
+    /// Cost: a copy of the weights for each of the rule's transforms now, and for each sample about
+    /// four more passes.
     ///
     /// # Example
     /// ```
@@ -344,7 +388,8 @@ impl<T: Scalar> Explainer<T> {
         &self.plan
     }
 
-    /// Memory for [`explain_into`](Self::explain_into) and [`explain_batch_into`](Self::explain_batch_into).
+    /// Memory for [`explain_into`](Self::explain_into) and
+    /// [`explain_batch_into`](Self::explain_batch_into).
     #[must_use]
     pub fn workspace(&self) -> Workspace<T> {
         Workspace::default()
@@ -355,8 +400,9 @@ impl<T: Scalar> Explainer<T> {
     /// Cost and memory: see [`Accumulation`] and [`plan`](Self::plan).
     ///
     /// # Errors
-    /// [`Error::InputShape`], [`Error::NonFiniteInput`], [`Error::NonFiniteOutput`], [`Error::Overflow`], [`Error::TooLarge`], and
-    /// [`Error::OutsideRange`] where a rule supposes a range of values, as [`ZBox`](crate::ZBox) does.
+    /// [`Error::InputShape`], [`Error::NonFiniteInput`], [`Error::NonFiniteOutput`],
+    /// [`Error::Overflow`], [`Error::TooLarge`], and [`Error::OutsideRange`] where a rule supposes
+    /// a range of values, as [`ZBox`](crate::ZBox) does.
     pub fn explain(&self, sample: &DVector<T>) -> Result<Explanation<T>, Error> {
         self.explain_slice(sample.as_slice())
     }
@@ -373,8 +419,9 @@ impl<T: Scalar> Explainer<T> {
 
     /// The same in memory of the caller's, which holds the explanation until it is used again.
     ///
-    /// After the first successful call nothing is allocated, so long as the model's layers do not allocate. (With the feature
-    /// `rayon`, products with a million weights or more are shared out among the threads, for which rayon may allocate.)
+    /// After the first successful call nothing is allocated, so long as the model's layers do not
+    /// allocate. (With the feature `rayon`, products with a million weights or more are shared out
+    /// among the threads, for which rayon may allocate.)
     ///
     /// # Errors
     /// As [`explain`](Self::explain); the workspace can be used again.
@@ -393,7 +440,11 @@ impl<T: Scalar> Explainer<T> {
     /// }
     /// # Ok::<(), relprop::Error>(())
     /// ```
-    pub fn explain_into<'w>(&self, sample: &[T], workspace: &'w mut Workspace<T>) -> Result<&'w Explanation<T>, Error> {
+    pub fn explain_into<'w>(
+        &self,
+        sample: &[T],
+        workspace: &'w mut Workspace<T>,
+    ) -> Result<&'w Explanation<T>, Error> {
         self.model.check_input(sample.len())?;
         self.model.check_samples(sample)?;
         self.check_size(1, 1)?;
@@ -404,15 +455,16 @@ impl<T: Scalar> Explainer<T> {
 
     /// Explains each sample of a batch; samples are columns, inputs x samples.
     ///
-    /// Any number of samples goes, none too. With the feature `rayon` the threads of the caller's pool share them. The
-    /// result is the same, bit for bit, for any number of threads and however a batch is split.
+    /// Any number of samples goes, none too. With the feature `rayon` the threads of the caller's
+    /// pool share them. The result is the same, bit for bit, for any number of threads and however
+    /// a batch is split.
     ///
-    /// Cost: that of the samples one by one, but what is read of the weights serves several of them. Memory: besides the
-    /// explanations, the blocks of a part of the batch for each thread.
+    /// Cost: that of the samples one by one, but what is read of the weights serves several of
+    /// them. Memory: besides the explanations, the blocks of a part of the batch for each thread.
     ///
     /// # Errors
-    /// As [`explain`](Self::explain), of one of the samples that have one. [`Error::TooLarge`] where the explanations of all samples are:
-    /// then explain the batch in parts.
+    /// As [`explain`](Self::explain), of one of the samples that have one. [`Error::TooLarge`]
+    /// where the explanations of all samples are: then explain the batch in parts.
     ///
     /// # Example
     /// ```
@@ -433,14 +485,16 @@ impl<T: Scalar> Explainer<T> {
         Ok(workspace.explanations)
     }
 
-    /// The same for samples one after another in a slice (a C-order array of shape samples x inputs, as in PyTorch and
-    /// numpy) and in memory of the caller's, which holds the explanations until it is used again.
+    /// The same for samples one after another in a slice (a C-order array of shape samples x
+    /// inputs, as in PyTorch and numpy) and in memory of the caller's, which holds the explanations
+    /// until it is used again.
     ///
-    /// A server that explains batch after batch saves the time in which the system makes fresh memory.
+    /// A server that explains batch after batch saves the time in which the system makes fresh
+    /// memory.
     ///
     /// # Errors
-    /// As [`explain_batch`](Self::explain_batch); [`Error::BatchLength`] where the length is no multiple of the inputs. The
-    /// workspace can be used again.
+    /// As [`explain_batch`](Self::explain_batch); [`Error::BatchLength`] where the length is no
+    /// multiple of the inputs. The workspace can be used again.
     ///
     /// # Example
     /// ```
@@ -454,7 +508,11 @@ impl<T: Scalar> Explainer<T> {
     /// assert_eq!(explainer.explain_batch_into(&[1.0, 0.0], &mut workspace)?.len(), 1);
     /// # Ok::<(), relprop::Error>(())
     /// ```
-    pub fn explain_batch_into<'w>(&self, samples: &[T], workspace: &'w mut Workspace<T>) -> Result<&'w [Explanation<T>], Error> {
+    pub fn explain_batch_into<'w>(
+        &self,
+        samples: &[T],
+        workspace: &'w mut Workspace<T>,
+    ) -> Result<&'w [Explanation<T>], Error> {
         let inputs = self.model.inputs();
         let count = samples.len() / inputs;
         if !samples.len().is_multiple_of(inputs) {
@@ -467,7 +525,10 @@ impl<T: Scalar> Explainer<T> {
         self.reserve(workspace, count.div_ceil(each), count);
         let Workspace { parts, explanations } = workspace;
         let explanations = &mut explanations[..count];
-        let of_part = |number: usize, samples: &[T], explanations: &mut [Explanation<T>], part: &mut Part<T>| {
+        let of_part = |number: usize,
+                       samples: &[T],
+                       explanations: &mut [Explanation<T>],
+                       part: &mut Part<T>| {
             let passes = samples.chunks(together * inputs).zip(explanations.chunks_mut(together));
             passes.enumerate().try_for_each(|(pass, (samples, explanations))| {
                 let explained = self.explain_part(samples, part, explanations);
@@ -477,10 +538,13 @@ impl<T: Scalar> Explainer<T> {
         #[cfg(feature = "rayon")]
         let results: Vec<_> = {
             use rayon::prelude::*;
-            let batch = samples.par_chunks(each * inputs).zip(explanations.par_chunks_mut(each)).zip(parts);
+            let batch =
+                samples.par_chunks(each * inputs).zip(explanations.par_chunks_mut(each)).zip(parts);
             batch
                 .enumerate()
-                .map(|(number, ((samples, explanations), part))| of_part(number, samples, explanations, part))
+                .map(|(number, ((samples, explanations), part))| {
+                    of_part(number, samples, explanations, part)
+                })
                 .collect()
         };
         #[cfg(not(feature = "rayon"))]
@@ -488,7 +552,9 @@ impl<T: Scalar> Explainer<T> {
             let batch = samples.chunks(each * inputs).zip(explanations.chunks_mut(each)).zip(parts);
             batch
                 .enumerate()
-                .map(|(number, ((samples, explanations), part))| of_part(number, samples, explanations, part))
+                .map(|(number, ((samples, explanations), part))| {
+                    of_part(number, samples, explanations, part)
+                })
                 .collect()
         };
         results.into_iter().collect::<Result<(), Error>>()?;
@@ -502,14 +568,15 @@ impl<T: Scalar> Explainer<T> {
         these.resize_with(these.len().max(explanations), || self.empty());
     }
 
-    /// How many samples of a batch each part of the memory serves, and how many of them go through the layers together. No
-    /// result depends on it.
+    /// How many samples of a batch each part of the memory serves, and how many of them go through
+    /// the layers together. No result depends on it.
     fn split(&self, samples: usize) -> (usize, usize) {
-        /// A part's largest block should not have more values, so that it stays in a thread's cache.
+        /// A part's largest block should not have more values, so that it stays in a thread's
+        /// cache.
         const BLOCK: f64 = 32_768.0;
         const MOST: usize = 64;
-        /// A network of convolutions with so many multiply-adds may need as much memory for a sample as for its weights: as
-        /// many samples at a time as there are threads.
+        /// A network of convolutions with so many multiply-adds may need as much memory for a
+        /// sample as for its weights: as many samples at a time as there are threads.
         const ENOUGH: f64 = 5e7;
         #[cfg(feature = "rayon")]
         let threads = rayon::current_num_threads();
@@ -526,7 +593,8 @@ impl<T: Scalar> Explainer<T> {
             sizes.filter(|&weights| weights >= from).sum()
         };
         if 2 * weights(linalg::LARGE) >= weights(0) {
-            // The products are shared out among the threads, and each reading of the weights should serve many samples.
+            // The products are shared out among the threads, and each reading of the weights should
+            // serve many samples.
             let together = samples.clamp(1, MOST);
             return (together, together);
         }
@@ -537,13 +605,20 @@ impl<T: Scalar> Explainer<T> {
     }
 
     /// Explains finite samples of the right length, each into one of the explanations.
-    fn explain_part(&self, samples: &[T], part: &mut Part<T>, explanations: &mut [Explanation<T>]) -> Result<(), Error> {
+    fn explain_part(
+        &self,
+        samples: &[T],
+        part: &mut Part<T>,
+        explanations: &mut [Explanation<T>],
+    ) -> Result<(), Error> {
         part.buffers.rewind();
         let mut run = self.run(samples, &mut part.buffers, &mut part.stack)?;
         for (sample, explanation) in explanations.iter_mut().enumerate() {
             self.fill(&mut run, sample, explanation)?;
         }
-        for (explanation, sample) in explanations.iter_mut().zip(samples.chunks_exact(self.model.inputs())) {
+        for (explanation, sample) in
+            explanations.iter_mut().zip(samples.chunks_exact(self.model.inputs()))
+        {
             self.examine(sample, explanation)?;
         }
         run.give_back(&mut part.buffers);
@@ -551,7 +626,12 @@ impl<T: Scalar> Explainer<T> {
     }
 
     /// One pass over the layers for these samples, which are of the right length.
-    fn run(&self, samples: &[T], buffers: &mut Buffers<T>, stack: &mut Stack<T>) -> Result<Run<T>, Error> {
+    fn run(
+        &self,
+        samples: &[T],
+        buffers: &mut Buffers<T>,
+        stack: &mut Stack<T>,
+    ) -> Result<Run<T>, Error> {
         let mut machine = self.machine(stack);
         let outputs = self.model.pass(samples, buffers, &mut machine)?;
         self.finish(machine, outputs, buffers)
@@ -575,8 +655,13 @@ impl<T: Scalar> Explainer<T> {
         Ok(Run { outputs, block, selected, noted })
     }
 
-    /// The targets, now that the outputs are known; and the selected outputs once more where they are the samples' own.
-    pub(crate) fn begin(&self, logits: &[T], buffers: &mut Buffers<T>) -> (accumulate::Targets<T>, Option<Buffer<usize>>) {
+    /// The targets, now that the outputs are known; and the selected outputs once more where they
+    /// are the samples' own.
+    pub(crate) fn begin(
+        &self,
+        logits: &[T],
+        buffers: &mut Buffers<T>,
+    ) -> (accumulate::Targets<T>, Option<Buffer<usize>>) {
         let outputs = self.model.outputs();
         let samples = logits.len() / outputs;
         match &self.targets {
@@ -592,12 +677,16 @@ impl<T: Scalar> Explainer<T> {
             }
             Targets::Outputs(listed) => {
                 let mut selected = buffers.indices.take(samples * listed.len());
-                selected.chunks_exact_mut(listed.len()).for_each(|selected| selected.copy_from_slice(listed));
+                selected
+                    .chunks_exact_mut(listed.len())
+                    .for_each(|selected| selected.copy_from_slice(listed));
                 (accumulate::Targets::Selected(selected), None)
             }
             Targets::Weighted(weightings) => {
                 let mut relevance = buffers.values.take(samples * weightings.len());
-                for (relevance, logits) in relevance.chunks_exact_mut(weightings.len()).zip(logits.chunks_exact(outputs)) {
+                for (relevance, logits) in
+                    relevance.chunks_exact_mut(weightings.len()).zip(logits.chunks_exact(outputs))
+                {
                     relevance.copy_from_slice(weightings.as_slice());
                     layer::scale_columns(relevance, logits, outputs);
                 }
@@ -622,7 +711,12 @@ impl<T: Scalar> Explainer<T> {
     }
 
     /// Writes one sample's results into an explanation, in its memory.
-    pub(crate) fn fill(&self, run: &mut Run<T>, sample: usize, explanation: &mut Explanation<T>) -> Result<(), Error> {
+    pub(crate) fn fill(
+        &self,
+        run: &mut Run<T>,
+        sample: usize,
+        explanation: &mut Explanation<T>,
+    ) -> Result<(), Error> {
         let (inputs, outputs) = (self.model.inputs(), self.model.outputs());
         let Run { outputs: values, block, selected, noted } = run;
         let (exponent, bound) = block.apply_exponent(sample).map_err(|at| self.overflow(&at))?;
@@ -638,28 +732,36 @@ impl<T: Scalar> Explainer<T> {
         write(&mut explanation.output, logits);
         match &values.probabilities {
             Some(values) => {
-                let probabilities = explanation.probabilities.get_or_insert_with(|| DVector::zeros(0));
+                let probabilities =
+                    explanation.probabilities.get_or_insert_with(|| DVector::zeros(0));
                 write(probabilities, &values[sample * outputs..][..outputs]);
             }
             None => explanation.probabilities = None,
         }
         match (&mut explanation.explained, selected) {
-            (Explained::Outputs(explained), Some(selected)) => explained.copy_from_slice(&selected[sample..=sample]),
+            (Explained::Outputs(explained), Some(selected)) => {
+                explained.copy_from_slice(&selected[sample..=sample])
+            }
             (explained, _) if *explained != self.explained => *explained = self.explained.clone(),
             _ => {}
         }
         explanation.findings.clear();
-        explanation
-            .findings
-            .extend(noted.iter().filter(|found| found.sample == sample).filter_map(|found| self.network.finding(found)));
+        explanation.findings.extend(
+            noted
+                .iter()
+                .filter(|found| found.sample == sample)
+                .filter_map(|found| self.network.finding(found)),
+        );
         explanation.sinks.clear();
         explanation.sinks.extend_from_slice(sinks);
-        let mut shares: Vec<T> = std::mem::replace(&mut explanation.shares, DMatrix::zeros(0, 0)).data.into();
+        let mut shares: Vec<T> =
+            std::mem::replace(&mut explanation.shares, DMatrix::zeros(0, 0)).data.into();
         if block.extent.samples == 1 {
             shares = block.values.exchange(shares);
         } else {
             shares.clear();
-            shares.extend_from_slice(&block.values[sample * inputs * targets..][..inputs * targets]);
+            shares
+                .extend_from_slice(&block.values[sample * inputs * targets..][..inputs * targets]);
         }
         explanation.shares = DMatrix::from_vec(inputs, targets, shares);
         explanation.exponent = exponent;
@@ -668,7 +770,11 @@ impl<T: Scalar> Explainer<T> {
     }
 
     /// Adds an explanation's health, where it is wanted.
-    pub(crate) fn examine(&self, sample: &[T], explanation: &mut Explanation<T>) -> Result<(), Error> {
+    pub(crate) fn examine(
+        &self,
+        sample: &[T],
+        explanation: &mut Explanation<T>,
+    ) -> Result<(), Error> {
         explanation.health = None;
         if let Some(magnitudes) = &self.magnitudes {
             let mut rounding = Rounding::new(&self.network, magnitudes);

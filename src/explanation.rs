@@ -15,8 +15,9 @@ use crate::scalar::Scalar;
 
 /// How one sample's outputs are made of its inputs, for all outputs at once.
 ///
-/// The *shares* S (inputs x outputs) say which part of an output went to which input; the *relevance* of output k is
-/// S[:, k] · f_k(x). What did not go to an input stands in the [ledger](Self::ledger).
+/// The *shares* S (inputs x outputs) say which part of an output went to which input; the
+/// *relevance* of output k is S[:, k] · f_k(x). What did not go to an input stands in the
+/// [ledger](Self::ledger).
 ///
 /// ```
 /// use relprop::{Linear, Relu, Rule, Sequential};
@@ -87,14 +88,24 @@ pub struct Contribution<T> {
 
 /// The index of the largest value, the first of equals.
 pub(crate) fn largest<T: Scalar>(values: &[T]) -> usize {
-    values.iter().enumerate().fold(0, |best, (k, value)| if *value > values[best] { k } else { best })
+    values
+        .iter()
+        .enumerate()
+        .fold(0, |best, (k, value)| if *value > values[best] { k } else { best })
 }
 
 /// The `count` largest in magnitude, the strongest first.
 pub(crate) fn strongest<T: Scalar>(relevance: &DVector<T>, count: usize) -> Vec<Contribution<T>> {
-    let mut order: Vec<_> = relevance.iter().enumerate().map(|(input, &relevance)| Contribution { input, relevance }).collect();
-    // Magnitudes are never NaN, so that all compare; the sort is stable, so equals stay in the inputs' order.
-    order.sort_by(|a, b| b.relevance.abs().partial_cmp(&a.relevance.abs()).unwrap_or(std::cmp::Ordering::Equal));
+    let mut order: Vec<_> = relevance
+        .iter()
+        .enumerate()
+        .map(|(input, &relevance)| Contribution { input, relevance })
+        .collect();
+    // Magnitudes are never NaN, so that all compare; the sort is stable, so equals stay in the
+    // inputs' order.
+    order.sort_by(|a, b| {
+        b.relevance.abs().partial_cmp(&a.relevance.abs()).unwrap_or(std::cmp::Ordering::Equal)
+    });
     order.truncate(count);
     order
 }
@@ -126,14 +137,16 @@ impl<T: Scalar> Explanation<T> {
 
     /// S, inputs x targets; the true shares are these times 2^[`exponent`](Self::exponent).
     ///
-    /// The targets are all outputs, or those that the explainer was asked for ([`targets`](Self::targets)). For a
-    /// weighting of outputs the column is its relevance itself, Σ_k c_k f_k S_k: the sum that it would be a share of may be 0.
+    /// The targets are all outputs, or those that the explainer was asked for
+    /// ([`targets`](Self::targets)). For a weighting of outputs the column is its relevance itself,
+    /// Σ_k c_k f_k S_k: the sum that it would be a share of may be 0.
     #[must_use]
     pub fn shares(&self) -> &DMatrix<T> {
         &self.shares
     }
 
-    /// What the columns of [`shares`](Self::shares) are of: outputs by their index, weightings by theirs.
+    /// What the columns of [`shares`](Self::shares) are of: outputs by their index, weightings by
+    /// theirs.
     pub fn targets(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.shares.ncols()).map(|column| match &self.explained {
             Explained::Outputs(outputs) => outputs[column],
@@ -147,20 +160,23 @@ impl<T: Scalar> Explanation<T> {
         matches!(self.explained, Explained::Weightings(_))
     }
 
-    /// 0, unless even the largest true share is too small for the number type to hold in full precision.
+    /// 0, unless even the largest true share is too small for the number type to hold in full
+    /// precision.
     ///
-    /// Then the shares and relevances are given times 2^-exponent: their proportions are right, and their size is not
-    /// lost. It happens in deep networks under a rule that does not conserve, such as [`Relative`](crate::Relative).
+    /// Then the shares and relevances are given times 2^-exponent: their proportions are right, and
+    /// their size is not lost. It happens in deep networks under a rule that does not conserve,
+    /// such as [`Relative`](crate::Relative).
     #[must_use]
     pub fn exponent(&self) -> i32 {
         self.exponent
     }
 
-    /// The relevance of each input for output `target`, S[:, k] · f_k(x), times 2^-[`exponent`](Self::exponent); or that for
-    /// the weighting of this index.
+    /// The relevance of each input for output `target`, S[:, k] · f_k(x), times
+    /// 2^-[`exponent`](Self::exponent); or that for the weighting of this index.
     ///
     /// # Errors
-    /// [`Error::TargetOutOfRange`], and [`Error::NotExplained`] where the explainer was not asked for this output.
+    /// [`Error::TargetOutOfRange`], and [`Error::NotExplained`] where the explainer was not asked
+    /// for this output.
     pub fn relevance(&self, target: usize) -> Result<DVector<T>, Error> {
         let (shares, scale) = (self.shares_of(target)?, self.scale(target));
         Ok(DVector::from_vec(shares.iter().map(|&share| share * scale).collect()))
@@ -186,7 +202,11 @@ impl<T: Scalar> Explanation<T> {
         let (shares, scale) = (self.shares_of(target)?, self.scale(target));
         if relevance.len() != shares.len() {
             let what = "relevance".to_owned();
-            return Err(Error::SliceLength { what, expected: shares.len(), found: relevance.len() });
+            return Err(Error::SliceLength {
+                what,
+                expected: shares.len(),
+                found: relevance.len(),
+            });
         }
         for (relevance, &share) in relevance.iter_mut().zip(shares) {
             *relevance = share * scale;
@@ -199,7 +219,8 @@ impl<T: Scalar> Explanation<T> {
         Ok(&self.shares.as_slice()[self.column(target)? * inputs..][..inputs])
     }
 
-    /// The `count` inputs that contributed most to output `target`, for or against, the strongest first.
+    /// The `count` inputs that contributed most to output `target`, for or against, the strongest
+    /// first.
     ///
     /// # Errors
     /// As [`relevance`](Self::relevance).
@@ -218,7 +239,8 @@ impl<T: Scalar> Explanation<T> {
         Ok(strongest(&self.relevance(target)?, count))
     }
 
-    /// Why output `a` and not output `b`: the relevance of each input for a, less that for b. It is that of f_a - f_b.
+    /// Why output `a` and not output `b`: the relevance of each input for a, less that for b. It is
+    /// that of f_a - f_b.
     ///
     /// # Errors
     /// As [`relevance`](Self::relevance).
@@ -235,7 +257,8 @@ impl<T: Scalar> Explanation<T> {
     /// ```
     pub fn contrast(&self, a: usize, b: usize) -> Result<DVector<T>, Error> {
         // Either is finite; the difference of two that nearly are not may not be.
-        Ok((self.relevance(a)? - self.relevance(b)?).map(|v| v.max(T::min_value()).min(T::max_value())))
+        Ok((self.relevance(a)? - self.relevance(b)?)
+            .map(|v| v.max(T::min_value()).min(T::max_value())))
     }
 
     /// Where all relevance of output `target` went.
@@ -273,9 +296,9 @@ impl<T: Scalar> Explanation<T> {
         self.health.as_ref()
     }
 
-    /// What can make the explanation of this sample misleading: that it is outside the range that a rule supposes, where such samples
-    /// are [allowed](crate::rule::Outside::Report). What shows without a sample is found by
-    /// [`Sequential::check`](crate::Sequential::check).
+    /// What can make the explanation of this sample misleading: that it is outside the range that a
+    /// rule supposes, where such samples are [allowed](crate::rule::Outside::Report). What shows
+    /// without a sample is found by [`Sequential::check`](crate::Sequential::check).
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.findings
@@ -293,9 +316,14 @@ impl<T: Scalar> Explanation<T> {
         match &self.explained {
             Explained::Weightings(weightings) => {
                 shares.copy_from(weightings);
-                shares.column_iter_mut().for_each(|mut column| column.component_mul_assign(&self.output));
+                shares
+                    .column_iter_mut()
+                    .for_each(|mut column| column.component_mul_assign(&self.output));
             }
-            _ => self.targets().enumerate().for_each(|(column, target)| shares[(target, column)] = T::one()),
+            _ => self
+                .targets()
+                .enumerate()
+                .for_each(|(column, target)| shares[(target, column)] = T::one()),
         }
         shares
     }
@@ -311,7 +339,9 @@ impl<T: Scalar> Explanation<T> {
                     .ok_or_else(|| Error::NotExplained { target, explained: outputs.clone() });
             }
             Explained::Outputs(_) => None,
-            Explained::Weightings(weightings) => Some(target).filter(|&target| target < weightings.ncols()),
+            Explained::Weightings(weightings) => {
+                Some(target).filter(|&target| target < weightings.ncols())
+            }
         };
         let outputs = match &self.explained {
             Explained::Weightings(weightings) => weightings.ncols(),
@@ -320,20 +350,24 @@ impl<T: Scalar> Explanation<T> {
         found.ok_or(Error::TargetOutOfRange { target, outputs })
     }
 
-    /// Whether all relevances and the ledger's sums are finite: shares may be where shares times outputs are not.
-    /// No magnitude of the inputs' shares is above `bound`.
+    /// Whether all relevances and the ledger's sums are finite: shares may be where shares times
+    /// outputs are not. No magnitude of the inputs' shares is above `bound`.
     pub(crate) fn is_finite(&self, bound: T) -> bool {
         let largest = T::max_value().as_f64();
         let share = bound.max(linalg::max_abs(&self.sinks)).as_f64();
         let output = linalg::max_abs(self.output.as_slice()).as_f64().max(1.0);
         // Nearly always this bound says so already.
         share * output * (self.shares.len() + self.sinks.len()) as f64 <= largest
-            || self.targets().zip(self.shares.column_iter()).enumerate().all(|(column, (target, shares))| {
-                let scale = self.scale(target).as_f64().abs();
-                let sinks = self.sinks.iter().skip(column).step_by(self.shares.ncols());
-                let parts = || shares.iter().chain(sinks.clone()).map(|share| share.as_f64().abs());
-                parts().all(|part| part * scale <= largest) && (parts().sum::<f64>() * scale.max(1.0)).is_finite()
-            })
+            || self.targets().zip(self.shares.column_iter()).enumerate().all(
+                |(column, (target, shares))| {
+                    let scale = self.scale(target).as_f64().abs();
+                    let sinks = self.sinks.iter().skip(column).step_by(self.shares.ncols());
+                    let parts =
+                        || shares.iter().chain(sinks.clone()).map(|share| share.as_f64().abs());
+                    parts().all(|part| part * scale <= largest)
+                        && (parts().sum::<f64>() * scale.max(1.0)).is_finite()
+                },
+            )
     }
 
     /// What makes relevance of a target's shares.
@@ -349,7 +383,11 @@ impl<T: Scalar> Explanation<T> {
         match &self.explained {
             Explained::All | Explained::Outputs(_) => 1.0,
             Explained::Weightings(weightings) => {
-                let terms = weightings.column(target).into_iter().zip(&self.output).map(|(c, f)| c.as_f64() * f.as_f64());
+                let terms = weightings
+                    .column(target)
+                    .into_iter()
+                    .zip(&self.output)
+                    .map(|(c, f)| c.as_f64() * f.as_f64());
                 terms.sum()
             }
         }
@@ -357,12 +395,18 @@ impl<T: Scalar> Explanation<T> {
 }
 
 impl<T: Scalar> fmt::Display for Explanation<T> {
-    /// A line for each target (the largest ten of them): its value and the inputs that contributed most.
+    /// A line for each target (the largest ten of them): its value and the inputs that contributed
+    /// most.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const TARGETS: usize = 10;
         const INPUTS: usize = 4;
         let (inputs, outputs) = (self.shares.nrows(), self.output.len());
-        write!(f, "{}: {inputs} inputs, {outputs} outputs, predicted {}", self.rule(), self.predicted())?;
+        write!(
+            f,
+            "{}: {inputs} inputs, {outputs} outputs, predicted {}",
+            self.rule(),
+            self.predicted()
+        )?;
         if self.exponent != 0 {
             write!(f, ", relevances times 2^{}", self.exponent)?;
         }

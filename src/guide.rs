@@ -1,8 +1,10 @@
-//! Longer texts: how to bring a network from Python, how to add to the crate, what results cost and how exact they are.
+//! Longer texts: how to bring a network from Python, how to add to the crate, what results cost and
+//! how exact they are.
 //!
 //! The pages are those of `docs/`, and their Rust code is run by the tests.
 
-// On a code host a page's links are the paths at its end. Here they are the ones before it: the first definition of a link wins.
+// On a code host a page's links are the paths at its end. Here they are the ones before it: the
+// first definition of a link wins.
 
 /// How to write a layer of your own, outside the crate or in it.
 ///
@@ -46,7 +48,8 @@ pub mod images {}
 #[doc = include_str!("../docs/inside-the-network.md")]
 pub mod inside_the_network {}
 
-/// What results look like to a program: the schema that the feature `serde` writes, and the command line with `--json`.
+/// What results look like to a program: the schema that the feature `serde` writes, and the command
+/// line with `--json`.
 ///
 #[doc = include_str!("../docs/json.md")]
 pub mod json {}
@@ -56,7 +59,8 @@ pub mod json {}
 #[doc = include_str!("../docs/ndarray.md")]
 pub mod ndarray {}
 
-/// The networks of digits that come with the examples: how they were trained, how good they are, and the licenses.
+/// The networks of digits that come with the examples: how they were trained, how good they are,
+/// and the licenses.
 ///
 #[doc = include_str!("../examples/mnist/MODEL_CARD.md")]
 pub mod model_card {}
@@ -66,7 +70,8 @@ pub mod model_card {}
 #[doc = include_str!("../docs/numerics.md")]
 pub mod numerics {}
 
-/// What is computed: share matrices, their product, the ledger; and all rules with their formulas and sources.
+/// What is computed: share matrices, their product, the ledger; and all rules with their formulas
+/// and sources.
 ///
 /// [adding-a-layer]: crate::guide::adding_a_layer
 /// [adding-a-rule]: crate::guide::adding_a_rule

@@ -70,7 +70,11 @@ impl Canvas {
     /// The color of a pixel, `None` outside the canvas.
     #[must_use]
     pub fn pixel(&self, x: usize, y: usize) -> Option<Rgb> {
-        if x < self.width { self.pixels.get(y.checked_mul(self.width)?.checked_add(x)?).copied() } else { None }
+        if x < self.width {
+            self.pixels.get(y.checked_mul(self.width)?.checked_add(x)?).copied()
+        } else {
+            None
+        }
     }
 
     /// Fills a rectangle.
@@ -95,11 +99,12 @@ impl Canvas {
         }
     }
 
-    /// Draws an image row by row, `columns` values wide, each value as a square of `cell` x `cell` pixels.
+    /// Draws an image row by row, `columns` values wide, each value as a square of `cell` x `cell`
+    /// pixels.
     ///
-    /// The values are divided by their largest magnitude, so that zero stays zero and the strongest becomes 1 or -1;
-    /// values that are all zero stay so. What is not finite is drawn as zero. [`diverging`] is the scale for
-    /// relevances, [`sequential`] the one for inputs.
+    /// The values are divided by their largest magnitude, so that zero stays zero and the strongest
+    /// becomes 1 or -1; values that are all zero stay so. What is not finite is drawn as zero.
+    /// [`diverging`] is the scale for relevances, [`sequential`] the one for inputs.
     pub fn draw_map<T: Scalar>(
         &mut self,
         x: usize,
@@ -112,7 +117,14 @@ impl Canvas {
         self.draw_pixels(x, y, columns, cell, strengths(values).map(color));
     }
 
-    fn draw_pixels(&mut self, x: usize, y: usize, columns: usize, cell: usize, colors: impl Iterator<Item = Rgb>) {
+    fn draw_pixels(
+        &mut self,
+        x: usize,
+        y: usize,
+        columns: usize,
+        cell: usize,
+        colors: impl Iterator<Item = Rgb>,
+    ) {
         let columns = columns.max(1);
         for (pixel, color) in colors.enumerate() {
             let at = |from: usize, index: usize| from.saturating_add(index.saturating_mul(cell));
@@ -120,15 +132,19 @@ impl Canvas {
         }
     }
 
-    /// Writes a line of text whose upper left corner is (x, y), `scale` pixels for each dot of a 5 x 7 font.
+    /// Writes a line of text whose upper left corner is (x, y), `scale` pixels for each dot of a 5
+    /// x 7 font.
     ///
     /// The font has the printable ASCII characters; any other character is drawn as a box.
     pub fn draw_text(&mut self, x: usize, y: usize, text: &str, scale: usize, color: Rgb) {
         for (index, character) in text.chars().enumerate() {
             for (column, bits) in glyph(character).into_iter().enumerate() {
                 for row in (0..8).filter(|row| bits >> row & 1 == 1) {
-                    let left = (index.saturating_mul(ADVANCE)).saturating_add(column).saturating_mul(scale);
-                    let (left, top) = (x.saturating_add(left), y.saturating_add(scale.saturating_mul(row)));
+                    let left = (index.saturating_mul(ADVANCE))
+                        .saturating_add(column)
+                        .saturating_mul(scale);
+                    let (left, top) =
+                        (x.saturating_add(left), y.saturating_add(scale.saturating_mul(row)));
                     self.fill_rect(left, top, scale, scale, color);
                 }
             }
@@ -140,7 +156,8 @@ impl Canvas {
     /// # Errors
     /// [`Error::Io`] with whatever the encoder says; a canvas that exists can be encoded.
     pub fn to_png(&self) -> Result<Vec<u8>, Error> {
-        self.encode().map_err(|source| Error::Io { path: "the picture".to_owned(), source: source.into() })
+        self.encode()
+            .map_err(|source| Error::Io { path: "the picture".to_owned(), source: source.into() })
     }
 
     /// Writes the picture as a PNG file.
@@ -153,7 +170,8 @@ impl Canvas {
     }
 
     fn encode(&self) -> Result<Vec<u8>, png::EncodingError> {
-        let side = |pixels: usize| u32::try_from(pixels).map_err(|_| png::EncodingError::LimitsExceeded);
+        let side =
+            |pixels: usize| u32::try_from(pixels).map_err(|_| png::EncodingError::LimitsExceeded);
         let mut file = Vec::new();
         let mut encoder = png::Encoder::new(&mut file, side(self.width)?, side(self.height)?);
         encoder.set_color(png::ColorType::Rgb);
@@ -230,7 +248,8 @@ const ADVANCE: usize = 6;
 
 /// The five columns of a character, the lowest bit on top.
 fn glyph(character: char) -> [u8; 5] {
-    let index = u32::from(character).checked_sub(0x20).and_then(|index| usize::try_from(index).ok());
+    let index =
+        u32::from(character).checked_sub(0x20).and_then(|index| usize::try_from(index).ok());
     index.and_then(|index| FONT.get(index)).copied().unwrap_or([0x7f, 0x41, 0x41, 0x41, 0x7f])
 }
 
@@ -283,8 +302,17 @@ mod tests {
     fn a_map_is_scaled_by_its_largest_magnitude_and_centred_on_zero() -> Result<(), Error> {
         let mut canvas = Canvas::new(4, 2, [9; 3])?;
         canvas.draw_map(0, 0, &[2.0_f32, -2.0, f32::NAN, 1.0], 2, 1, diverging);
-        let drawn = [canvas.pixel(0, 0), canvas.pixel(1, 0), canvas.pixel(0, 1), canvas.pixel(1, 1), canvas.pixel(2, 0)];
-        assert_eq!(drawn, [diverging(1.0), diverging(-1.0), [255; 3], diverging(0.5), [9; 3]].map(Some));
+        let drawn = [
+            canvas.pixel(0, 0),
+            canvas.pixel(1, 0),
+            canvas.pixel(0, 1),
+            canvas.pixel(1, 1),
+            canvas.pixel(2, 0),
+        ];
+        assert_eq!(
+            drawn,
+            [diverging(1.0), diverging(-1.0), [255; 3], diverging(0.5), [9; 3]].map(Some)
+        );
         canvas.draw_map(0, 0, &[0.0_f64, f64::INFINITY], 2, 1, diverging);
         assert_eq!([canvas.pixel(0, 0), canvas.pixel(1, 0)], [Some([255; 3]); 2]);
         canvas.draw_map(0, 0, &[f64::from_bits(1)], 1, 1, diverging);

@@ -1,9 +1,10 @@
 //! Weights from files and models to files.
 //!
-//! A [`StateDict`] is named tensors, whatever file they came from. It becomes a model in one of two ways: the caller gives
-//! the architecture ([`StateDict::builder`]), or the file carries it ([`StateDict::to_model`]). Such a file is written by
-//! [`Sequential::write_safetensors`](crate::Sequential::write_safetensors), or from PyTorch, for a `net` that is an
-//! `nn.Sequential`, which may hold others, and a batch `x` of samples, by
+//! A [`StateDict`] is named tensors, whatever file they came from. It becomes a model in one of two
+//! ways: the caller gives the architecture ([`StateDict::builder`]), or the file carries it
+//! ([`StateDict::to_model`]). Such a file is written by
+//! [`Sequential::write_safetensors`](crate::Sequential::write_safetensors), or from PyTorch, for a
+//! `net` that is an `nn.Sequential`, which may hold others, and a batch `x` of samples, by
 //!
 //! ```text
 //! from safetensors.torch import save_file
@@ -15,10 +16,11 @@
 //! save_file(net.state_dict(), "model.safetensors", {"architecture": repr(net), "input": shape})
 //! ```
 //!
-//! The text is what `print(net)` shows. PyTorch does not print what a `forward` does. So a class of your own that holds one module is
-//! taken for that module, and one that holds several is refused: where its forward applies them one after another and does nothing
-//! else, write `Sequential` in the place of its name. Branches are groups named `Residual` (their sum) and `Concat`, modules of your
-//! own whose children are the branches:
+//! The text is what `print(net)` shows. PyTorch does not print what a `forward` does. So a class of
+//! your own that holds one module is taken for that module, and one that holds several is refused:
+//! where its forward applies them one after another and does nothing else, write `Sequential` in
+//! the place of its name. Branches are groups named `Residual` (their sum) and `Concat`, modules of
+//! your own whose children are the branches:
 //!
 //! ```text
 //! class Residual(nn.Sequential):
@@ -26,16 +28,19 @@
 //!         return sum(branch(x) for branch in self)
 //! ```
 //!
-//! PyTorch does not print the settings `ceil_mode`, `count_include_pad` and `divisor_override` of an average pooling unless the lines above
-//! have it do so. Where the text does not say them and they could make a difference, they are taken to be the usual ones, and
-//! [`Sequential::check`](crate::Sequential::check) finds [`Code::AssumedSettings`](crate::Code::AssumedSettings). Every other argument
-//! of a layer is understood, is without effect after training, or is refused.
+//! PyTorch does not print the settings `ceil_mode`, `count_include_pad` and `divisor_override` of
+//! an average pooling unless the lines above have it do so. Where the text does not say them and
+//! they could make a difference, they are taken to be the usual ones, and
+//! [`Sequential::check`](crate::Sequential::check) finds
+//! [`Code::AssumedSettings`](crate::Code::AssumedSettings). Every other argument of a layer is
+//! understood, is without effect after training, or is refused.
 //!
 //! # Safety of the readers
 //!
-//! A file may be truncated, lie about its sizes or be made to harm: it is an error, never a panic, and nothing in it is run.
-//! Nothing is allocated by what a file claims, only by what it holds: to read a file, or to make a model of it, takes at most 256
-//! bytes for each of its bytes (and of those beside an ONNX model) and 1 MiB; 1,288 for each byte of a compressed archive, as deflate
+//! A file may be truncated, lie about its sizes or be made to harm: it is an error, never a panic,
+//! and nothing in it is run. Nothing is allocated by what a file claims, only by what it holds: to
+//! read a file, or to make a model of it, takes at most 256 bytes for each of its bytes (and of
+//! those beside an ONNX model) and 1 MiB; 1,288 for each byte of a compressed archive, as deflate
 //! makes up to 1,032 of one.
 
 mod architecture;
@@ -53,7 +58,10 @@ mod recognize;
 #[cfg(feature = "safetensors")]
 mod safetensors;
 // No format has need of all of it.
-#[cfg_attr(not(all(feature = "npz", feature = "onnx", feature = "pytorch", feature = "safetensors")), allow(dead_code))]
+#[cfg_attr(
+    not(all(feature = "npz", feature = "onnx", feature = "pytorch", feature = "safetensors")),
+    allow(dead_code)
+)]
 mod tensor;
 
 use std::collections::BTreeMap;
@@ -143,7 +151,9 @@ impl StateDict {
             if npz::has_arrays(&names) {
                 return Self::of_npz(archive);
             }
-            return Err(malformed(not_weights(recognize::of_archive(&names).unwrap_or(recognize::ARCHIVE))));
+            return Err(malformed(not_weights(
+                recognize::of_archive(&names).unwrap_or(recognize::ARCHIVE),
+            )));
         }
         #[cfg(feature = "npz")]
         if beginning.starts_with(npz::MAGIC) {
@@ -162,7 +172,11 @@ impl StateDict {
 
     #[cfg(any(feature = "npz", feature = "pytorch"))]
     fn of(tensors: impl IntoIterator<Item = (String, Tensor)>) -> Self {
-        Self { tensors: tensors.into_iter().collect(), metadata: BTreeMap::new(), left_out: BTreeMap::new() }
+        Self {
+            tensors: tensors.into_iter().collect(),
+            metadata: BTreeMap::new(),
+            left_out: BTreeMap::new(),
+        }
     }
 
     /// The tensors' names, in alphabetical order.
@@ -176,7 +190,8 @@ impl StateDict {
         self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
     }
 
-    /// What else the file says under this key, such as the names of the outputs if its writer put them there.
+    /// What else the file says under this key, such as the names of the outputs if its writer put
+    /// them there.
     #[must_use]
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)
@@ -185,8 +200,9 @@ impl StateDict {
     /// A tensor's shape and its values in C order; f16, bf16, f32 and f64 are converted.
     ///
     /// # Errors
-    /// [`Error::StateDict`] where there is no such tensor, [`Error::Malformed`] where its numbers are of another type, and
-    /// [`Error::Io`], as a file's tensors are read when they are asked for.
+    /// [`Error::StateDict`] where there is no such tensor, [`Error::Malformed`] where its numbers
+    /// are of another type, and [`Error::Io`], as a file's tensors are read when they are asked
+    /// for.
     pub fn tensor<T: Scalar>(&self, name: &str) -> Result<(Vec<usize>, Vec<T>), Error> {
         let missing = || {
             let notes = self.left_out.get(name).map(|what| format!("{name} is {what}"));
@@ -202,51 +218,65 @@ impl StateDict {
         Ok((tensor.shape.clone(), tensor.convert(name)?))
     }
 
-    /// The tensors whose names begin with `prefix` and a dot, without both: one module of a larger model.
+    /// The tensors whose names begin with `prefix` and a dot, without both: one module of a larger
+    /// model.
     #[must_use]
     pub fn under(&self, prefix: &str) -> Self {
         let stem = if prefix.is_empty() { String::new() } else { format!("{prefix}.") };
-        Self { tensors: under(&self.tensors, &stem), metadata: self.metadata.clone(), left_out: under(&self.left_out, &stem) }
+        Self {
+            tensors: under(&self.tensors, &stem),
+            metadata: self.metadata.clone(),
+            left_out: under(&self.left_out, &stem),
+        }
     }
 
-    /// Whether the file says the model's architecture, so that [`to_model`](Self::to_model) can be used.
+    /// Whether the file says the model's architecture, so that [`to_model`](Self::to_model) can be
+    /// used.
     #[must_use]
     pub fn has_architecture(&self) -> bool {
         self.metadata.contains_key(ARCHITECTURE)
     }
 
-    /// The model whose architecture the file says, in lines as PyTorch prints the layers; the tensors of the layer in
-    /// line i, from 0, are `i.weight` and `i.bias`.
+    /// The model whose architecture the file says, in lines as PyTorch prints the layers; the
+    /// tensors of the layer in line i, from 0, are `i.weight` and `i.bias`.
     ///
     /// # Errors
-    /// [`Error::Malformed`] without an architecture or with a line that is no layer of this crate; then those of
-    /// [`StateDictBuilder::build`].
+    /// [`Error::Malformed`] without an architecture or with a line that is no layer of this crate;
+    /// then those of [`StateDictBuilder::build`].
     pub fn to_model<T: Scalar>(&self) -> Result<Sequential<T>, Error> {
         let says_none = || {
             malformed(
-                "the file has weights, but does not say its architecture: give it with StateDict::model_of as PyTorch prints the \
-                 network, or write it into the file with the line of Python in the documentation of relprop::io"
+                "the file has weights, but does not say its architecture: give it with \
+                 StateDict::model_of as PyTorch prints the \
+                 network, or write it into the file with the line of Python in the documentation \
+                 of relprop::io"
                     .to_owned(),
             )
         };
         let architecture = self.metadata(ARCHITECTURE).ok_or_else(says_none)?;
-        let unusable = |text| malformed(format!("'{}' is no input shape", architecture::shortened(text)));
-        let sizes = |text: &str| text.split_whitespace().map(|dim| dim.parse().ok()).collect::<Option<Vec<usize>>>();
+        let unusable =
+            |text| malformed(format!("'{}' is no input shape", architecture::shortened(text)));
+        let sizes = |text: &str| {
+            text.split_whitespace().map(|dim| dim.parse().ok()).collect::<Option<Vec<usize>>>()
+        };
         let input = |text| sizes(text).and_then(|dims| shape(&dims)).ok_or_else(|| unusable(text));
         let input = self.metadata(INPUT).map(input).transpose()?;
         self.model_of(architecture, input)
     }
 
-    /// The model of these tensors and an architecture in the words of PyTorch: what `print(net)` shows of an `nn.Sequential`,
-    /// which may hold others, and `Residual(…)` and `Concat(…)` with their branches as children. The names are those of the
-    /// state dict; `()` is a name that adds nothing to it. Of another class that holds one module, that module is taken.
+    /// The model of these tensors and an architecture in the words of PyTorch: what `print(net)`
+    /// shows of an `nn.Sequential`, which may hold others, and `Residual(…)` and `Concat(…)` with
+    /// their branches as children. The names are those of the state dict; `()` is a name that adds
+    /// nothing to it. Of another class that holds one module, that module is taken.
     ///
-    /// Where the tensors do not fit as they are, but under exactly one prefix, those are taken ([`StateDictBuilder::build`]).
+    /// Where the tensors do not fit as they are, but under exactly one prefix, those are taken
+    /// ([`StateDictBuilder::build`]).
     ///
     /// `input` is the shape of a sample; a model that begins with a dense layer needs none.
     ///
     /// # Errors
-    /// [`Error::Malformed`] where the text is no architecture, and those of [`StateDictBuilder::build`].
+    /// [`Error::Malformed`] where the text is no architecture, and those of
+    /// [`StateDictBuilder::build`].
     ///
     /// # Example
     /// ```no_run
@@ -268,10 +298,17 @@ impl StateDict {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn model_of<T: Scalar>(&self, architecture: &str, input: Option<Shape>) -> Result<Sequential<T>, Error> {
+    pub fn model_of<T: Scalar>(
+        &self,
+        architecture: &str,
+        input: Option<Shape>,
+    ) -> Result<Sequential<T>, Error> {
         let module = architecture::parse(architecture).map_err(malformed)?;
         if let Some(name) = builder::asked_twice(&module) {
-            return Err(malformed(format!("two layers ask for tensor {}", architecture::shortened(&name))));
+            return Err(malformed(format!(
+                "two layers ask for tensor {}",
+                architecture::shortened(&name)
+            )));
         }
         StateDictBuilder { weights: self, modules: vec![(String::new(), module)], input }.build()
     }
@@ -285,22 +322,32 @@ impl StateDict {
 /// What has names that begin with `stem`, with the rest of the names.
 fn under<V: Clone>(named: &BTreeMap<String, V>, stem: &str) -> BTreeMap<String, V> {
     let from = named.range(stem.to_owned()..);
-    from.map_while(|(name, value)| Some((name.strip_prefix(stem)?.to_owned(), value.clone()))).collect()
+    from.map_while(|(name, value)| Some((name.strip_prefix(stem)?.to_owned(), value.clone())))
+        .collect()
 }
 
 /// What is said of a file that is none of weights, or whose reader is switched off.
 fn not_weights(what: &str) -> String {
-    let needs = |feature: &str| format!("it is {what}: switch on the feature `{feature}` of the crate to read it");
+    let needs = |feature: &str| {
+        format!("it is {what}: switch on the feature `{feature}` of the crate to read it")
+    };
     match what {
         recognize::SAFETENSORS if cfg!(not(feature = "safetensors")) => needs("safetensors"),
         recognize::CHECKPOINT if cfg!(not(feature = "pytorch")) => needs("pytorch"),
         recognize::ARRAY | recognize::ARRAYS if cfg!(not(feature = "npz")) => needs("npz"),
-        recognize::ARCHIVE if cfg!(not(any(feature = "npz", feature = "pytorch"))) => needs("pytorch` or `npz"),
+        recognize::ARCHIVE if cfg!(not(any(feature = "npz", feature = "pytorch"))) => {
+            needs("pytorch` or `npz")
+        }
         recognize::ARCHIVE => {
-            "it is a zip archive with neither a checkpoint of PyTorch (data.pkl) nor an array of NumPy (.npy)".into()
+            "it is a zip archive with neither a checkpoint of PyTorch (data.pkl) nor an array of \
+             NumPy (.npy)"
+                .into()
         }
         recognize::ONNX => {
-            format!("it is {what}, which has its architecture with it: read it with Sequential::read_onnx (feature `onnx`)")
+            format!(
+                "it is {what}, which has its architecture with it: read it with \
+                Sequential::read_onnx (feature `onnx`)"
+            )
         }
         _ => recognize::instead(Some(what), FORMATS),
     }

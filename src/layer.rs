@@ -1,7 +1,7 @@
 //! Layers: what a network is made of.
 //!
-//! A layer is a description; for values of a certain shape it is one of a few *operators*, and the operator says both how
-//! values go forward and how relevance comes back:
+//! A layer is a description; for values of a certain shape it is one of a few *operators*, and the
+//! operator says both how values go forward and how relevance comes back:
 //!
 //! | operator | values | relevance |
 //! |---|---|---|
@@ -14,10 +14,12 @@
 //! | [`Operator::Branches`] | several branches of the same values, summed or one after another | is split among them |
 //! | [`Operator::Softmax`] | at the end only | the logits are explained |
 //!
-//! A function at the end that [gives a probability](Elementwise::gives_probability), such as [`Sigmoid`], is treated as a
-//! softmax is: the logit is explained, and the probability given beside it.
+//! A function at the end that [gives a probability](Elementwise::gives_probability), such as
+//! [`Sigmoid`], is treated as a softmax is: the logit is explained, and the probability given
+//! beside it.
 //!
-//! A layer of your own implements [`Layer`] and, with it, [`LinearMap`], [`Elementwise`] or [`Route`]:
+//! A layer of your own implements [`Layer`] and, with it, [`LinearMap`], [`Elementwise`] or
+//! [`Route`]:
 //!
 //! ```
 //! use relprop::{Elementwise, Error, Layer, Linear, Operator, Rule, Scalar, Sequential, Shape};
@@ -69,8 +71,8 @@ use crate::scalar::Scalar;
 use crate::shape::Shape;
 
 pub use activation::{
-    AxisSoftmax, Celu, Dropout, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, LeakyRelu, Mish, Relu, Scaled, Selu,
-    Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh,
+    AxisSoftmax, Celu, Dropout, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, LeakyRelu,
+    Mish, Relu, Scaled, Selu, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh,
 };
 pub use batch_norm::{BatchNorm1d, BatchNorm2d};
 pub(crate) use branches::Named;
@@ -80,12 +82,15 @@ pub use linear::Linear;
 pub(crate) use linear::{check_bias, same, sum_of as sum};
 #[cfg(feature = "io")]
 pub(crate) use pooling::Assumed;
-pub use pooling::{AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d};
+pub use pooling::{
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d,
+};
 pub use reshape::{Flatten, Permute, Unflatten, Upsample};
 
 /// One layer of a [`Sequential`](crate::Sequential): the trait that a layer of your own implements.
 pub trait Layer<T: Scalar>: Debug + Send + Sync {
-    /// The layer's name, as PyTorch calls it where it has the layer; it stands in errors and ledgers.
+    /// The layer's name, as PyTorch calls it where it has the layer; it stands in errors and
+    /// ledgers.
     fn kind(&self) -> &str;
 
     /// What the layer does with values of this shape, and with their relevance.
@@ -94,20 +99,22 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     /// Where the layer cannot take values of this shape: best [`Error::Shape`].
     fn operator(&self, input: Shape) -> Result<Operator<T>, Error>;
 
-    /// The layer's settings as PyTorch prints them between the brackets, such as `negative_slope=0.01`.
+    /// The layer's settings as PyTorch prints them between the brackets, such as
+    /// `negative_slope=0.01`.
     fn arguments(&self) -> String {
         String::new()
     }
 
-    /// Settings that could make a difference for values of this shape, as they are taken to be because the text that the layer was
-    /// read from does not say them: [`Sequential::check`](crate::Sequential::check) reports them.
+    /// Settings that could make a difference for values of this shape, as they are taken to be
+    /// because the text that the layer was read from does not say them:
+    /// [`Sequential::check`](crate::Sequential::check) reports them.
     fn assumed(&self, input: Shape) -> Option<String> {
         let _ = input;
         None
     }
 
-    /// How many inputs the layer takes, where it takes that many and no others: a model that begins with such a layer need not
-    /// be told its input's shape.
+    /// How many inputs the layer takes, where it takes that many and no others: a model that begins
+    /// with such a layer need not be told its input's shape.
     fn inputs(&self) -> Option<usize> {
         None
     }
@@ -117,31 +124,37 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         0
     }
 
-    /// a and b, where the layer is y = a z + b with one of each for each channel: a normalization, which
-    /// [`canonize`](crate::Sequential::canonize) merges into a neighbor.
+    /// a and b, where the layer is y = a z + b with one of each for each channel: a normalization,
+    /// which [`canonize`](crate::Sequential::canonize) merges into a neighbor.
     fn per_channel(&self) -> Option<(&[T], &[T])> {
         None
     }
 
-    /// The layer that does what this layer and then y = a z + b do, with an a and a b for each of its output channels.
+    /// The layer that does what this layer and then y = a z + b do, with an a and a b for each of
+    /// its output channels.
     fn scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
         let _ = (a, b);
         None
     }
 
-    /// The layer that does what y = a z + b, with an a and a b for each of its input channels, and then this layer do.
+    /// The layer that does what y = a z + b, with an a and a b for each of its input channels, and
+    /// then this layer do.
     fn of_scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
         let _ = (a, b);
         None
     }
 
     /// The same layer with other branches, where it has some.
-    fn with_branches(&self, f: &mut dyn FnMut(&Branch<T>) -> Branch<T>) -> Option<Arc<dyn Layer<T>>> {
+    fn with_branches(
+        &self,
+        f: &mut dyn FnMut(&Branch<T>) -> Branch<T>,
+    ) -> Option<Arc<dyn Layer<T>>> {
         let _ = f;
         None
     }
 
-    /// What has been learned, as it is written to a file: the names, shapes and values of PyTorch's state dict.
+    /// What has been learned, as it is written to a file: the names, shapes and values of PyTorch's
+    /// state dict.
     fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
         Vec::new()
     }
@@ -204,9 +217,10 @@ forward_layer!(Box<L>, Arc<L>);
 pub enum Operator<T: Scalar> {
     /// y = W z + b; a rule shares the relevance.
     Linear(Arc<dyn LinearMap<T>>),
-    /// The same where the rules are not meant for the weights, such as those of a pooling or of a normalization: shared by the rule
-    /// [`Norm`](crate::Norm), unless a [`Composite`](crate::Composite) says otherwise, and passed over when the first linear layer is
-    /// looked for.
+    /// The same where the rules are not meant for the weights, such as those of a pooling or of a
+    /// normalization: shared by the rule [`Norm`](crate::Norm), unless a
+    /// [`Composite`](crate::Composite) says otherwise, and passed over when the first linear layer
+    /// is looked for.
     Average(Arc<dyn LinearMap<T>>),
     /// yᵢ = f(zᵢ); relevance passes unchanged (Bach et al. 2015).
     Elementwise(Arc<dyn Elementwise<T>>),
@@ -218,7 +232,8 @@ pub enum Operator<T: Scalar> {
     Reshape(Shape),
     /// Several branches, each of the same values, and what becomes of their outputs.
     Branches(Vec<Branch<T>>, Joined),
-    /// A softmax over this axis of the values, allowed at the end of a model only: the logits are explained.
+    /// A softmax over this axis of the values, allowed at the end of a model only: the logits are
+    /// explained.
     Softmax(usize),
 }
 
@@ -235,7 +250,12 @@ impl<T: Scalar> Operator<T> {
 
     /// [`Operator::PerChannel`].
     pub fn per_channel(functions: impl IntoIterator<Item = impl Elementwise<T> + 'static>) -> Self {
-        Self::PerChannel(functions.into_iter().map(|function| Arc::new(function) as Arc<dyn Elementwise<T>>).collect())
+        Self::PerChannel(
+            functions
+                .into_iter()
+                .map(|function| Arc::new(function) as Arc<dyn Elementwise<T>>)
+                .collect(),
+        )
     }
 }
 
@@ -265,8 +285,8 @@ pub trait Route<T: Scalar>: Debug + Send + Sync {
 
 /// An activation: a function of one value, applied to each.
 ///
-/// It is the same function for all values of a layer. A layer whose function has a parameter for each channel, such as
-/// PyTorch's `PReLU`, gives a function for each: [`Operator::per_channel`].
+/// It is the same function for all values of a layer. A layer whose function has a parameter for
+/// each channel, such as PyTorch's `PReLU`, gives a function for each: [`Operator::per_channel`].
 ///
 /// ```
 /// use relprop::{Elementwise, Error, Layer, LeakyRelu, Linear, Operator, Scalar, Sequential, Shape};
@@ -297,30 +317,32 @@ pub trait Elementwise<T: Scalar>: Debug + Send + Sync {
     /// f(z).
     fn value(&self, z: T) -> T;
 
-    /// Whether f(z) is never negative, or, where `input` is true, not where z is not: a rule's terms for negative values are
-    /// left out after such a function.
+    /// Whether f(z) is never negative, or, where `input` is true, not where z is not: a rule's
+    /// terms for negative values are left out after such a function.
     fn is_nonnegative(&self, input: bool) -> bool {
         let _ = input;
         false
     }
 
     /// An upper bound of |f(a) - f(b)| / |a - b|, where it is known; without it an explanation's
-    /// [`health`](crate::Explanation::health) has no bound of the rounding errors. `value` is taken to be right to 8 units in
-    /// the last place of |z| + |f(z)|.
+    /// [`health`](crate::Explanation::health) has no bound of the rounding errors. `value` is taken
+    /// to be right to 8 units in the last place of |z| + |f(z)|.
     fn steepest(&self) -> Option<f64> {
         None
     }
 
-    /// Whether f turns a logit into a probability, as the logistic function does: growing, and from 0 to 1. At the end of a
-    /// model the logit is then explained, and the probability given beside it.
+    /// Whether f turns a logit into a probability, as the logistic function does: growing, and from
+    /// 0 to 1. At the end of a model the logit is then explained, and the probability given beside
+    /// it.
     fn gives_probability(&self) -> bool {
         false
     }
 
     /// Replaces each value by f(value).
     ///
-    /// A call covers any part of the layer's values, and which part is not told: a layer of many values is shared out among
-    /// threads, and a batch is one row of values. So an implementation must treat all values alike.
+    /// A call covers any part of the layer's values, and which part is not told: a layer of many
+    /// values is shared out among threads, and a batch is one row of values. So an implementation
+    /// must treat all values alike.
     fn apply(&self, values: &mut [T]) {
         for value in values {
             *value = self.value(*value);
@@ -343,9 +365,17 @@ impl<T: Scalar> Functions<T> {
 
     /// # Errors
     /// [`Error::Shape`] unless there is a function for each channel.
-    pub fn per_channel(functions: Vec<Arc<dyn Elementwise<T>>>, kind: &str, shape: Shape) -> Result<Self, Error> {
+    pub fn per_channel(
+        functions: Vec<Arc<dyn Elementwise<T>>>,
+        kind: &str,
+        shape: Shape,
+    ) -> Result<Self, Error> {
         if functions.len() != shape.channels() {
-            return Err(Error::shape(kind, shape, format!("{} channels, one for each of its functions", functions.len())));
+            return Err(Error::shape(
+                kind,
+                shape,
+                format!("{} channels, one for each of its functions", functions.len()),
+            ));
         }
         Ok(Self { each: shape.size() / functions.len().max(1), functions })
     }
@@ -375,7 +405,9 @@ impl<T: Scalar> Functions<T> {
             return linalg::each_part(values, |values| function.apply(values));
         }
         let count = self.functions.len();
-        linalg::each_chunk(values, self.each, |chunk, values| self.functions[chunk % count].apply(values));
+        linalg::each_chunk(values, self.each, |chunk, values| {
+            self.functions[chunk % count].apply(values)
+        });
     }
 }
 
@@ -411,10 +443,11 @@ impl<T> Debug for WeightFn<T> {
 
 /// A linear map y = W z + b, given by its two products.
 ///
-/// The products take any number of columns at once: a slice of `inputs()` x columns in column-major order, each column
-/// a sample or a row of relevance. Every rule, in both directions, is made of these two products of the map or of the
-/// same map with other weights, so this is all that a convolution or any other linear layer has to offer. The methods
-/// with a default are the same with a scaling, or with a part left out: worth overriding where that costs less.
+/// The products take any number of columns at once: a slice of `inputs()` x columns in column-major
+/// order, each column a sample or a row of relevance. Every rule, in both directions, is made of
+/// these two products of the map or of the same map with other weights, so this is all that a
+/// convolution or any other linear layer has to offer. The methods with a default are the same with
+/// a scaling, or with a part left out: worth overriding where that costs less.
 pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
     /// The length of z.
     fn inputs(&self) -> usize;
@@ -427,7 +460,8 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
         self.outputs().into()
     }
 
-    /// Whether no weight is negative and there is no bias, so that y is not negative where z is not.
+    /// Whether no weight is negative and there is no bias, so that y is not negative where z is
+    /// not.
     fn keeps_sign(&self) -> bool {
         false
     }
@@ -441,31 +475,37 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
     /// x = Wᵀ y for every column; all of `x` is overwritten.
     fn apply_transposed(&self, y: &[T], x: &mut [T]);
 
-    /// The same map, without a bias and with every weight w replaced by `f.value(w)`. Padding is not a weight.
+    /// The same map, without a bias and with every weight w replaced by `f.value(w)`. Padding is
+    /// not a weight.
     fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>>;
 
-    /// The same map with every weight replaced by 1; worth overriding where that has a shorter form.
+    /// The same map with every weight replaced by 1; worth overriding where that has a shorter
+    /// form.
     fn ones(&self) -> Box<dyn LinearMap<T>> {
         self.map_weights(&WeightFn::new(|_| T::one()))
     }
 
-    /// Whether a product's entries are sums of products, so that their rounding is bounded by the sum of the magnitudes. Where
-    /// they are made otherwise, an explanation's [`health`](crate::Explanation::health) has no bound of the rounding errors.
+    /// Whether a product's entries are sums of products, so that their rounding is bounded by the
+    /// sum of the magnitudes. Where they are made otherwise, an explanation's
+    /// [`health`](crate::Explanation::health) has no bound of the rounding errors.
     fn sums_products(&self) -> bool {
         true
     }
 
-    /// Whether the matrix is at hand, so that one of its rows or columns costs no more than its length.
+    /// Whether the matrix is at hand, so that one of its rows or columns costs no more than its
+    /// length.
     fn forms_matrix(&self) -> bool {
         false
     }
 
-    /// How many multiply-adds a product costs for one column; the order of accumulation is chosen by it.
+    /// How many multiply-adds a product costs for one column; the order of accumulation is chosen
+    /// by it.
     fn multiply_adds(&self) -> f64 {
         self.inputs() as f64 * self.outputs() as f64
     }
 
-    /// y = W diag(u) x. `u` has one column for each sample, and `x` as many for each sample as for any other.
+    /// y = W diag(u) x. `u` has one column for each sample, and `x` as many for each sample as for
+    /// any other.
     ///
     /// Worth overriding where a u_i of zero can save work. The default makes a copy of `x`.
     fn apply_scaled(&self, u: &[T], x: &[T], y: &mut [T]) {
@@ -482,7 +522,8 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
         scale_columns(x, u, self.inputs());
     }
 
-    /// Adds some columns of diag(t) W diag(u) to `out` (outputs x those columns): those of the listed inputs.
+    /// Adds some columns of diag(t) W diag(u) to `out` (outputs x those columns): those of the
+    /// listed inputs.
     ///
     /// Worth overriding where the matrix is at hand: the default costs a product for each.
     fn add_scaled_inputs(&self, listed: &[usize], u: &[T], t: &[T], out: &mut [T]) {
@@ -498,7 +539,8 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
         }
     }
 
-    /// Adds some columns of diag(u) Wᵀ diag(t) to `out` (inputs x those columns): those of the listed outputs.
+    /// Adds some columns of diag(u) Wᵀ diag(t) to `out` (inputs x those columns): those of the
+    /// listed outputs.
     ///
     /// Worth overriding where the matrix is at hand: the default costs a product for each.
     fn add_scaled_outputs(&self, listed: &[usize], u: &[T], t: &[T], out: &mut [T]) {
@@ -598,7 +640,11 @@ impl SoftmaxOver {
     pub fn new(axis: usize, kind: &str, shape: Shape) -> Result<Self, Error> {
         match shape.dims().get(axis..) {
             Some([size, inner @ ..]) => Ok(Self { size: *size, step: inner.iter().product() }),
-            _ => Err(Error::shape(kind, shape, format!("values of at least {} axes", axis.saturating_add(1)))),
+            _ => Err(Error::shape(
+                kind,
+                shape,
+                format!("values of at least {} axes", axis.saturating_add(1)),
+            )),
         }
     }
 

@@ -12,8 +12,8 @@ use crate::accumulate::Cause;
 ///     Σ_i R_i + Σ_layers (bias + stabilizer + rest + dead + empty) = f_k(x)
 /// ```
 ///
-/// The numbers are shares of the output (they sum to 1) times the output; sums are made in double precision. For a
-/// weighting of outputs (`Targets::Weighted`) the output is the weighted sum.
+/// The numbers are shares of the output (they sum to 1) times the output; sums are made in double
+/// precision. For a weighting of outputs (`Targets::Weighted`) the output is the weighted sum.
 ///
 /// ```
 /// use relprop::{Cause, Linear, Rule, Sequential};
@@ -118,7 +118,8 @@ impl Ledger {
         self.entries.iter().filter(|entry| entry.cause == cause).map(LedgerEntry::relevance).sum()
     }
 
-    /// The causes for which relevance can leave the inputs here, each once: those of the entries, from the first layer on.
+    /// The causes for which relevance can leave the inputs here, each once: those of the entries,
+    /// from the first layer on.
     ///
     /// ```
     /// use relprop::{Cause, Linear, Rule, Sequential};
@@ -149,7 +150,8 @@ impl Ledger {
     /// |1 - Σ shares| as a fraction of the Σ |shares| over all inputs and sinks: how well the ledger closes.
     #[must_use]
     pub fn imbalance(&self) -> f64 {
-        let magnitude = self.inputs_magnitude + self.entries.iter().map(|entry| entry.part.abs()).sum::<f64>();
+        let magnitude =
+            self.inputs_magnitude + self.entries.iter().map(|entry| entry.part.abs()).sum::<f64>();
         (self.whole - self.parts()).abs() / magnitude.max(f64::MIN_POSITIVE)
     }
 
@@ -173,11 +175,19 @@ impl fmt::Display for Cause {
 impl fmt::Display for Ledger {
     /// A line for the inputs, one for each sink that got something, the rounding and their sum.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = |v: f64| if v != 0.0 && v.abs() < 1e-4 { format!("{v:.1e}") } else { format!("{v:.6}") };
-        let mut line = |name: &str, v: f64, share: f64| writeln!(f, "  {name:<28} {:>14} {:>9.2} %", number(v), 100.0 * share);
+        let number = |v: f64| {
+            if v != 0.0 && v.abs() < 1e-4 { format!("{v:.1e}") } else { format!("{v:.6}") }
+        };
+        let mut line = |name: &str, v: f64, share: f64| {
+            writeln!(f, "  {name:<28} {:>14} {:>9.2} %", number(v), 100.0 * share)
+        };
         line("inputs", self.inputs(), share(self.inputs, self.whole))?;
         for entry in self.entries.iter().filter(|entry| entry.part != 0.0) {
-            line(&format!("layer {} {} {}", entry.layer, entry.kind, entry.cause), entry.relevance(), entry.share())?;
+            line(
+                &format!("layer {} {} {}", entry.layer, entry.kind, entry.cause),
+                entry.relevance(),
+                entry.share(),
+            )?;
         }
         line("rounding", self.rounding(), share(self.whole - self.parts(), self.whole))?;
         write!(f, "  {:<28} {:>14.6}", format!("= output {}", self.target), self.output())

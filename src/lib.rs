@@ -1,5 +1,5 @@
-// On a code host the links and pictures of the README are the paths at its end. Here they are these: the first definition of a
-// link wins.
+// On a code host the links and pictures of the README are the paths at its end. Here they are
+// these: the first definition of a link wins.
 //! [adding-a-layer]: guide::adding_a_layer
 //! [adding-a-rule]: guide::adding_a_rule
 //! [comparison]: guide::comparison
@@ -80,17 +80,18 @@ pub use trace::{Path, Trace};
 pub use composite::Composite;
 #[doc(inline)]
 pub use rule::{
-    AbsLrp, AlphaBeta, BiasMode, Epsilon, Flat, Gamma, GammaPlain, Lrp0, Norm, Pass, Relative, RelevanceRule, Rule, Sign, WSquare,
-    ZBox, ZPlus,
+    AbsLrp, AlphaBeta, BiasMode, Epsilon, Flat, Gamma, GammaPlain, Lrp0, Norm, Pass, Relative,
+    RelevanceRule, Rule, Sign, WSquare, ZBox, ZPlus,
 };
 
 // The layers, and what a layer of one's own takes.
 #[doc(inline)]
 pub use layer::{
-    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, AxisSoftmax, BatchNorm1d, BatchNorm2d, Branch, Celu, Concat,
-    Conv1d, Conv2d, ConvTranspose2d, Dropout, Elu, Flatten, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, LeakyRelu, Linear,
-    MaxPool1d, MaxPool2d, Mish, Permute, Relu, Residual, Scaled, Selu, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh, Unflatten,
-    Upsample,
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, AxisSoftmax, BatchNorm1d,
+    BatchNorm2d, Branch, Celu, Concat, Conv1d, Conv2d, ConvTranspose2d, Dropout, Elu, Flatten,
+    Gelu, HardSigmoid, HardSwish, HardTanh, Identity, LeakyRelu, Linear, MaxPool1d, MaxPool2d,
+    Mish, Permute, Relu, Residual, Scaled, Selu, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh,
+    Unflatten, Upsample,
 };
 #[doc(inline)]
 pub use layer::{Bias, Elementwise, Layer, LinearMap, Operator, WeightFn};

@@ -1,11 +1,12 @@
 //! The one seam to matrix products.
 //!
-//! All matrices are slices in column-major order. A layer's products come with a scaling of its inputs, W diag(u) X and
-//! diag(u) Wᵀ Y, because that is what share matrices are made of, and because it says what costs nothing: where u_i is 0,
-//! the column i of W is not even read. After a ReLU that is about half of the work, at the zeros of an image more.
+//! All matrices are slices in column-major order. A layer's products come with a scaling of its
+//! inputs, W diag(u) X and diag(u) Wᵀ Y, because that is what share matrices are made of, and
+//! because it says what costs nothing: where u_i is 0, the column i of W is not even read. After a
+//! ReLU that is about half of the work, at the zeros of an image more.
 //!
-//! A result depends on its own column alone, bit for bit: not on the columns beside it, how many they are or which thread
-//! works on them.
+//! A result depends on its own column alone, bit for bit: not on the columns beside it, how many
+//! they are or which thread works on them.
 
 mod correlate;
 mod kernel;
@@ -29,7 +30,8 @@ use winograd::{Multiply, Transform};
 pub(crate) use correlate::{Correlation, Direction, Geometry, Planes, reach};
 pub use kernel::Lanes;
 pub(crate) use vectors::{
-    add_scaled, copy, copy_rows, dot, first_non_finite, list_nonzero_rows, max_abs, scaled, sum, sum_in_order,
+    add_scaled, copy, copy_rows, dot, first_non_finite, list_nonzero_rows, max_abs, scaled, sum,
+    sum_in_order,
 };
 use vectors::{count_nonzero, larger};
 
@@ -85,8 +87,9 @@ struct Group {
     width: usize,
     /// Where each column begins in y.
     columns: [usize; GROUP],
-    /// Where its entries begin in the scratch's offsets, how many they are, and how far its x is: in [`apply`] where its
-    /// values begin, in [`apply_transposed`] how many of the entries are done.
+    /// Where its entries begin in the scratch's offsets, how many they are, and how far its x is:
+    /// in [`apply`] where its values begin, in [`apply_transposed`] how many of the entries are
+    /// done.
     first: usize,
     count: usize,
     x: usize,
@@ -109,13 +112,16 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// `y = W diag(u) x` for any number of columns; `u` has one column for each sample, and each sample as many columns of `x`
-/// as any other. Cost: outputs x inputs x columns multiply-adds, less what is zero.
+/// `y = W diag(u) x` for any number of columns; `u` has one column for each sample, and each sample
+/// as many columns of `x` as any other. Cost: outputs x inputs x columns multiply-adds, less what
+/// is zero.
 pub(crate) fn apply<T: Scalar>(w: Matrix<'_, T>, u: Option<&[T]>, x: &[T], y: &mut [T]) {
     let per_sample = u.map_or(1, |u| x.len() / u.len().max(1));
     by_rows(w.outputs, w.values.len(), y, |rows, y| {
         let w = Matrix { values: &w.values[rows.start..], outputs: rows.len(), ..w };
-        T::with_scratch(|scratch| T::run(Kernel(Which::Apply(Apply { w, u, per_sample, x, y, scratch }))));
+        T::with_scratch(|scratch| {
+            T::run(Kernel(Which::Apply(Apply { w, u, per_sample, x, y, scratch })))
+        });
     });
 }
 
@@ -125,15 +131,35 @@ pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&
     let per_sample = u.map_or(1, |u| x.len() / u.len().max(1));
     by_rows(w.inputs, w.values.len(), x, |rows, x| {
         let u = u.map(|values| Columns { values, height: w.inputs, first: rows.start });
-        let w = Matrix { values: &w.values[rows.start * w.stride..rows.end * w.stride], inputs: rows.len(), ..w };
-        T::with_scratch(|scratch| T::run(Kernel(Which::ApplyTransposed(ApplyTransposed { w, u, per_sample, x, y, scratch }))));
+        let w = Matrix {
+            values: &w.values[rows.start * w.stride..rows.end * w.stride],
+            inputs: rows.len(),
+            ..w
+        };
+        T::with_scratch(|scratch| {
+            T::run(Kernel(Which::ApplyTransposed(ApplyTransposed {
+                w,
+                u,
+                per_sample,
+                x,
+                y,
+                scratch,
+            })))
+        });
     });
 }
 
-/// `y = W x` for any number of columns, where W has those `rows` of y alone: the others are zero. Gives the largest magnitude,
-/// NaN if any entry is not a number. Cost: as [`apply`], and y is written once.
-pub(crate) fn apply_to_rows<T: Scalar>(w: Matrix<'_, T>, x: &[T], rows: &[usize], y: &mut [T]) -> T {
-    // So many columns are multiplied at once that they are spread over y while they are in the cache.
+/// `y = W x` for any number of columns, where W has those `rows` of y alone: the others are zero.
+/// Gives the largest magnitude, NaN if any entry is not a number. Cost: as [`apply`], and y is
+/// written once.
+pub(crate) fn apply_to_rows<T: Scalar>(
+    w: Matrix<'_, T>,
+    x: &[T],
+    rows: &[usize],
+    y: &mut [T],
+) -> T {
+    // So many columns are multiplied at once that they are spread over y while they are in the
+    // cache.
     const COLUMNS: usize = 24;
     let height = y.len() / (x.len() / w.inputs).max(1);
     let mut product = T::with_scratch(|scratch| std::mem::take(&mut scratch.parts));
@@ -157,27 +183,45 @@ pub(crate) fn apply_to_rows<T: Scalar>(w: Matrix<'_, T>, x: &[T], rows: &[usize]
 /// So many values are worth a thread's while.
 const PART: usize = 1 << 15;
 
-/// Does the same to each chunk of so many values, with its number: many on all threads of the caller's pool. What is done to a
-/// chunk must not depend on the others.
-pub(crate) fn each_chunk<E: Send>(values: &mut [E], size: usize, f: impl Fn(usize, &mut [E]) + Sync) {
+/// Does the same to each chunk of so many values, with its number: many on all threads of the
+/// caller's pool. What is done to a chunk must not depend on the others.
+pub(crate) fn each_chunk<E: Send>(
+    values: &mut [E],
+    size: usize,
+    f: impl Fn(usize, &mut [E]) + Sync,
+) {
     #[cfg(feature = "rayon")]
     if values.len() > 2 * PART {
         use rayon::prelude::*;
         let least = PART.div_ceil(size);
-        return values.par_chunks_mut(size).with_min_len(least).enumerate().for_each(|(chunk, values)| f(chunk, values));
+        return values
+            .par_chunks_mut(size)
+            .with_min_len(least)
+            .enumerate()
+            .for_each(|(chunk, values)| f(chunk, values));
     }
     values.chunks_mut(size).enumerate().for_each(|(chunk, values)| f(chunk, values));
 }
 
-/// Shares values of `unit` for each of some things out among the threads of the caller's pool, where that is worth it: some
-/// things for each thread, a multiple of `together`. What is done to one must not depend on the others; the first is given.
-fn share_out<T: Scalar>(values: &mut [T], unit: usize, together: usize, worth_it: bool, f: impl Fn(usize, &mut [T]) + Sync) {
+/// Shares values of `unit` for each of some things out among the threads of the caller's pool,
+/// where that is worth it: some things for each thread, a multiple of `together`. What is done to
+/// one must not depend on the others; the first is given.
+fn share_out<T: Scalar>(
+    values: &mut [T],
+    unit: usize,
+    together: usize,
+    worth_it: bool,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) {
     #[cfg(feature = "rayon")]
     if worth_it {
         use rayon::prelude::*;
         let things = values.len() / unit;
         let some = things.div_ceil(rayon::current_num_threads()).next_multiple_of(together);
-        return values.par_chunks_mut(some * unit).enumerate().for_each(|(part, values)| f(part * some, values));
+        return values
+            .par_chunks_mut(some * unit)
+            .enumerate()
+            .for_each(|(part, values)| f(part * some, values));
     }
     let _ = (unit, together, worth_it);
     f(0, values);
@@ -188,9 +232,16 @@ pub(crate) fn each_part<T: Scalar>(values: &mut [T], f: impl Fn(&mut [T]) + Sync
     each_chunk(values, PART, |_, values| f(values));
 }
 
-/// Does the same to each part of values and the part of others at the same place, whose first index is given.
-pub(crate) fn zip_parts<T: Scalar>(values: &mut [T], others: &[T], f: impl Fn(usize, &mut [T], &[T]) + Sync) {
-    each_chunk(values, PART, |part, values| f(part * PART, values, &others[part * PART..][..values.len()]));
+/// Does the same to each part of values and the part of others at the same place, whose first index
+/// is given.
+pub(crate) fn zip_parts<T: Scalar>(
+    values: &mut [T],
+    others: &[T],
+    f: impl Fn(usize, &mut [T], &[T]) + Sync,
+) {
+    each_chunk(values, PART, |part, values| {
+        f(part * PART, values, &others[part * PART..][..values.len()])
+    });
 }
 
 /// Some rows of columns.
@@ -208,9 +259,15 @@ impl<'a, T> Columns<'a, T> {
     }
 }
 
-/// Makes a result of this height by all of its rows at once, or, where there are many weights, by as many blocks of rows as
-/// there are threads: each of them then reads its own part of the weights, once.
-fn by_rows<T: Scalar>(height: usize, weights: usize, out: &mut [T], product: impl Fn(Range<usize>, &mut [T]) + Sync) {
+/// Makes a result of this height by all of its rows at once, or, where there are many weights, by
+/// as many blocks of rows as there are threads: each of them then reads its own part of the
+/// weights, once.
+fn by_rows<T: Scalar>(
+    height: usize,
+    weights: usize,
+    out: &mut [T],
+    product: impl Fn(Range<usize>, &mut [T]) + Sync,
+) {
     #[cfg(feature = "rayon")]
     if weights >= LARGE {
         use rayon::prelude::*;
@@ -218,7 +275,8 @@ fn by_rows<T: Scalar>(height: usize, weights: usize, out: &mut [T], product: imp
         let part = height.div_ceil(rayon::current_num_threads()).next_multiple_of(128);
         let columns = out.len() / height;
         if part < height && columns > 0 {
-            // Taken out, not borrowed: while it waits, this thread may come here again for another product.
+            // Taken out, not borrowed: while it waits, this thread may come here again for another
+            // product.
             let mut parts = T::with_scratch(|scratch| std::mem::take(&mut scratch.parts));
             grow(&mut parts, out.len());
             let rows = |index: usize| index * part..height.min((index + 1) * part);
@@ -226,7 +284,8 @@ fn by_rows<T: Scalar>(height: usize, weights: usize, out: &mut [T], product: imp
             blocks.for_each(|(index, block)| product(rows(index), block));
             for (index, block) in parts[..out.len()].chunks(part * columns).enumerate() {
                 let rows = rows(index);
-                for (block, out) in block.chunks_exact(rows.len()).zip(out.chunks_exact_mut(height)) {
+                for (block, out) in block.chunks_exact(rows.len()).zip(out.chunks_exact_mut(height))
+                {
                     out[rows.clone()].copy_from_slice(block);
                 }
             }

@@ -14,11 +14,17 @@ impl Default for MemoryLimit {
 }
 
 impl MemoryLimit {
-    /// Whether there is room for this many values of the type. A number of values may be beyond every integer, so it is a float.
+    /// Whether there is room for this many values of the type. A number of values may be beyond
+    /// every integer, so it is a float.
     ///
     /// # Errors
     /// [`Error::TooLarge`].
-    pub fn check<T>(self, values: f64, what: impl FnOnce() -> String, remedy: impl FnOnce() -> String) -> Result<(), Error> {
+    pub fn check<T>(
+        self,
+        values: f64,
+        what: impl FnOnce() -> String,
+        remedy: impl FnOnce() -> String,
+    ) -> Result<(), Error> {
         let bytes = values * size_of::<T>() as f64;
         if bytes <= self.0 as f64 {
             return Ok(());
@@ -34,10 +40,19 @@ mod tests {
 
     #[test]
     fn tells_what_and_how_much() {
-        let check = |values| MemoryLimit(1 << 20).check::<f32>(values, || "the shares".to_owned(), || "take fewer".to_owned());
+        let check = |values| {
+            MemoryLimit(1 << 20).check::<f32>(
+                values,
+                || "the shares".to_owned(),
+                || "take fewer".to_owned(),
+            )
+        };
         assert!(check(262_144.0).is_ok());
         let text = check(262_145.0).unwrap_err().to_string();
-        assert_eq!(text, "the shares would take 1.0 MiB, more than the limit of 1.0 MiB: take fewer");
+        assert_eq!(
+            text,
+            "the shares would take 1.0 MiB, more than the limit of 1.0 MiB: take fewer"
+        );
         assert!(check(f64::INFINITY).unwrap_err().to_string().contains("16.0 EiB"));
     }
 }

@@ -1,17 +1,20 @@
 //! Rules: how a linear layer's relevance is shared among its inputs.
 //!
-//! Every rule on a linear map y = W z + b is a short sum, and a rule is the *data* of that sum ([`Decomposition`]):
+//! Every rule on a linear map y = W z + b is a short sum, and a rule is the *data* of that sum
+//! ([`Decomposition`]):
 //!
 //! ```text
 //!     A_ij = Σ_groups c Σ_parts  f(z_i) g(w_ij) / d_j        R_i = Σ_j A_ij R_j
 //! ```
 //!
-//! f and g are functions of one number ([`Transform`]), c is the group's coefficient, d_j its divisor ([`Divisor`]), and a
-//! group may be there for outputs of one sign only ([`Gate`]). From that data the crate makes the factors diag(u) V diag(t),
-//! with u = f(z), V = g(W) and t = c / d. V does not depend on the sample and is prepared once. Nothing else in the crate
-//! knows one rule from another.
+//! f and g are functions of one number ([`Transform`]), c is the group's coefficient, d_j its
+//! divisor ([`Divisor`]), and a group may be there for outputs of one sign only ([`Gate`]). From
+//! that data the crate makes the factors diag(u) V diag(t), with u = f(z), V = g(W) and t = c / d.
+//! V does not depend on the sample and is prepared once. Nothing else in the crate knows one rule
+//! from another.
 //!
-//! A rule of your own implements [`RelevanceRule`]; [the guide](crate::guide::adding_a_rule) shows one.
+//! A rule of your own implements [`RelevanceRule`]; [the guide](crate::guide::adding_a_rule) shows
+//! one.
 
 mod abs_lrp;
 mod alpha_beta;
@@ -61,16 +64,18 @@ pub trait RelevanceRule<T: Scalar>: Send + Sync {
         self.name()
     }
 
-    /// Whether the rule knows itself what to do with poolings, sums of branches and normalizations. Where it does not, they are
-    /// shared by [`Norm`].
+    /// Whether the rule knows itself what to do with poolings, sums of branches and normalizations.
+    /// Where it does not, they are shared by [`Norm`].
     fn is_composite(&self) -> bool {
         false
     }
 
-    /// Looks at all layers that share relevance, before any is asked about, and refuses what cannot be meant.
+    /// Looks at all layers that share relevance, before any is asked about, and refuses what cannot
+    /// be meant.
     ///
     /// # Errors
-    /// Such as [`Error::UnmatchedSetting`] of a [`Composite`](crate::Composite) with a setting that fits no layer.
+    /// Such as [`Error::UnmatchedSetting`] of a [`Composite`](crate::Composite) with a setting that
+    /// fits no layer.
     fn check_sites(&self, sites: &[Site<'_>]) -> Result<(), Error> {
         let _ = sites;
         Ok(())
@@ -79,7 +84,8 @@ pub trait RelevanceRule<T: Scalar>: Send + Sync {
     /// The rule at one layer.
     ///
     /// # Errors
-    /// Whatever keeps the rule from being used there, best as [`Error::Unsupported`] or [`Error::InvalidParameter`].
+    /// Whatever keeps the rule from being used there, best as [`Error::Unsupported`] or
+    /// [`Error::InvalidParameter`].
     fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error>;
 }
 
@@ -111,7 +117,10 @@ macro_rules! forward_rule {
 forward_rule!(&R, Box<R>, Arc<R>);
 
 /// What a rule says at a layer, by its name there: [`Norm`] where it does not decide itself.
-pub(crate) fn rule_at<'a, T: Scalar>(rule: &'a dyn RelevanceRule<T>, site: &Site<'_>) -> &'a dyn RelevanceRule<T> {
+pub(crate) fn rule_at<'a, T: Scalar>(
+    rule: &'a dyn RelevanceRule<T>,
+    site: &Site<'_>,
+) -> &'a dyn RelevanceRule<T> {
     if site.learned || rule.is_composite() { rule } else { &Norm }
 }
 
@@ -243,10 +252,11 @@ pub struct Site<'a> {
     pub input_shape: Shape,
     /// The shape of its outputs.
     pub output_shape: Shape,
-    /// Whether it is a layer such as a dense one or a convolution, whose learned weights a rule is meant for; a pooling, a sum of
-    /// branches or a normalization is not.
+    /// Whether it is a layer such as a dense one or a convolution, whose learned weights a rule is
+    /// meant for; a pooling, a sum of branches or a normalization is not.
     pub learned: bool,
-    /// The layer's place among the linear layers with learned weights, from 0; of another, how many of them are before it.
+    /// The layer's place among the linear layers with learned weights, from 0; of another, how many
+    /// of them are before it.
     pub linear_index: usize,
     /// How many linear layers with learned weights the model has.
     pub linear_count: usize,
@@ -274,7 +284,8 @@ pub enum Outside {
     /// Explaining it is the error [`Error::OutsideRange`].
     #[default]
     Refuse,
-    /// It is explained, and the explanation has a finding: [`Explanation::findings`](crate::Explanation::findings).
+    /// It is explained, and the explanation has a finding:
+    /// [`Explanation::findings`](crate::Explanation::findings).
     Report,
 }
 
@@ -287,7 +298,12 @@ impl<T: Scalar> Decomposition<T> {
 
     /// The same for inputs from `low` to `high` only, with a value for each input of the layer.
     #[must_use]
-    pub fn for_inputs(mut self, low: impl Into<Arc<[T]>>, high: impl Into<Arc<[T]>>, outside: Outside) -> Self {
+    pub fn for_inputs(
+        mut self,
+        low: impl Into<Arc<[T]>>,
+        high: impl Into<Arc<[T]>>,
+        outside: Outside,
+    ) -> Self {
         self.range = Some(InputRange { low: low.into(), high: high.into(), outside });
         self
     }
@@ -313,7 +329,8 @@ pub struct Group<T> {
 }
 
 impl<T: Scalar> Group<T> {
-    /// The sum of `parts` over `divisor`, with coefficient 1 and the layer's bias as it is, absorbed in the total.
+    /// The sum of `parts` over `divisor`, with coefficient 1 and the layer's bias as it is,
+    /// absorbed in the total.
     ///
     /// A [`Divisor::FanIn`] knows no total: set another bias mode there.
     #[must_use]
@@ -323,7 +340,8 @@ impl<T: Scalar> Group<T> {
         Self { coefficient: T::one(), parts, bias, bias_mode, divisor, gate, one_sign, completes }
     }
 
-    /// The same times c. Where the coefficients of a decomposition do not sum to 1, the ledger shows the rest.
+    /// The same times c. Where the coefficients of a decomposition do not sum to 1, the ledger
+    /// shows the rest.
     #[must_use]
     pub fn times(mut self, c: T) -> Self {
         self.coefficient = c;
@@ -345,16 +363,18 @@ impl<T: Scalar> Group<T> {
         self
     }
 
-    /// The same, and all of its numerators, with the bias, have one sign: a total of 0 then means that there are none, and
-    /// the group's coefficient goes to the sink [`Cause::Empty`](crate::Cause::Empty).
+    /// The same, and all of its numerators, with the bias, have one sign: a total of 0 then means
+    /// that there are none, and the group's coefficient goes to the sink
+    /// [`Cause::Empty`](crate::Cause::Empty).
     #[must_use]
     pub fn of_one_sign(mut self) -> Self {
         self.one_sign = true;
         self
     }
 
-    /// The same, and its numerators and those of the group before it sum to k z_i w_ij for all i and j: its totals then follow
-    /// from the layer's own outputs and that group's, and cost nothing.
+    /// The same, and its numerators and those of the group before it sum to k z_i w_ij for all i
+    /// and j: its totals then follow from the layer's own outputs and that group's, and cost
+    /// nothing.
     #[must_use]
     pub fn completing(mut self, k: T) -> Self {
         self.completes = Some(k);
@@ -411,7 +431,8 @@ impl<T: Scalar> Part<T> {
         Self { input: Input::Fixed(values.into()), weight: Weight::Of(weight) }
     }
 
-    /// 1 for the input of the same index as the output, else 0; for layers with as many inputs as outputs.
+    /// 1 for the input of the same index as the output, else 0; for layers with as many inputs as
+    /// outputs.
     #[must_use]
     pub fn same() -> Self {
         Self { input: Input::Of(Transform::One), weight: Weight::Same }
@@ -420,7 +441,8 @@ impl<T: Scalar> Part<T> {
 
 /// A function of one number, applied to each input, weight or bias.
 ///
-/// The named ones are recognized and cost less: an unchanged weight matrix is not copied, one of ones is of rank one.
+/// The named ones are recognized and cost less: an unchanged weight matrix is not copied, one of
+/// ones is of rank one.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Transform<T> {
@@ -480,10 +502,11 @@ impl<T> Debug for Transform<T> {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Divisor<T> {
-    /// The total: the sum of the numerators over i and, where it is not ignored, the bias; stabilized.
+    /// The total: the sum of the numerators over i and, where it is not ignored, the bias;
+    /// stabilized.
     Total(Stabilizer),
-    /// The total of other parts and, where it is not ignored, the bias; stabilized. What the numerators' sum differs from it by
-    /// is the sink [`Cause::Rest`](crate::Cause::Rest).
+    /// The total of other parts and, where it is not ignored, the bias; stabilized. What the
+    /// numerators' sum differs from it by is the sink [`Cause::Rest`](crate::Cause::Rest).
     TotalOf(Vec<Part<T>>, Stabilizer),
     /// The number of inputs that the output has, a constant.
     FanIn,
@@ -495,7 +518,8 @@ pub enum Divisor<T> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Stabilizer {
-    /// ε = 0. Where a total is exactly 0 the shares are 0, and the relevance goes to the sink [`Cause::Dead`](crate::Cause::Dead).
+    /// ε = 0. Where a total is exactly 0 the shares are 0, and the relevance goes to the sink
+    /// [`Cause::Dead`](crate::Cause::Dead).
     None,
     /// ε itself.
     Absolute(f64),
@@ -514,13 +538,20 @@ impl Stabilizer {
     /// An ε is finite and above 0.
     fn check(self, rule: &str) -> Result<Self, Error> {
         match self {
-            Self::Absolute(epsilon) | Self::RelativeToRms(epsilon) if !(epsilon.is_finite() && epsilon > 0.0) => {
+            Self::Absolute(epsilon) | Self::RelativeToRms(epsilon)
+                if !(epsilon.is_finite() && epsilon > 0.0) =>
+            {
                 let none = match rule {
                     _ if epsilon != 0.0 => "",
                     "Epsilon" => " (Rule::Lrp0 has none)",
                     _ => " (Stabilizer::None has none)",
                 };
-                Err(Error::parameter(rule, "epsilon", epsilon, &format!("finite and above 0{none}")))
+                Err(Error::parameter(
+                    rule,
+                    "epsilon",
+                    epsilon,
+                    &format!("finite and above 0{none}"),
+                ))
             }
             _ => Ok(self),
         }
@@ -546,7 +577,8 @@ pub enum BiasMode {
     Absorb,
     /// The bias is left out of the total: the inputs get it all.
     Ignore,
-    /// b_j / n is added to each of the n numerators of output j (the LRP toolbox of Lapuschkin et al. 2016).
+    /// b_j / n is added to each of the n numerators of output j (the LRP toolbox of Lapuschkin et
+    /// al. 2016).
     Distribute,
 }
 
@@ -569,8 +601,12 @@ macro_rules! settings {
             /// The same with another stabilizer of the totals.
             ///
             /// # Errors
-            /// [`Error::InvalidParameter`](crate::Error::InvalidParameter) where ε is not finite or not above 0.
-            pub fn with_stabilizer(mut self, stabilizer: crate::rule::Stabilizer) -> Result<Self, crate::Error> {
+            /// [`Error::InvalidParameter`](crate::Error::InvalidParameter) where ε is not finite or
+            /// not above 0.
+            pub fn with_stabilizer(
+                mut self,
+                stabilizer: crate::rule::Stabilizer,
+            ) -> Result<Self, crate::Error> {
                 self.stabilizer = stabilizer.check(stringify!($rule))?;
                 Ok(self)
             }

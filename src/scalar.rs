@@ -10,12 +10,26 @@ use crate::linalg::{self, Kernel, Lanes, Scratch};
 
 /// A network's number type: `f32` or `f64`.
 ///
-/// The trait is sealed. It is nalgebra's `Scalar` with the arithmetic of [`num_traits::Float`]; nalgebra's own
-/// `RealField` is left out because both together make every `abs` and `max` ambiguous.
+/// The trait is sealed. It is nalgebra's `Scalar` with the arithmetic of [`num_traits::Float`];
+/// nalgebra's own `RealField` is left out because both together make every `abs` and `max`
+/// ambiguous.
 pub trait Scalar:
-    nalgebra::Scalar + Copy + Default + Float + NumAssign + Sum + Debug + Display + LowerExp + Send + Sync + Lanes + sealed::Sealed
+    nalgebra::Scalar
+    + Copy
+    + Default
+    + Float
+    + NumAssign
+    + Sum
+    + Debug
+    + Display
+    + LowerExp
+    + Send
+    + Sync
+    + Lanes
+    + sealed::Sealed
 {
-    /// Blocks of shares whose largest entry leaves 2^-RANGE to 2^RANGE are rescaled by a power of two.
+    /// Blocks of shares whose largest entry leaves 2^-RANGE to 2^RANGE are rescaled by a power of
+    /// two.
     #[doc(hidden)]
     const RANGE: i32;
 
@@ -39,8 +53,8 @@ pub trait Scalar:
     #[doc(hidden)]
     fn with_scratch<R>(f: impl FnOnce(&mut Scratch<Self>) -> R) -> R;
 
-    /// Runs a kernel in the processor's widest vectors. Not generic, so that the kernels are compiled once, with this crate,
-    /// and not for everybody who uses it.
+    /// Runs a kernel in the processor's widest vectors. Not generic, so that the kernels are
+    /// compiled once, with this crate, and not for everybody who uses it.
     #[doc(hidden)]
     fn run(kernel: Kernel<'_, Self>);
 }

@@ -7,7 +7,10 @@ use nalgebra::{DMatrix, DVector};
 
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
-use crate::layer::{self, Branch, Elementwise, Functions, Joined, Layer, LinearMap, Named, Operator, Route, SoftmaxOver};
+use crate::layer::{
+    self, Branch, Elementwise, Functions, Joined, Layer, LinearMap, Named, Operator, Route,
+    SoftmaxOver,
+};
 use crate::linalg;
 use crate::rule::Site;
 use crate::scalar::Scalar;
@@ -15,10 +18,11 @@ use crate::shape::Shape;
 
 /// A network of layers that follow one another; some of them may hold branches of such layers.
 ///
-/// Immutable once built and cheap to clone: the layers are shared, so a clone for each thread costs nothing.
-/// [`explain`](Self::explain) and [`explainer`](Self::explainer) are what it is for.
+/// Immutable once built and cheap to clone: the layers are shared, so a clone for each thread costs
+/// nothing. [`explain`](Self::explain) and [`explainer`](Self::explainer) are what it is for.
 ///
-/// Layers are counted from 0 in the order in which they are met, a layer with branches before what is in them.
+/// Layers are counted from 0 in the order in which they are met, a layer with branches before what
+/// is in them.
 #[derive(Debug, Clone)]
 pub struct Sequential<T: Scalar> {
     chain: Arc<Chain<T>>,
@@ -43,7 +47,8 @@ pub(crate) struct Node<T: Scalar> {
     pub bound: Bound<T>,
 }
 
-/// What a layer does in its place. A *factor* of the explanation has a number, in the order in which the pass leaves them.
+/// What a layer does in its place. A *factor* of the explanation has a number, in the order in
+/// which the pass leaves them.
 #[derive(Debug)]
 pub(crate) enum Bound<T: Scalar> {
     Linear(Linear<T>),
@@ -110,14 +115,15 @@ impl<T: Scalar> SequentialBuilder<T> {
         self
     }
 
-    /// Adds a layer under a name, by which a [`Composite`](crate::Composite) can speak of it; else its index is its name.
+    /// Adds a layer under a name, by which a [`Composite`](crate::Composite) can speak of it; else
+    /// its index is its name.
     pub fn named(mut self, name: &str, layer: impl Layer<T> + 'static) -> Self {
         self.branch.layers.push(Named { name: Some(name.to_owned()), layer: Arc::new(layer) });
         self
     }
 
-    /// Adds the layers of another builder, under names that begin with this one and a dot, as PyTorch names the layers of a
-    /// nested `nn.Sequential`.
+    /// Adds the layers of another builder, under names that begin with this one and a dot, as
+    /// PyTorch names the layers of a nested `nn.Sequential`.
     ///
     /// ```
     /// use relprop::{Linear, Relu, Sequential};
@@ -140,10 +146,11 @@ impl<T: Scalar> SequentialBuilder<T> {
     /// The model, with all shapes checked.
     ///
     /// # Errors
-    /// [`Error::EmptyModel`]; [`Error::NoLinearLayer`]; [`Error::UnknownInput`]; [`Error::LayerShape`] where two layers do not
-    /// fit; [`Error::SoftmaxInMiddle`]; [`Error::InvalidParameter`] where a layer's settings make no sense; and
-    /// [`Error::ZeroSized`], [`Error::BiasShape`] or [`Error::NonFiniteBias`] for a linear layer from outside the crate that
-    /// is not sound.
+    /// [`Error::EmptyModel`]; [`Error::NoLinearLayer`]; [`Error::UnknownInput`];
+    /// [`Error::LayerShape`] where two layers do not fit; [`Error::SoftmaxInMiddle`];
+    /// [`Error::InvalidParameter`] where a layer's settings make no sense; and
+    /// [`Error::ZeroSized`], [`Error::BiasShape`] or [`Error::NonFiniteBias`] for a linear layer
+    /// from outside the crate that is not sound.
     pub fn build(self) -> Result<Sequential<T>, Error> {
         let layers = &self.branch.layers;
         let Some(first) = layers.first() else { return Err(Error::EmptyModel) };
@@ -154,7 +161,10 @@ impl<T: Scalar> SequentialBuilder<T> {
             None if layers.iter().all(|node| {
                 matches!(
                     node.layer.operator(1.into()),
-                    Ok(Operator::Elementwise(_) | Operator::PerChannel(_) | Operator::Reshape(_) | Operator::Softmax(_))
+                    Ok(Operator::Elementwise(_)
+                        | Operator::PerChannel(_)
+                        | Operator::Reshape(_)
+                        | Operator::Softmax(_))
                 )
             }) =>
             {
@@ -167,7 +177,9 @@ impl<T: Scalar> SequentialBuilder<T> {
             return Err(Error::parameter("Sequential", "input", input, requirement));
         }
         let mut numbers = Numbers::default();
-        let chain = numbers.bind(&self.branch, input, false, &|own, index| own.map_or_else(|| index.to_string(), str::to_owned));
+        let chain = numbers.bind(&self.branch, input, false, &|own, index| {
+            own.map_or_else(|| index.to_string(), str::to_owned)
+        });
         let mut chain = chain.map_err(|error| match error {
             // What a later layer takes is nothing that the first one could be given.
             Error::LayerShape { layer: 0, .. } if self.input.is_none() => {
@@ -201,8 +213,8 @@ impl Numbers {
         self.factors - 1
     }
 
-    /// Fixes the layers to the shape of their inputs, with names for those that have none, and says of the outputs whether
-    /// they are never negative.
+    /// Fixes the layers to the shape of their inputs, with names for those that have none, and says
+    /// of the outputs whether they are never negative.
     fn bind<T: Scalar>(
         &mut self,
         branch: &Branch<T>,
@@ -217,14 +229,21 @@ impl Numbers {
             let index = self.layers;
             self.layers += 1;
             let refused = |error| match error {
-                Error::Shape { kind, expected, found } => Error::LayerShape { layer: index, kind, expected, found },
+                Error::Shape { kind, expected, found } => {
+                    Error::LayerShape { layer: index, kind, expected, found }
+                }
                 other => other,
             };
             let inputs = shape.size();
-            let linear = |numbers: &mut Self, map: Arc<dyn LinearMap<T>>, learned, nonnegative| -> Result<Linear<T>, Error> {
+            let linear = |numbers: &mut Self,
+                          map: Arc<dyn LinearMap<T>>,
+                          learned,
+                          nonnegative|
+             -> Result<Linear<T>, Error> {
                 check_map(layer.kind(), &*map)?;
                 if map.inputs() != inputs {
-                    let (kind, expected) = (layer.kind().to_owned(), format!("{} inputs", map.inputs()));
+                    let (kind, expected) =
+                        (layer.kind().to_owned(), format!("{} inputs", map.inputs()));
                     return Err(Error::LayerShape { layer: index, kind, expected, found: shape });
                 }
                 Ok(Linear { factor: numbers.factor(), map, input: shape, learned, nonnegative })
@@ -232,7 +251,9 @@ impl Numbers {
             let (bound, output) = match layer.operator(shape).map_err(refused)? {
                 operator @ (Operator::Linear(_) | Operator::Average(_)) => {
                     let learned = matches!(operator, Operator::Linear(_));
-                    let (Operator::Linear(map) | Operator::Average(map)) = operator else { continue };
+                    let (Operator::Linear(map) | Operator::Average(map)) = operator else {
+                        continue;
+                    };
                     let linear = linear(self, map, learned, sign)?;
                     sign = sign && linear.map.keeps_sign();
                     let output = linear.map.output_shape();
@@ -242,7 +263,8 @@ impl Numbers {
                     let functions = match operator {
                         Operator::Elementwise(function) => Functions::alike(function),
                         Operator::PerChannel(functions) => {
-                            Functions::per_channel(functions, layer.kind(), shape).map_err(refused)?
+                            Functions::per_channel(functions, layer.kind(), shape)
+                                .map_err(refused)?
                         }
                         _ => continue,
                     };
@@ -255,10 +277,15 @@ impl Numbers {
                     (Bound::Route { factor: self.factor(), route, inputs }, output)
                 }
                 Operator::Branches(branches, _) if branches.is_empty() => {
-                    return Err(refused(Error::shape(layer.kind(), shape, "at least one branch, and has none")));
+                    return Err(refused(Error::shape(
+                        layer.kind(),
+                        shape,
+                        "at least one branch, and has none",
+                    )));
                 }
                 Operator::Branches(branches, joined) => {
-                    let (factor, outside) = (self.factor(), std::mem::replace(&mut self.inside, true));
+                    let (factor, outside) =
+                        (self.factor(), std::mem::replace(&mut self.inside, true));
                     let mut chains = Vec::with_capacity(branches.len());
                     let mut all = true;
                     for (number, branch) in branches.iter().enumerate() {
@@ -278,20 +305,33 @@ impl Numbers {
                         Joined::Summed => {
                             let map = layer::sum(chains.len(), output);
                             let input = map.inputs().into();
-                            Some(Linear { factor: self.factor(), map, input, learned: false, nonnegative: all })
+                            Some(Linear {
+                                factor: self.factor(),
+                                map,
+                                input,
+                                learned: false,
+                                nonnegative: all,
+                            })
                         }
                     };
                     (Bound::Branches { factor, branches: chains, inputs, sum }, output)
                 }
-                Operator::Softmax(_) if self.inside => return Err(Error::SoftmaxInBranch { layer: index }),
+                Operator::Softmax(_) if self.inside => {
+                    return Err(Error::SoftmaxInBranch { layer: index });
+                }
                 Operator::Softmax(_) if !only_reshapes(&branch.layers[place + 1..], shape) => {
                     return Err(Error::SoftmaxInMiddle { layer: index, next: index + 1 });
                 }
-                Operator::Softmax(axis) => (Bound::Softmax(SoftmaxOver::new(axis, layer.kind(), shape).map_err(refused)?), shape),
+                Operator::Softmax(axis) => (
+                    Bound::Softmax(SoftmaxOver::new(axis, layer.kind(), shape).map_err(refused)?),
+                    shape,
+                ),
             };
             if output.size() == 0 || output.size() > LARGEST {
-                let (kind, expected) =
-                    (layer.kind().to_owned(), "inputs that leave at least one output, and not too many to count".to_owned());
+                let (kind, expected) = (
+                    layer.kind().to_owned(),
+                    "inputs that leave at least one output, and not too many to count".to_owned(),
+                );
                 return Err(Error::LayerShape { layer: index, kind, expected, found: shape });
             }
             nodes.push(Node { layer: layer.clone(), name, index, output, bound });
@@ -313,23 +353,37 @@ fn only_reshapes<T: Scalar>(layers: &[Named<T>], mut shape: Shape) -> bool {
 }
 
 /// The shape of what branches give together.
-fn joined_shape<T: Scalar>(layer: usize, kind: &str, branches: &[Chain<T>], joined: Joined) -> Result<Shape, Error> {
+fn joined_shape<T: Scalar>(
+    layer: usize,
+    kind: &str,
+    branches: &[Chain<T>],
+    joined: Joined,
+) -> Result<Shape, Error> {
     let first = branches[0].output;
-    let refuse = |found: Shape, expected: String| Err(Error::LayerShape { layer, kind: kind.to_owned(), expected, found });
+    let refuse = |found: Shape, expected: String| {
+        Err(Error::LayerShape { layer, kind: kind.to_owned(), expected, found })
+    };
     for branch in &branches[1..] {
         let fits = match joined {
             Joined::Summed => branch.output == first,
             Joined::Concatenated => branch.output.dims()[1..] == first.dims()[1..],
         };
         if !fits {
-            return refuse(branch.output, format!("branches of one shape: the first gives {first}"));
+            return refuse(
+                branch.output,
+                format!("branches of one shape: the first gives {first}"),
+            );
         }
     }
     Ok(match joined {
         Joined::Summed => first,
         Joined::Concatenated => {
             let channels = branches.iter().map(|branch| branch.output.channels()).sum();
-            if first.dims().len() == 1 { Shape::from(channels) } else { first.with(channels, first.plane()) }
+            if first.dims().len() == 1 {
+                Shape::from(channels)
+            } else {
+                first.with(channels, first.plane())
+            }
         }
     })
 }
@@ -343,8 +397,8 @@ fn check_map<T: Scalar>(kind: &str, map: &dyn LinearMap<T>) -> Result<(), Error>
 }
 
 impl<T: Scalar> Chain<T> {
-    /// Makes a last function that gives probabilities the model's link. What moves values, whatever they are, may follow it: it can
-    /// as well move the logits.
+    /// Makes a last function that gives probabilities the model's link. What moves values, whatever
+    /// they are, may follow it: it can as well move the logits.
     fn link(&mut self) {
         let moves = |node: &&mut Node<T>| match &node.bound {
             Bound::Reshape => true,
@@ -354,7 +408,9 @@ impl<T: Scalar> Chain<T> {
         let Some(last) = self.nodes.iter_mut().rev().find(|node| !moves(node)) else { return };
         let bound = std::mem::replace(&mut last.bound, Bound::Reshape);
         last.bound = match bound {
-            Bound::Elementwise(functions) if functions.single().is_some_and(Elementwise::gives_probability) => {
+            Bound::Elementwise(functions)
+                if functions.single().is_some_and(Elementwise::gives_probability) =>
+            {
                 Bound::Link(functions)
             }
             other => other,
@@ -378,7 +434,9 @@ impl<T: Scalar> Chain<T> {
         self.nodes.iter().fold(input, |sign, node| match &node.bound {
             Bound::Linear(linear) => sign && linear.map.keeps_sign(),
             Bound::Elementwise(functions) => functions.is_nonnegative(sign),
-            Bound::Branches { branches, .. } => branches.iter().all(|branch| branch.nonnegative(sign)),
+            Bound::Branches { branches, .. } => {
+                branches.iter().all(|branch| branch.nonnegative(sign))
+            }
             Bound::Reshape | Bound::Route { .. } => sign,
             Bound::Softmax(_) | Bound::Link(_) => true,
         })
@@ -389,7 +447,8 @@ impl<T: Scalar> Chain<T> {
 pub(crate) struct Outputs<T> {
     /// The values that are explained.
     pub logits: Buffer<T>,
-    /// The probabilities that the model makes of the logits, where it ends with a softmax or a sigmoid.
+    /// The probabilities that the model makes of the logits, where it ends with a softmax or a
+    /// sigmoid.
     pub probabilities: Option<Buffer<T>>,
 }
 
@@ -410,7 +469,13 @@ pub(crate) trait Visitor<T: Scalar> {
     fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error>;
 
     /// Takes, for each sample's outputs, the inputs that they are.
-    fn route(&mut self, buffers: &mut Buffers<T>, _factor: usize, from: Buffer<usize>, _samples: usize) -> Result<(), Error> {
+    fn route(
+        &mut self,
+        buffers: &mut Buffers<T>,
+        _factor: usize,
+        from: Buffer<usize>,
+        _samples: usize,
+    ) -> Result<(), Error> {
         buffers.indices.give(from);
         Ok(())
     }
@@ -418,10 +483,16 @@ pub(crate) trait Visitor<T: Scalar> {
     /// Sees what goes into an activation.
     fn meet(&mut self, _functions: &Functions<T>, _values: &[T]) {}
 
-    /// Learns that the next layers are in branches, in the next of them, and in none of them any more.
+    /// Learns that the next layers are in branches, in the next of them, and in none of them any
+    /// more.
     fn open(&mut self) {}
     fn next(&mut self) {}
-    fn close(&mut self, _buffers: &mut Buffers<T>, _factor: usize, _samples: usize) -> Result<(), Error> {
+    fn close(
+        &mut self,
+        _buffers: &mut Buffers<T>,
+        _factor: usize,
+        _samples: usize,
+    ) -> Result<(), Error> {
         Ok(())
     }
 }
@@ -531,11 +602,27 @@ impl<T: Scalar> Sequential<T> {
         let mut sites = Vec::new();
         let mut linear_index = 0;
         for node in nodes {
-            let (Bound::Linear(linear) | Bound::Branches { sum: Some(linear), .. }) = &node.bound else { continue };
+            let (Bound::Linear(linear) | Bound::Branches { sum: Some(linear), .. }) = &node.bound
+            else {
+                continue;
+            };
             let (layer, name, kind) = (node.index, node.name.as_str(), node.layer.kind());
-            let (inputs, outputs, learned) = (linear.map.inputs(), linear.map.outputs(), linear.learned);
-            let (input_shape, output_shape, linear_count) = (linear.input, linear.map.output_shape(), 0);
-            let site = Site { layer, name, kind, inputs, outputs, input_shape, output_shape, learned, linear_index, linear_count };
+            let (inputs, outputs, learned) =
+                (linear.map.inputs(), linear.map.outputs(), linear.learned);
+            let (input_shape, output_shape, linear_count) =
+                (linear.input, linear.map.output_shape(), 0);
+            let site = Site {
+                layer,
+                name,
+                kind,
+                inputs,
+                outputs,
+                input_shape,
+                output_shape,
+                learned,
+                linear_index,
+                linear_count,
+            };
             sites.push((site, linear));
             linear_index += usize::from(learned);
         }
@@ -564,10 +651,11 @@ impl<T: Scalar> Sequential<T> {
         self.run(sample.as_slice()).map(DVector::from_vec)
     }
 
-    /// The model's outputs for a batch, samples as columns: inputs x samples in, outputs x samples out.
+    /// The model's outputs for a batch, samples as columns: inputs x samples in, outputs x samples
+    /// out.
     ///
-    /// A C-order array of shape (samples, inputs), as numpy and PyTorch have it, is such a matrix without a copy.
-    /// Any number of samples goes, none too.
+    /// A C-order array of shape (samples, inputs), as numpy and PyTorch have it, is such a matrix
+    /// without a copy. Any number of samples goes, none too.
     ///
     /// # Errors
     /// As [`forward`](Self::forward), with the sample's index.
@@ -609,9 +697,14 @@ impl<T: Scalar> Sequential<T> {
         Err(Error::NonFiniteInput { index, sample, value: value.as_f64() })
     }
 
-    /// Runs the network once on finite samples of the right length, as columns, and shows the layers to a visitor as the pass
-    /// leaves them.
-    pub(crate) fn pass(&self, samples: &[T], buffers: &mut Buffers<T>, visitor: &mut dyn Visitor<T>) -> Result<Outputs<T>, Error> {
+    /// Runs the network once on finite samples of the right length, as columns, and shows the
+    /// layers to a visitor as the pass leaves them.
+    pub(crate) fn pass(
+        &self,
+        samples: &[T],
+        buffers: &mut Buffers<T>,
+        visitor: &mut dyn Visitor<T>,
+    ) -> Result<Outputs<T>, Error> {
         let mut run = Run { columns: samples.len() / self.inputs(), buffers, visitor };
         let mut values = run.buffers.values.take(samples.len());
         values.copy_from_slice(samples);
@@ -621,8 +714,17 @@ impl<T: Scalar> Sequential<T> {
     }
 
     /// What the last layer makes of the logits, where it makes probabilities of them.
-    fn probabilities(&self, logits: &[T], buffers: &mut Buffers<T>) -> Result<Option<Buffer<T>>, Error> {
-        let last = self.chain.nodes.iter().rev().find(|node| matches!(node.bound, Bound::Softmax(_) | Bound::Link(_)));
+    fn probabilities(
+        &self,
+        logits: &[T],
+        buffers: &mut Buffers<T>,
+    ) -> Result<Option<Buffer<T>>, Error> {
+        let last = self
+            .chain
+            .nodes
+            .iter()
+            .rev()
+            .find(|node| matches!(node.bound, Bound::Softmax(_) | Bound::Link(_)));
         let Some(node) = last else { return Ok(None) };
         let mut probabilities = buffers.values.take(logits.len());
         linalg::copy(logits, &mut probabilities);
@@ -655,7 +757,9 @@ impl<T: Scalar> Run<'_, T> {
                     check_output(node, &values)?;
                 }
                 Bound::Reshape | Bound::Softmax(_) | Bound::Link(_) => {}
-                Bound::Route { factor, route, inputs } => values = self.route(node, (*factor, &**route, *inputs), values)?,
+                Bound::Route { factor, route, inputs } => {
+                    values = self.route(node, (*factor, &**route, *inputs), values)?
+                }
                 Bound::Branches { factor, branches, inputs, sum } => {
                     values = self.branches(node, (*factor, branches, *inputs), values)?;
                     if let Some(sum) = sum {
@@ -667,13 +771,21 @@ impl<T: Scalar> Run<'_, T> {
         Ok(values)
     }
 
-    fn linear(&mut self, node: &Node<T>, linear: &Linear<T>, values: Buffer<T>) -> Result<Buffer<T>, Error> {
+    fn linear(
+        &mut self,
+        node: &Node<T>,
+        linear: &Linear<T>,
+        values: Buffer<T>,
+    ) -> Result<Buffer<T>, Error> {
         let map = &*linear.map;
         let mut product = self.buffers.values.take(map.outputs() * self.columns);
         map.apply(&values, &mut product);
         // Before the visit, so that the visitor meets finite numbers only.
         check_output(node, &product)?;
-        self.visitor.leave(self.buffers, Leaving { factor: linear.factor, map, inputs: values, product: &product })?;
+        self.visitor.leave(
+            self.buffers,
+            Leaving { factor: linear.factor, map, inputs: values, product: &product },
+        )?;
         if map.bias().is_some() {
             layer::add_bias(map.bias(), &mut product);
             check_output(node, &product)?;
@@ -690,8 +802,10 @@ impl<T: Scalar> Run<'_, T> {
         let outputs = node.output.size();
         let mut from = self.buffers.indices.take(outputs * self.columns);
         let mut routed = self.buffers.values.take(outputs * self.columns);
-        for ((values, from), routed) in
-            values.chunks_exact(inputs).zip(from.chunks_exact_mut(outputs)).zip(routed.chunks_exact_mut(outputs))
+        for ((values, from), routed) in values
+            .chunks_exact(inputs)
+            .zip(from.chunks_exact_mut(outputs))
+            .zip(routed.chunks_exact_mut(outputs))
         {
             route.route(values, from);
             for (to, from) in routed.iter_mut().zip(from) {
@@ -722,7 +836,9 @@ impl<T: Scalar> Run<'_, T> {
             linalg::copy(&values, &mut copy);
             let of_branch = self.chain(branch, copy)?;
             let size = branch.output.size();
-            for (joined, of_branch) in joined.chunks_exact_mut(outputs).zip(of_branch.chunks_exact(size)) {
+            for (joined, of_branch) in
+                joined.chunks_exact_mut(outputs).zip(of_branch.chunks_exact(size))
+            {
                 linalg::copy(of_branch, &mut joined[first..first + size]);
             }
             self.buffers.values.give(of_branch);
@@ -751,21 +867,32 @@ fn check_values<T: Scalar>(node: &Node<T>, values: &[T], size: usize) -> Result<
 }
 
 impl<T: Scalar> fmt::Display for Sequential<T> {
-    /// The model as PyTorch prints it, nested by its names; the alternate form `{:#}` says after each layer what shape its
-    /// values have and how many parameters it has.
+    /// The model as PyTorch prints it, nested by its names; the alternate form `{:#}` says after
+    /// each layer what shape its values have and how many parameters it has.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Sequential(")?;
         write_nodes(f, &self.chain.nodes.iter().collect::<Vec<_>>(), "", 1)?;
         f.write_str("\n)")?;
         if f.alternate() {
-            write!(f, "\n{} -> {}, {} parameters", self.input, self.chain.output, self.parameters())?;
+            write!(
+                f,
+                "\n{} -> {}, {} parameters",
+                self.input,
+                self.chain.output,
+                self.parameters()
+            )?;
         }
         Ok(())
     }
 }
 
 /// Layers whose names begin with `prefix`, a line each.
-fn write_nodes<T: Scalar>(f: &mut fmt::Formatter<'_>, nodes: &[&Node<T>], prefix: &str, depth: usize) -> fmt::Result {
+fn write_nodes<T: Scalar>(
+    f: &mut fmt::Formatter<'_>,
+    nodes: &[&Node<T>],
+    prefix: &str,
+    depth: usize,
+) -> fmt::Result {
     let mut at = 0;
     while let Some(node) = nodes.get(at) {
         let name = node.name.strip_prefix(prefix).unwrap_or(&node.name);
@@ -787,11 +914,13 @@ fn write_nodes<T: Scalar>(f: &mut fmt::Formatter<'_>, nodes: &[&Node<T>], prefix
                     let unnamed = format!("{own}{number}.");
                     let named = branch.nodes.iter().any(|node| !node.name.starts_with(&unnamed));
                     let nodes: Vec<_> = branch.nodes.iter().collect();
-                    // A branch whose layers are named after the block alone adds nothing to their names.
+                    // A branch whose layers are named after the block alone adds nothing to their
+                    // names.
                     let number = if named { String::new() } else { number.to_string() };
                     write!(f, "\n{indent}  ({number}): Sequential(")?;
                     write_nodes(f, &nodes, if named { &own } else { &unnamed }, depth + 2)?;
-                    let end = if nodes.is_empty() { String::new() } else { format!("\n{indent}  ") };
+                    let end =
+                        if nodes.is_empty() { String::new() } else { format!("\n{indent}  ") };
                     write!(f, "{end})")?;
                 }
                 write!(f, "\n{indent})")?;

@@ -1,6 +1,8 @@
-//! Results for programs, with the feature `serde`. The schema is `docs/json.md`: what is there is a promise.
+//! Results for programs, with the feature `serde`. The schema is `docs/json.md`: what is there is a
+//! promise.
 //!
-//! Where a type's fields are the schema it derives [`Serialize`]; here are those whose values are computed.
+//! Where a type's fields are the schema it derives [`Serialize`]; here are those whose values are
+//! computed.
 
 use serde::ser::{Error, SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-/// The shape of a sample or of a layer's values: a vector, channels x length, or channels x height x width.
+/// The shape of a sample or of a layer's values: a vector, channels x length, or channels x height
+/// x width.
 ///
-/// Values stand in C order, as in PyTorch and numpy without the batch's axis: a sample is one column whatever its shape.
+/// Values stand in C order, as in PyTorch and numpy without the batch's axis: a sample is one
+/// column whatever its shape.
 ///
 /// ```
 /// use relprop::Shape;

@@ -41,12 +41,17 @@ pub struct Sweep<T: Scalar> {
 impl<T: Scalar> Sequential<T> {
     /// Prepares several rules for this model, to be used on the same samples.
     ///
-    /// Rules of different types go as `Box<dyn RelevanceRule<T>>`. Cost: as [`explainer`](Self::explainer), for each.
+    /// Rules of different types go as `Box<dyn RelevanceRule<T>>`. Cost: as
+    /// [`explainer`](Self::explainer), for each.
     ///
     /// # Errors
     /// As [`explainer`](Self::explainer).
-    pub fn sweep<R: RelevanceRule<T>>(&self, rules: impl IntoIterator<Item = R>) -> Result<Sweep<T>, Error> {
-        let explainers = rules.into_iter().map(|rule| self.explainer(rule)).collect::<Result<_, _>>()?;
+    pub fn sweep<R: RelevanceRule<T>>(
+        &self,
+        rules: impl IntoIterator<Item = R>,
+    ) -> Result<Sweep<T>, Error> {
+        let explainers =
+            rules.into_iter().map(|rule| self.explainer(rule)).collect::<Result<_, _>>()?;
         Ok(Sweep { explainers, limit: MemoryLimit::default() })
     }
 }
@@ -58,12 +63,16 @@ impl<T: Scalar> Sweep<T> {
     /// As [`Explainer::targets`].
     pub fn targets(self, targets: impl Into<Targets<T>>) -> Result<Self, Error> {
         let targets = targets.into();
-        let explainers =
-            self.explainers.iter().map(|explainer| explainer.clone().targets(targets.clone())).collect::<Result<_, _>>()?;
+        let explainers = self
+            .explainers
+            .iter()
+            .map(|explainer| explainer.clone().targets(targets.clone()))
+            .collect::<Result<_, _>>()?;
         Ok(Self { explainers, ..self })
     }
 
-    /// The same with another limit of what a call may hold, in bytes; see [`Explainer::memory_limit`].
+    /// The same with another limit of what a call may hold, in bytes; see
+    /// [`Explainer::memory_limit`].
     #[must_use]
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.limit = MemoryLimit(bytes);
@@ -76,7 +85,8 @@ impl<T: Scalar> Sweep<T> {
         &self.explainers
     }
 
-    /// An explanation by each rule, in the rules' order. Each is the same, bit for bit, as its explainer's own.
+    /// An explanation by each rule, in the rules' order. Each is the same, bit for bit, as its
+    /// explainer's own.
     ///
     /// Cost: one forward pass, and each rule's accumulation.
     ///
@@ -95,18 +105,33 @@ impl<T: Scalar> Sweep<T> {
         let model = first.model();
         model.check_input(sample.len())?;
         model.check_samples(sample)?;
-        let values = self.explainers.iter().map(|explainer| explainer.values_of(1) + explainer.values_of_blocks(1)).sum();
-        let remedy = "take fewer rules or fewer targets, or raise the limit with Sweep::memory_limit";
-        self.limit.check::<T>(values, || format!("the shares by {} rules", self.explainers.len()), || remedy.to_owned())?;
+        let values = self
+            .explainers
+            .iter()
+            .map(|explainer| explainer.values_of(1) + explainer.values_of_blocks(1))
+            .sum();
+        let remedy =
+            "take fewer rules or fewer targets, or raise the limit with Sweep::memory_limit";
+        self.limit.check::<T>(
+            values,
+            || format!("the shares by {} rules", self.explainers.len()),
+            || remedy.to_owned(),
+        )?;
         let mut buffers = Buffers::default();
         let mut stacks: Vec<Stack<T>> = self.explainers.iter().map(|_| Stack::default()).collect();
-        let machines = self.explainers.iter().zip(&mut stacks).map(|(explainer, stack)| explainer.machine(stack));
+        let machines = self
+            .explainers
+            .iter()
+            .zip(&mut stacks)
+            .map(|(explainer, stack)| explainer.machine(stack));
         let mut machines = Machines(machines.collect());
         let outputs = model.pass(sample, &mut buffers, &mut machines)?;
         let explanations = self.explainers.iter().zip(machines.0).map(|(explainer, machine)| {
             let logits = copy(&outputs.logits, &mut buffers);
-            let probabilities = outputs.probabilities.as_ref().map(|values| copy(values, &mut buffers));
-            let mut run: Run<T> = explainer.finish(machine, Outputs { logits, probabilities }, &mut buffers)?;
+            let probabilities =
+                outputs.probabilities.as_ref().map(|values| copy(values, &mut buffers));
+            let mut run: Run<T> =
+                explainer.finish(machine, Outputs { logits, probabilities }, &mut buffers)?;
             let mut explanation = explainer.empty();
             explainer.fill(&mut run, 0, &mut explanation)?;
             explainer.examine(sample, &mut explanation)?;
@@ -129,7 +154,13 @@ impl<T: Scalar> Visitor<T> for Machines<'_, T> {
         Ok(())
     }
 
-    fn route(&mut self, buffers: &mut Buffers<T>, factor: usize, from: Buffer<usize>, samples: usize) -> Result<(), Error> {
+    fn route(
+        &mut self,
+        buffers: &mut Buffers<T>,
+        factor: usize,
+        from: Buffer<usize>,
+        samples: usize,
+    ) -> Result<(), Error> {
         for machine in &mut self.0 {
             let mut copied = buffers.indices.take(from.len());
             copied.copy_from_slice(&from);
@@ -147,7 +178,12 @@ impl<T: Scalar> Visitor<T> for Machines<'_, T> {
         self.0.iter_mut().for_each(Visitor::next);
     }
 
-    fn close(&mut self, buffers: &mut Buffers<T>, factor: usize, samples: usize) -> Result<(), Error> {
+    fn close(
+        &mut self,
+        buffers: &mut Buffers<T>,
+        factor: usize,
+        samples: usize,
+    ) -> Result<(), Error> {
         self.0.iter_mut().try_for_each(|machine| machine.close(buffers, factor, samples))
     }
 }

@@ -31,8 +31,8 @@ pub enum Targets<T: Scalar> {
     Predicted,
     /// These outputs, in this order.
     Outputs(Vec<usize>),
-    /// Weightings c of the outputs, one in each column (outputs x weightings): Σ_k c_k f_k, with the relevance
-    /// Σ_k c_k f_k S_k. A contrast f_3 - f_5 has 1 in row 3 and -1 in row 5.
+    /// Weightings c of the outputs, one in each column (outputs x weightings): Σ_k c_k f_k, with
+    /// the relevance Σ_k c_k f_k S_k. A contrast f_3 - f_5 has 1 in row 3 and -1 in row 5.
     Weighted(DMatrix<T>),
 }
 

@@ -1,4 +1,5 @@
-//! Inside the network: the relevance of every layer's inputs, and what of it goes through a unit, a path or a weight.
+//! Inside the network: the relevance of every layer's inputs, and what of it goes through a unit, a
+//! path or a weight.
 
 use std::fmt;
 
@@ -14,14 +15,15 @@ use crate::scalar::Scalar;
 
 /// One explained sample with the shares at every layer kept, so that any unit inside can be asked.
 ///
-/// A layer is named by its index in the model, and *its units* are its inputs: those of layer 0 are the sample's values,
-/// those after the last layer (`layers().len()`) the outputs. Relevance passes an activation unchanged, so a unit's is the
-/// same before and after it.
+/// A layer is named by its index in the model, and *its units* are its inputs: those of layer 0 are
+/// the sample's values, those after the last layer (`layers().len()`) the outputs. Relevance passes
+/// an activation unchanged, so a unit's is the same before and after it.
 ///
-/// With P the shares of the sample's values in the units of a layer and S the shares of its units in the targets,
-/// P[i, j] S[j, k] f_k is how much of output k's relevance goes from unit j to input i: the *conditional relevance* (R.
-/// Achtibat et al.: From attribution maps to human-understandable explanations through concept relevance propagation. Nature
-/// Machine Intelligence 5, 2023). Both factors are known for all units and targets at once.
+/// With P the shares of the sample's values in the units of a layer and S the shares of its units
+/// in the targets, P[i, j] S[j, k] f_k is how much of output k's relevance goes from unit j to
+/// input i: the *conditional relevance* (R. Achtibat et al.: From attribution maps to
+/// human-understandable explanations through concept relevance propagation. Nature Machine
+/// Intelligence 5, 2023). Both factors are known for all units and targets at once.
 ///
 /// What is too small for the number type is 0 here; [`Explanation::exponent`] knows of it.
 ///
@@ -73,8 +75,8 @@ impl<T: fmt::Display> fmt::Display for Path<T> {
 impl<T: Scalar> Explainer<T> {
     /// Explains the targets at one sample and keeps what is known inside the network.
     ///
-    /// Cost: that of [`Accumulation::Reverse`](crate::Accumulation::Reverse), whatever the explainer's order. Memory: the
-    /// activations, and for each linear layer its inputs x targets.
+    /// Cost: that of [`Accumulation::Reverse`](crate::Accumulation::Reverse), whatever the
+    /// explainer's order. Memory: the activations, and for each linear layer its inputs x targets.
     ///
     /// # Errors
     /// As [`explain`](Self::explain).
@@ -98,9 +100,16 @@ impl<T: Scalar> Explainer<T> {
         let (targets, selected) = self.begin(&outputs.logits, &mut buffers);
         let mut blocks = kept.suffixes(targets, &mut buffers).map_err(overflow)?;
         blocks.reverse();
-        let shares = blocks.iter().map(|block| block.to_matrix(0).map_err(overflow)).collect::<Result<_, _>>()?;
+        let shares = blocks
+            .iter()
+            .map(|block| block.to_matrix(0).map_err(overflow))
+            .collect::<Result<_, _>>()?;
         let mut explanation = self.empty();
-        self.fill(&mut Run { outputs, block: blocks.swap_remove(0), selected, noted: kept.take_noted() }, 0, &mut explanation)?;
+        self.fill(
+            &mut Run { outputs, block: blocks.swap_remove(0), selected, noted: kept.take_noted() },
+            0,
+            &mut explanation,
+        )?;
         self.examine(sample, &mut explanation)?;
         let of_outputs = explanation.of_outputs();
         Ok(Trace { explanation, kept, shares, of_outputs, limit })
@@ -114,13 +123,16 @@ impl<T: Scalar> Trace<T> {
         &self.explanation
     }
 
-    /// The linear layer whose inputs a layer's are: the next one, or as many as there are at the outputs.
+    /// The linear layer whose inputs a layer's are: the next one, or as many as there are at the
+    /// outputs.
     fn linear(&self, layer: usize) -> Result<usize, Error> {
         let layers = self.kept.model().nodes().len();
         if layer > layers {
             return Err(Error::LayerOutOfRange { layer, layers });
         }
-        Ok((0..self.kept.len()).find(|&linear| layer <= self.kept.layer(linear)).unwrap_or(self.kept.len()))
+        Ok((0..self.kept.len())
+            .find(|&linear| layer <= self.kept.layer(linear))
+            .unwrap_or(self.kept.len()))
     }
 
     fn units(&self, linear: usize) -> usize {
@@ -144,18 +156,25 @@ impl<T: Scalar> Trace<T> {
         Ok(self.shares(layer)?.column(column) * scale)
     }
 
-    /// The `count` of a layer's units that contributed most to a target, for or against, the strongest first.
+    /// The `count` of a layer's units that contributed most to a target, for or against, the
+    /// strongest first.
     ///
     /// # Errors
     /// As [`relevance`](Self::relevance).
-    pub fn top(&self, layer: usize, target: usize, count: usize) -> Result<Vec<Contribution<T>>, Error> {
+    pub fn top(
+        &self,
+        layer: usize,
+        target: usize,
+        count: usize,
+    ) -> Result<Vec<Contribution<T>>, Error> {
         Ok(strongest(&self.relevance(layer, target)?, count))
     }
 
     /// The shares of the sample's values in each of a layer's units, inputs x units.
     ///
-    /// Times the relevance of the units, column by column, this is the conditional relevance of all units at once.
-    /// Cost: that of [`Accumulation::Forward`](crate::Accumulation::Forward) up to this layer.
+    /// Times the relevance of the units, column by column, this is the conditional relevance of all
+    /// units at once. Cost: that of [`Accumulation::Forward`](crate::Accumulation::Forward) up to
+    /// this layer.
     ///
     /// # Errors
     /// [`Error::LayerOutOfRange`], [`Error::Overflow`], [`Error::TooLarge`].
@@ -163,7 +182,12 @@ impl<T: Scalar> Trace<T> {
         let linear = self.linear(layer)?;
         // A block and the one that it is made of, of the largest layer on the way.
         let largest = (0..=linear).map(|linear| self.units(linear)).max().unwrap_or(0);
-        let what = || format!("the shares of {} inputs in the units of each layer up to layer {layer}", self.units(0));
+        let what = || {
+            format!(
+                "the shares of {} inputs in the units of each layer up to layer {layer}",
+                self.units(0)
+            )
+        };
         self.check_size(2.0 * self.units(0) as f64 * largest as f64, what)?;
         match linear {
             0 => Ok(DMatrix::identity(self.units(0), self.units(0))),
@@ -171,14 +195,20 @@ impl<T: Scalar> Trace<T> {
         }
     }
 
-    /// The relevance of the sample's values for a target, as far as it goes through these units of a layer.
+    /// The relevance of the sample's values for a target, as far as it goes through these units of
+    /// a layer.
     ///
-    /// Over all units of a layer these sum to the whole relevance. Cost: accumulation in reverse, for one target, from
-    /// this layer on; the network does not run again.
+    /// Over all units of a layer these sum to the whole relevance. Cost: accumulation in reverse,
+    /// for one target, from this layer on; the network does not run again.
     ///
     /// # Errors
     /// As [`relevance`](Self::relevance), and [`Error::UnitOutOfRange`].
-    pub fn through(&self, layer: usize, units: &[usize], target: usize) -> Result<DVector<T>, Error> {
+    pub fn through(
+        &self,
+        layer: usize,
+        units: &[usize],
+        target: usize,
+    ) -> Result<DVector<T>, Error> {
         let (linear, relevance) = (self.linear(layer)?, self.relevance(layer, target)?);
         let mut buffers = Buffers::default();
         let mut chosen = buffers.values.take(relevance.len());
@@ -191,15 +221,18 @@ impl<T: Scalar> Trace<T> {
         }
         let from = self.kept.layer(linear.min(self.kept.len() - 1));
         let block = Suffix::of_targets(from, chosen, relevance.len(), 1, &mut buffers);
-        let inputs = self.whole(block.and_then(|block| self.kept.back_from(linear, block, &mut buffers)))?;
+        let inputs =
+            self.whole(block.and_then(|block| self.kept.back_from(linear, block, &mut buffers)))?;
         Ok(inputs.column(0).into_owned())
     }
 
-    /// The relevance for a target of each weight of a linear layer, A_ij R_j: what flows between input i and output j. Shape
-    /// outputs x inputs, as the weights have it. Cost: its size for each of the rule's terms.
+    /// The relevance for a target of each weight of a linear layer, A_ij R_j: what flows between
+    /// input i and output j. Shape outputs x inputs, as the weights have it. Cost: its size for
+    /// each of the rule's terms.
     ///
     /// # Errors
-    /// As [`relevance`](Self::relevance), [`Error::NotLinear`] for a layer without weights, and [`Error::TooLarge`].
+    /// As [`relevance`](Self::relevance), [`Error::NotLinear`] for a layer without weights, and
+    /// [`Error::TooLarge`].
     pub fn of_weights(&self, layer: usize, target: usize) -> Result<DMatrix<T>, Error> {
         let linear = self.linear(layer)?;
         if linear == self.kept.len() || self.kept.layer(linear) != layer {
@@ -214,13 +247,16 @@ impl<T: Scalar> Trace<T> {
         Ok(shares.transpose())
     }
 
-    /// The `count` strongest paths from an input to a target: those whose product of shares is largest, for or against.
+    /// The `count` strongest paths from an input to a target: those whose product of shares is
+    /// largest, for or against.
     ///
-    /// They are found exactly, by dynamic programming over the layers. Cost: the size of every share matrix times `count`
-    /// at worst, and its formation; for a weighting of outputs, paths end at any of them.
+    /// They are found exactly, by dynamic programming over the layers. Cost: the size of every
+    /// share matrix times `count` at worst, and its formation; for a weighting of outputs, paths
+    /// end at any of them.
     ///
     /// # Errors
-    /// As [`relevance`](Self::relevance), and [`Error::TooLarge`] where the share matrix of a layer is: a convolution's is not small.
+    /// As [`relevance`](Self::relevance), and [`Error::TooLarge`] where the share matrix of a layer
+    /// is: a convolution's is not small.
     pub fn paths(&self, target: usize, count: usize) -> Result<Vec<Path<T>>, Error> {
         let (column, scale) = self.explanation.place(target)?;
         let (mut to_each, mut arrivals) = (1.0_f64, 0.0);
@@ -229,7 +265,9 @@ impl<T: Scalar> Trace<T> {
             to_each = (to_each * units).min(count as f64);
         }
         let numbers = size_of::<Arrival>() / size_of::<T>();
-        self.check_size(arrivals * numbers as f64, || format!("the {count} strongest paths to each unit of each layer"))?;
+        self.check_size(arrivals * numbers as f64, || {
+            format!("the {count} strongest paths to each unit of each layer")
+        })?;
         let mut ends = Ends::at_inputs(self.units(0));
         for linear in 0..self.kept.len() {
             ends.lengthen(&self.of_factor(linear)?, count);
@@ -244,12 +282,16 @@ impl<T: Scalar> Trace<T> {
     }
 
     fn check_size(&self, values: f64, what: impl FnOnce() -> String) -> Result<(), Error> {
-        self.limit.check::<T>(values, what, || "raise the limit with Explainer::memory_limit before you trace".to_owned())
+        self.limit.check::<T>(values, what, || {
+            "raise the limit with Explainer::memory_limit before you trace".to_owned()
+        })
     }
 
     fn of_factor(&self, linear: usize) -> Result<DMatrix<T>, Error> {
         let (inputs, outputs) = self.kept.sizes(linear);
-        let what = || format!("the share matrix of layer {}, {inputs} x {outputs},", self.kept.layer(linear));
+        let what = || {
+            format!("the share matrix of layer {}, {inputs} x {outputs},", self.kept.layer(linear))
+        };
         self.check_size(3.0 * inputs as f64 * outputs as f64, what)?;
         self.whole(self.kept.shares(linear, &mut Buffers::default()))
     }
@@ -262,7 +304,8 @@ impl<T: Scalar> Trace<T> {
 
 /// The strongest paths to each unit of a layer.
 struct Ends {
-    /// For each step, and each of its units, how the strongest paths come there, the strongest first.
+    /// For each step, and each of its units, how the strongest paths come there, the strongest
+    /// first.
     steps: Vec<Vec<Vec<Arrival>>>,
 }
 
@@ -288,7 +331,8 @@ impl Ends {
         let before = &self.steps[self.steps.len() - 1];
         let arrive = |shares: nalgebra::DVectorView<'_, T>| {
             let mut best: Vec<Arrival> = Vec::new();
-            for (from, share) in shares.iter().enumerate().filter(|(_, share)| **share != T::zero()) {
+            for (from, share) in shares.iter().enumerate().filter(|(_, share)| **share != T::zero())
+            {
                 let step = share.as_f64().abs().ln();
                 for (rank, arrival) in before[from].iter().enumerate() {
                     let size = arrival.size + step;
@@ -297,7 +341,15 @@ impl Ends {
                         break;
                     }
                     best.truncate(count - 1);
-                    best.insert(place, Arrival { size, negative: arrival.negative != (*share < T::zero()), from, rank });
+                    best.insert(
+                        place,
+                        Arrival {
+                            size,
+                            negative: arrival.negative != (*share < T::zero()),
+                            from,
+                            rank,
+                        },
+                    );
                 }
             }
             best

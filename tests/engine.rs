@@ -1,4 +1,5 @@
-//! The engine: orders of accumulation, targets and batches change what an explanation costs and nothing else.
+//! The engine: orders of accumulation, targets and batches change what an explanation costs and
+//! nothing else.
 
 // What is compared exactly is the same sum in the same order.
 #![allow(clippy::float_cmp)]
@@ -8,16 +9,21 @@ mod common;
 use common::{Dense, Net};
 use proptest::prelude::*;
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
-use relprop::{Accumulation, Error, Explainer, Explanation, Linear, Relu, Rule, Scalar, Sequential, Targets, Workspace};
+use relprop::{
+    Accumulation, Error, Explainer, Explanation, Linear, Relu, Rule, Scalar, Sequential, Targets,
+    Workspace,
+};
 
-/// A network of 1 to 8 linear layers, 1 to 40 wide: wide ones beside narrow ones, so that every order is the best of some.
+/// A network of 1 to 8 linear layers, 1 to 40 wide: wide ones beside narrow ones, so that every
+/// order is the best of some.
 fn chain() -> impl Strategy<Value = Net> {
     prop::collection::vec(prop_oneof![1..=4_usize, 5..=40_usize], 2..=9).prop_flat_map(|sizes| {
         let layers: Vec<_> = sizes
             .windows(2)
             .map(|pair| {
                 let bias = prop::option::of(common::vector(pair[1]));
-                (common::matrix(pair[1], pair[0]), bias).prop_map(|(weights, bias)| Dense { weights, bias })
+                (common::matrix(pair[1], pair[0]), bias)
+                    .prop_map(|(weights, bias)| Dense { weights, bias })
             })
             .collect();
         (layers, common::vector(sizes[0])).prop_map(|(layers, x)| Net { layers, relu: true, x })
@@ -29,7 +35,9 @@ fn everything(explanation: &Explanation<f64>) -> (Vec<f64>, f64) {
     let scale = f64::from(explanation.exponent()).exp2();
     let mut values: Vec<f64> = explanation.shares().iter().map(|share| share * scale).collect();
     for target in explanation.targets() {
-        values.extend(explanation.ledger(target).unwrap().entries().iter().map(relprop::LedgerEntry::share));
+        values.extend(
+            explanation.ledger(target).unwrap().entries().iter().map(relprop::LedgerEntry::share),
+        );
     }
     let largest = values.iter().fold(0.0, |max: f64, v| max.max(v.abs()));
     (values, largest)
@@ -110,10 +118,12 @@ fn batch_is_its_samples<T: Scalar>(
     order: Accumulation,
     targets: Targets<T>,
 ) {
-    let explainer = net.model::<T>().explainer(rule).unwrap().targets(targets).unwrap().accumulation(order);
+    let explainer =
+        net.model::<T>().explainer(rule).unwrap().targets(targets).unwrap().accumulation(order);
     let flat: Vec<T> = samples.iter().flatten().map(|&v| T::from_f64(v)).collect();
     let inputs = net.x.len();
-    let whole = explainer.explain_batch(&DMatrix::from_column_slice(inputs, samples.len(), &flat)).unwrap();
+    let whole =
+        explainer.explain_batch(&DMatrix::from_column_slice(inputs, samples.len(), &flat)).unwrap();
     assert_eq!(whole.len(), samples.len());
     let mut workspace = explainer.workspace();
     let mut split_up = Vec::new();
@@ -127,7 +137,9 @@ fn batch_is_its_samples<T: Scalar>(
     #[cfg(feature = "rayon")]
     for threads in [1, 3] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let in_pool = pool.install(|| explainer.explain_batch_into(&flat, &mut Workspace::default()).unwrap().to_vec());
+        let in_pool = pool.install(|| {
+            explainer.explain_batch_into(&flat, &mut Workspace::default()).unwrap().to_vec()
+        });
         assert_eq!(in_pool, whole);
     }
 }
@@ -136,10 +148,12 @@ fn batch_is_its_samples<T: Scalar>(
 fn model(sizes: &[usize]) -> Sequential<f32> {
     let mut builder = Sequential::builder();
     for (layer, pair) in sizes.windows(2).enumerate() {
-        let weight = |j: usize, i: usize| ((i * 7919 + j * 104_729 + layer) % 1009) as f32 / 504.5 - 1.0;
+        let weight =
+            |j: usize, i: usize| ((i * 7919 + j * 104_729 + layer) % 1009) as f32 / 504.5 - 1.0;
         let scale = (3.0 / pair[0] as f32).sqrt();
         let weights = DMatrix::from_fn(pair[1], pair[0], |j, i| weight(j, i) * scale);
-        builder = builder.layer(Linear::new(weights, DVector::from_element(pair[1], 0.05)).unwrap());
+        builder =
+            builder.layer(Linear::new(weights, DVector::from_element(pair[1], 0.05)).unwrap());
         if layer + 2 < sizes.len() {
             builder = builder.layer(Relu);
         }
@@ -148,25 +162,38 @@ fn model(sizes: &[usize]) -> Sequential<f32> {
 }
 
 fn sample(index: usize, inputs: usize, zeros: usize) -> impl Iterator<Item = f32> {
-    (0..inputs)
-        .map(move |i| if (i + index).is_multiple_of(zeros) { ((i * 31 + index * 17) % 101) as f32 / 50.0 - 1.0 } else { 0.0 })
+    (0..inputs).map(move |i| {
+        if (i + index).is_multiple_of(zeros) {
+            ((i * 31 + index * 17) % 101) as f32 / 50.0 - 1.0
+        } else {
+            0.0
+        }
+    })
 }
 
-/// Wide enough for every kernel and every way of grouping columns: dense and sparse samples, panels, slabs of columns.
+/// Wide enough for every kernel and every way of grouping columns: dense and sparse samples,
+/// panels, slabs of columns.
 #[test]
 fn large_batches_are_their_samples() {
-    for (sizes, targets) in
-        [(vec![784, 320, 120, 10], Targets::All), (vec![300, 1100, 70, 40], Targets::Predicted), (vec![6, 1030, 200], Targets::All)]
-    {
+    for (sizes, targets) in [
+        (vec![784, 320, 120, 10], Targets::All),
+        (vec![300, 1100, 70, 40], Targets::Predicted),
+        (vec![6, 1030, 200], Targets::All),
+    ] {
         let explainer = model(&sizes).explainer(Rule::Epsilon).unwrap().targets(targets).unwrap();
-        let flat: Vec<f32> = (0..101).flat_map(|index| sample(index, sizes[0], 1 + index % 7)).collect();
+        let flat: Vec<f32> =
+            (0..101).flat_map(|index| sample(index, sizes[0], 1 + index % 7)).collect();
         for order in [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse] {
             let explainer = explainer.clone().accumulation(order);
             let mut workspace = explainer.workspace();
             let batch = explainer.explain_batch_into(&flat, &mut workspace).unwrap();
             let mut other = explainer.workspace();
             for (sample, explanation) in flat.chunks(sizes[0]).zip(batch) {
-                assert_eq!(explainer.explain_into(sample, &mut other).unwrap(), explanation, "{sizes:?} {order:?}");
+                assert_eq!(
+                    explainer.explain_into(sample, &mut other).unwrap(),
+                    explanation,
+                    "{sizes:?} {order:?}"
+                );
             }
         }
     }
@@ -197,7 +224,9 @@ fn long_chains_are_planned() {
     let mut builder = Sequential::builder();
     for layer in 0..400 {
         let size = |layer: usize| if layer == 200 { 2 } else { 6 };
-        let weights = DMatrix::from_fn(size(layer + 1), size(layer), |j, i| if (i + j + layer) % 3 == 0 { 0.4 } else { -0.1 });
+        let weights = DMatrix::from_fn(size(layer + 1), size(layer), |j, i| {
+            if (i + j + layer) % 3 == 0 { 0.4 } else { -0.1 }
+        });
         builder = builder.layer(Linear::new(weights, None).unwrap());
     }
     let model: Sequential<f64> = builder.build().unwrap();
@@ -205,7 +234,10 @@ fn long_chains_are_planned() {
     let explainer = model.explainer(relprop::Epsilon::new(1e-9).unwrap()).unwrap();
     let optimal = explainer.explain(&x).unwrap();
     for order in [Accumulation::Forward, Accumulation::Reverse] {
-        assert!(explainer.plan().multiply_adds(Accumulation::Optimal) <= explainer.plan().multiply_adds(order));
+        assert!(
+            explainer.plan().multiply_adds(Accumulation::Optimal)
+                <= explainer.plan().multiply_adds(order)
+        );
         assert_close(&explainer.clone().accumulation(order).explain(&x).unwrap(), &optimal);
     }
 }
@@ -214,34 +246,65 @@ fn long_chains_are_planned() {
 fn targets_that_are_none() {
     let model = model(&[3, 4, 5]);
     let explainer = || model.explainer(Rule::Epsilon).unwrap();
-    assert!(matches!(explainer().targets(5), Err(Error::TargetOutOfRange { target: 5, outputs: 5 })));
+    assert!(matches!(
+        explainer().targets(5),
+        Err(Error::TargetOutOfRange { target: 5, outputs: 5 })
+    ));
     assert!(matches!(explainer().targets(vec![]), Err(Error::InvalidParameter { .. })));
-    assert!(matches!(explainer().targets(DVector::from_element(4, 1.0)), Err(Error::WeightingShape { found: 4, outputs: 5 })));
-    assert!(matches!(explainer().targets(DMatrix::zeros(5, 0)), Err(Error::InvalidParameter { .. })));
-    assert!(matches!(explainer().targets(DVector::from_element(5, f32::NAN)), Err(Error::InvalidParameter { .. })));
+    assert!(matches!(
+        explainer().targets(DVector::from_element(4, 1.0)),
+        Err(Error::WeightingShape { found: 4, outputs: 5 })
+    ));
+    assert!(matches!(
+        explainer().targets(DMatrix::zeros(5, 0)),
+        Err(Error::InvalidParameter { .. })
+    ));
+    assert!(matches!(
+        explainer().targets(DVector::from_element(5, f32::NAN)),
+        Err(Error::InvalidParameter { .. })
+    ));
 
-    let explanation = explainer().targets([4, 1]).unwrap().explain(&dvector![1.0, 2.0, 3.0]).unwrap();
+    let explanation =
+        explainer().targets([4, 1]).unwrap().explain(&dvector![1.0, 2.0, 3.0]).unwrap();
     assert_eq!(explanation.targets().collect::<Vec<_>>(), [4, 1]);
-    assert_eq!(explanation.relevance(4).unwrap(), explanation.shares().column(0) * explanation.output()[4]);
+    assert_eq!(
+        explanation.relevance(4).unwrap(),
+        explanation.shares().column(0) * explanation.output()[4]
+    );
     assert!(matches!(explanation.relevance(2), Err(Error::NotExplained { target: 2, .. })));
-    assert!(matches!(explanation.ledger(5), Err(Error::TargetOutOfRange { target: 5, outputs: 5 })));
+    assert!(matches!(
+        explanation.ledger(5),
+        Err(Error::TargetOutOfRange { target: 5, outputs: 5 })
+    ));
 }
 
 #[test]
 fn batches_that_do_not_fit() {
     let explainer = model(&[3, 4, 5]).explainer(Rule::Epsilon).unwrap();
-    assert!(matches!(explainer.explain_batch(&DMatrix::zeros(4, 2)), Err(Error::InputShape { expected: 3, found: 4, .. })));
+    assert!(matches!(
+        explainer.explain_batch(&DMatrix::zeros(4, 2)),
+        Err(Error::InputShape { expected: 3, found: 4, .. })
+    ));
     let mut workspace = explainer.workspace();
-    assert!(matches!(explainer.explain_batch_into(&[0.0; 7], &mut workspace), Err(Error::BatchLength { inputs: 3, found: 7 })));
+    assert!(matches!(
+        explainer.explain_batch_into(&[0.0; 7], &mut workspace),
+        Err(Error::BatchLength { inputs: 3, found: 7 })
+    ));
     let mut samples = DMatrix::zeros(3, 40);
     samples[(1, 37)] = f32::NAN;
-    assert!(matches!(explainer.explain_batch(&samples), Err(Error::NonFiniteInput { index: 1, sample: 37, .. })));
+    assert!(matches!(
+        explainer.explain_batch(&samples),
+        Err(Error::NonFiniteInput { index: 1, sample: 37, .. })
+    ));
     assert!(explainer.explain_batch(&DMatrix::zeros(3, 0)).unwrap().is_empty());
     // After an error the workspace is as good as before.
     assert!(explainer.explain_into(&[f32::INFINITY, 0.0, 0.0], &mut workspace).is_err());
     let again = explainer.explain_into(&[1.0, 0.0, 2.0], &mut workspace).unwrap().clone();
     assert_eq!(again, explainer.explain(&dvector![1.0, 0.0, 2.0]).unwrap());
-    assert!(matches!(again.relevance_into(0, &mut [0.0; 2]), Err(Error::SliceLength { expected: 3, found: 2, .. })));
+    assert!(matches!(
+        again.relevance_into(0, &mut [0.0; 2]),
+        Err(Error::SliceLength { expected: 3, found: 2, .. })
+    ));
 }
 
 #[test]
@@ -252,7 +315,10 @@ fn a_workspace_serves_any_explainer() {
         for targets in [Targets::All, Targets::Predicted, Targets::Outputs(vec![1])] {
             let explainer = model.explainer(Rule::Epsilon).unwrap().targets(targets).unwrap();
             let x: Vec<f32> = sample(3, sizes[0], 2).collect();
-            assert_eq!(explainer.explain_into(&x, &mut workspace).unwrap(), &explainer.explain_slice(&x).unwrap());
+            assert_eq!(
+                explainer.explain_into(&x, &mut workspace).unwrap(),
+                &explainer.explain_slice(&x).unwrap()
+            );
         }
     }
 }
@@ -267,7 +333,10 @@ fn an_explainer_goes_where_a_server_needs_it() {
 
 #[test]
 fn a_contrast_says_what_tells_two_outputs_apart() {
-    let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0; 3.0, 1.0], None).unwrap()).build().unwrap();
+    let model = Sequential::builder()
+        .layer(Linear::new(dmatrix![1.0, 2.0; 3.0, 1.0], None).unwrap())
+        .build()
+        .unwrap();
     let explainer = model.explainer(Rule::Epsilon).unwrap().targets(dvector![-1.0, 1.0]).unwrap();
     let explanation = explainer.explain(&dvector![1.0, 2.0]).unwrap();
     // f_1 - f_0 = 5 - 5 = 0, and yet input 0 speaks for output 1 and input 1 against it.

@@ -1,19 +1,22 @@
-//! Every error at its place and with what its message names, and layers and rules from outside the crate.
+//! Every error at its place and with what its message names, and layers and rules from outside the
+//! crate.
 
 use relprop::layer::{Joined, Route};
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
 use relprop::rule::{Decomposition, Divisor, Group, Outside, Part, Site, Stabilizer, Transform};
 use relprop::{
-    Accumulation, AvgPool2d, Bias, BiasMode, Celu, Code, Composite, Conv2d, Dropout, Elementwise, Elu, Epsilon, Error, HardTanh,
-    Layer, LeakyRelu, Linear, LinearMap, Operator, Relative, RelevanceRule, Relu, Rule, Scalar, Sequential, Shape, Softmax,
-    Softplus, WeightFn, ZBox, ZPlus,
+    Accumulation, AvgPool2d, Bias, BiasMode, Celu, Code, Composite, Conv2d, Dropout, Elementwise,
+    Elu, Epsilon, Error, HardTanh, Layer, LeakyRelu, Linear, LinearMap, Operator, Relative,
+    RelevanceRule, Relu, Rule, Scalar, Sequential, Shape, Softmax, Softplus, WeightFn, ZBox, ZPlus,
 };
 use relprop::{Residual, Sigmoid, UnsupportedNode};
 
-const ORDERS: [Accumulation; 3] = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
+const ORDERS: [Accumulation; 3] =
+    [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
 
 fn linear(outputs: usize, inputs: usize) -> Linear<f64> {
-    Linear::new(DMatrix::from_fn(outputs, inputs, |j, i| 1.0 + j as f64 - 0.5 * i as f64), None).unwrap()
+    Linear::new(DMatrix::from_fn(outputs, inputs, |j, i| 1.0 + j as f64 - 0.5 * i as f64), None)
+        .unwrap()
 }
 
 fn model() -> Sequential<f64> {
@@ -22,15 +25,24 @@ fn model() -> Sequential<f64> {
 
 #[test]
 fn models_that_do_not_fit() {
-    let shape = Sequential::builder().layer(linear(3, 2)).layer(Relu).layer(linear(1, 4)).build().unwrap_err();
+    let shape = Sequential::builder()
+        .layer(linear(3, 2))
+        .layer(Relu)
+        .layer(linear(1, 4))
+        .build()
+        .unwrap_err();
     assert!(matches!(shape, Error::LayerShape { layer: 2, .. }));
-    assert_eq!(shape.to_string(), "layer 2 (Linear) takes 4 inputs, but the layers before it give 3");
+    assert_eq!(
+        shape.to_string(),
+        "layer 2 (Linear) takes 4 inputs, but the layers before it give 3"
+    );
     let first = Sequential::builder().input(5).layer(linear(3, 2)).build().unwrap_err().to_string();
     assert_eq!(first, "layer 0 (Linear) takes 2 inputs, but the model's inputs are 5");
     assert!(matches!(Sequential::<f64>::builder().build(), Err(Error::EmptyModel)));
     let activations = Sequential::<f64>::builder().layer(Relu).layer(Softmax).build();
     assert!(matches!(activations, Err(Error::NoLinearLayer { layers: 2 })));
-    let softmax = Sequential::builder().layer(linear(3, 2)).layer(Softmax).layer(Relu).build().unwrap_err();
+    let softmax =
+        Sequential::builder().layer(linear(3, 2)).layer(Softmax).layer(Relu).build().unwrap_err();
     assert!(matches!(softmax, Error::SoftmaxInMiddle { layer: 1, next: 2 }));
     assert!(softmax.to_string().starts_with("layer 1 (Softmax)"));
 }
@@ -43,10 +55,15 @@ fn weights_that_do_not_fit() {
     let count = Linear::from_rows(2, 3, &[1.0; 5], None).unwrap_err();
     assert!(matches!(count, Error::WeightCount { found: 5, outputs: 2, inputs: 3, .. }));
     assert_eq!(count.to_string(), "Linear: 5 weights were given for a shape of 2 x 3");
-    assert!(matches!(Linear::from_rows(usize::MAX, 2, &[1.0; 2], None), Err(Error::WeightCount { .. })));
+    assert!(matches!(
+        Linear::from_rows(usize::MAX, 2, &[1.0; 2], None),
+        Err(Error::WeightCount { .. })
+    ));
     for (outputs, inputs) in [(0, 3), (3, 0), (0, 0)] {
         let empty = Linear::new(DMatrix::<f64>::zeros(outputs, inputs), None);
-        assert!(matches!(empty, Err(Error::ZeroSized { outputs: o, inputs: i, .. }) if (o, i) == (outputs, inputs)));
+        assert!(
+            matches!(empty, Err(Error::ZeroSized { outputs: o, inputs: i, .. }) if (o, i) == (outputs, inputs))
+        );
     }
 }
 
@@ -56,7 +73,9 @@ fn numbers_that_are_not_finite() {
         let mut weights = DMatrix::from_element(3, 2, 1.0);
         weights[(2, 1)] = bad;
         let weight = Linear::new(weights, None);
-        assert!(matches!(weight, Err(Error::NonFiniteWeight { output: 2, input: 1, value, .. }) if !value.is_finite()));
+        assert!(
+            matches!(weight, Err(Error::NonFiniteWeight { output: 2, input: 1, value, .. }) if !value.is_finite())
+        );
         let rows = Linear::from_rows(2, 3, &[1.0, bad, 1.0, 1.0, 1.0, 1.0], None);
         assert!(matches!(rows, Err(Error::NonFiniteWeight { output: 0, input: 1, .. })));
         let bias = Linear::new(DMatrix::from_element(3, 2, 1.0), dvector![0.0, bad, 0.0]);
@@ -81,7 +100,10 @@ fn samples_of_another_length() {
             explainer.model().forward(&sample).map(drop),
         ];
         for result in results {
-            assert!(matches!(result, Err(Error::InputShape { expected: 2, found: f, .. }) if f == found), "{found}: {result:?}");
+            assert!(
+                matches!(result, Err(Error::InputShape { expected: 2, found: f, .. }) if f == found),
+                "{found}: {result:?}"
+            );
         }
     }
     let batch = explainer.model().forward_batch(&DMatrix::from_element(4, 1, 1.0)).unwrap_err();
@@ -92,7 +114,11 @@ fn samples_of_another_length() {
 #[test]
 fn outputs_that_are_not_there() {
     let explanation = model().explain(&dvector![1.0, 2.0], Rule::Epsilon).unwrap();
-    let results = [explanation.relevance(2).map(drop), explanation.ledger(2).map(drop), explanation.top(2, 1).map(drop)];
+    let results = [
+        explanation.relevance(2).map(drop),
+        explanation.ledger(2).map(drop),
+        explanation.top(2, 1).map(drop),
+    ];
     for result in results {
         let error = result.unwrap_err();
         assert!(matches!(error, Error::TargetOutOfRange { target: 2, outputs: 2 }));
@@ -123,11 +149,17 @@ fn parameters_out_of_range() {
     assert!(bad(HardTanh::new(1.0, -1.0).map(drop)));
     assert!(bad(Dropout::new(-0.1).map(drop)));
     assert!(bad(Dropout::new(1.1).map(drop)));
-    assert_eq!(Epsilon::new(-1.0).unwrap_err().to_string(), "Epsilon: epsilon must be finite and above 0, it is -1.0");
+    assert_eq!(
+        Epsilon::new(-1.0).unwrap_err().to_string(),
+        "Epsilon: epsilon must be finite and above 0, it is -1.0"
+    );
 }
 
 fn single(weights: &[f32]) -> Sequential<f32> {
-    Sequential::builder().layer(Linear::from_rows(1, weights.len(), weights, None).unwrap()).build().unwrap()
+    Sequential::builder()
+        .layer(Linear::from_rows(1, weights.len(), weights, None).unwrap())
+        .build()
+        .unwrap()
 }
 
 #[test]
@@ -143,7 +175,10 @@ fn an_epsilon_below_the_number_type() {
 fn a_network_that_overflows() {
     let model = single(&[1e30, 1e30]);
     let large = dvector![1e30_f32, 0.0];
-    assert!(matches!(model.forward(&large), Err(Error::NonFiniteOutput { layer: 0, index: 0, .. })));
+    assert!(matches!(
+        model.forward(&large),
+        Err(Error::NonFiniteOutput { layer: 0, index: 0, .. })
+    ));
     for order in ORDERS {
         let explainer = model.explainer(Rule::Epsilon).unwrap().accumulation(order);
         let before = explainer.explain(&dvector![1.0, 2.0]).unwrap();
@@ -271,13 +306,19 @@ fn layers_from_outside() {
     let dense = Sequential::builder()
         .layer(same_first)
         .layer(SquaredRelu)
-        .layer(Linear::new(DMatrix::from_diagonal(&DVector::from_vec(d)), DVector::from_vec(bias)).unwrap())
+        .layer(
+            Linear::new(DMatrix::from_diagonal(&DVector::from_vec(d)), DVector::from_vec(bias))
+                .unwrap(),
+        )
         .layer(same_last)
         .build()
         .unwrap();
     let x = dvector![1.5, -0.5];
-    let rules: [Box<dyn RelevanceRule<f64>>; 3] =
-        [Box::new(Epsilon::default()), Box::new(Epsilon::default().with_bias(BiasMode::Ignore)), Box::new(Magnitude)];
+    let rules: [Box<dyn RelevanceRule<f64>>; 3] = [
+        Box::new(Epsilon::default()),
+        Box::new(Epsilon::default().with_bias(BiasMode::Ignore)),
+        Box::new(Magnitude),
+    ];
     for rule in &rules {
         for order in ORDERS {
             let own = own.explainer(rule).unwrap().accumulation(order).explain(&x).unwrap();
@@ -287,13 +328,20 @@ fn layers_from_outside() {
         }
     }
     // The diagonal's outputs have one input each, and it alone shares in them.
-    let alone = Sequential::builder().layer(Diagonal { d: vec![2.0, 3.0], bias: None }).build().unwrap();
-    assert_eq!(alone.explain(&dvector![1.0, 1.0], Rule::Relative).unwrap().shares(), &dmatrix![2.0, 0.0; 0.0, 3.0]);
+    let alone =
+        Sequential::builder().layer(Diagonal { d: vec![2.0, 3.0], bias: None }).build().unwrap();
+    assert_eq!(
+        alone.explain(&dvector![1.0, 1.0], Rule::Relative).unwrap().shares(),
+        &dmatrix![2.0, 0.0; 0.0, 3.0]
+    );
 }
 
 #[test]
 fn a_rule_from_outside() {
-    let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -2.0, 0.5], dvector![4.0]).unwrap()).build().unwrap();
+    let model = Sequential::builder()
+        .layer(Linear::new(dmatrix![1.0, -2.0, 0.5], dvector![4.0]).unwrap())
+        .build()
+        .unwrap();
     for order in ORDERS {
         let explainer = model.explainer(Magnitude).unwrap().accumulation(order);
         let explanation = explainer.explain(&dvector![1.0, 1.0, -2.0]).unwrap();
@@ -309,14 +357,21 @@ fn maps_from_outside_that_are_not_sound() {
     let error = build(vec![1.0, 2.0], Some(vec![1.0])).unwrap_err();
     assert!(matches!(error, Error::BiasShape { found: 1, outputs: 2, inputs: 2, .. }));
     assert!(error.to_string().starts_with("Diagonal:"));
-    assert!(matches!(build(vec![1.0], Some(vec![f64::NAN])), Err(Error::NonFiniteBias { output: 0, .. })));
+    assert!(matches!(
+        build(vec![1.0], Some(vec![f64::NAN])),
+        Err(Error::NonFiniteBias { output: 0, .. })
+    ));
     assert!(matches!(build(vec![], None), Err(Error::ZeroSized { outputs: 0, inputs: 0, .. })));
 }
 
-/// Shares and outputs can be finite where their product is not: no infinity and no NaN leaves `explain`.
+/// Shares and outputs can be finite where their product is not: no infinity and no NaN leaves
+/// `explain`.
 #[test]
 fn relevances_that_overflow_are_an_error() {
-    let single = Sequential::builder().layer(Linear::new(dmatrix![1e20_f32], None).unwrap()).build().unwrap();
+    let single = Sequential::builder()
+        .layer(Linear::new(dmatrix![1e20_f32], None).unwrap())
+        .build()
+        .unwrap();
     assert!(matches!(single.explain(&dvector![1.0], Rule::Relative), Err(Error::Overflow { .. })));
     let layer = || Linear::new(dmatrix![-1e100_f64], None).unwrap();
     let double = Sequential::builder().layer(layer()).layer(layer()).build().unwrap();
@@ -336,19 +391,39 @@ fn settings_that_fit_no_layer() {
     let epsilon = || Composite::new(Rule::Epsilon);
     assert_eq!(
         refused(epsilon().name("haed", Rule::Flat)),
-        "Composite::name(\"haed\", ..) fits no layer, so Flat would be used nowhere, did you mean 'head'?; \
+        "Composite::name(\"haed\", ..) fits no layer, so Flat would be used nowhere, did you mean \
+         'head'?; \
          these layers take a rule: 0 'features.0' (Linear), 2 'head' (Linear)"
     );
     assert!(refused(epsilon().kind("linear", Rule::Flat)).contains("did you mean 'Linear'?"));
-    assert!(refused(epsilon().kind("Conv2d", Rule::Flat)).contains("would be used nowhere; these layers"));
-    assert!(refused(epsilon().layer(99, Rule::Flat)).starts_with("Composite::layer(99, ..) fits no layer"));
+    assert!(
+        refused(epsilon().kind("Conv2d", Rule::Flat))
+            .contains("would be used nowhere; these layers")
+    );
+    assert!(
+        refused(epsilon().layer(99, Rule::Flat))
+            .starts_with("Composite::layer(99, ..) fits no layer")
+    );
     // A ReLU passes relevance on: no rule is used there.
-    assert!(refused(epsilon().layer(1, Rule::Flat)).starts_with("Composite::layer(1, ..) fits no layer"));
-    assert!(refused(epsilon().range(1..2, Rule::Flat)).starts_with("Composite::range(1..2, ..) fits no layer"));
+    assert!(
+        refused(epsilon().layer(1, Rule::Flat))
+            .starts_with("Composite::layer(1, ..) fits no layer")
+    );
+    assert!(
+        refused(epsilon().range(1..2, Rule::Flat))
+            .starts_with("Composite::range(1..2, ..) fits no layer")
+    );
     // A composite in a composite sees the layers of its setting alone.
-    assert!(refused(epsilon().name("head", epsilon().name("features.0", Rule::Flat))).contains("\"features.0\""));
+    assert!(
+        refused(epsilon().name("head", epsilon().name("features.0", Rule::Flat)))
+            .contains("\"features.0\"")
+    );
     for fits in [
-        epsilon().name("head", Rule::Flat).layer(0, Rule::Flat).range(0..99, Rule::ZPlus).kind("Linear", Rule::Gamma),
+        epsilon()
+            .name("head", Rule::Flat)
+            .layer(0, Rule::Flat)
+            .range(0..99, Rule::ZPlus)
+            .kind("Linear", Rule::Gamma),
         epsilon().layer(2, Rule::Flat).layer(2, Rule::ZPlus).first(Rule::Flat).last(Rule::Flat),
         Composite::epsilon_plus_flat(),
         Composite::epsilon_gamma_box(-1.0, 1.0).unwrap(),
@@ -363,20 +438,31 @@ fn settings_that_fit_no_layer() {
 
 #[test]
 fn samples_outside_the_box() {
-    let zbox = |outside| Composite::new(Rule::Epsilon).first(ZBox::new(0.0, 1.0).unwrap().with_outside(outside));
-    let batch =
-        DMatrix::from_fn(2, 200, |i, sample| if sample >= 150 { -0.5 * (sample - 149) as f64 * (i + 1) as f64 } else { 0.5 });
+    let zbox = |outside| {
+        Composite::new(Rule::Epsilon).first(ZBox::new(0.0, 1.0).unwrap().with_outside(outside))
+    };
+    let batch = DMatrix::from_fn(2, 200, |i, sample| {
+        if sample >= 150 { -0.5 * (sample - 149) as f64 * (i + 1) as f64 } else { 0.5 }
+    });
     for order in ORDERS {
         let explainer = model().explainer(zbox(Outside::Refuse)).unwrap().accumulation(order);
         assert!(explainer.explain(&dvector![0.0, 1.0]).unwrap().findings().is_empty());
         let error = explainer.explain(&dvector![1.5, 4.0]).unwrap_err();
-        assert!(matches!(error, Error::OutsideRange { layer: 0, sample: 0, input: 1, count: 2, .. }), "{error}");
         assert!(
-            error.to_string().starts_with("input 1 of layer 0 (Linear) is 4 in sample 0, outside the range from 0 to 1"),
+            matches!(error, Error::OutsideRange { layer: 0, sample: 0, input: 1, count: 2, .. }),
+            "{error}"
+        );
+        assert!(
+            error.to_string().starts_with(
+                "input 1 of layer 0 (Linear) is 4 in sample 0, outside the range from 0 to 1"
+            ),
             "{error}"
         );
         // The first in the batch, whatever part it is in.
-        assert!(matches!(explainer.explain_batch(&batch), Err(Error::OutsideRange { sample: 150, input: 1, .. })));
+        assert!(matches!(
+            explainer.explain_batch(&batch),
+            Err(Error::OutsideRange { sample: 150, input: 1, .. })
+        ));
         assert!(matches!(explainer.trace(&dvector![1.5, 4.0]), Err(Error::OutsideRange { .. })));
 
         let explainer = model().explainer(zbox(Outside::Report)).unwrap().accumulation(order);
@@ -386,20 +472,28 @@ fn samples_outside_the_box() {
         let explanation = explainer.explain(&dvector![1.5, 4.0]).unwrap();
         let [finding] = explanation.findings() else { panic!("one finding") };
         assert_eq!((finding.code, finding.layer), (Code::OutsideRange, 0));
-        assert!(
-            finding
-                .sentence
-                .starts_with("Input 1 is 4, outside the range from 0 to 1 that ZBox(0.0, 1.0) supposes; inputs outside: 2.")
+        assert!(finding.sentence.starts_with(
+            "Input 1 is 4, outside the range from 0 to 1 that ZBox(0.0, 1.0) \
+                    supposes; inputs outside: 2."
+        ));
+        assert_eq!(
+            explainer.trace(&dvector![1.5, 4.0]).unwrap().explanation().findings(),
+            explanation.findings()
         );
-        assert_eq!(explainer.trace(&dvector![1.5, 4.0]).unwrap().explanation().findings(), explanation.findings());
         // The workspace is used again, and what was found with it.
         let mut workspace = explainer.workspace();
-        assert_eq!(explainer.explain_into(&[2.0, 0.0], &mut workspace).unwrap().findings().len(), 1);
+        assert_eq!(
+            explainer.explain_into(&[2.0, 0.0], &mut workspace).unwrap().findings().len(),
+            1
+        );
         assert_eq!(explainer.explain_into(&[1.0, 0.0], &mut workspace).unwrap().findings(), []);
     }
     // Rounding is not outside.
     let tenth = ZBox::new(0.1, 0.3).unwrap();
-    let single = Sequential::builder().layer(Linear::new(dmatrix![1.0_f32, 2.0], None).unwrap()).build().unwrap();
+    let single = Sequential::builder()
+        .layer(Linear::new(dmatrix![1.0_f32, 2.0], None).unwrap())
+        .build()
+        .unwrap();
     assert!(single.explain(&dvector![0.1, 0.1 + 0.2], tenth).is_ok());
 }
 
@@ -424,23 +518,44 @@ fn more_than_there_is_room_for() {
         other => panic!("{other}"),
     };
     let text = refused(explainer.explain(&x).unwrap_err());
-    assert!(text.starts_with("the shares of 12288 inputs in 8192 outputs, with what they are made of, would take "), "{text}");
-    assert!(text.contains("GiB, more than the limit of 100.0 MiB: explain fewer outputs (Targets::Predicted"), "{text}");
+    assert!(
+        text.starts_with(
+            "the shares of 12288 inputs in 8192 outputs, with what they are made of, would take "
+        ),
+        "{text}"
+    );
+    assert!(
+        text.contains(
+            "GiB, more than the limit of 100.0 MiB: explain fewer outputs (Targets::Predicted"
+        ),
+        "{text}"
+    );
     refused(explainer.explain_into(x.as_slice(), &mut explainer.workspace()).unwrap_err());
     refused(explainer.trace(&x).unwrap_err());
     let some = explainer.clone().targets([0, 5]).unwrap();
     assert_eq!(some.explain(&x).unwrap().shares().shape(), (12288, 2));
     // A batch that has room in parts.
-    let batch = DMatrix::from_fn(model.inputs(), 1100, |i, sample| ((i + sample) as f32 * 0.3).sin());
+    let batch =
+        DMatrix::from_fn(model.inputs(), 1100, |i, sample| ((i + sample) as f32 * 0.3).sin());
     let text = refused(some.explain_batch(&batch).unwrap_err());
-    assert!(text.contains("for 1100 samples") && text.contains("explain the batch in parts"), "{text}");
+    assert!(
+        text.contains("for 1100 samples") && text.contains("explain the batch in parts"),
+        "{text}"
+    );
     assert_eq!(some.explain_batch(&batch.columns(0, 3).into_owned()).unwrap().len(), 3);
     // A trace of few outputs; what is asked of it can be too large.
     let trace = some.trace(&x).unwrap();
     assert_eq!(trace.relevance(2, 5).unwrap().len(), 8 * 64 * 64);
-    for error in [trace.prefix(2).unwrap_err(), trace.of_weights(0, 5).unwrap_err(), trace.paths(5, 1).unwrap_err()] {
+    for error in [
+        trace.prefix(2).unwrap_err(),
+        trace.of_weights(0, 5).unwrap_err(),
+        trace.paths(5, 1).unwrap_err(),
+    ] {
         let text = refused(error);
-        assert!(text.ends_with("raise the limit with Explainer::memory_limit before you trace"), "{text}");
+        assert!(
+            text.ends_with("raise the limit with Explainer::memory_limit before you trace"),
+            "{text}"
+        );
     }
     let sweep = model.sweep([Rule::Epsilon, Rule::Gamma]).unwrap().memory_limit(100 << 20);
     refused(sweep.explain(&x).unwrap_err());
@@ -450,22 +565,37 @@ fn more_than_there_is_room_for() {
         .layer(Conv2d::new([1, 1, 1, 1], vec![1.0_f32], None).unwrap())
         .build()
         .unwrap();
-    let text = wide.explain(&DVector::from_element(1_000_000, 1.0), Rule::Epsilon).unwrap_err().to_string();
+    let text = wide
+        .explain(&DVector::from_element(1_000_000, 1.0), Rule::Epsilon)
+        .unwrap_err()
+        .to_string();
     assert!(text.contains("TiB, more than the limit of 2.0 GiB"), "{text}");
 }
 
 #[test]
 fn words_that_say_what_to_do() {
     let explainer = model().explainer(Rule::Epsilon).unwrap();
-    let uneven = explainer.explain_batch_into(&[0.0; 7], &mut explainer.workspace()).unwrap_err().to_string();
-    assert_eq!(uneven, "7 values are not a whole number of samples: the model takes 2 values a sample, so 3 samples leave 1 over");
+    let uneven = explainer
+        .explain_batch_into(&[0.0; 7], &mut explainer.workspace())
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        uneven,
+        "7 values are not a whole number of samples: the model takes 2 values a sample, so 3 samples leave 1 over"
+    );
     let explanation = explainer.explain(&dvector![1.0, 2.0]).unwrap();
     let short = explanation.relevance_into(0, &mut [0.0; 3]).unwrap_err().to_string();
     assert_eq!(short, "the relevance has 2 values, the slice to write it to has 3");
     let none = Epsilon::new(0.0).unwrap_err().to_string();
-    assert_eq!(none, "Epsilon: epsilon must be finite and above 0 (Rule::Lrp0 has none), it is 0.0");
+    assert_eq!(
+        none,
+        "Epsilon: epsilon must be finite and above 0 (Rule::Lrp0 has none), it is 0.0"
+    );
     let none = ZPlus::default().with_stabilizer(Stabilizer::Absolute(0.0)).unwrap_err().to_string();
-    assert_eq!(none, "ZPlus: epsilon must be finite and above 0 (Stabilizer::None has none), it is 0.0");
+    assert_eq!(
+        none,
+        "ZPlus: epsilon must be finite and above 0 (Stabilizer::None has none), it is 0.0"
+    );
     assert!(ZPlus::default().with_stabilizer(Stabilizer::None).is_ok());
 }
 
@@ -500,12 +630,19 @@ fn layers_and_rules_that_contradict_themselves() {
         fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<f64>, Error> {
             let part = || vec![Part::new(Transform::Identity, Transform::Identity)];
             let first = Group::new(part(), Divisor::TotalOf(part(), Stabilizer::default()));
-            Ok(Decomposition::new(vec![first, Group::new(part(), Divisor::Total(Stabilizer::default())).completing(2.0)]))
+            Ok(Decomposition::new(vec![
+                first,
+                Group::new(part(), Divisor::Total(Stabilizer::default())).completing(2.0),
+            ]))
         }
     }
 
-    let empty = Sequential::builder().layer(linear(2, 2)).layer(Nothing).build().unwrap_err().to_string();
-    assert_eq!(empty, "layer 1 (Nothing) takes at least one branch, and has none, but the layers before it give 2");
+    let empty =
+        Sequential::builder().layer(linear(2, 2)).layer(Nothing).build().unwrap_err().to_string();
+    assert_eq!(
+        empty,
+        "layer 1 (Nothing) takes at least one branch, and has none, but the layers before it give 2"
+    );
 
     // A softmax in a branch.
     let branch = || Sequential::builder().layer(linear(2, 2));
@@ -516,7 +653,10 @@ fn layers_and_rules_that_contradict_themselves() {
     // A range with one end.
     let one = Sequential::builder().layer(linear(2, 2)).build().unwrap();
     assert!(one.explain(&dvector![1e300, 0.0], Positive).is_ok());
-    assert!(matches!(one.explain(&dvector![1.0, -5.0], Positive), Err(Error::OutsideRange { input: 1, .. })));
+    assert!(matches!(
+        one.explain(&dvector![1.0, -5.0], Positive),
+        Err(Error::OutsideRange { input: 1, .. })
+    ));
 
     // A group completes another by that one's own total, which here divides nothing.
     let error = one.explainer(Completes).unwrap_err().to_string();
@@ -538,7 +678,8 @@ fn a_sigmoid_before_a_choice_is_an_activation() {
         }
         fn route(&self, values: &[f64], from: &mut [usize]) {
             let distance = |i: usize| (values[i] - 0.5).abs();
-            from[0] = (0..values.len()).fold(0, |best, i| if distance(i) < distance(best) { i } else { best });
+            from[0] = (0..values.len())
+                .fold(0, |best, i| if distance(i) < distance(best) { i } else { best });
         }
     }
     impl Layer<f64> for NearestToHalf {
@@ -550,7 +691,8 @@ fn a_sigmoid_before_a_choice_is_an_activation() {
         }
     }
     let two = Linear::new(dmatrix![0.6; 0.1], None).unwrap();
-    let model = Sequential::builder().layer(two).layer(Sigmoid).layer(NearestToHalf).build().unwrap();
+    let model =
+        Sequential::builder().layer(two).layer(Sigmoid).layer(NearestToHalf).build().unwrap();
     // σ(0.6) = 0.646, σ(0.1) = 0.525; of 0.6 and 0.1 it would be the other.
     assert!((model.forward(&dvector![1.0]).unwrap()[0] - 0.524_979_187).abs() < 1e-8);
     assert!(model.explain(&dvector![1.0], Rule::Epsilon).unwrap().probabilities().is_none());
@@ -585,9 +727,14 @@ fn the_kind_of_an_unsupported_network_is_said_first() {
     };
     let transformer = error(&["MatMul", "Softmax", "LayerNormalization"]);
     assert!(
-        transformer.starts_with("the model has 3 nodes (of a transformer: attention and layer norms) that cannot"),
+        transformer.starts_with(
+            "the model has 3 nodes (of a transformer: attention and layer norms) that cannot"
+        ),
         "{transformer}"
     );
-    assert!(error(&["LSTM"]).starts_with("the model has a node (of a recurrent network) that cannot be explained:"));
+    assert!(
+        error(&["LSTM"])
+            .starts_with("the model has a node (of a recurrent network) that cannot be explained:")
+    );
     assert!(error(&["Conv"]).starts_with("the model has a node that cannot be explained:"));
 }

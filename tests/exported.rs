@@ -1,5 +1,5 @@
-//! Networks exported to ONNX by PyTorch, scikit-learn and Keras: onnxruntime's outputs, and zennit's relevances of the same
-//! network (`exported/generate.py`).
+//! Networks exported to ONNX by PyTorch, scikit-learn and Keras: onnxruntime's outputs, and
+//! zennit's relevances of the same network (`exported/generate.py`).
 
 #![cfg(all(feature = "onnx", feature = "safetensors"))]
 
@@ -11,8 +11,8 @@ use relprop::{Composite, RelevanceRule, Rule, Scalar, Sequential};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/exported");
 
-/// What the outputs may differ by from onnxruntime's, and the relevances from zennit's, of the largest: the exporters merge
-/// normalizations in f32.
+/// What the outputs may differ by from onnxruntime's, and the relevances from zennit's, of the
+/// largest: the exporters merge normalizations in f32.
 const OUTPUTS: f64 = 1e-5;
 const RELEVANCES: f64 = 1e-6;
 
@@ -25,9 +25,12 @@ fn rules<T: Scalar>() -> [(&'static str, Box<dyn RelevanceRule<T>>); 3] {
 }
 
 fn files() -> Vec<PathBuf> {
-    let mut paths: Vec<_> = std::fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> =
+        std::fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().path()).collect();
     let is_model = |path: &Path| path.extension().is_some_and(|e| e == "onnx");
-    paths.retain(|path| is_model(path) && !path.file_stem().unwrap().to_str().unwrap().starts_with("refused-"));
+    paths.retain(|path| {
+        is_model(path) && !path.file_stem().unwrap().to_str().unwrap().starts_with("refused-")
+    });
     paths.sort();
     assert_eq!(paths.len(), 72, "exported models are missing, or new");
     paths
@@ -47,8 +50,14 @@ fn agree<T: Scalar>(relevances: f64) {
         let name = path.file_stem().unwrap().to_str().unwrap();
         let mut file = OnnxFile::open(&path).unwrap();
         if name == "sklearn-regressor2" {
-            // skl2onnx ends a regressor of two outputs with a reshape that makes two samples of each.
-            assert!(file.to_model::<T>().unwrap_err().to_string().contains("mixes values of several samples"));
+            // skl2onnx ends a regressor of two outputs with a reshape that makes two samples of
+            // each.
+            assert!(
+                file.to_model::<T>()
+                    .unwrap_err()
+                    .to_string()
+                    .contains("mixes values of several samples")
+            );
             file = file.output("add_result2");
         }
         let model: Sequential<T> = match file.to_model() {
@@ -62,13 +71,18 @@ fn agree<T: Scalar>(relevances: f64) {
         let (shape, input) = golden.tensor::<T>("input").unwrap();
         let samples = DMatrix::from_vec(shape[1], shape[0], input);
         let (_, outputs) = golden.tensor::<f64>("outputs").unwrap();
-        let mut line = format!("outputs {:.1e}", off(model.forward_batch(&samples).unwrap().as_slice(), &outputs));
+        let mut line = format!(
+            "outputs {:.1e}",
+            off(model.forward_batch(&samples).unwrap().as_slice(), &outputs)
+        );
         if off(model.forward_batch(&samples).unwrap().as_slice(), &outputs) > OUTPUTS {
             wrong.push(format!("{name}: {line}"));
         }
         for (rule_name, rule) in rules::<T>() {
             // zennit has no module for how these end or begin.
-            if name.starts_with("sklearn-binary") || ["sklearn-labels", "sklearn-pipeline"].contains(&name) {
+            if name.starts_with("sklearn-binary")
+                || ["sklearn-labels", "sklearn-pipeline"].contains(&name)
+            {
                 assert!(golden.shape(rule_name).is_none());
                 continue;
             }
@@ -92,12 +106,24 @@ fn agree<T: Scalar>(relevances: f64) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// scikit-learn's p and 1 - p, of whatever operator set: a dense layer of the logits -z and z, and a sigmoid.
+/// scikit-learn's p and 1 - p, of whatever operator set: a dense layer of the logits -z and z, and
+/// a sigmoid.
 #[test]
 fn a_binary_classifier_ends_with_two_logits() {
-    for name in ["sklearn-binary", "sklearn-binary-opset9", "sklearn-binary-opset13", "sklearn-binary-opset17", "sklearn-labels"] {
+    for name in [
+        "sklearn-binary",
+        "sklearn-binary-opset9",
+        "sklearn-binary-opset13",
+        "sklearn-binary-opset17",
+        "sklearn-labels",
+    ] {
         let file = OnnxFile::open(format!("{FOLDER}/{name}.onnx")).unwrap();
-        let output = file.outputs().into_iter().find(|output| output.contains("probabilit")).unwrap().to_owned();
+        let output = file
+            .outputs()
+            .into_iter()
+            .find(|output| output.contains("probabilit"))
+            .unwrap()
+            .to_owned();
         let model: Sequential<f64> = file.clone().output(output).to_model().unwrap();
         let kinds: Vec<&str> = model.layers().iter().map(|layer| layer.kind()).collect();
         assert_eq!(kinds, ["Linear", "ReLU", "Linear", "ReLU", "Linear", "Sigmoid"], "{name}");
@@ -105,7 +131,8 @@ fn a_binary_classifier_ends_with_two_logits() {
         let logits: Sequential<f64> = file.output("add_result2").to_model().unwrap();
         let (pair, alone) = (model.layers()[4].tensors(), logits.layers()[4].tensors());
         for ((_, _, pair), (_, _, alone)) in pair.iter().zip(&alone) {
-            let expected: Vec<f64> = alone.iter().map(|value| -value).chain(alone.iter().copied()).collect();
+            let expected: Vec<f64> =
+                alone.iter().map(|value| -value).chain(alone.iter().copied()).collect();
             assert_eq!(pair, &expected, "{name}");
         }
     }

@@ -1,4 +1,5 @@
-//! The same weights in every format that is read, as PyTorch and NumPy write them (`formats/generate.py`).
+//! The same weights in every format that is read, as PyTorch and NumPy write them
+//! (`formats/generate.py`).
 
 #![cfg(all(feature = "npz", feature = "pytorch", feature = "safetensors"))]
 
@@ -27,7 +28,11 @@ fn agrees(name: &str, weights: &StateDict, limit: f64) {
         let (shape, values) = weights.tensor::<f64>(tensor).unwrap();
         let (right_shape, right) = expected.tensor::<f64>(tensor).unwrap();
         assert_eq!(shape, right_shape, "{name}, {tensor}");
-        let off = values.iter().zip(&right).map(|(value, right)| (value - right).abs()).fold(0.0, f64::max);
+        let off = values
+            .iter()
+            .zip(&right)
+            .map(|(value, right)| (value - right).abs())
+            .fold(0.0, f64::max);
         assert!(off <= limit, "{name}, {tensor}: off by {off:.1e}");
     }
     let [(_, x), (_, y)] = ["x", "y"].map(|name| expected.tensor::<f64>(name).unwrap());
@@ -81,7 +86,10 @@ fn arrays_of_whole_numbers_are_read() {
     let read = |descr: &str, values: &[u8]| {
         let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (2,), }}");
         let length = u16::try_from(header.len()).unwrap().to_le_bytes();
-        let array = StateDict::from_npz([&b"\x93NUMPY\x01\x00"[..], &length, header.as_bytes(), values].concat()).unwrap();
+        let array = StateDict::from_npz(
+            [&b"\x93NUMPY\x01\x00"[..], &length, header.as_bytes(), values].concat(),
+        )
+        .unwrap();
         array.tensor::<f64>("arr_0").map(|(_, values)| values).map_err(|error| error.to_string())
     };
     assert_eq!(read("|u1", &[1, 255]).unwrap(), [1.0, 255.0]);
@@ -100,7 +108,10 @@ fn other_tensors_and_names_are_there_too() {
     let text = "Conv2d(1, 2, kernel_size=(3, 3))\nBatchNorm2d(2)";
     assert!(norm.model_of::<f32>(text, Some([1, 5, 5].into())).is_ok());
     let names = open("checkpoint.pt");
-    assert!(names.names().all(|name| name.starts_with("model.")), "an optimizer has no tensors before its first step");
+    assert!(
+        names.names().all(|name| name.starts_with("model.")),
+        "an optimizer has no tensors before its first step"
+    );
 }
 
 #[test]
@@ -108,7 +119,11 @@ fn samples_may_be_saved_without_a_dictionary_and_be_whole_numbers() {
     for name in ["tensor.pt", "tensor-legacy.pt", "tensor-parameter.pt"] {
         let alone = open(name);
         assert_eq!(alone.names().collect::<Vec<_>>(), ["tensor"], "{name}");
-        assert_eq!(alone.tensor::<f64>("tensor").unwrap(), (vec![1, 3], vec![1.0, -2.0, 0.5]), "{name}");
+        assert_eq!(
+            alone.tensor::<f64>("tensor").unwrap(),
+            (vec![1, 3], vec![1.0, -2.0, 0.5]),
+            "{name}"
+        );
     }
     let several = open("samples.pt");
     assert_eq!(several.names().collect::<Vec<_>>(), ["labels", "pixels", "x"]);
@@ -119,38 +134,85 @@ fn samples_may_be_saved_without_a_dictionary_and_be_whole_numbers() {
 #[test]
 fn what_is_no_state_dict_says_so() {
     let refused = |name: &str| StateDict::open(path(name)).unwrap_err().to_string();
-    assert!(refused("module.pt").contains("torch.save(net.state_dict(), path)"), "{}", refused("module.pt"));
-    assert!(refused("script.pt").contains("it is a TorchScript archive"), "{}", refused("script.pt"));
-    assert!(refused("script.pt").contains("torch.save(net.state_dict(), path)"), "{}", refused("script.pt"));
+    assert!(
+        refused("module.pt").contains("torch.save(net.state_dict(), path)"),
+        "{}",
+        refused("module.pt")
+    );
+    assert!(
+        refused("script.pt").contains("it is a TorchScript archive"),
+        "{}",
+        refused("script.pt")
+    );
+    assert!(
+        refused("script.pt").contains("torch.save(net.state_dict(), path)"),
+        "{}",
+        refused("script.pt")
+    );
     assert!(matches!(StateDict::open(path("nothing.pt")), Err(Error::Io { .. })));
-    let missing = |name: &str| open(name).builder::<f32>().linear("0", 3, 4).linear("4", 4, 2).build().unwrap_err().to_string();
+    let missing = |name: &str| {
+        open(name)
+            .builder::<f32>()
+            .linear("0", 3, 4)
+            .linear("4", 4, 2)
+            .build()
+            .unwrap_err()
+            .to_string()
+    };
     let said = ["zip.pt", "legacy.pt", "weights.npz"].map(missing);
-    assert!(said[0].contains("missing: 4.weight, 4.bias") && said[0].contains("surplus: 2.bias, 2.weight"), "{}", said[0]);
-    assert!(said[0] == said[1] && said[0] == said[2], "an error reads the same whatever the format");
+    assert!(
+        said[0].contains("missing: 4.weight, 4.bias")
+            && said[0].contains("surplus: 2.bias, 2.weight"),
+        "{}",
+        said[0]
+    );
+    assert!(
+        said[0] == said[1] && said[0] == said[2],
+        "an error reads the same whatever the format"
+    );
 }
 
 #[test]
 fn a_guess_is_refused_where_it_would_be_wrong() {
-    // A convolution, and a dense layer that would be taken for all of the network; or a norm between two.
-    let mut conv = Sequential::<f32>::builder().input([1, 3, 3]).layer(Conv2d::new([2, 1, 3, 3], vec![1.0; 18], None).unwrap());
+    // A convolution, and a dense layer that would be taken for all of the network; or a norm
+    // between two.
+    let mut conv = Sequential::<f32>::builder()
+        .input([1, 3, 3])
+        .layer(Conv2d::new([2, 1, 3, 3], vec![1.0; 18], None).unwrap());
     conv = conv.layer(Flatten).named("head", Linear::from_rows(2, 2, &[1.0; 4], None).unwrap());
     let linear = || Linear::from_rows(2, 2, &[1.0_f32; 4], None).unwrap();
-    let norm = BatchNorm1d::new(vec![1.0; 2], vec![0.0; 2], vec![0.0; 2], vec![1.0; 2], 0.0).unwrap();
+    let norm =
+        BatchNorm1d::new(vec![1.0; 2], vec![0.0; 2], vec![0.0; 2], vec![1.0; 2], 0.0).unwrap();
     let normed = Sequential::builder().layer(linear()).layer(norm).layer(linear());
-    for (model, what) in [(conv, "0.weight of shape [2, 1, 3, 3] is no weight"), (normed, "1.bias of shape [2] is no weight")] {
+    for (model, what) in [
+        (conv, "0.weight of shape [2, 1, 3, 3] is no weight"),
+        (normed, "1.bias of shape [2] is no weight"),
+    ] {
         let file = model.build().unwrap().to_safetensors().unwrap();
-        let refused = StateDict::from_safetensors(&file).unwrap().guessed_architecture().unwrap_err().to_string();
+        let refused = StateDict::from_safetensors(&file)
+            .unwrap()
+            .guessed_architecture()
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains(what) || refused.contains("1.running_mean"), "{refused}");
     }
     let guess = |name: &str| open(name).guessed_architecture().unwrap_err().to_string();
-    assert!(guess("norm.pt").contains("0.weight of shape [2, 1, 3, 3] is no weight or bias of a dense layer"));
+    assert!(
+        guess("norm.pt")
+            .contains("0.weight of shape [2, 1, 3, 3] is no weight or bias of a dense layer")
+    );
     assert!(guess("x.npy").contains("arr_0 of shape [1, 3]"));
     let nothing = open("zip.pt").under("nothing").guessed_architecture().unwrap_err().to_string();
     assert!(nothing.contains("there is no tensor"), "{nothing}");
-    let conv = open("norm.pt").model_of::<f32>("Conv2d(1, 2, kernel_size=(3, 3))\nBatchNorm2d(2)\nFlatten()\nLinear(18, 2)", None);
+    let conv = open("norm.pt").model_of::<f32>(
+        "Conv2d(1, 2, kernel_size=(3, 3))\nBatchNorm2d(2)\nFlatten()\nLinear(18, 2)",
+        None,
+    );
     assert!(conv.is_err());
     let guessed = open("zip.pt").guessed_architecture().unwrap();
-    assert!(guessed.contains("(0): Linear(in_features=3, out_features=4, bias=True)\n  (0-relu): ReLU()\n  (2): Linear"));
+    assert!(guessed.contains(
+        "(0): Linear(in_features=3, out_features=4, bias=True)\n  (0-relu): ReLU()\n  (2): Linear"
+    ));
 }
 
 #[test]
@@ -169,9 +231,21 @@ fn a_file_that_is_not_of_weights_is_called_what_it_is() {
     let half = |name: &str| whole(name)[..whole(name).len() / 2].to_vec();
     let cases: [(&str, Vec<u8>, &str); 20] = [
         ("empty.pt", Vec::new(), "an empty file"),
-        ("net.pt", b"\x80\x04K\x01.".to_vec(), "a Python pickle, which is unsupported here: only safetensors, PyTorch's"),
-        ("net.h5", b"\x89HDF\r\n\x1a\n\0".to_vec(), "an HDF5 file, as Keras writes .h5: load the model in Keras and export it"),
-        ("pointer.pt", b"version https://git-lfs.github.com/spec/v1\noid".to_vec(), "run `git lfs pull`"),
+        (
+            "net.pt",
+            b"\x80\x04K\x01.".to_vec(),
+            "a Python pickle, which is unsupported here: only safetensors, PyTorch's",
+        ),
+        (
+            "net.h5",
+            b"\x89HDF\r\n\x1a\n\0".to_vec(),
+            "an HDF5 file, as Keras writes .h5: load the model in Keras and export it",
+        ),
+        (
+            "pointer.pt",
+            b"version https://git-lfs.github.com/spec/v1\noid".to_vec(),
+            "run `git lfs pull`",
+        ),
         ("page.pt", b"<!DOCTYPE html>".to_vec(), "an HTML page"),
         ("net.json", b"{\"a\": 1}".to_vec(), "a JSON document"),
         ("net.txt", b"Sequential(\n  (0): ReLU()\n)".to_vec(), "a text file"),
@@ -179,13 +253,25 @@ fn a_file_that_is_not_of_weights_is_called_what_it_is() {
         ("net.tar.gz", b"\x1f\x8b\x08\0\0\0\0\0".to_vec(), "unpack it first"),
         ("net.onnx", b"\x08\x08\x12\x07pytorch".to_vec(), "read it with Sequential::read_onnx"),
         ("net.bin", vec![0; 64], "its format is unknown"),
-        ("net.keras", zip(&["metadata.json", "config.json", "model.weights.h5"]), "a Keras model (.keras): export it to ONNX"),
+        (
+            "net.keras",
+            zip(&["metadata.json", "config.json", "model.weights.h5"]),
+            "a Keras model (.keras): export it to ONNX",
+        ),
         (
             "net.pt2",
-            zip(&["net/data/weights/model_weights_config.json", "net/models/model.json", "net/archive_format"]),
+            zip(&[
+                "net/data/weights/model_weights_config.json",
+                "net/models/model.json",
+                "net/archive_format",
+            ]),
             "a program of torch.export",
         ),
-        ("docs.zip", zip(&["word/document.xml"]), "neither a checkpoint of PyTorch (data.pkl) nor an array"),
+        (
+            "docs.zip",
+            zip(&["word/document.xml"]),
+            "neither a checkpoint of PyTorch (data.pkl) nor an array",
+        ),
         ("none.npz", zip(&[]), "an empty zip archive"),
         ("half.pt", half("zip.pt"), "truncated or damaged"),
         ("half.npz", half("weights.npz"), "truncated or damaged"),
@@ -199,13 +285,19 @@ fn a_file_that_is_not_of_weights_is_called_what_it_is() {
         let error = StateDict::open(&file).unwrap_err().to_string();
         assert!(error.contains(what), "{name}: {error}");
         assert!(error.contains(file.to_str().unwrap()), "without its path: {error}");
-        let readers =
-            [StateDict::from_pytorch(content.clone()), StateDict::from_npz(content.clone()), StateDict::from_safetensors(&content)];
+        let readers = [
+            StateDict::from_pytorch(content.clone()),
+            StateDict::from_npz(content.clone()),
+            StateDict::from_safetensors(&content),
+        ];
         for error in readers.into_iter().map(Result::unwrap_err) {
             assert!(matches!(error, Error::Malformed { .. }), "{name}: {error}");
         }
     }
-    for (name, what) in [("saved", "the folder of a TensorFlow saved model: export the model to ONNX"), ("", "it is a folder")] {
+    for (name, what) in [
+        ("saved", "the folder of a TensorFlow saved model: export the model to ONNX"),
+        ("", "it is a folder"),
+    ] {
         let error = StateDict::open(folder.join(name)).unwrap_err();
         assert!(matches!(error, Error::Io { .. }) && error.to_string().contains(what), "{error}");
     }
@@ -213,13 +305,17 @@ fn a_file_that_is_not_of_weights_is_called_what_it_is() {
     let other = StateDict::from_npz(whole("zip.pt")).unwrap_err().to_string();
     assert!(other.contains("it is a PyTorch checkpoint: read it with StateDict::open"), "{other}");
     let other = StateDict::from_pytorch(whole("weights.npz")).unwrap_err().to_string();
-    assert!(other.contains("it is an archive of NumPy arrays (.npz), which is unsupported here"), "{other}");
+    assert!(
+        other.contains("it is an archive of NumPy arrays (.npz), which is unsupported here"),
+        "{other}"
+    );
     let other = StateDict::from_safetensors(&whole("weights.npz")).unwrap_err().to_string();
     assert!(other.contains("only safetensors files are"), "{other}");
 }
 
-/// An archive of these files as PyTorch lays it out: data at multiples of 64, its lengths behind it, and the records of large archives
-/// before the last one; without them as Python's zipfile does.
+/// An archive of these files as PyTorch lays it out: data at multiples of 64, its lengths behind
+/// it, and the records of large archives before the last one; without them as Python's zipfile
+/// does.
 #[allow(clippy::cast_possible_truncation)]
 fn archive_of(files: &[(String, Vec<u8>)], large: bool) -> Vec<u8> {
     let (mut archive, mut directory) = (Vec::new(), Vec::new());
@@ -232,11 +328,27 @@ fn archive_of(files: &[(String, Vec<u8>)], large: bool) -> Vec<u8> {
         };
         let size = (content.len() as u32).to_le_bytes();
         let padding = 63 - (archive.len() + 30 + name.len() + 4 + 63) % 64;
-        let lengths = [(name.len() as u16).to_le_bytes(), (padding as u16 + 4).to_le_bytes()].concat();
-        archive.extend([&b"PK\x03\x04\0\0\x08\x08\0\0\0\0\0\0"[..], &[0; 12], &lengths, name.as_bytes()].concat());
-        archive.extend([&b"FB"[..], &(padding as u16).to_le_bytes(), &vec![b'Z'; padding], content].concat());
+        let lengths =
+            [(name.len() as u16).to_le_bytes(), (padding as u16 + 4).to_le_bytes()].concat();
+        archive.extend(
+            [&b"PK\x03\x04\0\0\x08\x08\0\0\0\0\0\0"[..], &[0; 12], &lengths, name.as_bytes()]
+                .concat(),
+        );
+        archive.extend(
+            [&b"FB"[..], &(padding as u16).to_le_bytes(), &vec![b'Z'; padding], content].concat(),
+        );
         archive.extend([&b"PK\x07\x08"[..], &crc, &size, &size].concat());
-        directory.extend([&b"PK\x01\x02\0\0\0\0\x08\x08\0\0\0\0\0\0"[..], &crc, &size, &size, &lengths[..2], &[0; 12]].concat());
+        directory.extend(
+            [
+                &b"PK\x01\x02\0\0\0\0\x08\x08\0\0\0\0\0\0"[..],
+                &crc,
+                &size,
+                &size,
+                &lengths[..2],
+                &[0; 12],
+            ]
+            .concat(),
+        );
         directory.extend([&at.to_le_bytes()[..], name.as_bytes()].concat());
     }
     let (at, size, count) = (archive.len() as u64, directory.len() as u64, files.len() as u64);
@@ -244,11 +356,16 @@ fn archive_of(files: &[(String, Vec<u8>)], large: bool) -> Vec<u8> {
     if large {
         let record = archive.len() as u64;
         let numbers = [count, count, size, at].map(u64::to_le_bytes).concat();
-        archive.extend([&b"PK\x06\x06"[..], &44_u64.to_le_bytes(), b"\x1e\x03\x2d\0", &[0; 8], &numbers].concat());
+        archive.extend(
+            [&b"PK\x06\x06"[..], &44_u64.to_le_bytes(), b"\x1e\x03\x2d\0", &[0; 8], &numbers]
+                .concat(),
+        );
         archive.extend([&b"PK\x06\x07\0\0\0\0"[..], &record.to_le_bytes(), &[1, 0, 0, 0]].concat());
     }
     let count = (count as u16).to_le_bytes();
-    archive.extend([&b"PK\x05\x06\0\0\0\0"[..], &count, &count, &(size as u32).to_le_bytes()].concat());
+    archive.extend(
+        [&b"PK\x05\x06\0\0\0\0"[..], &count, &count, &(size as u32).to_le_bytes()].concat(),
+    );
     archive.extend([&(at as u32).to_le_bytes()[..], &[0; 2]].concat());
     archive
 }
@@ -269,10 +386,20 @@ fn the_lengths_of_names_make_no_difference() {
             .collect();
         for large in [true, false] {
             let checkpoint = StateDict::from_pytorch(archive_of(&files, large));
-            agrees(&name, &checkpoint.unwrap_or_else(|error| panic!("{length} letters: {error}")), 0.0);
-            let arrays = [(format!("{name}.npy"), array.clone()), ("other.npy".to_owned(), array.clone())];
-            let arrays = StateDict::from_npz(archive_of(&arrays, large)).unwrap_or_else(|error| panic!("{length}: {error}"));
-            assert_eq!(arrays.tensor::<f32>(&name).unwrap().1, [1.0, -2.0, 0.5], "{length} letters");
+            agrees(
+                &name,
+                &checkpoint.unwrap_or_else(|error| panic!("{length} letters: {error}")),
+                0.0,
+            );
+            let arrays =
+                [(format!("{name}.npy"), array.clone()), ("other.npy".to_owned(), array.clone())];
+            let arrays = StateDict::from_npz(archive_of(&arrays, large))
+                .unwrap_or_else(|error| panic!("{length}: {error}"));
+            assert_eq!(
+                arrays.tensor::<f32>(&name).unwrap().1,
+                [1.0, -2.0, 0.5],
+                "{length} letters"
+            );
         }
     }
 }
@@ -288,14 +415,16 @@ fn all_ways_in_which_tensors_are_written_are_read() {
 /// A legacy checkpoint around a pickle, with the storage `0` of these four numbers behind it.
 fn checkpoint(pickle: &str) -> Vec<u8> {
     let magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.";
-    let numbers: Vec<u8> = [1.0_f32, 2.0, 3.0, 4.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+    let numbers: Vec<u8> =
+        [1.0_f32, 2.0, 3.0, 4.0].iter().flat_map(|value| value.to_le_bytes()).collect();
     [&magic[..], pickle.as_bytes(), b"\x80\x02]U\x010a.", &4_u64.to_le_bytes(), &numbers].concat()
 }
 
 #[test]
 fn dictionaries_and_tensors_are_made_of_arguments() {
     let storage = "(S'storage'\nctorch\nFloatStorage\nS'0'\nS'cpu'\nI4\ntQ";
-    let tensor = format!("ctorch._utils\n_rebuild_tensor_v2\n({storage}I0\n(I2\nI2\nt(I2\nI1\ntI00\n}}tR");
+    let tensor =
+        format!("ctorch._utils\n_rebuild_tensor_v2\n({storage}I0\n(I2\nI2\nt(I2\nI1\ntI00\n}}tR");
     let old = format!("ctorch\nFloatTensor\n)R({storage}I0\n(I2\nI2\nt(I2\nI1\nttb");
     let parameter = format!("ctorch.nn.parameter\nParameter\n({tensor}I01\ntR");
     let filled = format!("ctorch.nn.parameter\nParameter\n)R({tensor}I01\n}}tb");
@@ -307,8 +436,14 @@ fn dictionaries_and_tensors_are_made_of_arguments() {
         ("a dict of pairs", format!("c__builtin__\ndict\n{pairs}R")),
         ("a dict of Python 3", format!("cbuiltins\ndict\n{dictionary}R")),
         ("a Counter", format!("ccollections\nCounter\n{dictionary}R")),
-        ("a defaultdict of items", format!("ccollections\ndefaultdict\n(c__builtin__\nlist\n}}S'w'\n{tensor}stR")),
-        ("a defaultdict that is filled", format!("ccollections\ndefaultdict\n(c__builtin__\nlist\ntRS'w'\n{tensor}s")),
+        (
+            "a defaultdict of items",
+            format!("ccollections\ndefaultdict\n(c__builtin__\nlist\n}}S'w'\n{tensor}stR"),
+        ),
+        (
+            "a defaultdict that is filled",
+            format!("ccollections\ndefaultdict\n(c__builtin__\nlist\ntRS'w'\n{tensor}s"),
+        ),
         ("a dictionary of a class of its own", format!("cmine\nDict\n)RS'w'\n{tensor}s")),
         ("a tensor of the first versions", format!("}}S'w'\n{old}s")),
         ("a parameter", format!("}}S'w'\n{parameter}s")),
@@ -317,7 +452,11 @@ fn dictionaries_and_tensors_are_made_of_arguments() {
     for (what, pickle) in cases {
         let weights = StateDict::from_pytorch(checkpoint(&format!("{pickle}.")));
         let weights = weights.unwrap_or_else(|error| panic!("{what}: {error}"));
-        assert_eq!(weights.tensor::<f64>("w").unwrap(), (vec![2, 2], vec![1.0, 2.0, 3.0, 4.0]), "{what}");
+        assert_eq!(
+            weights.tensor::<f64>("w").unwrap(),
+            (vec![2, 2], vec![1.0, 2.0, 3.0, 4.0]),
+            "{what}"
+        );
     }
 }
 
@@ -330,20 +469,28 @@ fn tensors_whose_values_overlap_are_left_out() {
         )
     };
     let expanded = tensor("I10\n", "I0\n");
-    let reason = "a tensor whose values overlap, as tensor.expand(...) makes it, which is unsupported: save tensor.clone()";
-    let weights =
-        StateDict::from_pytorch(checkpoint(&format!("}}S'0.weight'\n{}sS'0.bias'\n{expanded}s.", tensor("I2\nI2\n", "I2\nI1\n"))));
+    let reason = "a tensor whose values overlap, as tensor.expand(...) makes it, which is \
+        unsupported: save tensor.clone()";
+    let weights = StateDict::from_pytorch(checkpoint(&format!(
+        "}}S'0.weight'\n{}sS'0.bias'\n{expanded}s.",
+        tensor("I2\nI2\n", "I2\nI1\n")
+    )));
     let weights = weights.unwrap();
     assert_eq!(weights.tensor::<f64>("0.weight").unwrap().1, [1.0, 2.0, 3.0, 4.0]);
-    for error in [weights.tensor::<f64>("0.bias").map(drop), weights.model_of::<f64>("Linear(2, 2)", None).map(drop)] {
+    for error in [
+        weights.tensor::<f64>("0.bias").map(drop),
+        weights.model_of::<f64>("Linear(2, 2)", None).map(drop),
+    ] {
         let error = error.unwrap_err().to_string();
         assert!(error.contains("0.bias") && error.contains(reason), "{error}");
     }
-    let alone = StateDict::from_pytorch(checkpoint(&format!("{expanded}."))).unwrap_err().to_string();
+    let alone =
+        StateDict::from_pytorch(checkpoint(&format!("{expanded}."))).unwrap_err().to_string();
     assert!(alone.contains(&format!("the whole of it is {reason}")), "{alone}");
     // An axis of one index, whatever its stride, and one number for several values elsewhere.
     let read = |shape: &str, strides: &str| {
-        StateDict::from_pytorch(checkpoint(&format!("}}S'w'\n{}s.", tensor(shape, strides))))?.tensor::<f64>("w")
+        StateDict::from_pytorch(checkpoint(&format!("}}S'w'\n{}s.", tensor(shape, strides))))?
+            .tensor::<f64>("w")
     };
     assert_eq!(read("I1\nI4\n", "I0\nI1\n").unwrap().1, [1.0, 2.0, 3.0, 4.0]);
     assert_eq!(read("I2\nI2\n", "I2\nI0\n").unwrap_err().to_string().matches(reason).count(), 1);
@@ -357,19 +504,31 @@ fn what_is_left_out_is_called_what_it_is() {
         "0.weight is a sparse tensor, which is unsupported: save tensor.to_dense()",
         "0.bias is a quantized tensor",
         "2.weight is a tensor of the meta device, which has no values",
-        "2.bias is a tensor of the class tensors_of_mine.Own, which is unsupported: save tensor.as_subclass(torch.Tensor)",
+        "2.bias is a tensor of the class tensors_of_mine.Own, which is unsupported: save \
+         tensor.as_subclass(torch.Tensor)",
     ];
     assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     assert!(!error.contains("no tensor in it"), "{error}");
     let error = StateDict::open(path("module.pt")).unwrap_err().to_string();
-    assert!(error.contains("the whole of it is an object of the class torch.nn.modules.container.Sequential"), "{error}");
+    assert!(
+        error.contains(
+            "the whole of it is an object of the class torch.nn.modules.container.Sequential"
+        ),
+        "{error}"
+    );
     assert!(!error.contains("no tensor in it"), "{error}");
 
     let text = open("zip.pt").guessed_architecture().unwrap();
     let error = open("sparse.pt").model_of::<f32>(&text, None).unwrap_err().to_string();
     assert!(error.contains("0.weight: it is in the file, but it is a sparse tensor"), "{error}");
     assert!(!error.contains("missing"), "{error}");
-    assert!(open("sparse.pt").tensor::<f32>("0.weight").unwrap_err().to_string().contains("0.weight is a sparse tensor"));
+    assert!(
+        open("sparse.pt")
+            .tensor::<f32>("0.weight")
+            .unwrap_err()
+            .to_string()
+            .contains("0.weight is a sparse tensor")
+    );
     let error = open("f8.pt").model_of::<f32>(&text, None).unwrap_err().to_string();
     assert!(error.contains("0.weight is of type torch.float8_e4m3fn"), "{error}");
 }
@@ -379,31 +538,49 @@ fn weights_within_a_checkpoint_are_found() {
     let text = open("zip.pt").guessed_architecture().unwrap();
     let [x] = ["x"].map(|name| open("weights.safetensors").tensor::<f64>(name).unwrap().1);
     let x = DVector::from_vec(x);
-    let outputs = |weights: &StateDict| weights.model_of::<f64>(&text, None).unwrap().forward(&x).unwrap();
-    for (name, prefix) in
-        [("checkpoint.pt", "model"), ("defaultdict.pt", "net"), ("lightning.pt", "state_dict.net"), ("training.pt", "model.module")]
-    {
+    let outputs =
+        |weights: &StateDict| weights.model_of::<f64>(&text, None).unwrap().forward(&x).unwrap();
+    for (name, prefix) in [
+        ("checkpoint.pt", "model"),
+        ("defaultdict.pt", "net"),
+        ("lightning.pt", "state_dict.net"),
+        ("training.pt", "model.module"),
+    ] {
         let weights = open(name);
         assert_eq!(outputs(&weights), outputs(&weights.under(prefix)), "{name}");
         let guess = weights.guessed_architecture().unwrap();
-        assert_eq!(weights.model_of::<f64>(&guess, None).unwrap().forward(&x).unwrap(), outputs(&weights), "{name}:\n{guess}");
+        assert_eq!(
+            weights.model_of::<f64>(&guess, None).unwrap().forward(&x).unwrap(),
+            outputs(&weights),
+            "{name}:\n{guess}"
+        );
     }
 
-    // All are there as they are, with others, and under `head` alone: it is not guessed which are meant.
-    let names = ["0.weight", "head.0.weight"].map(|name| (format!("{name}.npy"), std::fs::read(path("x.npy")).unwrap()));
+    // All are there as they are, with others, and under `head` alone: it is not guessed which are
+    // meant.
+    let names = ["0.weight", "head.0.weight"]
+        .map(|name| (format!("{name}.npy"), std::fs::read(path("x.npy")).unwrap()));
     let ambiguous = StateDict::from_npz(archive_of(&names, false)).unwrap();
     let linear = "Linear(in_features=3, out_features=1, bias=False)";
     let error = ambiguous.model_of::<f64>(linear, None).unwrap_err().to_string();
-    assert!(error.contains("under no prefix and `head`: choose one with StateDict::under"), "{error}");
+    assert!(
+        error.contains("under no prefix and `head`: choose one with StateDict::under"),
+        "{error}"
+    );
     assert!(ambiguous.under("head").model_of::<f64>(linear, None).is_ok());
     let several = open("averages.pt");
-    for error in [several.model_of::<f64>(&text, None).unwrap_err(), several.guessed_architecture().map(drop).unwrap_err()] {
+    for error in [
+        several.model_of::<f64>(&text, None).unwrap_err(),
+        several.guessed_architecture().map(drop).unwrap_err(),
+    ] {
         let error = error.to_string();
         assert!(error.contains("`ema` and `model`: choose one with StateDict::under"), "{error}");
     }
     assert_ne!(outputs(&several.under("model")), outputs(&several.under("ema")));
 
-    let other = text.replace("(2): Linear(in_features=4", "(2): Linear(in_features=5").replace("out_features=4", "out_features=5");
+    let other = text
+        .replace("(2): Linear(in_features=4", "(2): Linear(in_features=5")
+        .replace("out_features=4", "out_features=5");
     let error = open("lightning.pt").model_of::<f64>(&other, None).unwrap_err();
     let Error::StateDict { missing, surplus, misshapen, .. } = &error else { panic!("{error}") };
     assert!(missing.is_empty() && surplus.is_empty() && misshapen.len() == 3, "{error}");
@@ -425,14 +602,23 @@ fn the_lines_of_python_write_all_settings() {
     let values = open("cnn-values.safetensors");
     let [(_, x), (shape, y)] = ["x", "y"].map(|name| values.tensor::<f64>(name).unwrap());
     for (x, y) in x.chunks_exact(model.inputs()).zip(y.chunks_exact(shape[1])) {
-        let off = model.forward(&DVector::from_column_slice(x)).unwrap() - DVector::from_column_slice(y);
+        let off =
+            model.forward(&DVector::from_column_slice(x)).unwrap() - DVector::from_column_slice(y);
         assert!(off.amax() < 1e-6, "off by {:.1e}", off.amax());
     }
     let assumed = |model: &Sequential<f64>| {
-        model.check(relprop::Rule::Epsilon).unwrap().iter().filter(|finding| finding.code == relprop::Code::AssumedSettings).count()
+        model
+            .check(relprop::Rule::Epsilon)
+            .unwrap()
+            .iter()
+            .filter(|finding| finding.code == relprop::Code::AssumedSettings)
+            .count()
     };
     assert_eq!(assumed(&model), 0);
-    let again = StateDict::from_safetensors(&model.to_safetensors().unwrap()).unwrap().to_model::<f64>().unwrap();
+    let again = StateDict::from_safetensors(&model.to_safetensors().unwrap())
+        .unwrap()
+        .to_model::<f64>()
+        .unwrap();
     assert_eq!((again.to_string(), assumed(&again)), (model.to_string(), 0));
     let x = DVector::from_column_slice(&x[..model.inputs()]);
     assert_eq!(again.forward(&x).unwrap(), model.forward(&x).unwrap());
@@ -446,15 +632,23 @@ fn poolings_of_every_size_are_as_in_pytorch() {
         let (settings, outputs) = line.split_once(": ").unwrap();
         let (kind, settings) = settings.split_once(' ').unwrap();
         let settings: Vec<usize> = settings.split(' ').map(|text| text.parse().unwrap()).collect();
-        let [size, kernel, stride, padding, dilation, ceil, count] = settings[..] else { panic!("{line}") };
+        let [size, kernel, stride, padding, dilation, ceil, count] = settings[..] else {
+            panic!("{line}")
+        };
         let flag = |value: usize| if value == 1 { "True" } else { "False" };
-        let windows = format!("kernel_size={kernel}, stride={stride}, padding={padding}, ceil_mode={}", flag(ceil));
+        let windows = format!(
+            "kernel_size={kernel}, stride={stride}, padding={padding}, ceil_mode={}",
+            flag(ceil)
+        );
         let text = match kind {
             "max" => format!("MaxPool1d({windows}, dilation={dilation})"),
             _ => format!("AvgPool1d({windows}, count_include_pad={})", flag(count)),
         };
-        let x = DVector::from_fn(size, |index, _| f64::from(u32::try_from(index * 7 % 11).unwrap()) - 5.0);
-        let found = none.model_of::<f64>(&text, Some([1, size].into())).and_then(|model| model.forward(&x));
+        let x = DVector::from_fn(size, |index, _| {
+            f64::from(u32::try_from(index * 7 % 11).unwrap()) - 5.0
+        });
+        let found =
+            none.model_of::<f64>(&text, Some([1, size].into())).and_then(|model| model.forward(&x));
         if outputs == "refused" {
             assert!(found.is_err(), "{line}: {:?}", found.unwrap());
             continue;
@@ -464,6 +658,10 @@ fn poolings_of_every_size_are_as_in_pytorch() {
         assert_eq!(found.len(), outputs.len(), "{line}");
         assert!((found - DVector::from_vec(outputs)).amax() < 1e-5, "{line}");
     }
-    let small = none.model_of::<f64>("MaxPool2d(3, 2, ceil_mode=True)", Some([1, 2, 2].into())).unwrap();
-    assert_eq!(small.forward(&DVector::from_vec(vec![1.0, 4.0, 2.0, 3.0])).unwrap().as_slice(), [4.0]);
+    let small =
+        none.model_of::<f64>("MaxPool2d(3, 2, ceil_mode=True)", Some([1, 2, 2].into())).unwrap();
+    assert_eq!(
+        small.forward(&DVector::from_vec(vec![1.0, 4.0, 2.0, 3.0])).unwrap().as_slice(),
+        [4.0]
+    );
 }

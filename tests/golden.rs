@@ -8,26 +8,35 @@ use relprop::io::StateDict;
 use relprop::nalgebra::DVector;
 use relprop::rule::Outside;
 use relprop::{
-    Accumulation, AlphaBeta, BiasMode, Composite, Epsilon, Explanation, Gamma, Relative, RelevanceRule, Rule, Scalar, WSquare, ZBox,
+    Accumulation, AlphaBeta, BiasMode, Composite, Epsilon, Explanation, Gamma, Relative,
+    RelevanceRule, Rule, Scalar, WSquare, ZBox,
 };
 
-const ORDERS: [Accumulation; 3] = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
+const ORDERS: [Accumulation; 3] =
+    [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
 
 /// What ours may differ by from the golden numbers, relative to the largest of a network's entries.
 const F64_LIMIT: f64 = 1e-10;
 const F32_LIMIT: f64 = 1e-4;
 
-/// Where f32 is not good to [`F32_LIMIT`], because a relevance is divided by a total that has lost its digits: a network
-/// through every activation, some of which are not zero where their total nearly is, and one of twenty layers.
+/// Where f32 is not good to [`F32_LIMIT`], because a relevance is divided by a total that has lost
+/// its digits: a network through every activation, some of which are not zero where their total
+/// nearly is, and one of twenty layers.
 const F32_INEXACT: [(&str, f64); 2] = [("15-all-activations", 4e-4), ("18-deep-20", 4e-4)];
 
 /// Every network's name and file.
 fn networks() -> Vec<(String, StateDict)> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
-    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|e| e == "safetensors"));
     paths.sort();
-    paths.iter().map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), StateDict::open(path).unwrap())).collect()
+    paths
+        .iter()
+        .map(|path| {
+            (path.file_stem().unwrap().to_str().unwrap().to_owned(), StateDict::open(path).unwrap())
+        })
+        .collect()
 }
 
 /// The largest difference over all samples and outputs, relative to the largest golden entry.
@@ -38,7 +47,13 @@ fn disagreement<T: Scalar>(
     rule: impl RelevanceRule<T>,
     ours: impl Fn(&Explanation<T>, usize) -> DVector<T>,
 ) -> f64 {
-    let explainer = file.under("model").to_model::<T>().unwrap().explainer(rule).unwrap().accumulation(accumulation);
+    let explainer = file
+        .under("model")
+        .to_model::<T>()
+        .unwrap()
+        .explainer(rule)
+        .unwrap()
+        .accumulation(accumulation);
     let (shape, inputs) = file.tensor::<T>("golden.input").unwrap();
     let (shape_of_goldens, goldens) = file.tensor::<f64>(golden).unwrap();
     let width = *shape_of_goldens.last().unwrap();
@@ -127,14 +142,29 @@ fn compare<T: Scalar>(limit: impl Fn(&str) -> f64) {
             }
         }
         let output = |e: &Explanation<T>, _| e.output().clone();
-        check("output", disagreement::<T>(file, "golden.output", Accumulation::Optimal, Epsilon::default(), output));
+        check(
+            "output",
+            disagreement::<T>(
+                file,
+                "golden.output",
+                Accumulation::Optimal,
+                Epsilon::default(),
+                output,
+            ),
+        );
     }
-    println!("the worst disagreement of each rule in {}, relative to the largest entry:", std::any::type_name::<T>());
+    println!(
+        "the worst disagreement of each rule in {}, relative to the largest entry:",
+        std::any::type_name::<T>()
+    );
     for (what, Worst { networks, difference, network }) in &seen {
         println!("  {what:<28} {networks:>3} networks  {difference:.1e}  {network}");
     }
     for (what, _) in rules::<T>() {
-        assert!(seen.get(what).is_some_and(|worst| worst.networks >= 20 || what == "gradient_x_input"), "{what}");
+        assert!(
+            seen.get(what).is_some_and(|worst| worst.networks >= 20 || what == "gradient_x_input"),
+            "{what}"
+        );
     }
 }
 
@@ -145,5 +175,7 @@ fn f64_agrees() {
 
 #[test]
 fn f32_agrees() {
-    compare::<f32>(|name| F32_INEXACT.iter().find(|(n, _)| *n == name).map_or(F32_LIMIT, |(_, limit)| *limit));
+    compare::<f32>(|name| {
+        F32_INEXACT.iter().find(|(n, _)| *n == name).map_or(F32_LIMIT, |(_, limit)| *limit)
+    });
 }

@@ -9,8 +9,9 @@ use common::{Dense, Formula, Net};
 use proptest::prelude::*;
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
 use relprop::{
-    BiasMode, Celu, Elementwise, Elu, Error, Explanation, Gelu, HardSigmoid, HardSwish, HardTanh, Layer, LeakyRelu, Linear, Mish,
-    Operator, Relu, Rule, Scalar, Selu, Sequential, Shape, Sigmoid, Silu, Softplus, Softsign, Tanh, Targets,
+    BiasMode, Celu, Elementwise, Elu, Error, Explanation, Gelu, HardSigmoid, HardSwish, HardTanh,
+    Layer, LeakyRelu, Linear, Mish, Operator, Relu, Rule, Scalar, Selu, Sequential, Shape, Sigmoid,
+    Silu, Softplus, Softsign, Tanh, Targets,
 };
 
 /// The same numbers in single and in double precision.
@@ -18,8 +19,13 @@ fn model<T: Scalar>(net: &Net, activation: usize) -> Sequential<T> {
     let mut builder = Sequential::builder();
     for (index, layer) in net.layers.iter().enumerate() {
         let rounded = |v: f64| T::from_f64(f64::from(v as f32));
-        let weights = DMatrix::from_fn(layer.weights.len(), layer.weights[0].len(), |j, i| rounded(layer.weights[j][i]));
-        let bias = layer.bias.as_ref().map(|b| DVector::from_iterator(b.len(), b.iter().map(|&v| rounded(v))));
+        let weights = DMatrix::from_fn(layer.weights.len(), layer.weights[0].len(), |j, i| {
+            rounded(layer.weights[j][i])
+        });
+        let bias = layer
+            .bias
+            .as_ref()
+            .map(|b| DVector::from_iterator(b.len(), b.iter().map(|&v| rounded(v))));
         builder = builder.layer(Linear::new(weights, bias).unwrap());
         if index + 1 < net.layers.len() {
             builder = match activation {
@@ -45,22 +51,44 @@ fn model<T: Scalar>(net: &Net, activation: usize) -> Sequential<T> {
     builder.build().unwrap()
 }
 
-fn explain<T: Scalar>(net: &Net, activation: usize, formula: Formula, weighted: bool) -> Explanation<T> {
+fn explain<T: Scalar>(
+    net: &Net,
+    activation: usize,
+    formula: Formula,
+    weighted: bool,
+) -> Explanation<T> {
     let model = model::<T>(net, activation);
     let outputs = model.outputs();
-    let weighting = DMatrix::from_fn(outputs, 1, |k, _| T::from_f64(if k == 0 { 1.0 } else { -0.5 }));
+    let weighting =
+        DMatrix::from_fn(outputs, 1, |k, _| T::from_f64(if k == 0 { 1.0 } else { -0.5 }));
     let targets = if weighted { Targets::Weighted(weighting) } else { Targets::All };
-    let x = DVector::from_iterator(net.x.len(), net.x.iter().map(|&v| T::from_f64(f64::from(v as f32))));
-    model.explainer(formula.rule::<T>()).unwrap().targets(targets).unwrap().with_health().explain(&x).unwrap()
+    let x = DVector::from_iterator(
+        net.x.len(),
+        net.x.iter().map(|&v| T::from_f64(f64::from(v as f32))),
+    );
+    model
+        .explainer(formula.rule::<T>())
+        .unwrap()
+        .targets(targets)
+        .unwrap()
+        .with_health()
+        .explain(&x)
+        .unwrap()
 }
 
 /// How far the worst share of a target is from double precision, and the bound.
-fn compared(net: &Net, activation: usize, formula: Formula, weighted: bool) -> Vec<(f64, Option<f64>)> {
+fn compared(
+    net: &Net,
+    activation: usize,
+    formula: Formula,
+    weighted: bool,
+) -> Vec<(f64, Option<f64>)> {
     let single = explain::<f32>(net, activation, formula, weighted);
     let double = explain::<f64>(net, activation, formula, weighted);
     let health = single.health().unwrap();
     let error = |target: usize| {
-        let difference = single.shares().column(target).map(f64::from) - double.shares().column(target);
+        let difference =
+            single.shares().column(target).map(f64::from) - double.shares().column(target);
         difference.amax()
     };
     single.targets().map(|target| (error(target), health.bound(target))).collect()
@@ -111,7 +139,10 @@ fn the_bound_is_not_idle() {
             assert!(error <= bound && bound < 1e-4, "{formula:?} {error:e} {bound:e}");
         }
     }
-    let health = explain::<f32>(&net, 0, Formula::Lrp0 { bias: BiasMode::Absorb }, false).health().unwrap().clone();
+    let health = explain::<f32>(&net, 0, Formula::Lrp0 { bias: BiasMode::Absorb }, false)
+        .health()
+        .unwrap()
+        .clone();
     for layer in health.layers() {
         assert!((layer.worst() - 1.0).abs() < 1e-5 && (layer.median() - 1.0).abs() < 1e-5);
     }
@@ -134,10 +165,21 @@ fn the_gauge_finds_what_cancels() {
     assert!((first.worst() - 19_999.0).abs() < 1.0);
     assert!((last.worst() - 1.0).abs() < 1e-5);
     let text = health.to_string();
-    assert!(text.contains("at layer 0 shares of 2e4 cancel; raise epsilon there, or take Gamma"), "{text}");
+    assert!(
+        text.contains("at layer 0 shares of 2e4 cancel; raise epsilon there, or take Gamma"),
+        "{text}"
+    );
     // By the gamma rule less cancels, and nothing by z+.
     let worst = |rule| {
-        model.explainer(rule).unwrap().with_health().explain(&dvector![10_000.0, 9_999.0]).unwrap().health().unwrap().layers()[0]
+        model
+            .explainer(rule)
+            .unwrap()
+            .with_health()
+            .explain(&dvector![10_000.0, 9_999.0])
+            .unwrap()
+            .health()
+            .unwrap()
+            .layers()[0]
             .worst()
     };
     assert!(worst(Rule::Gamma) < 10.0 && (worst(Rule::ZPlus) - 1.0).abs() < 1e-5);
@@ -162,9 +204,11 @@ fn no_bound_where_nothing_bounds() {
         }
     }
     let layer = || Linear::new(dmatrix![1.0, -1.0; 0.5, 2.0_f32], None).unwrap();
-    let foreign = Sequential::builder().layer(layer()).layer(Square).layer(layer()).build().unwrap();
-    let explain =
-        |model: &Sequential<f32>, rule| model.explainer(rule).unwrap().with_health().explain(&dvector![1.0, 1.0]).unwrap();
+    let foreign =
+        Sequential::builder().layer(layer()).layer(Square).layer(layer()).build().unwrap();
+    let explain = |model: &Sequential<f32>, rule| {
+        model.explainer(rule).unwrap().with_health().explain(&dvector![1.0, 1.0]).unwrap()
+    };
     assert!(explain(&foreign, Rule::Epsilon).health().unwrap().bound(0).is_none());
     // A total of 0: with a stabilizer there is a bound, though it says little.
     let plain = Sequential::builder().layer(layer()).build().unwrap();

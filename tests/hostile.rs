@@ -1,5 +1,6 @@
-//! Files that are damaged or made to harm: an error each, and no more memory than a multiple of the file's size. What a fuzzer
-//! looks for is in `fuzz/`; here are the attacks that are known by name, and mutations of real files.
+//! Files that are damaged or made to harm: an error each, and no more memory than a multiple of the
+//! file's size. What a fuzzer looks for is in `fuzz/`; here are the attacks that are known by name,
+//! and mutations of real files.
 
 #![cfg(all(feature = "npz", feature = "onnx", feature = "pytorch", feature = "safetensors"))]
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)] // bytes of files, put together by hand
@@ -24,12 +25,17 @@ const ALWAYS: u64 = 1 << 20;
 fn bounded<R>(length: usize, per_byte: u64, read: impl FnOnce() -> R) -> R {
     let mut result = None;
     let used = allocation_counter::measure(|| result = Some(read())).bytes_max;
-    assert!(used <= per_byte * length as u64 + ALWAYS, "{used} bytes were allocated for a file of {length}");
+    assert!(
+        used <= per_byte * length as u64 + ALWAYS,
+        "{used} bytes were allocated for a file of {length}"
+    );
     result.unwrap()
 }
 
 fn onnx(file: &[u8]) -> Result<relprop::Sequential<f32>, Error> {
-    bounded(file.len(), PER_BYTE, || OnnxFile::from_bytes(file.to_vec()).and_then(|file| file.to_model()))
+    bounded(file.len(), PER_BYTE, || {
+        OnnxFile::from_bytes(file.to_vec()).and_then(|file| file.to_model())
+    })
 }
 
 fn says(file: &[u8], what: &str) {
@@ -46,9 +52,15 @@ fn graphs_that_are_none() {
     says(&model(&[1, 2], &[node("Relu", &["y"], "h", &[]), dense()]), "the graph has a cycle");
     says(&model(&[1, 2], &[]), "no node gives the output 'y'");
     says(&model(&[1, 2], &[tensor("y", &[1], &[1.0])]), "does not depend on the input");
-    says(&model(&[], &[node("Relu", &["x"], "h", &[]), dense()]), "does not say the shape of its input");
+    says(
+        &model(&[], &[node("Relu", &["x"], "h", &[]), dense()]),
+        "does not say the shape of its input",
+    );
     says(&model(&[2], &[node("Relu", &["x"], "h", &[]), dense()]), "samples x features");
-    says(&model(&[1, -2], &[node("Relu", &["x"], "h", &[]), dense()]), "leaves the shape of its input 'x' open");
+    says(
+        &model(&[1, -2], &[node("Relu", &["x"], "h", &[]), dense()]),
+        "leaves the shape of its input 'x' open",
+    );
     says(&bytes(8, &number(2, 17)), "its format is unknown");
     says(b"\x3a\xff\xff\xff\xff\x0f", "its format is unknown");
 }
@@ -56,43 +68,93 @@ fn graphs_that_are_none() {
 #[test]
 fn sizes_that_are_none() {
     let with = |dims: &[i64]| {
-        model(&[1, 2], &[node("Relu", &["x"], "h", &[]), tensor("w", dims, &[1.0, 2.0]), node("MatMul", &["h", "w"], "y", &[])])
+        model(
+            &[1, 2],
+            &[
+                node("Relu", &["x"], "h", &[]),
+                tensor("w", dims, &[1.0, 2.0]),
+                node("MatMul", &["h", "w"], "y", &[]),
+            ],
+        )
     };
     says(&with(&[-2, -1]), "its dimensions [-2, -1] are not sizes");
     says(&with(&[i64::MAX, i64::MAX]), "its dimensions are too large");
     says(&with(&[1 << 40, 1]), "but the file has 2");
     let huge = i64::MAX / 2;
-    let shapes: [&[i64]; 4] = [&[1, huge, huge, huge], &[1, huge], &[1, 3, 1 << 30, 1 << 30], &[huge, 2]];
+    let shapes: [&[i64]; 4] =
+        [&[1, huge, huge, huge], &[1, huge], &[1, 3, 1 << 30, 1 << 30], &[huge, 2]];
     for input in shapes {
-        let file = model(input, &[node("GlobalAveragePool", &["x"], "g", &[]), node("Flatten", &["g"], "h", &[]), dense()]);
+        let file = model(
+            input,
+            &[
+                node("GlobalAveragePool", &["x"], "g", &[]),
+                node("Flatten", &["g"], "h", &[]),
+                dense(),
+            ],
+        );
         assert!(onnx(&file).is_err());
     }
     for pads in [[huge; 4], [-1; 4], [0, huge, 0, 0]] {
         let conv = node("Conv", &["x", "k"], "y", &[ints("pads", &pads)]);
-        assert!(onnx(&model(&[1, 1, 4, 4], &[tensor("k", &[1, 1, 2, 2], &[1.0; 4]), conv])).is_err());
+        assert!(
+            onnx(&model(&[1, 1, 4, 4], &[tensor("k", &[1, 1, 2, 2], &[1.0; 4]), conv])).is_err()
+        );
     }
     for attribute in ["strides", "dilations", "kernel_shape"] {
         for value in [0, -1, huge] {
             let attributes = [ints("kernel_shape", &[2, 2]), ints(attribute, &[value, value])];
-            let pool = node("MaxPool", &["x"], "y", &attributes[usize::from(attribute == "kernel_shape")..]);
+            let pool = node(
+                "MaxPool",
+                &["x"],
+                "y",
+                &attributes[usize::from(attribute == "kernel_shape")..],
+            );
             let _ = onnx(&model(&[1, 1, 4, 4], &[pool]));
         }
     }
     // Windows in the padding alone; a reach that overflows; sizes whose product does.
-    let dilated = [ints("kernel_shape", &[2, 2]), ints("dilations", &[3, 3]), ints("pads", &[1; 4])];
-    says(&model(&[1, 1, 2, 2], &[node("MaxPool", &["x"], "y", &dilated)]), "would cover padding only");
+    let dilated =
+        [ints("kernel_shape", &[2, 2]), ints("dilations", &[3, 3]), ints("pads", &[1; 4])];
+    says(
+        &model(&[1, 1, 2, 2], &[node("MaxPool", &["x"], "y", &dilated)]),
+        "would cover padding only",
+    );
     let reach = [ints("kernel_shape", &[4, 1]), ints("dilations", &[i64::MAX / 3 * 2 + 1, 1])];
-    assert!(onnx(&model(&[1, 1, 8, 1], &[tensor("k", &[1, 1, 4, 1], &[1.0; 4]), node("Conv", &["x", "k"], "y", &reach)])).is_err());
-    says(&model(&[1, 1 << 32, 1 << 32], &[node("Flatten", &["x"], "h", &[]), dense()]), "too large");
-    let texts: Vec<u8> =
-        (0..6).flat_map(|at| bytes(5, &[number(1, 1 << 62), number(2, 8), text(8, &format!("t{at}"))].concat())).collect();
+    assert!(
+        onnx(&model(
+            &[1, 1, 8, 1],
+            &[tensor("k", &[1, 1, 4, 1], &[1.0; 4]), node("Conv", &["x", "k"], "y", &reach)]
+        ))
+        .is_err()
+    );
+    says(
+        &model(&[1, 1 << 32, 1 << 32], &[node("Flatten", &["x"], "h", &[]), dense()]),
+        "too large",
+    );
+    let texts: Vec<u8> = (0..6)
+        .flat_map(|at| {
+            bytes(5, &[number(1, 1 << 62), number(2, 8), text(8, &format!("t{at}"))].concat())
+        })
+        .collect();
     let all = node("Concat", &["t0", "t1", "t2", "t3", "t4", "t5"], "c", &[]);
     says(&model(&[1, 2], &[texts, all, node("Add", &["x", "c"], "h", &[]), dense()]), "too large");
-    let axes = [number(2, 1), text(8, "t"), number(1, 1).repeat(200_000), bytes(9, &[0; 4])].concat();
-    says(&model(&[1, 2], &[bytes(5, &axes), node("Transpose", &["t"], "c", &[]), dense()]), "or too many");
+    let axes =
+        [number(2, 1), text(8, "t"), number(1, 1).repeat(200_000), bytes(9, &[0; 4])].concat();
+    says(
+        &model(&[1, 2], &[bytes(5, &axes), node("Transpose", &["t"], "c", &[]), dense()]),
+        "or too many",
+    );
     // A shape that would be computed from a few bytes.
     let shape = [tensor("n", &[1], &[1e9]), node("Cast", &["n"], "i", &[int("to", 7)])].concat();
-    let file = model(&[1, 2], &[shape, node("ConstantOfShape", &["i"], "c", &[]), node("Add", &["x", "c"], "h", &[]), dense()]);
+    let file = model(
+        &[1, 2],
+        &[
+            shape,
+            node("ConstantOfShape", &["i"], "c", &[]),
+            node("Add", &["x", "c"], "h", &[]),
+            dense(),
+        ],
+    );
     says(&file, "too large");
 }
 
@@ -106,28 +168,42 @@ fn graphs_that_are_too_much() {
         })
     };
     says(&model(&[1, 2], &[relus(1_000_000)]), "1000000 nodes");
-    let last =
-        |count: usize| [tensor("w", &[2, 1], &[1.0, 2.0]), node("MatMul", &[&format!("n{}", count - 1), "w"], "y", &[])].concat();
-    assert_eq!(onnx(&model(&[1, 2], &[relus(20_000), last(20_000)])).unwrap().layers().len(), 20_001);
+    let last = |count: usize| {
+        [
+            tensor("w", &[2, 1], &[1.0, 2.0]),
+            node("MatMul", &[&format!("n{}", count - 1), "w"], "y", &[]),
+        ]
+        .concat()
+    };
+    assert_eq!(
+        onnx(&model(&[1, 2], &[relus(20_000), last(20_000)])).unwrap().layers().len(),
+        20_001
+    );
     // Empty nodes, the smallest there are.
     says(&model(&[1, 2], &[[0x0a, 0].repeat(30_000)]), "no node gives the output");
 
-    // Layers of the size of the input, of no weights; weights that are used over and over; names that many values would have.
+    // Layers of the size of the input, of no weights; weights that are used over and over; names
+    // that many values would have.
     let scaled = [tensor("c", &[1], &[2.0]), node("Mul", &["x", "c"], "y", &[])].concat();
     says(&model(&[1, 1 << 24], &[scaled]), "many times larger than the file");
     let weights = tensor("w", &[128, 128], &vec![0.5; 128 * 128]);
     let again: Vec<u8> = (0..1000)
         .flat_map(|at| {
-            let (from, to) = (if at == 0 { "x".to_owned() } else { format!("m{at}") }, format!("m{}", at + 1));
+            let (from, to) =
+                (if at == 0 { "x".to_owned() } else { format!("m{at}") }, format!("m{}", at + 1));
             node("MatMul", &[&from, "w"], &to, &[])
         })
         .collect();
-    says(&model(&[1, 128], &[weights, again, node("Relu", &["m1000"], "y", &[])]), "many times larger than the file");
+    says(
+        &model(&[1, 128], &[weights, again, node("Relu", &["m1000"], "y", &[])]),
+        "many times larger than the file",
+    );
     let outputs: Vec<String> = (0..20_000).map(|at| format!("o{at}")).collect();
     let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
     let many = node_of(&"L".repeat(20_000), &["x"], &outputs, &[]);
     says(&model(&[1, 2], &[many, node("Relu", &["o1"], "h", &[]), dense()]), "the model has");
-    let ways: Vec<u8> = (0..300).flat_map(|at| node("Sum", &["n999"; 1000], &format!("s{at}"), &[])).collect();
+    let ways: Vec<u8> =
+        (0..300).flat_map(|at| node("Sum", &["n999"; 1000], &format!("s{at}"), &[])).collect();
     let ways = [relus(1000), ways, node("Relu", &["s299"], "h", &[]), dense()];
     says(&model(&[1, 2], &ways), "too many inputs in all");
 
@@ -145,7 +221,10 @@ fn graphs_that_are_too_much() {
     assert!(onnx(&nested(20)).is_ok());
     says(&nested(1000), "more than 32 deep");
     // A concatenation of all values on a long way, which begin and end in one another.
-    for (count, what) in [(15_000, "it has 15000 inputs, and at most 1024 are supported"), (1024, "more than 32 deep")] {
+    for (count, what) in [
+        (15_000, "it has 15000 inputs, and at most 1024 are supported"),
+        (1024, "more than 32 deep"),
+    ] {
         let names: Vec<String> = (0..count).map(|at| format!("n{at}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let all = [relus(count), node("Concat", &names, "h", &[int("axis", 1)])].concat();
@@ -155,7 +234,12 @@ fn graphs_that_are_too_much() {
     // Each value doubled: as many ways as no computer could follow.
     let mut doubled = node("Relu", &["x"], "d0", &[]);
     for at in 1..200 {
-        doubled.extend(node("Mul", &[&format!("d{}", at - 1), &format!("d{}", at - 1)], &format!("d{at}"), &[]));
+        doubled.extend(node(
+            "Mul",
+            &[&format!("d{}", at - 1), &format!("d{}", at - 1)],
+            &format!("d{at}"),
+            &[],
+        ));
     }
     doubled.extend(node("Relu", &["d199"], "h", &[]));
     says(&model(&[1, 2], &[doubled, dense()]), "they are not a known activation");
@@ -183,8 +267,16 @@ fn external_data_stays_in_its_folder() {
     let read = |location: &str, more: &[Vec<u8>]| {
         let weight = bytes(
             5,
-            &[number(1, 2), number(1, 1), number(2, 1), text(8, "w"), entry("location", location), more.concat(), number(14, 1)]
-                .concat(),
+            &[
+                number(1, 2),
+                number(1, 1),
+                number(2, 1),
+                text(8, "w"),
+                entry("location", location),
+                more.concat(),
+                number(14, 1),
+            ]
+            .concat(),
         );
         let file = model(&[1, 2], &[weight, node("MatMul", &["x", "w"], "y", &[])]);
         std::fs::write(inside.join("model.onnx"), &file).unwrap();
@@ -193,13 +285,21 @@ fn external_data_stays_in_its_folder() {
     assert!(read("data.bin", &[]).0.is_ok());
     assert!(read("./data.bin", &[entry("offset", "0"), entry("length", "8")]).0.is_ok());
     let absolute = folder.join("secret.bin");
-    for outside in ["../secret.bin", "sub/../../secret.bin", absolute.to_str().unwrap(), "", "link.bin"] {
+    for outside in
+        ["../secret.bin", "sub/../../secret.bin", absolute.to_str().unwrap(), "", "link.bin"]
+    {
         if cfg!(unix) || outside != "link.bin" {
             let error = read(outside, &[]).0.unwrap_err().to_string();
             assert!(error.contains("outside the folder of the model"), "{outside}: {error}");
         }
     }
-    for (key, value) in [("offset", "4"), ("offset", "99999999999999999999"), ("offset", "-1"), ("length", "9"), ("length", "x")] {
+    for (key, value) in [
+        ("offset", "4"),
+        ("offset", "99999999999999999999"),
+        ("offset", "-1"),
+        ("length", "9"),
+        ("length", "x"),
+    ] {
         assert!(read("data.bin", &[entry(key, value)]).0.is_err(), "{key} {value}");
     }
     assert!(matches!(read("missing.bin", &[]).0, Err(Error::Malformed { .. })));
@@ -230,7 +330,8 @@ fn rebuilt(offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u8> {
     let tuple = |numbers: &[i64]| format!("({}t", numbers.iter().map(integer).collect::<String>());
     let arguments = [integer(&offset), tuple(shape), tuple(strides)].concat();
     let storage = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x04tQ";
-    [&b"ctorch._utils\n_rebuild_tensor_v2\n("[..], storage, arguments.as_bytes(), b"I00\n}tR"].concat()
+    [&b"ctorch._utils\n_rebuild_tensor_v2\n("[..], storage, arguments.as_bytes(), b"I00\n}tR"]
+        .concat()
 }
 
 fn named(value: &[u8]) -> Vec<u8> {
@@ -265,23 +366,52 @@ fn pickles_that_are_made_to_harm() {
         (i64::MAX, &[1], &[1]),
     ];
     for (offset, shape, strides) in cases {
-        assert!(pytorch(&checkpoint(&named(&rebuilt(offset, shape, strides)))).is_err(), "{offset} {shape:?} {strides:?}");
+        assert!(
+            pytorch(&checkpoint(&named(&rebuilt(offset, shape, strides)))).is_err(),
+            "{offset} {shape:?} {strides:?}"
+        );
     }
     // The same numbers under a thousand names.
     let tensor = [&rebuilt(0, &[2, 2], &[2, 1])[..], b"q\x010"].concat();
-    let names: Vec<u8> = (0..1000).flat_map(|at| [format!("V{at}\n").as_bytes(), b"h\x01s"].concat()).collect();
-    let error = pytorch(&checkpoint(&[&b"\x80\x02"[..], &tensor, b"}", &names, b"."].concat())).unwrap_err().to_string();
+    let names: Vec<u8> =
+        (0..1000).flat_map(|at| [format!("V{at}\n").as_bytes(), b"h\x01s"].concat()).collect();
+    let error = pytorch(&checkpoint(&[&b"\x80\x02"[..], &tensor, b"}", &names, b"."].concat()))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("more than 16 times over"), "{error}");
-    // The smallest instructions that make something, over and over; more of them, packed into an archive.
-    for instruction in [&b"}"[..], b")", b"]", b"(", b"N", b"2", b"U\x00", b"\x94", b"}\x94", b"N\x85", b"cos\nx\n", b"}q\x00h\x00"]
-    {
-        let pickle = [&b"\x80\x02N"[..], &instruction.repeat((1 << 17) / instruction.len() + 1), b"."].concat();
+    // The smallest instructions that make something, over and over; more of them, packed into an
+    // archive.
+    for instruction in [
+        &b"}"[..],
+        b")",
+        b"]",
+        b"(",
+        b"N",
+        b"2",
+        b"U\x00",
+        b"\x94",
+        b"}\x94",
+        b"N\x85",
+        b"cos\nx\n",
+        b"}q\x00h\x00",
+    ] {
+        let pickle =
+            [&b"\x80\x02N"[..], &instruction.repeat((1 << 17) / instruction.len() + 1), b"."]
+                .concat();
         assert!(pytorch(&checkpoint(&pickle)).is_err());
         let bomb = archive("a/data.pkl", &instruction.repeat((1 << 22) / instruction.len()));
-        assert!(bounded(bomb.len(), PER_PACKED_BYTE, || StateDict::from_pytorch(bomb.clone())).is_err());
+        assert!(
+            bounded(bomb.len(), PER_PACKED_BYTE, || StateDict::from_pytorch(bomb.clone())).is_err()
+        );
     }
-    // A dictionary made of the same list of pairs over and over; a long name, a class and an object of it likewise.
-    let pairs = [&b"]q\x00("[..], &b"U\x01aK\x01\x86".repeat(2000), b"e0ccollections\nOrderedDict\nq\x01h\x00\x85q\x020"].concat();
+    // A dictionary made of the same list of pairs over and over; a long name, a class and an object
+    // of it likewise.
+    let pairs = [
+        &b"]q\x00("[..],
+        &b"U\x01aK\x01\x86".repeat(2000),
+        b"e0ccollections\nOrderedDict\nq\x01h\x00\x85q\x020",
+    ]
+    .concat();
     let long = [&b"X\xe8\x03\0\0"[..], &[b'n'; 1000], b"q\x000cos\nsystem\nq\x01)Rq\x020"].concat();
     let tensor = [&rebuilt(0, &[0, 2], &[2, 1])[..], b"q\x030"].concat();
     for (before, again) in [
@@ -291,15 +421,20 @@ fn pickles_that_are_made_to_harm() {
         (&[&long[..], &tensor].concat(), b"h\x00h\x03"),
     ] {
         let all = again.repeat(20_000);
-        for pickle in
-            [[&b"\x80\x02"[..], before, b"(", &all, b"l."].concat(), [&b"\x80\x02"[..], before, b"(", &all, b"d."].concat()]
-        {
+        for pickle in [
+            [&b"\x80\x02"[..], before, b"(", &all, b"l."].concat(),
+            [&b"\x80\x02"[..], before, b"(", &all, b"d."].concat(),
+        ] {
             let _ = pytorch(&checkpoint(&pickle));
         }
     }
-    // Dictionaries that hold one another twice, thirty times over; one that holds itself; a stack of ten thousand.
-    let twice: Vec<u8> =
-        (1..30_u8).flat_map(|at| [b'}', b'U', 1, b'a', b'h', at - 1, b's', b'U', 1, b'b', b'h', at - 1, b's', b'q', at]).collect();
+    // Dictionaries that hold one another twice, thirty times over; one that holds itself; a stack
+    // of ten thousand.
+    let twice: Vec<u8> = (1..30_u8)
+        .flat_map(|at| {
+            [b'}', b'U', 1, b'a', b'h', at - 1, b's', b'U', 1, b'b', b'h', at - 1, b's', b'q', at]
+        })
+        .collect();
     for pickle in [
         [&b"\x80\x02}q\x00"[..], &twice, b"."].concat(),
         b"\x80\x02}q\x00U\x01ah\x00s.".to_vec(),
@@ -317,24 +452,40 @@ fn pickles_that_are_made_to_harm() {
 #[test]
 fn architectures_that_are_made_to_harm() {
     let with = |architecture: &str, tensors: &str, data: &[u8]| {
-        let metadata = format!(r#"{{"__metadata__":{{"architecture":"{architecture}"}}{tensors}}}"#);
+        let metadata =
+            format!(r#"{{"__metadata__":{{"architecture":"{architecture}"}}{tensors}}}"#);
         let file = [&(metadata.len() as u64).to_le_bytes()[..], metadata.as_bytes(), data].concat();
-        bounded(file.len(), PER_BYTE, || StateDict::from_safetensors(&file).and_then(|weights| weights.to_model::<f32>()))
+        bounded(file.len(), PER_BYTE, || {
+            StateDict::from_safetensors(&file).and_then(|weights| weights.to_model::<f32>())
+        })
     };
     assert!(with(&"ReLU(())".repeat(100_000), "", &[]).is_err());
     assert!(with(&"Sequential((a): ".repeat(100_000), "", &[]).is_err());
     // The same layer again and again, of one tensor.
     let layers = "(0): Linear(128, 128, bias=False)".repeat(2000);
-    let tensors = format!(r#","0.weight":{{"dtype":"F32","shape":[128,128],"data_offsets":[0,{}]}}"#, 4 * 128 * 128);
-    let error = with(&format!("Sequential({layers})"), &tensors, &vec![0; 4 * 128 * 128]).unwrap_err().to_string();
+    let tensors = format!(
+        r#","0.weight":{{"dtype":"F32","shape":[128,128],"data_offsets":[0,{}]}}"#,
+        4 * 128 * 128
+    );
+    let error = with(&format!("Sequential({layers})"), &tensors, &vec![0; 4 * 128 * 128])
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("two layers ask for tensor 0.weight"), "{error}");
 }
 
 #[test]
 fn arrays_that_lie() {
-    let array =
-        |header: &str| [&b"\x93NUMPY\x01\x00"[..], &(header.len() as u16).to_le_bytes(), header.as_bytes(), &[0; 16]].concat();
-    let read = |file: &[u8]| bounded(file.len(), PER_PACKED_BYTE, || StateDict::from_npz(file.to_vec()));
+    let array = |header: &str| {
+        [
+            &b"\x93NUMPY\x01\x00"[..],
+            &(header.len() as u16).to_le_bytes(),
+            header.as_bytes(),
+            &[0; 16],
+        ]
+        .concat()
+    };
+    let read =
+        |file: &[u8]| bounded(file.len(), PER_PACKED_BYTE, || StateDict::from_npz(file.to_vec()));
     assert!(read(&array("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), }")).is_ok());
     for header in [
         "{'descr': '<f4', 'fortran_order': False, 'shape': (5,), }",
@@ -354,14 +505,24 @@ fn arrays_that_lie() {
     }
     assert!(read(b"\x93NUMPY\x02\x00\xff\xff\xff\xff").is_err());
     assert!(read(&array(&"(".repeat(60_000))).is_err());
-    let other = read(&array("{'descr': [('a', '<f4'), ('b', '<i8')], 'fortran_order': False, 'shape': (1,), }")).unwrap();
-    assert!(other.tensor::<f32>("arr_0").unwrap_err().to_string().contains("weights are f16, bf16, f32 or f64"));
+    let other = read(&array(
+        "{'descr': [('a', '<f4'), ('b', '<i8')], 'fortran_order': False, 'shape': (1,), }",
+    ))
+    .unwrap();
+    assert!(
+        other
+            .tensor::<f32>("arr_0")
+            .unwrap_err()
+            .to_string()
+            .contains("weights are f16, bf16, f32 or f64")
+    );
 }
 
 /// A packed archive of one file.
 fn archive(name: &str, content: &[u8]) -> Vec<u8> {
     let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+    let options = zip::write::SimpleFileOptions::default()
+        .compression_method(zip::CompressionMethod::Deflated);
     archive.start_file(name, options).unwrap();
     std::io::Write::write_all(&mut archive, content).unwrap();
     archive.finish().unwrap().into_inner()
@@ -371,17 +532,28 @@ fn archive(name: &str, content: &[u8]) -> Vec<u8> {
 #[test]
 fn packed_zeros_are_unpacked_to_what_they_are() {
     let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1048576,), }";
-    let array = [&b"\x93NUMPY\x01\x00"[..], &(header.len() as u16).to_le_bytes(), header.as_bytes(), &vec![0; 4 << 20]].concat();
+    let array = [
+        &b"\x93NUMPY\x01\x00"[..],
+        &(header.len() as u16).to_le_bytes(),
+        header.as_bytes(),
+        &vec![0; 4 << 20],
+    ]
+    .concat();
     let file = archive("a.npy", &array);
     assert!(file.len() < 8_000, "{}", file.len());
-    let weights = bounded(file.len(), PER_PACKED_BYTE, || StateDict::from_npz(file.clone())).unwrap();
+    let weights =
+        bounded(file.len(), PER_PACKED_BYTE, || StateDict::from_npz(file.clone())).unwrap();
     assert_eq!(weights.shape("a"), Some(&[1 << 20][..]));
 }
 
 /// The smaller of the real files of a format.
 fn real(folder: &str, ends: &[&str]) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(Path::new(FOLDER).join(folder)).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<PathBuf> = entries.filter(|path| ends.iter().any(|end| path.to_str().unwrap().ends_with(end))).collect();
+    let entries = std::fs::read_dir(Path::new(FOLDER).join(folder))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = entries
+        .filter(|path| ends.iter().any(|end| path.to_str().unwrap().ends_with(end)))
+        .collect();
     files.retain(|path| path.metadata().unwrap().len() < 10_000);
     files.sort();
     assert!(files.len() > 1);

@@ -6,12 +6,15 @@ use proptest::prelude::*;
 use relprop::io::StateDict;
 use relprop::nalgebra::{dmatrix, dvector};
 use relprop::{
-    AvgPool2d, Celu, Code, Dropout, Elementwise, Elu, Error, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, Layer, LeakyRelu,
-    Linear, Mish, Operator, Relu, Rule, Selu, Sequential, Shape, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh,
+    AvgPool2d, Celu, Code, Dropout, Elementwise, Elu, Error, Gelu, HardSigmoid, HardSwish,
+    HardTanh, Identity, Layer, LeakyRelu, Linear, Mish, Operator, Relu, Rule, Selu, Sequential,
+    Shape, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh,
 };
 
 fn every_layer() -> Sequential<f64> {
-    let linear = |seed: f64| Linear::new(dmatrix![seed, -0.5; 0.25, 1.0 - seed], dvector![0.1, -seed]).unwrap();
+    let linear = |seed: f64| {
+        Linear::new(dmatrix![seed, -0.5; 0.25, 1.0 - seed], dvector![0.1, -seed]).unwrap()
+    };
     Sequential::builder()
         .layer(Identity)
         .layer(linear(0.3))
@@ -41,17 +44,26 @@ fn every_layer() -> Sequential<f64> {
 
 /// A safetensors file of one tensor, written by hand.
 fn file(name: &str, kind: &str, shape: &str, bytes: &[u8]) -> Vec<u8> {
-    let header = format!(r#"{{"{name}":{{"dtype":"{kind}","shape":{shape},"data_offsets":[0,{}]}}}}"#, bytes.len());
+    let header = format!(
+        r#"{{"{name}":{{"dtype":"{kind}","shape":{shape},"data_offsets":[0,{}]}}}}"#,
+        bytes.len()
+    );
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), bytes].concat()
 }
 
 #[test]
 fn a_model_comes_back() {
     let model = every_layer();
-    let again = StateDict::from_safetensors(&model.to_safetensors().unwrap()).unwrap().to_model::<f64>().unwrap();
+    let again = StateDict::from_safetensors(&model.to_safetensors().unwrap())
+        .unwrap()
+        .to_model::<f64>()
+        .unwrap();
     assert_eq!(again.to_string(), model.to_string());
     let x = dvector![0.4, -1.5];
-    assert_eq!(again.explain(&x, Rule::Epsilon).unwrap(), model.explain(&x, Rule::Epsilon).unwrap());
+    assert_eq!(
+        again.explain(&x, Rule::Epsilon).unwrap(),
+        model.explain(&x, Rule::Epsilon).unwrap()
+    );
 }
 
 #[test]
@@ -70,19 +82,36 @@ fn all_float_types_are_read() {
     let bytes16 = |v: [u16; 2]| v.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
     let single: Vec<u8> = [1.0_f32, -2.5].iter().flat_map(|v| v.to_le_bytes()).collect();
     let double: Vec<u8> = [1.0_f64, -2.5].iter().flat_map(|v| v.to_le_bytes()).collect();
-    for (kind, bytes) in [("F16", bytes16(half)), ("BF16", bytes16(brain)), ("F32", single), ("F64", double)] {
-        let weights = StateDict::from_safetensors(&file("net.1.weight", kind, "[1,2]", &bytes)).unwrap();
-        assert_eq!(weights.tensor::<f64>("net.1.weight").unwrap(), (vec![1, 2], wanted.to_vec()), "{kind}");
+    for (kind, bytes) in
+        [("F16", bytes16(half)), ("BF16", bytes16(brain)), ("F32", single), ("F64", double)]
+    {
+        let weights =
+            StateDict::from_safetensors(&file("net.1.weight", kind, "[1,2]", &bytes)).unwrap();
+        assert_eq!(
+            weights.tensor::<f64>("net.1.weight").unwrap(),
+            (vec![1, 2], wanted.to_vec()),
+            "{kind}"
+        );
         assert!(weights.builder::<f32>().linear_without_bias("net.1", 2, 1).build().is_ok());
     }
-    let integers = StateDict::from_safetensors(&file("net.1.weight", "I32", "[1,2]", &[0; 8])).unwrap();
-    assert!(matches!(integers.builder::<f32>().linear_without_bias("net.1", 2, 1).build(), Err(Error::Malformed { .. })));
+    let integers =
+        StateDict::from_safetensors(&file("net.1.weight", "I32", "[1,2]", &[0; 8])).unwrap();
+    assert!(matches!(
+        integers.builder::<f32>().linear_without_bias("net.1", 2, 1).build(),
+        Err(Error::Malformed { .. })
+    ));
 }
 
 #[test]
 fn all_wrong_tensors_are_listed() {
     let weights = StateDict::from_safetensors(&every_layer().to_safetensors().unwrap()).unwrap();
-    let error = weights.builder::<f64>().linear("1", 3, 2).linear("6", 2, 2).linear("30", 2, 3).build().unwrap_err();
+    let error = weights
+        .builder::<f64>()
+        .linear("1", 3, 2)
+        .linear("6", 2, 2)
+        .linear("30", 2, 3)
+        .build()
+        .unwrap_err();
     let Error::StateDict { missing, surplus, misshapen, .. } = &error else { panic!("{error}") };
     assert_eq!(missing, &["30.weight", "30.bias"]);
     assert_eq!(surplus, &["20.weight"]);
@@ -115,7 +144,11 @@ fn an_own_layer_is_not_written() {
             Ok(Operator::elementwise(Self))
         }
     }
-    let model = Sequential::builder().layer(Linear::new(dmatrix![1.0], None).unwrap()).layer(Square).build().unwrap();
+    let model = Sequential::builder()
+        .layer(Linear::new(dmatrix![1.0], None).unwrap())
+        .layer(Square)
+        .build()
+        .unwrap();
     assert!(matches!(model.to_safetensors(), Err(Error::NotWritable { layer: 1, .. })));
 }
 
@@ -125,50 +158,82 @@ fn lying_files_are_errors() {
     for bytes in [&[][..], &[0; 7], &huge, &[huge.as_slice(), b"{}"].concat()] {
         assert!(matches!(StateDict::from_safetensors(bytes), Err(Error::Malformed { .. })));
     }
-    for shape in ["[1,3]", "[4294967296,4294967296]", "[18446744073709551615,2]", "[-1,2]", "\"two\""] {
-        assert!(matches!(StateDict::from_safetensors(&file("w", "F32", shape, &[0; 8])), Err(Error::Malformed { .. })), "{shape}");
+    for shape in
+        ["[1,3]", "[4294967296,4294967296]", "[18446744073709551615,2]", "[-1,2]", "\"two\""]
+    {
+        assert!(
+            matches!(
+                StateDict::from_safetensors(&file("w", "F32", shape, &[0; 8])),
+                Err(Error::Malformed { .. })
+            ),
+            "{shape}"
+        );
     }
     let architecture = |line: &str| {
         let header = format!(r#"{{"__metadata__":{{"architecture":"{line}"}}}}"#);
         let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
         StateDict::from_safetensors(&bytes).unwrap().to_model::<f32>().unwrap_err()
     };
-    for line in
-        ["Conv2d(1, 2)", "ReLU", "LeakyReLU(negative_slope=x)", "Linear(in_features=-1, out_features=2)", "GELU(approximate='x')"]
-    {
+    for line in [
+        "Conv2d(1, 2)",
+        "ReLU",
+        "LeakyReLU(negative_slope=x)",
+        "Linear(in_features=-1, out_features=2)",
+        "GELU(approximate='x')",
+    ] {
         assert!(matches!(architecture(line), Error::Malformed { .. }), "{line}");
     }
-    assert!(matches!(architecture("Linear(in_features=9999999999, out_features=9999999999)"), Error::StateDict { .. }));
+    assert!(matches!(
+        architecture("Linear(in_features=9999999999, out_features=9999999999)"),
+        Error::StateDict { .. }
+    ));
     assert!(matches!(architecture(""), Error::EmptyModel));
 }
 
 /// The model of a text without tensors.
 fn printed(text: &str, shape: impl Into<Shape>) -> Result<Sequential<f64>, Error> {
-    let none = StateDict::from_safetensors(&file("none.weight", "F32", "[1]", &[0; 4])).unwrap().under("nothing");
+    let none = StateDict::from_safetensors(&file("none.weight", "F32", "[1]", &[0; 4]))
+        .unwrap()
+        .under("nothing");
     none.model_of(text, Some(shape.into()))
 }
 
 #[test]
 fn arguments_that_are_not_understood_are_refused_by_name() {
     for (text, what) in [
-        ("Flatten(start_dim=2, end_dim=-1)", "layer 0: Flatten: start_dim=2 is unsupported: Flatten makes one vector"),
+        (
+            "Flatten(start_dim=2, end_dim=-1)",
+            "layer 0: Flatten: start_dim=2 is unsupported: Flatten makes one vector",
+        ),
         ("Flatten(2)", "Flatten: start_dim=2 is unsupported"),
         ("Flatten(start_dim=1, end_dim=2)", "Flatten: end_dim=2 is unsupported"),
         ("ReLU(threshold=1.0)", "ReLU: the argument threshold=1.0 is unsupported"),
         ("ReLU(inplace=3)", "ReLU: inplace is 3, not True or False"),
         ("ReLU(1.0)", "ReLU: inplace is 1.0"),
         ("ReLU(False, 2)", "ReLU: the argument 2 is unsupported"),
-        ("Upsample(size=(8, 8), mode='nearest')", "Upsample: size=(8, 8) is unsupported: write scale_factor instead"),
+        (
+            "Upsample(size=(8, 8), mode='nearest')",
+            "Upsample: size=(8, 8) is unsupported: write scale_factor instead",
+        ),
         ("Upsample(8)", "Upsample: size=8 is unsupported"),
         ("Upsample(scale_factor=2.0, mode='bilinear')", "Upsample: mode='bilinear' is unsupported"),
-        ("Upsample(scale_factor=(2.0, 3.0), mode='nearest')", "scale_factor=(2.0, 3.0) is unsupported"),
+        (
+            "Upsample(scale_factor=(2.0, 3.0), mode='nearest')",
+            "scale_factor=(2.0, 3.0) is unsupported",
+        ),
         ("Upsample(mode='nearest')", "scale_factor is missing"),
         ("MaxPool2d(2, return_indices=True)", "MaxPool2d: return_indices=True is unsupported"),
         ("MaxPool2d(stride=2)", "MaxPool2d: kernel_size is missing"),
         ("MaxPool1d(kernel_size=(2, 3))", "MaxPool1d: kernel_size is (2, 3), not one size"),
-        ("AvgPool1d(2, divisor_override=3)", "AvgPool1d: the argument divisor_override=3 is unsupported"),
+        (
+            "AvgPool1d(2, divisor_override=3)",
+            "AvgPool1d: the argument divisor_override=3 is unsupported",
+        ),
         ("AvgPool2d(2, divisor_override=0)", "divisor_override must be at least 1"),
-        ("AdaptiveAvgPool2d(output_size=(None, 7))", "output_size is (None, 7), not one or two sizes"),
+        (
+            "AdaptiveAvgPool2d(output_size=(None, 7))",
+            "output_size is (None, 7), not one or two sizes",
+        ),
         ("AdaptiveAvgPool2d()", "output_size is missing"),
         ("GELU(approximate='fast')", "GELU: approximate='fast' is unsupported"),
         ("GELU('tanh', 3)", "GELU: the argument 3 is unsupported"),
@@ -176,19 +241,37 @@ fn arguments_that_are_not_understood_are_refused_by_name() {
         ("Tanh(gain=2)", "Tanh: the argument gain=2 is unsupported"),
         ("Dropout(p=2.0)", "p must be from 0 to 1"),
         ("Dropout(p=0.5, train=True)", "Dropout: the argument train=True is unsupported"),
-        ("Conv2d(1, 1, kernel_size=(1, 1), stride=(1, 1), padding_mode=reflect)", "Conv2d: padding_mode=reflect is unsupported"),
-        ("Conv2d(1, 1, kernel_size=3, stride=2, padding=same)", "padding=same is for a stride of 1"),
-        ("Conv2d(1, 1, kernel_size=3, device=cuda)", "Conv2d: the argument device=cuda is unsupported"),
+        (
+            "Conv2d(1, 1, kernel_size=(1, 1), stride=(1, 1), padding_mode=reflect)",
+            "Conv2d: padding_mode=reflect is unsupported",
+        ),
+        (
+            "Conv2d(1, 1, kernel_size=3, stride=2, padding=same)",
+            "padding=same is for a stride of 1",
+        ),
+        (
+            "Conv2d(1, 1, kernel_size=3, device=cuda)",
+            "Conv2d: the argument device=cuda is unsupported",
+        ),
         ("Conv2d(1, 1, 3, output_padding=1)", "output_padding is of transposed convolutions"),
-        ("BatchNorm2d(4, track_running_stats=False)", "BatchNorm2d: track_running_stats=False is unsupported"),
+        (
+            "BatchNorm2d(4, track_running_stats=False)",
+            "BatchNorm2d: track_running_stats=False is unsupported",
+        ),
         ("BatchNorm2d(4, momentum=fast)", "momentum is not a number"),
         ("Linear(3, 4, True, 5)", "Linear: the argument 5 is unsupported"),
         ("Linear(3)", "Linear: out_features is missing"),
         ("Unflatten(dim=2, unflattened_size=(2, 2))", "Unflatten: dim=2 is unsupported"),
-        ("LayerNorm((4,), eps=1e-05)", "LayerNorm is unsupported; the layers are AdaptiveAvgPool1d, "),
+        (
+            "LayerNorm((4,), eps=1e-05)",
+            "LayerNorm is unsupported; the layers are AdaptiveAvgPool1d, ",
+        ),
         ("Relu()", "Relu is unsupported, did you mean 'ReLU'?; the layers are"),
         ("Conv2D(1, 1, 3)", "Conv2D is unsupported, did you mean 'Conv2d'?"),
-        ("Sequential(\n  (a): Sequential(\n    (0): ReLU()\n    (b): Foo(3)\n  )\n)", "layer a.b: Foo is unsupported"),
+        (
+            "Sequential(\n  (a): Sequential(\n    (0): ReLU()\n    (b): Foo(3)\n  )\n)",
+            "layer a.b: Foo is unsupported",
+        ),
         ("ReLU()\nFoo()", "layer 1: Foo is unsupported"),
         ("Sequential((0): ReLU()", "the text ends before the module's last bracket"),
         ("nonsense", "'nonsense' is not a layer as PyTorch prints it"),
@@ -215,25 +298,38 @@ fn arguments_that_are_not_understood_are_refused_by_name() {
         "UpsamplingNearest2d(scale_factor=2.0, mode='nearest')",
         "GELU(approximate='none')",
     ] {
-        printed(&format!("AvgPool2d(1)\n{text}"), [2, 4, 4]).unwrap_or_else(|error| panic!("{text}: {error}"));
+        printed(&format!("AvgPool2d(1)\n{text}"), [2, 4, 4])
+            .unwrap_or_else(|error| panic!("{text}: {error}"));
     }
 }
 
 #[test]
 fn a_class_that_holds_the_network_is_read_and_one_that_holds_its_parts_is_refused() {
-    let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], None).unwrap()).layer(Relu).build().unwrap();
+    let model = Sequential::builder()
+        .layer(Linear::new(dmatrix![1.0, 2.0], None).unwrap())
+        .layer(Relu)
+        .build()
+        .unwrap();
     let bytes = model.to_safetensors().unwrap();
     let weights = StateDict::from_safetensors(&bytes).unwrap();
-    // A state dict of `Net(network=net)` has names that begin with `network`; those of the network alone are refused with what to do.
+    // A state dict of `Net(network=net)` has names that begin with `network`; those of the network
+    // alone are refused with what to do.
     let inner = model.to_string().replace('\n', "\n    ");
     let outer = format!("DataParallel(\n  (module): SimpleDNN4l(\n    (network): {inner}\n  )\n)");
     let error = weights.model_of::<f64>(&outer, None).unwrap_err().to_string();
     assert!(error.contains("missing: module.network.0.weight"), "{error}");
-    let tensor = file("module.network.0.weight", "F64", "[1,2]", &[1.0_f64, 2.0].map(f64::to_le_bytes).concat());
+    let tensor = file(
+        "module.network.0.weight",
+        "F64",
+        "[1,2]",
+        &[1.0_f64, 2.0].map(f64::to_le_bytes).concat(),
+    );
     let read = StateDict::from_safetensors(&tensor).unwrap().model_of::<f64>(&outer, None).unwrap();
     assert_eq!(read.forward(&dvector![1.0, 1.0]).unwrap(), dvector![3.0]);
-    let text = "Net(\n  (conv1): Conv2d(1, 1, kernel_size=(1, 1))\n  (conv2): Conv2d(1, 1, kernel_size=(1, 1))\n)";
-    let nested = format!("Sequential(\n  (0): ReLU()\n  (features): {})", text.replace('\n', "\n  "));
+    let text = "Net(\n  (conv1): Conv2d(1, 1, kernel_size=(1, 1))\n  (conv2): Conv2d(1, 1, \
+        kernel_size=(1, 1))\n)";
+    let nested =
+        format!("Sequential(\n  (0): ReLU()\n  (features): {})", text.replace('\n', "\n  "));
     for (text, place) in [(text, "layer 0"), (nested.as_str(), "layer features")] {
         let error = printed(text, [1, 4, 4]).unwrap_err().to_string();
         for what in [
@@ -246,33 +342,71 @@ fn a_class_that_holds_the_network_is_read_and_one_that_holds_its_parts_is_refuse
             assert!(error.contains(what), "{what}: {error}");
         }
     }
-    let list =
-        printed("Net(\n  (layers): ModuleList(\n    (0-1): 2 x Linear(in_features=2, out_features=2)\n  )\n)", 2).unwrap_err();
-    assert!(list.to_string().contains("layer layers: PyTorch prints the parts of ModuleList (its parts)"), "{list}");
+    let list = printed(
+        "Net(\n  (layers): ModuleList(\n    (0-1): 2 x Linear(in_features=2, \
+            out_features=2)\n  )\n)",
+        2,
+    )
+    .unwrap_err();
+    assert!(
+        list.to_string()
+            .contains("layer layers: PyTorch prints the parts of ModuleList (its parts)"),
+        "{list}"
+    );
 }
 
 #[test]
 fn layers_that_share_their_weights_are_found_under_a_prefix() {
-    let (weight, bias) = ([1.0_f64, 2.0, 0.0, 1.0].map(f64::to_le_bytes).concat(), [0.5_f64, -9.0].map(f64::to_le_bytes).concat());
+    let (weight, bias) = (
+        [1.0_f64, 2.0, 0.0, 1.0].map(f64::to_le_bytes).concat(),
+        [0.5_f64, -9.0].map(f64::to_le_bytes).concat(),
+    );
     let header = r#"{"net.a.weight":{"dtype":"F64","shape":[2,2],"data_offsets":[0,32]},"net.a.bias":{"dtype":"F64","shape":[2],"data_offsets":[32,48]}}"#;
-    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &weight, &bias].concat();
+    let bytes =
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &weight, &bias].concat();
     let weights = StateDict::from_safetensors(&bytes).unwrap();
-    let model = weights.builder::<f64>().linear("a", 2, 2).layer(Relu).linear("a", 2, 2).build().unwrap();
+    let model =
+        weights.builder::<f64>().linear("a", 2, 2).layer(Relu).linear("a", 2, 2).build().unwrap();
     assert_eq!(model.forward(&dvector![1.0, 1.0]).unwrap(), dvector![4.0, -9.0]);
     // Each tensor counts once, and is named once.
-    let error = weights.builder::<f64>().linear("a", 2, 2).linear("a", 2, 2).linear("b", 2, 2).build().unwrap_err();
+    let error = weights
+        .builder::<f64>()
+        .linear("a", 2, 2)
+        .linear("a", 2, 2)
+        .linear("b", 2, 2)
+        .build()
+        .unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("compared with the tensors under `net`: 2 of 4 fit; choose others with StateDict::under"), "{text}");
+    assert!(
+        text.contains(
+            "compared with the tensors under `net`: 2 of 4 fit; choose others with StateDict::under"
+        ),
+        "{text}"
+    );
     let Error::StateDict { missing, .. } = error else { panic!("{text}") };
     assert_eq!(missing, ["b.weight", "b.bias"]);
 }
 
 #[test]
 fn groups_without_children_are_of_three_kinds() {
-    for (group, layers) in [("Sequential()", 1), ("Concat()", 0), ("Residual()", 0), ("Residual( )", 0)] {
-        let read = printed(&format!("Sequential((0): {group} (1): ReLU() (2): AvgPool1d(1, ceil_mode=False))"), [1, 2]);
-        let text = read.as_ref().map_or_else(ToString::to_string, |model| model.layers().len().to_string());
-        assert!(if layers == 1 { text == "2" } else { text.contains("branch") && !text.contains("bracket") }, "{group}: {text}");
+    for (group, layers) in
+        [("Sequential()", 1), ("Concat()", 0), ("Residual()", 0), ("Residual( )", 0)]
+    {
+        let read = printed(
+            &format!("Sequential((0): {group} (1): ReLU() (2): AvgPool1d(1, ceil_mode=False))"),
+            [1, 2],
+        );
+        let text = read
+            .as_ref()
+            .map_or_else(ToString::to_string, |model| model.layers().len().to_string());
+        assert!(
+            if layers == 1 {
+                text == "2"
+            } else {
+                text.contains("branch") && !text.contains("bracket")
+            },
+            "{group}: {text}"
+        );
     }
     for text in ["MySequential()", "Sequential((0): MySequential() (1): ReLU())"] {
         let error = printed(text, 2).unwrap_err().to_string();
@@ -296,39 +430,84 @@ fn settings_that_pytorch_does_not_print_are_a_finding() {
         finding.sentence.split("taken to be ").nth(1).unwrap().to_owned()
     };
     let whole = "ceil_mode=False, count_include_pad=True, divisor_override=None";
-    assert_eq!(found("AvgPool2d(kernel_size=2, stride=2, padding=0)", [1, 4, 4]), "divisor_override=None.");
-    assert_eq!(found("AvgPool2d(kernel_size=2, stride=2, padding=0)", [1, 4, 5]), "ceil_mode=False, divisor_override=None.");
-    assert_eq!(found("AvgPool2d(kernel_size=3, stride=2, padding=1)", [1, 4, 4]), format!("{whole}."));
-    assert_eq!(found("AvgPool2d(2, ceil_mode=True, count_include_pad=False)", [1, 5, 5]), "divisor_override=None.");
+    assert_eq!(
+        found("AvgPool2d(kernel_size=2, stride=2, padding=0)", [1, 4, 4]),
+        "divisor_override=None."
+    );
+    assert_eq!(
+        found("AvgPool2d(kernel_size=2, stride=2, padding=0)", [1, 4, 5]),
+        "ceil_mode=False, divisor_override=None."
+    );
+    assert_eq!(
+        found("AvgPool2d(kernel_size=3, stride=2, padding=1)", [1, 4, 4]),
+        format!("{whole}.")
+    );
+    assert_eq!(
+        found("AvgPool2d(2, ceil_mode=True, count_include_pad=False)", [1, 5, 5]),
+        "divisor_override=None."
+    );
     assert_eq!(found("AvgPool2d(2, divisor_override=None)", [1, 4, 4]), "0");
-    let sequence = |text: &str, length: usize| printed(text, [1, length]).unwrap().check(Rule::Epsilon).unwrap().len();
-    assert_eq!([sequence("AvgPool1d(2)", 4), sequence("AvgPool1d(2)", 5), sequence("AvgPool1d(2, ceil_mode=False)", 5)], [0, 1, 0]);
+    let sequence = |text: &str, length: usize| {
+        printed(text, [1, length]).unwrap().check(Rule::Epsilon).unwrap().len()
+    };
+    assert_eq!(
+        [
+            sequence("AvgPool1d(2)", 4),
+            sequence("AvgPool1d(2)", 5),
+            sequence("AvgPool1d(2, ceil_mode=False)", 5)
+        ],
+        [0, 1, 0]
+    );
     // Within a branch, too; what a program says is not assumed.
-    assert_eq!(found("Residual((0): Sequential((0): AvgPool2d(1)) (1): Sequential())", [1, 4, 4]), "divisor_override=None.");
-    let built = Sequential::<f64>::builder().input([1, 5, 5]).layer(AvgPool2d::new(2).padding(1)).build().unwrap();
+    assert_eq!(
+        found("Residual((0): Sequential((0): AvgPool2d(1)) (1): Sequential())", [1, 4, 4]),
+        "divisor_override=None."
+    );
+    let built = Sequential::<f64>::builder()
+        .input([1, 5, 5])
+        .layer(AvgPool2d::new(2).padding(1))
+        .build()
+        .unwrap();
     assert!(built.check(Rule::Epsilon).unwrap().is_empty());
 
-    // PyTorch's values for 0 to 15: torch.nn.functional.avg_pool2d(x, 2, 2, 1, ceil_mode, count_include_pad, divisor_override).
+    // PyTorch's values for 0 to 15: torch.nn.functional.avg_pool2d(x, 2, 2, 1, ceil_mode,
+    // count_include_pad, divisor_override).
     let outputs = |text: &str| {
         let model = printed(text, [1, 4, 4]).unwrap();
-        let again = StateDict::from_safetensors(&model.to_safetensors().unwrap()).unwrap().to_model::<f64>().unwrap();
-        let x = relprop::nalgebra::DVector::from_fn(16, |index, _| f64::from(u8::try_from(index).unwrap()));
+        let again = StateDict::from_safetensors(&model.to_safetensors().unwrap())
+            .unwrap()
+            .to_model::<f64>()
+            .unwrap();
+        let x = relprop::nalgebra::DVector::from_fn(16, |index, _| {
+            f64::from(u8::try_from(index).unwrap())
+        });
         assert_eq!(again.forward(&x).unwrap(), model.forward(&x).unwrap());
         model.forward(&x).unwrap().as_slice().to_vec()
     };
     assert_eq!(outputs("AvgPool2d(2, 2, 1)"), [0.0, 0.75, 0.75, 3.0, 7.5, 4.5, 3.0, 6.75, 3.75]);
-    assert_eq!(outputs("AvgPool2d(2, 2, 1, count_include_pad=False)"), [0.0, 1.5, 3.0, 6.0, 7.5, 9.0, 12.0, 13.5, 15.0]);
-    assert_eq!(outputs("AvgPool2d(2, 2, 1, divisor_override=2)"), [0.0, 1.5, 1.5, 6.0, 15.0, 9.0, 6.0, 13.5, 7.5]);
+    assert_eq!(
+        outputs("AvgPool2d(2, 2, 1, count_include_pad=False)"),
+        [0.0, 1.5, 3.0, 6.0, 7.5, 9.0, 12.0, 13.5, 15.0]
+    );
+    assert_eq!(
+        outputs("AvgPool2d(2, 2, 1, divisor_override=2)"),
+        [0.0, 1.5, 1.5, 6.0, 15.0, 9.0, 6.0, 13.5, 7.5]
+    );
 }
 
 #[test]
 fn layers_that_say_more_than_the_usual_are_read_exactly() {
     // The bias of a normalization that is not affine is 0, and its weight 1.
-    let (mean, variance) = ([1.0_f32, -1.0].map(f32::to_le_bytes).concat(), [4.0_f32, 0.25].map(f32::to_le_bytes).concat());
+    let (mean, variance) = (
+        [1.0_f32, -1.0].map(f32::to_le_bytes).concat(),
+        [4.0_f32, 0.25].map(f32::to_le_bytes).concat(),
+    );
     let header = r#"{"0.running_mean":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"0.running_var":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}"#;
-    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &mean, &variance].concat();
+    let bytes =
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &mean, &variance].concat();
     let weights = StateDict::from_safetensors(&bytes).unwrap();
-    let text = "BatchNorm1d(2, eps=0.0, momentum=0.1, affine=False, bias=False, track_running_stats=True)";
+    let text =
+        "BatchNorm1d(2, eps=0.0, momentum=0.1, affine=False, bias=False, track_running_stats=True)";
     let model = weights.model_of::<f64>(text, Some(2.into())).unwrap();
     assert_eq!(model.forward(&dvector![3.0, 1.0]).unwrap(), dvector![1.0, 4.0]);
     // Of an even kernel's padding the odd one is at the end.
@@ -340,7 +519,8 @@ fn layers_that_say_more_than_the_usual_are_read_exactly() {
 }
 
 proptest! {
-    /// A whole file with bytes changed and its end cut off is read or refused, and a model of it explains or refuses.
+    /// A whole file with bytes changed and its end cut off is read or refused, and a model of it
+    /// explains or refuses.
     #[test]
     fn no_file_panics(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6), cut in any::<prop::sample::Index>(), cuts in any::<bool>()) {
         let mut bytes = every_layer().to_safetensors().unwrap();

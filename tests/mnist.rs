@@ -1,4 +1,5 @@
-//! The bundled networks on the bundled digits: they are as good as their card says, and the ledger closes for every output.
+//! The bundled networks on the bundled digits: they are as good as their card says, and the ledger
+//! closes for every output.
 
 #![cfg(feature = "safetensors")]
 
@@ -16,13 +17,25 @@ fn model<T: Scalar>(network: &str) -> Sequential<T> {
     if weights.has_architecture() {
         return weights.to_model().unwrap();
     }
-    let builder = weights.builder().linear("net.1", 784, 320).layer(Relu).linear("net.3", 320, 120).layer(Relu);
-    builder.linear("net.5", 120, 40).layer(Relu).linear("net.7", 40, 10).layer(Softmax).build().unwrap()
+    let builder = weights
+        .builder()
+        .linear("net.1", 784, 320)
+        .layer(Relu)
+        .linear("net.3", 320, 120)
+        .layer(Relu);
+    builder
+        .linear("net.5", 120, 40)
+        .layer(Relu)
+        .linear("net.7", 40, 10)
+        .layer(Softmax)
+        .build()
+        .unwrap()
 }
 
 /// What a bundled IDX file holds behind its header.
 fn data(name: &str, header: usize) -> Vec<u8> {
-    let file = std::fs::File::open(format!("{}/examples/mnist/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let file = std::fs::File::open(format!("{}/examples/mnist/{name}", env!("CARGO_MANIFEST_DIR")))
+        .unwrap();
     let mut bytes = Vec::new();
     flate2::read::GzDecoder::new(file).read_to_end(&mut bytes).unwrap();
     bytes.split_off(header)
@@ -31,7 +44,11 @@ fn data(name: &str, header: usize) -> Vec<u8> {
 /// The bundled digits as columns, 0 to 1.
 fn digits<T: Scalar>() -> DMatrix<T> {
     let pixels = data("digits-images-idx3-ubyte.gz", 16);
-    DMatrix::from_iterator(784, pixels.len() / 784, pixels.iter().map(|&p| T::from_f64(f64::from(p)) / T::from_f64(255.0)))
+    DMatrix::from_iterator(
+        784,
+        pixels.len() / 784,
+        pixels.iter().map(|&p| T::from_f64(f64::from(p)) / T::from_f64(255.0)),
+    )
 }
 
 #[test]
@@ -40,7 +57,11 @@ fn recognizes_the_bundled_digits() {
     assert!(labels.len() >= 500);
     for network in NETWORKS {
         let outputs = model::<f32>(network).forward_batch(&digits()).unwrap();
-        let right = outputs.column_iter().zip(&labels).filter(|(output, label)| output.imax() == usize::from(**label)).count();
+        let right = outputs
+            .column_iter()
+            .zip(&labels)
+            .filter(|(output, label)| output.imax() == usize::from(**label))
+            .count();
         println!("{network}: {right} of {}", labels.len());
         assert!(right * 100 >= labels.len() * 97);
     }
@@ -62,7 +83,8 @@ fn the_ledger_closes() {
     for network in NETWORKS {
         // Pass wants layers with as many inputs as outputs.
         for rule in Rule::ALL.into_iter().filter(|&rule| rule != Rule::Pass) {
-            let (single, double) = (worst_imbalance::<f32>(network, rule), worst_imbalance::<f64>(network, rule));
+            let (single, double) =
+                (worst_imbalance::<f32>(network, rule), worst_imbalance::<f64>(network, rule));
             println!("  {network} {:<12} {single:.1e} {double:.1e}", format!("{rule:?}"));
             assert!(single <= 1e-5 && double <= 1e-12, "{network}, {rule:?}");
         }

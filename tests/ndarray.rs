@@ -40,7 +40,8 @@ fn a_batch_in_c_order_is_the_matrix_of_its_samples() -> Result<(), Error> {
 
 #[test]
 fn shares_are_seen_where_they_are() -> Result<(), Error> {
-    let explanation = explainer()?.explain_slice(Array1::from_vec(vec![1.0, -2.0, 0.5]).as_slice().unwrap())?;
+    let explanation =
+        explainer()?.explain_slice(Array1::from_vec(vec![1.0, -2.0, 0.5]).as_slice().unwrap())?;
     let shares = explanation.shares();
     let view = ArrayView2::from_shape(shares.shape().f(), shares.as_slice()).unwrap();
     assert_eq!(view.as_ptr(), shares.as_ptr(), "the same memory");
@@ -78,7 +79,9 @@ fn images_are_channels_by_height_by_width() -> Result<(), Error> {
         .layer(Linear::from_rows(1, 6, &weights(6), None)?)
         .build()?;
     let explainer = model.explainer(Rule::Epsilon)?;
-    let batch = Array4::from_shape_fn((3, 2, 4, 3), |(n, c, h, w)| ((n * 24 + c * 12 + h * 3 + w) as f32 * 0.3).cos());
+    let batch = Array4::from_shape_fn((3, 2, 4, 3), |(n, c, h, w)| {
+        ((n * 24 + c * 12 + h * 3 + w) as f32 * 0.3).cos()
+    });
     let mut workspace = explainer.workspace();
     let found = explainer.explain_batch_into(batch.as_slice().unwrap(), &mut workspace)?;
     let third = batch.index_axis(Axis(0), 2);
@@ -86,15 +89,18 @@ fn images_are_channels_by_height_by_width() -> Result<(), Error> {
     Ok(())
 }
 
-/// An array in another order is no slice, so nothing can be mistaken for a batch; its copy in C order is one.
+/// An array in another order is no slice, so nothing can be mistaken for a batch; its copy in C
+/// order is one.
 #[test]
 fn a_transposed_array_is_no_batch() -> Result<(), Error> {
     let explainer = explainer()?;
-    let turned = Array2::from_shape_fn((3, 6), |(input, sample)| (sample * 3 + input) as f32).reversed_axes();
+    let turned = Array2::from_shape_fn((3, 6), |(input, sample)| (sample * 3 + input) as f32)
+        .reversed_axes();
     assert_eq!(turned.dim(), (6, 3));
     assert!(turned.as_slice().is_none());
     let mut workspace = explainer.workspace();
-    let found = explainer.explain_batch_into(turned.as_standard_layout().as_slice().unwrap(), &mut workspace)?;
+    let found = explainer
+        .explain_batch_into(turned.as_standard_layout().as_slice().unwrap(), &mut workspace)?;
     let row = turned.row(1).to_vec();
     assert_eq!(found[1], explainer.explain_slice(&row)?);
     Ok(())

@@ -1,4 +1,5 @@
-//! What the nodes of an ONNX model are taken for, where no exporter's model tells it; and what is said of those that are refused.
+//! What the nodes of an ONNX model are taken for, where no exporter's model tells it; and what is
+//! said of those that are refused.
 
 #![cfg(feature = "onnx")]
 
@@ -7,14 +8,18 @@ mod protocol;
 
 use std::sync::Arc;
 
-use protocol::{bytes, dense, float, int, ints, model, model_of, node, node_of, number, tensor, text, whole_tensor, word};
+use protocol::{
+    bytes, dense, float, int, ints, model, model_of, node, node_of, number, tensor, text,
+    whole_tensor, word,
+};
 use relprop::Error;
 use relprop::io::OnnxFile;
 use relprop::nalgebra::{DMatrix, DVector};
 use relprop::rule::Outside;
 use relprop::{
-    Celu, Elementwise, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Layer, LeakyRelu, Linear, Mish, RelevanceRule, Relu, Rule,
-    Scaled, Sequential, Sigmoid, Silu, Softplus, Softsign, Tanh, UnsupportedNode, ZBox,
+    Celu, Elementwise, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Layer, LeakyRelu, Linear, Mish,
+    RelevanceRule, Relu, Rule, Scaled, Sequential, Sigmoid, Silu, Softplus, Softsign, Tanh,
+    UnsupportedNode, ZBox,
 };
 
 fn read(input: &[i64], parts: &[Vec<u8>]) -> Result<Sequential<f64>, Error> {
@@ -28,21 +33,31 @@ fn constant(name: &str, values: &[i64]) -> Vec<u8> {
 #[test]
 fn a_model_by_hand_is_read() {
     let model = read(&[1, 2], &[node("Relu", &["x"], "h", &[]), dense()]).unwrap();
-    assert_eq!(model.to_string(), "Sequential(\n  (h): ReLU()\n  (y): Linear(in_features=2, out_features=1, bias=False)\n)");
+    assert_eq!(
+        model.to_string(),
+        "Sequential(\n  (h): ReLU()\n  (y): Linear(in_features=2, out_features=1, bias=False)\n)"
+    );
 }
 
 #[test]
 fn a_gemm_is_scaled() {
     let gemm = node("Gemm", &["x", "w", "c"], "y", &[float("alpha", 0.5), float("beta", 3.0)]);
-    let model = read(&[1, 2], &[tensor("w", &[2, 1], &[1.0, 2.0]), tensor("c", &[1], &[-1.0]), gemm]).unwrap();
-    assert_eq!(model.forward(&DVector::from_vec(vec![10.0, 20.0])).unwrap().as_slice(), &[0.5 * 50.0 - 3.0]);
+    let model =
+        read(&[1, 2], &[tensor("w", &[2, 1], &[1.0, 2.0]), tensor("c", &[1], &[-1.0]), gemm])
+            .unwrap();
+    assert_eq!(
+        model.forward(&DVector::from_vec(vec![10.0, 20.0])).unwrap().as_slice(),
+        &[0.5 * 50.0 - 3.0]
+    );
 }
 
 /// Lists of numbers stand one by one in most files, and packed in some.
 #[test]
 fn packed_lists_are_read() {
     let kernel = tensor("k", &[1, 1, 2, 2], &[1.0, 2.0, 3.0, 4.0]);
-    let convolution = |pads: Vec<u8>| read(&[1, 1, 3, 3], &[kernel.clone(), node("Conv", &["x", "k"], "y", &[pads])]).unwrap();
+    let convolution = |pads: Vec<u8>| {
+        read(&[1, 1, 3, 3], &[kernel.clone(), node("Conv", &["x", "k"], "y", &[pads])]).unwrap()
+    };
     let packed = [text(1, "pads"), bytes(8, &[1, 0, 0, 1])].concat();
     let model = convolution(packed);
     assert_eq!(model.to_string(), convolution(ints("pads", &[1, 0, 0, 1])).to_string());
@@ -55,21 +70,28 @@ fn a_part_of_a_shape() {
         let part = node("Shape", &["x"], "s", &[int("start", -2), int("end", end)]);
         let all = node("Concat", &["one", "s", "three"], "t", &[int("axis", 0)]);
         let flat = node("Flatten", &["r"], "h", &[]);
-        let last = [tensor("w", &[6, 1], &[1.0; 6]), node("MatMul", &["h", "w"], "y", &[])].concat();
+        let last =
+            [tensor("w", &[6, 1], &[1.0; 6]), node("MatMul", &["h", "w"], "y", &[])].concat();
         let reshaped = node("Reshape", &["x", "t"], "r", &[]);
-        read(&[1, 2, 3], &[constant("one", &[1]), constant("three", &[3]), part, all, reshaped, flat, last])
+        read(
+            &[1, 2, 3],
+            &[constant("one", &[1]), constant("three", &[3]), part, all, reshaped, flat, last],
+        )
     };
     assert!(parts(2).is_ok(), "{:?}", parts(2));
     assert!(parts(9).unwrap_err().to_string().contains("does not fit"));
 }
 
-/// An activation is told by what it gives; what gives something else than all that are known is refused, never taken for the nearest.
+/// An activation is told by what it gives; what gives something else than all that are known is
+/// refused, never taken for the nearest.
 #[test]
 fn activations_are_told_by_their_values() {
-    let scalars =
-        |values: &[(&str, f32)]| values.iter().flat_map(|(name, value)| tensor(name, &[1], &[*value])).collect::<Vec<u8>>();
+    let scalars = |values: &[(&str, f32)]| {
+        values.iter().flat_map(|(name, value)| tensor(name, &[1], &[*value])).collect::<Vec<u8>>()
+    };
     let kind = |numbers: &[(&str, f32)], nodes: &[Vec<u8>]| {
-        let model = read(&[1, 2], &[scalars(numbers), nodes.concat(), dense()]).map_err(|error| error.to_string())?;
+        let model = read(&[1, 2], &[scalars(numbers), nodes.concat(), dense()])
+            .map_err(|error| error.to_string())?;
         Ok::<String, String>(model.layers()[0].kind().to_owned())
     };
     let two = |operator: &str, a: &str, b: &str, output: &str| node(operator, &[a, b], output, &[]);
@@ -77,16 +99,36 @@ fn activations_are_told_by_their_values() {
 
     let shifted = [two("Add", "x", "3", "a"), two("Max", "a", "0", "b"), two("Min", "b", "6", "c")];
     let numbers = [("0", 0.0), ("3", 3.0), ("6", 6.0)];
-    assert_eq!(kind(&numbers, &[shifted.concat(), two("Div", "c", "6", "h")]).unwrap(), "Hardsigmoid");
-    assert_eq!(kind(&numbers, &[shifted.concat(), two("Mul", "x", "c", "d"), two("Div", "d", "6", "h")]).unwrap(), "Hardswish");
-    let logistic = [one("Neg", "x", "a"), one("Exp", "a", "b"), two("Add", "b", "1", "c"), one("Reciprocal", "c", "h")];
+    assert_eq!(
+        kind(&numbers, &[shifted.concat(), two("Div", "c", "6", "h")]).unwrap(),
+        "Hardsigmoid"
+    );
+    assert_eq!(
+        kind(&numbers, &[shifted.concat(), two("Mul", "x", "c", "d"), two("Div", "d", "6", "h")])
+            .unwrap(),
+        "Hardswish"
+    );
+    let logistic = [
+        one("Neg", "x", "a"),
+        one("Exp", "a", "b"),
+        two("Add", "b", "1", "c"),
+        one("Reciprocal", "c", "h"),
+    ];
     assert_eq!(kind(&[("1", 1.0)], &logistic).unwrap(), "Sigmoid");
-    assert_eq!(kind(&[("1", 1.0)], &[one("Exp", "x", "a"), two("Add", "a", "1", "b"), one("Log", "b", "h")]).unwrap(), "Softplus");
+    assert_eq!(
+        kind(
+            &[("1", 1.0)],
+            &[one("Exp", "x", "a"), two("Add", "a", "1", "b"), one("Log", "b", "h")]
+        )
+        .unwrap(),
+        "Softplus"
+    );
     let mish = [one("Softplus", "x", "a"), one("Tanh", "a", "b"), two("Mul", "x", "b", "h")];
     assert_eq!(kind(&[], &mish).unwrap(), "Mish");
     assert_eq!(kind(&[("0", 0.0)], &[two("Max", "0", "x", "h")]).unwrap(), "ReLU");
 
-    let clip = |bounds: &[(&str, f32)], inputs: &[&str]| kind(bounds, &[node("Clip", inputs, "h", &[])]);
+    let clip =
+        |bounds: &[(&str, f32)], inputs: &[&str]| kind(bounds, &[node("Clip", inputs, "h", &[])]);
     assert_eq!(clip(&[("0", 0.0)], &["x", "0"]).unwrap(), "ReLU");
     assert_eq!(clip(&[("1", 1.0)], &["x", "1"]).unwrap(), "Hardtanh");
     assert_eq!(clip(&[("0", -3.4e38), ("1", 1.0)], &["x", "0", "1"]).unwrap(), "Hardtanh");
@@ -97,7 +139,9 @@ fn activations_are_told_by_their_values() {
     assert_eq!(kind(&[("0", 0.0), ("20", 20.0)], &cut).unwrap(), "Hardtanh");
     let quick = [two("Mul", "x", "s", "a"), one("Sigmoid", "a", "b"), two("Mul", "x", "b", "h")];
     assert_eq!(kind(&[("s", 1.702)], &quick).unwrap(), "Scaled");
-    assert!(kind(&[], &[one("Exp", "x", "h")]).unwrap_err().contains("as a part of a known activation"));
+    assert!(
+        kind(&[], &[one("Exp", "x", "h")]).unwrap_err().contains("as a part of a known activation")
+    );
 
     // Almost an activation: but for a jump close to 0, a cap far out, a kink beside another.
     let jump = [two("Greater", "x", "t", "a"), node("Where", &["a", "x", "0"], "h", &[])];
@@ -110,7 +154,12 @@ fn activations_are_told_by_their_values() {
     assert_eq!(kind(&[("most", 1000.0)], &cap).unwrap(), "SiLU");
     let far = [two("Max", "x", "0", "a"), two("Min", "a", "most", "h")];
     assert_eq!(kind(&[("0", 0.0), ("most", 2e6)], &far).unwrap(), "Hardtanh");
-    let kink = [shifted.concat(), two("Greater", "a", "t", "g"), two("Mul", "x", "c", "d"), two("Div", "d", "6", "e")];
+    let kink = [
+        shifted.concat(),
+        two("Greater", "a", "t", "g"),
+        two("Mul", "x", "c", "d"),
+        two("Div", "d", "6", "e"),
+    ];
     let kink = [kink.concat(), node("Where", &["g", "e", "0"], "h", &[])];
     assert!(kind(&[("0", 0.0), ("3", 3.0), ("6", 6.0), ("t", 0.01)], &kink).is_err());
 }
@@ -126,11 +175,19 @@ fn linear(inputs: usize, weights: &[f32]) -> Linear<f64> {
 
 /// An activation between two dense layers, and before the first.
 fn around(constants: &[(&str, f32)], nodes: &[Vec<u8>]) -> [Result<Sequential<f64>, Error>; 2] {
-    let all: Vec<u8> = constants.iter().flat_map(|(name, value)| tensor(name, &[], &[*value])).collect();
+    let all: Vec<u8> =
+        constants.iter().flat_map(|(name, value)| tensor(name, &[], &[*value])).collect();
     let dense = |from: &str, weights: &str, to: &str| node("MatMul", &[from, weights], to, &[]);
-    let between = [tensor("u", &[2, 3], &FIRST), dense("x", "u", "z"), all.clone(), nodes.concat(), tensor("v", &[3, 2], &LAST)];
+    let between = [
+        tensor("u", &[2, 3], &FIRST),
+        dense("x", "u", "z"),
+        all.clone(),
+        nodes.concat(),
+        tensor("v", &[3, 2], &LAST),
+    ];
     let between = read(&[1, 2], &[between.concat(), dense("h", "v", "y")]);
-    let before = [node("Identity", &["x"], "z", &[]), all, nodes.concat(), tensor("u", &[2, 3], &FIRST)];
+    let before =
+        [node("Identity", &["x"], "z", &[]), all, nodes.concat(), tensor("u", &[2, 3], &FIRST)];
     [between, read(&[1, 2], &[before.concat(), dense("h", "u", "y")])]
 }
 
@@ -141,7 +198,11 @@ type Spelling = (&'static str, Vec<(&'static str, f32)>, Vec<u8>, Arc<dyn Layer<
 #[test]
 #[allow(clippy::too_many_lines)] // a table of spellings
 fn a_scaled_activation_is_one() {
-    fn scaled(f: impl Layer<f64> + Elementwise<f64> + Clone + 'static, a: f64, c: f64) -> Arc<dyn Layer<f64>> {
+    fn scaled(
+        f: impl Layer<f64> + Elementwise<f64> + Clone + 'static,
+        a: f64,
+        c: f64,
+    ) -> Arc<dyn Layer<f64>> {
         Arc::new(Scaled::new(f, a, c).unwrap())
     }
     fn layer(layer: impl Layer<f64> + 'static) -> Arc<dyn Layer<f64>> {
@@ -150,28 +211,74 @@ fn a_scaled_activation_is_one() {
     let two = |operator: &str, a: &str, b: &str, output: &str| node(operator, &[a, b], output, &[]);
     let one = |operator: &str, a: &str, output: &str| node(operator, &[a], output, &[]);
     let with = |operator: &str, attributes: &[Vec<u8>]| node(operator, &["z"], "h", attributes);
-    let factors = |operator: &str| [two("Mul", "z", "a", "m"), one(operator, "m", "f"), two("Mul", "c", "f", "h")].concat();
+    let factors = |operator: &str| {
+        [two("Mul", "z", "a", "m"), one(operator, "m", "f"), two("Mul", "c", "f", "h")].concat()
+    };
     let a_and_c = |a: f32, c: f32| vec![("a", a), ("c", c)];
-    let quotient = [two("Mul", "z", "a", "m"), one("Softplus", "m", "f"), two("Div", "f", "a", "h")].concat();
+    let quotient =
+        [two("Mul", "z", "a", "m"), one("Softplus", "m", "f"), two("Div", "f", "a", "h")].concat();
     let shifted = |next: &[Vec<u8>]| [two("Add", "z", "3", "t"), next.concat()].concat();
     let clip = |from: &str, to: &str| node("Clip", &[from, "0", "6"], to, &[]);
     let relu6 = vec![("3", 3.0), ("0", 0.0), ("6", 6.0)];
     let half = vec![("s", 0.25), ("b", 0.5), ("0", 0.0), ("1", 1.0)];
-    let half_step = |nodes: &[Vec<u8>]| [two("Mul", "z", "s", "m"), two("Add", "m", "b", "t"), nodes.concat()].concat();
+    let half_step = |nodes: &[Vec<u8>]| {
+        [two("Mul", "z", "s", "m"), two("Add", "m", "b", "t"), nodes.concat()].concat()
+    };
     let gate = |argument: Vec<u8>| [argument, two("Mul", "z", "g", "h")].concat();
-    let erf = [two("Mul", "z", "a", "m"), one("Erf", "m", "e"), two("Add", "e", "1", "g"), two("Mul", "z", "g", "h")].concat();
+    let erf = [
+        two("Mul", "z", "a", "m"),
+        one("Erf", "m", "e"),
+        two("Add", "e", "1", "g"),
+        two("Mul", "z", "g", "h"),
+    ]
+    .concat();
     let sqrt = std::f64::consts::SQRT_2;
-    let cube =
-        [two("Mul", "z", "z", "q"), two("Mul", "q", "z", "r"), two("Mul", "r", "k", "s"), two("Add", "z", "s", "t")].concat();
-    let cube =
-        [cube, two("Mul", "t", "w", "m"), one("Tanh", "m", "e"), two("Add", "e", "1", "g"), two("Mul", "z", "g", "h")].concat();
-    let both =
-        [one("Relu", "z", "p"), one("Neg", "z", "n"), one("Relu", "n", "q"), two("Mul", "q", "s", "r"), two("Sub", "p", "r", "h")];
+    let cube = [
+        two("Mul", "z", "z", "q"),
+        two("Mul", "q", "z", "r"),
+        two("Mul", "r", "k", "s"),
+        two("Add", "z", "s", "t"),
+    ]
+    .concat();
+    let cube = [
+        cube,
+        two("Mul", "t", "w", "m"),
+        one("Tanh", "m", "e"),
+        two("Add", "e", "1", "g"),
+        two("Mul", "z", "g", "h"),
+    ]
+    .concat();
+    let both = [
+        one("Relu", "z", "p"),
+        one("Neg", "z", "n"),
+        one("Relu", "n", "q"),
+        two("Mul", "q", "s", "r"),
+        two("Sub", "p", "r", "h"),
+    ];
+    let exponential = [
+        one("Exp", "z", "e"),
+        two("Sub", "e", "1", "m"),
+        two("Mul", "a", "m", "n"),
+        two("Greater", "z", "0", "w"),
+    ]
+    .concat();
     let exponential =
-        [one("Exp", "z", "e"), two("Sub", "e", "1", "m"), two("Mul", "a", "m", "n"), two("Greater", "z", "0", "w")].concat();
-    let exponential = [exponential, node("Where", &["w", "z", "n"], "f", &[]), two("Mul", "f", "c", "h")].concat();
-    let inverse = [two("Mul", "z", "a", "m"), one("Exp", "m", "e"), two("Add", "e", "1", "d"), two("Div", "c", "d", "h")].concat();
-    let logarithm = [two("Mul", "z", "a", "m"), one("Exp", "m", "e"), two("Add", "e", "1", "d"), one("Log", "d", "h")].concat();
+        [exponential, node("Where", &["w", "z", "n"], "f", &[]), two("Mul", "f", "c", "h")]
+            .concat();
+    let inverse = [
+        two("Mul", "z", "a", "m"),
+        one("Exp", "m", "e"),
+        two("Add", "e", "1", "d"),
+        two("Div", "c", "d", "h"),
+    ]
+    .concat();
+    let logarithm = [
+        two("Mul", "z", "a", "m"),
+        one("Exp", "m", "e"),
+        two("Add", "e", "1", "d"),
+        one("Log", "d", "h"),
+    ]
+    .concat();
     let signs = [one("Neg", "z", "m"), one("Elu", "m", "f"), one("Neg", "f", "h")].concat();
     let several = [
         two("Mul", "z", "a", "m"),
@@ -182,15 +289,35 @@ fn a_scaled_activation_is_one() {
     ];
     let cases: Vec<Spelling> = vec![
         ("Softplus(beta=2)", a_and_c(2.0, 0.0), quotient, layer(Softplus::new(2.0, 20.0).unwrap())),
-        ("Softplus", a_and_c(-0.5, 3.0), factors("Softplus"), scaled(Softplus::default(), -0.5, 3.0)),
-        ("log(1 + exp)", vec![("a", 1.5), ("1", 1.0)], logarithm, scaled(Softplus::default(), 1.5, 1.0)),
+        (
+            "Softplus",
+            a_and_c(-0.5, 3.0),
+            factors("Softplus"),
+            scaled(Softplus::default(), -0.5, 3.0),
+        ),
+        (
+            "log(1 + exp)",
+            vec![("a", 1.5), ("1", 1.0)],
+            logarithm,
+            scaled(Softplus::default(), 1.5, 1.0),
+        ),
         ("Relu", a_and_c(2.0, 0.25), factors("Relu"), scaled(Relu, 1.0, 0.5)),
         ("-Relu(-z)", a_and_c(-1.0, -2.0), factors("Relu"), scaled(Relu, -1.0, -2.0)),
-        ("LeakyRelu", a_and_c(-2.0, 0.5), factors("LeakyRelu"), scaled(LeakyRelu::new(100.0).unwrap(), 1.0, -0.01)),
+        (
+            "LeakyRelu",
+            a_and_c(-2.0, 0.5),
+            factors("LeakyRelu"),
+            scaled(LeakyRelu::new(100.0).unwrap(), 1.0, -0.01),
+        ),
         ("Tanh", a_and_c(0.5, -2.0), factors("Tanh"), scaled(Tanh, 0.5, -2.0)),
         ("Softsign", a_and_c(0.5, 2.0), factors("Softsign"), scaled(Softsign, 0.5, 2.0)),
         ("Sigmoid", a_and_c(-3.0, 2.0), factors("Sigmoid"), scaled(Sigmoid, -3.0, 2.0)),
-        ("c / (1 + exp)", vec![("a", -3.0), ("c", 2.0), ("1", 1.0)], inverse, scaled(Sigmoid, 3.0, 2.0)),
+        (
+            "c / (1 + exp)",
+            vec![("a", -3.0), ("c", 2.0), ("1", 1.0)],
+            inverse,
+            scaled(Sigmoid, 3.0, 2.0),
+        ),
         ("Elu", a_and_c(2.0, 3.0), factors("Elu"), scaled(Elu::default(), 2.0, 3.0)),
         ("-Elu(-z)", vec![], signs, scaled(Elu::default(), -1.0, -1.0)),
         (
@@ -200,7 +327,12 @@ fn a_scaled_activation_is_one() {
             scaled(Elu::new(0.5).unwrap(), 1.0, 2.0),
         ),
         ("Celu", a_and_c(1.0, 3.0), factors("Celu"), scaled(Celu::default(), 1.0, 3.0)),
-        ("Selu", vec![], with("Selu", &[float("alpha", 2.0), float("gamma", 0.5)]), scaled(Elu::new(2.0).unwrap(), 1.0, 0.5)),
+        (
+            "Selu",
+            vec![],
+            with("Selu", &[float("alpha", 2.0), float("gamma", 0.5)]),
+            scaled(Elu::new(2.0).unwrap(), 1.0, 0.5),
+        ),
         ("Swish", vec![], with("Swish", &[float("alpha", 2.0)]), scaled(Silu, 2.0, 0.5)),
         (
             "QuickGELU",
@@ -210,23 +342,46 @@ fn a_scaled_activation_is_one() {
         ),
         ("Gelu", a_and_c(2.0, 0.5), factors("Gelu"), scaled(Gelu::Exact, 2.0, 0.5)),
         ("z (1 + erf)", vec![("a", 1.0), ("1", 1.0)], erf, scaled(Gelu::Exact, sqrt, sqrt)),
-        ("z (1 + tanh)", vec![("k", 0.044_715), ("w", 0.797_884_6), ("1", 1.0)], cube, scaled(Gelu::Tanh, 1.0, 2.0)),
+        (
+            "z (1 + tanh)",
+            vec![("k", 0.044_715), ("w", 0.797_884_6), ("1", 1.0)],
+            cube,
+            scaled(Gelu::Tanh, 1.0, 2.0),
+        ),
         ("Mish", a_and_c(2.0, 3.0), factors("Mish"), scaled(Mish, 2.0, 3.0)),
         (
             "z tanh(softplus)",
             vec![("a", 2.0)],
-            gate([two("Mul", "z", "a", "m"), one("Softplus", "m", "s"), one("Tanh", "s", "g")].concat()),
+            gate(
+                [two("Mul", "z", "a", "m"), one("Softplus", "m", "s"), one("Tanh", "s", "g")]
+                    .concat(),
+            ),
             scaled(Mish, 2.0, 0.5),
         ),
-        ("HardSigmoid", vec![], with("HardSigmoid", &[float("alpha", 0.25)]), scaled(HardSigmoid, 1.5, 1.0)),
-        ("Clip(z / 4 + 1/2)", half.clone(), half_step(&[node("Clip", &["t", "0", "1"], "h", &[])]), scaled(HardSigmoid, 1.5, 1.0)),
+        (
+            "HardSigmoid",
+            vec![],
+            with("HardSigmoid", &[float("alpha", 0.25)]),
+            scaled(HardSigmoid, 1.5, 1.0),
+        ),
+        (
+            "Clip(z / 4 + 1/2)",
+            half.clone(),
+            half_step(&[node("Clip", &["t", "0", "1"], "h", &[])]),
+            scaled(HardSigmoid, 1.5, 1.0),
+        ),
         (
             "Min(Max(z / 4 + 1/2))",
             half,
             half_step(&[two("Max", "t", "0", "p"), two("Min", "p", "1", "h")]),
             scaled(HardSigmoid, 1.5, 1.0),
         ),
-        ("Clip(z + 3) / 6", relu6.clone(), shifted(&[clip("t", "f"), two("Div", "f", "6", "h")]), layer(HardSigmoid)),
+        (
+            "Clip(z + 3) / 6",
+            relu6.clone(),
+            shifted(&[clip("t", "f"), two("Div", "f", "6", "h")]),
+            layer(HardSigmoid),
+        ),
         ("Clip(z + 3)", relu6.clone(), shifted(&[clip("t", "h")]), scaled(HardSigmoid, 1.0, 6.0)),
         (
             "z Clip(z + 3) / 3",
@@ -240,9 +395,24 @@ fn a_scaled_activation_is_one() {
             shifted(&[clip("t", "f"), two("Mul", "z", "f", "g"), two("Div", "g", "6", "h")]),
             layer(HardSwish),
         ),
-        ("3 Clip", relu6, [clip("z", "f"), two("Mul", "f", "3", "h")].concat(), scaled(HardTanh::new(0.0, 6.0).unwrap(), 1.0, 3.0)),
-        ("PRelu", vec![("s", 0.25)], node("PRelu", &["z", "s"], "h", &[]), layer(LeakyRelu::new(0.25).unwrap())),
-        ("Relu(z) - Relu(-z) / 4", vec![("s", 0.25)], both.concat(), layer(LeakyRelu::new(0.25).unwrap())),
+        (
+            "3 Clip",
+            relu6,
+            [clip("z", "f"), two("Mul", "f", "3", "h")].concat(),
+            scaled(HardTanh::new(0.0, 6.0).unwrap(), 1.0, 3.0),
+        ),
+        (
+            "PRelu",
+            vec![("s", 0.25)],
+            node("PRelu", &["z", "s"], "h", &[]),
+            layer(LeakyRelu::new(0.25).unwrap()),
+        ),
+        (
+            "Relu(z) - Relu(-z) / 4",
+            vec![("s", 0.25)],
+            both.concat(),
+            layer(LeakyRelu::new(0.25).unwrap()),
+        ),
         (
             "Max(z, z / 4)",
             vec![("s", 0.25)],
@@ -253,14 +423,26 @@ fn a_scaled_activation_is_one() {
     ];
     let x = DVector::from_vec(vec![1.0, -0.75]);
     for (name, constants, nodes, activation) in cases {
-        let between = Sequential::builder().layer(linear(2, &FIRST)).layer(activation.clone()).layer(linear(3, &LAST));
-        let before = Sequential::builder().input(2).layer(activation.clone()).layer(linear(2, &FIRST));
+        let between = Sequential::builder()
+            .layer(linear(2, &FIRST))
+            .layer(activation.clone())
+            .layer(linear(3, &LAST));
+        let before =
+            Sequential::builder().input(2).layer(activation.clone()).layer(linear(2, &FIRST));
         for (found, expected) in around(&constants, &[nodes]).into_iter().zip([between, before]) {
-            let (found, expected) = (found.unwrap_or_else(|error| panic!("{name}: {error}")), expected.build().unwrap());
-            let kinds = |model: &Sequential<f64>| model.layers().iter().map(|layer| layer.kind().to_owned()).collect::<Vec<_>>();
+            let (found, expected) = (
+                found.unwrap_or_else(|error| panic!("{name}: {error}")),
+                expected.build().unwrap(),
+            );
+            let kinds = |model: &Sequential<f64>| {
+                model.layers().iter().map(|layer| layer.kind().to_owned()).collect::<Vec<_>>()
+            };
             assert_eq!(kinds(&found), kinds(&expected), "{name}: {found}");
             let close = |a: &DVector<f64>, b: &DVector<f64>| (a - b).amax() <= 2e-7 * b.amax();
-            assert!(close(&found.forward(&x).unwrap(), &expected.forward(&x).unwrap()), "{name}: {found}");
+            assert!(
+                close(&found.forward(&x).unwrap(), &expected.forward(&x).unwrap()),
+                "{name}: {found}"
+            );
             let rules: [Box<dyn RelevanceRule<f64>>; 4] = [
                 Box::new(Rule::Relative),
                 Box::new(Rule::WSquare),
@@ -268,36 +450,60 @@ fn a_scaled_activation_is_one() {
                 Box::new(Rule::Epsilon),
             ];
             for rule in rules {
-                let relevance = |model: &Sequential<f64>| model.explain(&x, &*rule).unwrap().relevance(1).unwrap();
+                let relevance = |model: &Sequential<f64>| {
+                    model.explain(&x, &*rule).unwrap().relevance(1).unwrap()
+                };
                 assert!(close(&relevance(&found), &relevance(&expected)), "{name}\n{found}");
             }
             #[cfg(feature = "safetensors")]
             {
                 let file = found.to_safetensors().unwrap();
-                let again = relprop::io::StateDict::from_safetensors(&file).unwrap().to_model::<f64>().unwrap();
-                assert_eq!((again.to_string(), again.forward(&x).unwrap()), (found.to_string(), found.forward(&x).unwrap()));
+                let again = relprop::io::StateDict::from_safetensors(&file)
+                    .unwrap()
+                    .to_model::<f64>()
+                    .unwrap();
+                assert_eq!(
+                    (again.to_string(), again.forward(&x).unwrap()),
+                    (found.to_string(), found.forward(&x).unwrap())
+                );
             }
         }
     }
 }
 
-/// A factor for each channel, and one that is beside no activation, is a scaling; so is one that others read, too.
+/// A factor for each channel, and one that is beside no activation, is a scaling; so is one that
+/// others read, too.
 #[test]
 fn other_factors_are_scalings() {
     let kinds = |parts: &[Vec<u8>]| {
         let model = read(&[1, 2], parts).unwrap();
         model.layers().iter().map(|layer| layer.kind().to_owned()).collect::<Vec<_>>()
     };
-    let per_channel = [tensor("c", &[2], &[2.0, 3.0]), node("Mul", &["x", "c"], "m", &[]), node("Relu", &["m"], "h", &[])].concat();
+    let per_channel = [
+        tensor("c", &[2], &[2.0, 3.0]),
+        node("Mul", &["x", "c"], "m", &[]),
+        node("Relu", &["m"], "h", &[]),
+    ]
+    .concat();
     assert_eq!(kinds(&[per_channel, dense()]), ["BatchNorm1d", "ReLU", "Linear"]);
     let alone = [tensor("c", &[], &[2.0]), node("Mul", &["x", "c"], "h", &[])].concat();
     assert_eq!(kinds(&[alone, dense()]), ["BatchNorm1d", "Linear"]);
     // tanh(2 x) + 2 x.
-    let both = [tensor("c", &[], &[2.0]), node("Mul", &["x", "c"], "m", &[]), node("Tanh", &["m"], "t", &[])].concat();
+    let both = [
+        tensor("c", &[], &[2.0]),
+        node("Mul", &["x", "c"], "m", &[]),
+        node("Tanh", &["m"], "t", &[]),
+    ]
+    .concat();
     let both = [both, node("Add", &["m", "t"], "h", &[]), dense()];
     assert_eq!(kinds(&both), ["BatchNorm1d", "Residual", "Tanh", "Linear"]);
     // relu(x) + 2 relu(x): the relu is one for both.
-    let value = [tensor("c", &[], &[2.0]), node("Tanh", &["x"], "t", &[]), node("Mul", &["t", "c"], "m", &[])].concat();
+    let value = [
+        tensor("c", &[], &[2.0]),
+        node("Tanh", &["x"], "t", &[]),
+        node("Mul", &["t", "c"], "m", &[]),
+    ]
+    .concat();
     let value = [value, node("Add", &["m", "t"], "h", &[]), dense()];
     let model = read(&[1, 2], &value).unwrap();
     assert!(!model.to_string().contains("BatchNorm"), "{model}");
@@ -315,19 +521,34 @@ fn probabilities_at_the_end_are_of_logits() {
     for outputs in [1, 2] {
         let count = i64::try_from(outputs).unwrap();
         let weights: Vec<f32> = if outputs == 1 { vec![w[0], w[1]] } else { w.to_vec() };
+        let dense = [
+            tensor("w", &[2, count], &weights),
+            tensor("b", &[count], &b[..outputs]),
+            node("MatMul", &["x", "w"], "m", &[]),
+        ];
         let dense =
-            [tensor("w", &[2, count], &weights), tensor("b", &[count], &b[..outputs]), node("MatMul", &["x", "w"], "m", &[])];
-        let dense = [dense.concat(), node("Add", &["m", "b"], "z", &[]), tensor("1", &[], &[1.0])].concat();
-        let logits: Vec<f64> = if outputs == 1 { vec![-0.75] } else { vec![-2.0 + 0.5 + 0.25, 2.0 + 2.0 - 0.5] };
-        let sides = [node("Sigmoid", &["z"], "p", &[]), node("Sub", &["1", "p"], "q", &[])].concat();
+            [dense.concat(), node("Add", &["m", "b"], "z", &[]), tensor("1", &[], &[1.0])].concat();
+        let logits: Vec<f64> =
+            if outputs == 1 { vec![-0.75] } else { vec![-2.0 + 0.5 + 0.25, 2.0 + 2.0 - 0.5] };
+        let sides =
+            [node("Sigmoid", &["z"], "p", &[]), node("Sub", &["1", "p"], "q", &[])].concat();
         let joined = |parts: &[&str], to: &str| node("Concat", parts, to, &[int("axis", 1)]);
-        let reshaped =
-            [whole_tensor("s", &[1, 2 * count]), joined(&["q", "p"], "c"), node("Reshape", &["c", "s"], "r", &[])].concat();
+        let reshaped = [
+            whole_tensor("s", &[1, 2 * count]),
+            joined(&["q", "p"], "c"),
+            node("Reshape", &["c", "s"], "r", &[]),
+        ]
+        .concat();
         let endings = [
             (joined(&["q", "p"], "y"), -1.0),
             (joined(&["p", "q"], "y"), 1.0),
             (
-                [joined(&["q", "p"], "c"), node("Identity", &["c"], "i", &[]), node("Cast", &["i"], "y", &[int("to", 1)])].concat(),
+                [
+                    joined(&["q", "p"], "c"),
+                    node("Identity", &["c"], "i", &[]),
+                    node("Cast", &["i"], "y", &[int("to", 1)]),
+                ]
+                .concat(),
                 -1.0,
             ),
             ([reshaped, node("Flatten", &["r"], "y", &[])].concat(), -1.0),
@@ -336,69 +557,136 @@ fn probabilities_at_the_end_are_of_logits() {
             let model = read(&[1, 2], &[dense.clone(), sides.clone(), ending]).unwrap();
             let kinds: Vec<&str> = model.layers().iter().map(|layer| layer.kind()).collect();
             assert_eq!(kinds, ["Linear", "Sigmoid"], "{model}");
-            let expected = logits.iter().map(|z| sigmoid(sign * z)).chain(logits.iter().map(|z| sigmoid(-sign * z)));
+            let expected = logits
+                .iter()
+                .map(|z| sigmoid(sign * z))
+                .chain(logits.iter().map(|z| sigmoid(-sign * z)));
             let found = model.forward(&x).unwrap();
             assert_eq!(found.len(), 2 * outputs);
-            assert!(found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-12), "{found}");
+            assert!(
+                found
+                    .iter()
+                    .zip(expected)
+                    .all(|(found, expected)| (found - expected).abs() < 1e-12),
+                "{found}"
+            );
             let tensors = model.layers()[0].tensors();
             let stacked: Vec<f64> = [sign, -sign]
                 .iter()
-                .flat_map(|sign| (0..outputs).flat_map(move |k| [sign * f64::from(w[k]), sign * f64::from(w[outputs + k])]))
+                .flat_map(|sign| {
+                    (0..outputs).flat_map(move |k| {
+                        [sign * f64::from(w[k]), sign * f64::from(w[outputs + k])]
+                    })
+                })
                 .collect();
             let expected = if outputs == 1 { vec![-sign, sign, sign, -sign] } else { stacked };
-            assert_eq!((tensors[0].1.as_slice(), &tensors[0].2), (&[2 * outputs, 2][..], &expected));
+            assert_eq!(
+                (tensors[0].1.as_slice(), &tensors[0].2),
+                (&[2 * outputs, 2][..], &expected)
+            );
             assert_eq!(
                 tensors[1].2,
-                [sign, -sign].iter().flat_map(|s| b[..outputs].iter().map(move |&b| s * f64::from(b))).collect::<Vec<_>>()
+                [sign, -sign]
+                    .iter()
+                    .flat_map(|s| b[..outputs].iter().map(move |&b| s * f64::from(b)))
+                    .collect::<Vec<_>>()
             );
         }
     }
     // Without a dense layer of its own: an activation before it.
-    let relu = [tensor("w", &[2, 1], &[-1.0, 3.0]), node("MatMul", &["x", "w"], "m", &[]), node("Relu", &["m"], "z", &[])].concat();
-    let ending = [tensor("1", &[], &[1.0]), node("Sigmoid", &["z"], "p", &[]), node("Sub", &["1", "p"], "q", &[])].concat();
-    let model = read(&[1, 2], &[relu, ending, node("Concat", &["q", "p"], "y", &[int("axis", -1)])]).unwrap();
+    let relu = [
+        tensor("w", &[2, 1], &[-1.0, 3.0]),
+        node("MatMul", &["x", "w"], "m", &[]),
+        node("Relu", &["m"], "z", &[]),
+    ]
+    .concat();
+    let ending = [
+        tensor("1", &[], &[1.0]),
+        node("Sigmoid", &["z"], "p", &[]),
+        node("Sub", &["1", "p"], "q", &[]),
+    ]
+    .concat();
+    let model =
+        read(&[1, 2], &[relu, ending, node("Concat", &["q", "p"], "y", &[int("axis", -1)])])
+            .unwrap();
     let kinds: Vec<&str> = model.layers().iter().map(|layer| layer.kind()).collect();
     assert_eq!(kinds, ["Linear", "ReLU", "Concat", "Scaled", "Sigmoid"]);
     assert!((model.forward(&x).unwrap()[0] - sigmoid(-1.0)).abs() < 1e-12);
     // A temperature: the logit is scaled, and the sigmoid is a plain one.
-    let scaled = [tensor("w", &[2, 1], &[-1.0, 3.0]), node("MatMul", &["x", "w"], "m", &[]), tensor("t", &[], &[4.0])].concat();
-    let model = read(&[1, 2], &[scaled, node("Div", &["m", "t"], "z", &[]), node("Sigmoid", &["z"], "y", &[])]).unwrap();
+    let scaled = [
+        tensor("w", &[2, 1], &[-1.0, 3.0]),
+        node("MatMul", &["x", "w"], "m", &[]),
+        tensor("t", &[], &[4.0]),
+    ]
+    .concat();
+    let model = read(
+        &[1, 2],
+        &[scaled, node("Div", &["m", "t"], "z", &[]), node("Sigmoid", &["z"], "y", &[])],
+    )
+    .unwrap();
     assert_eq!(model.layers().last().unwrap().kind(), "Sigmoid");
     assert_eq!(model.layers()[1].arguments(), "Identity(), argument=1.0, value=0.25");
     assert!((model.forward(&x).unwrap()[0] - sigmoid(0.25)).abs() < 1e-12);
     // Two heads, each with a sigmoid: one after both.
-    let heads =
-        [tensor("w", &[2, 1], &[-1.0, 3.0]), tensor("v", &[2, 1], &[0.5, 1.0]), node("MatMul", &["x", "w"], "a", &[])].concat();
-    let heads =
-        [heads, node("MatMul", &["x", "v"], "b", &[]), node("Sigmoid", &["a"], "p", &[]), node("Sigmoid", &["b"], "q", &[])];
-    let model = read(&[1, 2], &[heads.concat(), node("Concat", &["p", "q"], "y", &[int("axis", 1)])]).unwrap();
+    let heads = [
+        tensor("w", &[2, 1], &[-1.0, 3.0]),
+        tensor("v", &[2, 1], &[0.5, 1.0]),
+        node("MatMul", &["x", "w"], "a", &[]),
+    ]
+    .concat();
+    let heads = [
+        heads,
+        node("MatMul", &["x", "v"], "b", &[]),
+        node("Sigmoid", &["a"], "p", &[]),
+        node("Sigmoid", &["b"], "q", &[]),
+    ];
+    let model =
+        read(&[1, 2], &[heads.concat(), node("Concat", &["p", "q"], "y", &[int("axis", 1)])])
+            .unwrap();
     let kinds: Vec<&str> = model.layers().iter().map(|layer| layer.kind()).collect();
     assert_eq!(kinds, ["Concat", "Linear", "Linear", "Sigmoid"]);
     assert!((model.forward(&x).unwrap()[1] - sigmoid(2.0)).abs() < 1e-12);
 }
 
-/// A label's relevance is that of its own logit, by every rule: what makes two logits of one has no weights to share it by.
+/// A label's relevance is that of its own logit, by every rule: what makes two logits of one has no
+/// weights to share it by.
 #[test]
 fn a_label_of_several_logits_has_the_relevance_of_its_own() {
-    let logits =
-        [tensor("w", &[2, 2], &[-1.0, 1.0, 0.5, 2.0]), tensor("t", &[], &[4.0]), node("MatMul", &["x", "w"], "m", &[])].concat();
+    let logits = [
+        tensor("w", &[2, 2], &[-1.0, 1.0, 0.5, 2.0]),
+        tensor("t", &[], &[4.0]),
+        node("MatMul", &["x", "w"], "m", &[]),
+    ]
+    .concat();
     let hidden = [logits, node("Relu", &["m"], "h", &[])].concat();
     let direct = [hidden.clone(), node("Identity", &["h"], "z", &[])].concat();
     let cooled = [hidden, node("Div", &["h", "t"], "z", &[])].concat();
-    let ending = [tensor("1", &[], &[1.0]), node("Sigmoid", &["z"], "p", &[]), node("Sub", &["1", "p"], "q", &[])].concat();
+    let ending = [
+        tensor("1", &[], &[1.0]),
+        node("Sigmoid", &["z"], "p", &[]),
+        node("Sub", &["1", "p"], "q", &[]),
+    ]
+    .concat();
     let ending = [ending, node("Concat", &["q", "p"], "y", &[int("axis", 1)])].concat();
     let x = DVector::from_vec(vec![1.0, 3.0]);
     for (nodes, temperature) in [(direct, 1.0), (cooled, 4.0)] {
         let file = OnnxFile::from_bytes(model(&[1, 2], &[nodes, ending.clone()])).unwrap();
-        let (labels, logits) = (file.to_model::<f64>().unwrap(), file.output("h").to_model::<f64>().unwrap());
-        for (rule, label) in
-            [Rule::Flat, Rule::WSquare, Rule::Epsilon].into_iter().flat_map(|rule| (0..4).map(move |label| (rule, label)))
+        let (labels, logits) =
+            (file.to_model::<f64>().unwrap(), file.output("h").to_model::<f64>().unwrap());
+        for (rule, label) in [Rule::Flat, Rule::WSquare, Rule::Epsilon]
+            .into_iter()
+            .flat_map(|rule| (0..4).map(move |label| (rule, label)))
         {
-            let relevance = |model: &Sequential<f64>, label: usize| model.explain(&x, rule).unwrap().relevance(label).unwrap();
+            let relevance = |model: &Sequential<f64>, label: usize| {
+                model.explain(&x, rule).unwrap().relevance(label).unwrap()
+            };
             let sign = if label < 2 { -1.0 } else { 1.0 };
             let expected = relevance(&logits, label % 2) * sign / temperature;
             assert!(expected.amax() > 0.01, "{expected}");
-            assert!((relevance(&labels, label) - expected).amax() < 1e-6, "{rule:?} {label}\n{labels}");
+            assert!(
+                (relevance(&labels, label) - expected).amax() < 1e-6,
+                "{rule:?} {label}\n{labels}"
+            );
         }
     }
 }
@@ -406,27 +694,57 @@ fn a_label_of_several_logits_has_the_relevance_of_its_own() {
 /// A size of 0 that is given for one that the file leaves open.
 #[test]
 fn a_given_shape_without_values_is_refused() {
-    let ending = [tensor("1", &[], &[1.0]), node("Sigmoid", &["x"], "p", &[]), node("Sub", &["1", "p"], "q", &[])].concat();
+    let ending = [
+        tensor("1", &[], &[1.0]),
+        node("Sigmoid", &["x"], "p", &[]),
+        node("Sub", &["1", "p"], "q", &[]),
+    ]
+    .concat();
     let nodes = [ending, node("Concat", &["q", "p"], "y", &[int("axis", 1)])];
     let file = OnnxFile::from_bytes(model(&[1, -1], &nodes)).unwrap();
     let error = file.input([0]).to_model::<f64>().unwrap_err().to_string();
-    assert!(error.contains("the shape 0 that was given has a size of 0: give sizes of at least 1"), "{error}");
-    let file = OnnxFile::from_bytes(model(&[1, 1, -1, 2], &[node("Flatten", &["x"], "h", &[]), dense()])).unwrap();
-    assert!(file.clone().input([1, 0, 2]).to_model::<f64>().unwrap_err().to_string().contains("has a size of 0"));
+    assert!(
+        error.contains("the shape 0 that was given has a size of 0: give sizes of at least 1"),
+        "{error}"
+    );
+    let file =
+        OnnxFile::from_bytes(model(&[1, 1, -1, 2], &[node("Flatten", &["x"], "h", &[]), dense()]))
+            .unwrap();
+    assert!(
+        file.clone()
+            .input([1, 0, 2])
+            .to_model::<f64>()
+            .unwrap_err()
+            .to_string()
+            .contains("has a size of 0")
+    );
     assert!(file.input([1, 1, 2]).to_model::<f64>().is_ok());
 }
 
 /// The names of what is in branches begin with that of the layer that joins these.
 #[test]
 fn every_layer_has_a_name_of_its_own() {
-    let mean = |from: &str, to: &str| node("ReduceMean", &[from], to, &[ints("axes", &[2]), int("keepdims", 0)]);
+    let mean = |from: &str, to: &str| {
+        node("ReduceMean", &[from], to, &[ints("axes", &[2]), int("keepdims", 0)])
+    };
     let relu = |from: &str, to: &str| node("Relu", &[from], to, &[]);
-    let chain = [relu("x", "a b"), relu("a b", "a_b_2"), relu("a_b_2", "a_b"), relu("a_b", "m-1"), mean("m-1", "m")].concat();
+    let chain = [
+        relu("x", "a b"),
+        relu("a b", "a_b_2"),
+        relu("a_b_2", "a_b"),
+        relu("a_b", "m-1"),
+        mean("m-1", "m"),
+    ]
+    .concat();
     let left = [node("Tanh", &["m"], "h-0", &[]), relu("h-0", "join-0")].concat();
-    let branches = [left, node("Add", &["join-0", "m"], "r", &[]), node("Tanh", &["r"], "r.h-0", &[])].concat();
-    let weights = [tensor("w", &[2, 1], &[1.0, 2.0]), node("MatMul", &["r.h-0", "w"], "y", &[])].concat();
+    let branches =
+        [left, node("Add", &["join-0", "m"], "r", &[]), node("Tanh", &["r"], "r.h-0", &[])]
+            .concat();
+    let weights =
+        [tensor("w", &[2, 1], &[1.0, 2.0]), node("MatMul", &["r.h-0", "w"], "y", &[])].concat();
     let model = read(&[1, 2, 3], &[chain, branches, weights]).unwrap();
-    let expected = ["a_b", "a_b_2", "a_b_3", "m-1", "m_4", "m_4-1", "r", "r.h-0", "r.join-0_6", "r_h-0", "y"];
+    let expected =
+        ["a_b", "a_b_2", "a_b_3", "m-1", "m_4", "m_4-1", "r", "r.h-0", "r.join-0_6", "r_h-0", "y"];
     assert_eq!(model.names(), expected);
 }
 
@@ -443,56 +761,104 @@ fn what_looks_like_something_else_is_refused() {
     // A normalization of before set 14, which says by its outputs that it is in training.
     let names = ["s", "b", "m", "v"];
     let norm: Vec<u8> = names.iter().flat_map(|name| tensor(name, &[2], &[1.0, 1.0])).collect();
-    let norm = [norm, node_of("BatchNormalization", &["x", "s", "b", "m", "v"], &["h", "m1", "v1"], &[])].concat();
+    let norm =
+        [norm, node_of("BatchNormalization", &["x", "s", "b", "m", "v"], &["h", "m1", "v1"], &[])]
+            .concat();
     refused(&[1, 2], &[norm, dense()], "after model.eval()");
     // A window that begins in zeros behind the values.
     let kernel = [ints("kernel_shape", &[2]), ints("strides", &[2]), int("ceil_mode", 1)];
     let pad = [whole_tensor("p", &[0, 0, 1, 0, 0, 1]), node("Pad", &["r", "p"], "q", &[])].concat();
-    let pool = [node("Relu", &["x"], "r", &[]), pad, node("MaxPool", &["q"], "y", &kernel)].concat();
+    let pool =
+        [node("Relu", &["x"], "r", &[]), pad, node("MaxPool", &["q"], "y", &kernel)].concat();
     refused(&[1, 1, 5], &[pool], "its last window may begin in the padding");
     // Values that are repeated, but not equally often; not along space; or not so often.
     let resized = |scales: &[f32], attributes: &[Vec<u8>]| {
         let all = [&[word("mode", "nearest")], attributes].concat();
         [tensor("s", &[4], scales), node("Resize", &["x", "", "s"], "y", &all)].concat()
     };
-    let mode = |mode: &str, rounding: &str| [word("coordinate_transformation_mode", mode), word("nearest_mode", rounding)];
+    let mode = |mode: &str, rounding: &str| {
+        [word("coordinate_transformation_mode", mode), word("nearest_mode", rounding)]
+    };
     refused(
         &[1, 1, 2, 2],
         &[resized(&[1.0, 1.0, 32.0, 32.0], &mode("half_pixel", "floor"))],
         "does not repeat each value equally often",
     );
-    refused(&[1, 1, 2, 2], &[resized(&[1.0, 1.0, 2.0, 2.0], &[ints("axes", &[2, 3, 0, 1])])], "axes are unsupported");
+    refused(
+        &[1, 1, 2, 2],
+        &[resized(&[1.0, 1.0, 2.0, 2.0], &[ints("axes", &[2, 3, 0, 1])])],
+        "axes are unsupported",
+    );
     let kept = [word("keep_aspect_ratio_policy", "not_larger")];
     refused(&[1, 1, 2, 2], &[resized(&[1.0, 1.0, 2.0, 2.0], &kept)], "keep_aspect_ratio_policy");
     // Windows that are farther apart than they are long, or dilated, and padded to the same size.
     let same = |operator: &str, more: &[Vec<u8>]| {
         let inputs: &[&str] = if operator == "Conv" { &["x", "k"] } else { &["x"] };
-        [tensor("k", &[1, 1, 1], &[1.0]), node(operator, inputs, "y", &[&[word("auto_pad", "SAME_UPPER")], more].concat())].concat()
+        [
+            tensor("k", &[1, 1, 1], &[1.0]),
+            node(operator, inputs, "y", &[&[word("auto_pad", "SAME_UPPER")], more].concat()),
+        ]
+        .concat()
     };
-    refused(&[1, 1, 8], &[same("Conv", &[ints("strides", &[4])])], "the stride is larger than the window");
-    refused(&[1, 1, 8], &[same("MaxPool", &[ints("kernel_shape", &[2]), ints("dilations", &[2])])], "unsupported with dilations");
+    refused(
+        &[1, 1, 8],
+        &[same("Conv", &[ints("strides", &[4])])],
+        "the stride is larger than the window",
+    );
+    refused(
+        &[1, 1, 8],
+        &[same("MaxPool", &[ints("kernel_shape", &[2]), ints("dilations", &[2])])],
+        "unsupported with dilations",
+    );
     // The samples' axis alone, and something behind it.
+    let alone = [
+        tensor("w", &[2, 1], &[1.0, 2.0]),
+        node("MatMul", &["x", "w"], "a", &[]),
+        node("Squeeze", &["a", "one"], "b", &[]),
+    ];
     let alone =
-        [tensor("w", &[2, 1], &[1.0, 2.0]), node("MatMul", &["x", "w"], "a", &[]), node("Squeeze", &["a", "one"], "b", &[])];
-    let alone = [constant("one", &[1]), alone.concat(), node("Softmax", &["b"], "y", &[int("axis", 0)])];
+        [constant("one", &[1]), alone.concat(), node("Softmax", &["b"], "y", &[int("axis", 0)])];
     refused(&[3, 2], &alone, "it removes all axes but that of the samples");
     // Whole numbers are divided with truncation; those that become others first are read.
     let half = [tensor("c", &[1], &[2.0]), node("Div", &["x", "c"], "h", &[])].concat();
-    let error = OnnxFile::from_bytes(model_of(7, &[1, 2], &[half, dense()])).unwrap().to_model::<f64>().unwrap_err();
+    let error = OnnxFile::from_bytes(model_of(7, &[1, 2], &[half, dense()]))
+        .unwrap()
+        .to_model::<f64>()
+        .unwrap_err();
     assert!(error.to_string().contains("its values are whole numbers"), "{error}");
-    let half = [node("Cast", &["x"], "f", &[int("to", 1)]), tensor("c", &[1], &[2.0]), node("Div", &["f", "c"], "h", &[])].concat();
-    let model = OnnxFile::from_bytes(model_of(2, &[1, 2], &[half, dense()])).unwrap().to_model::<f64>().unwrap();
+    let half = [
+        node("Cast", &["x"], "f", &[int("to", 1)]),
+        tensor("c", &[1], &[2.0]),
+        node("Div", &["f", "c"], "h", &[]),
+    ]
+    .concat();
+    let model = OnnxFile::from_bytes(model_of(2, &[1, 2], &[half, dense()]))
+        .unwrap()
+        .to_model::<f64>()
+        .unwrap();
     assert_eq!(model.forward(&DVector::from_vec(vec![3.0, 1.0])).unwrap().as_slice(), &[2.5]);
 }
 
 #[test]
 fn what_is_in_training_is_refused() {
-    let dropout = [tensor("ratio", &[1], &[0.5]), node("Constant", &[], "t", &[int("value_int", 1)])].concat();
+    let dropout =
+        [tensor("ratio", &[1], &[0.5]), node("Constant", &[], "t", &[int("value_int", 1)])]
+            .concat();
     let dropout = [dropout, node("Dropout", &["x", "ratio", "t"], "h", &[])].concat();
-    let norm: Vec<u8> = ["s", "b", "m", "v"].iter().flat_map(|name| tensor(name, &[2], &[1.0, 1.0])).collect();
-    let norm = [norm, node("BatchNormalization", &["x", "s", "b", "m", "v"], "h", &[int("training_mode", 1)])].concat();
+    let norm: Vec<u8> =
+        ["s", "b", "m", "v"].iter().flat_map(|name| tensor(name, &[2], &[1.0, 1.0])).collect();
+    let norm = [
+        norm,
+        node("BatchNormalization", &["x", "s", "b", "m", "v"], "h", &[int("training_mode", 1)]),
+    ]
+    .concat();
     for part in [dropout, norm] {
-        assert!(read(&[1, 2], &[part, dense()]).unwrap_err().to_string().contains("export the model after model.eval()"));
+        assert!(
+            read(&[1, 2], &[part, dense()])
+                .unwrap_err()
+                .to_string()
+                .contains("export the model after model.eval()")
+        );
     }
 }
 
@@ -506,26 +872,44 @@ fn what_is_refused_is_listed() {
             other => panic!("{file}: {other:?}"),
         }
     };
-    let operators = |nodes: &[UnsupportedNode]| nodes.iter().map(|node| node.operator.clone()).collect::<Vec<_>>();
+    let operators = |nodes: &[UnsupportedNode]| {
+        nodes.iter().map(|node| node.operator.clone()).collect::<Vec<_>>()
+    };
     let gate = refused("refused-gate");
     assert_eq!(operators(&gate), ["Mul"]);
     let text = Error::UnsupportedNodes { nodes: gate }.to_string();
     assert_eq!(
         text,
-        "the model has a node that cannot be explained:\n  Mul '/Mul' (graph.node[6]): both of its inputs depend on the model's \
-         input, and together they are not a known activation: products of values (gates, attention) are unsupported"
+        "the model has a node that cannot be explained:\n  Mul '/Mul' (graph.node[6]): both of \
+         its inputs depend on the model's \
+         input, and together they are not a known activation: products of values (gates, \
+         attention) are unsupported"
     );
     let attention = refused("refused-attention");
     println!("{}", Error::UnsupportedNodes { nodes: attention.clone() });
     let mut listed = operators(&attention);
     listed.sort();
-    assert_eq!(listed, [&["Gather"; 3][..], &["LayerNormalization"; 2], &["MatMul"; 3], &["Softmax"], &["Transpose"; 6]].concat());
+    assert_eq!(
+        listed,
+        [
+            &["Gather"; 3][..],
+            &["LayerNormalization"; 2],
+            &["MatMul"; 3],
+            &["Softmax"],
+            &["Transpose"; 6]
+        ]
+        .concat()
+    );
     let vendors = [text_node("com.vendor", "Fused"), dense()];
     let error = read(&[1, 2], &vendors).unwrap_err().to_string();
-    assert!(error.contains("com.vendor.Fused 'h' (graph.node[0]): the operator is unsupported"), "{error}");
+    assert!(
+        error.contains("com.vendor.Fused 'h' (graph.node[0]): the operator is unsupported"),
+        "{error}"
+    );
 }
 
-/// One of each kind of refusal in one graph, also after values of unknown shape: all at once, and nothing that only follows from another.
+/// One of each kind of refusal in one graph, also after values of unknown shape: all at once, and
+/// nothing that only follows from another.
 #[test]
 fn all_that_is_refused_is_listed_at_once() {
     let steps = [
@@ -567,7 +951,9 @@ fn all_that_is_refused_is_listed_at_once() {
         tensor("u", &[3, 1], &[0.5; 3]),
         node("MatMul", &["quotient", "u"], "y", &[]),
     ];
-    let Err(Error::UnsupportedNodes { nodes }) = read(&[1, 2], &steps) else { panic!("it is read") };
+    let Err(Error::UnsupportedNodes { nodes }) = read(&[1, 2], &steps) else {
+        panic!("it is read")
+    };
     let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
     let expected = [
         "r1",
@@ -606,11 +992,22 @@ fn all_that_is_refused_is_listed_at_once() {
         assert!(reason(name).contains(what), "{name}: {}", reason(name));
     }
     // What follows from another is not listed by itself.
-    let follows = [node("LSTM", &["x"], "l", &[]), node("Softmax", &["l"], "s", &[]), node("Flatten", &["s"], "h", &[]), dense()];
-    let Err(Error::UnsupportedNodes { nodes }) = read(&[1, 2], &follows) else { panic!("it is read") };
+    let follows = [
+        node("LSTM", &["x"], "l", &[]),
+        node("Softmax", &["l"], "s", &[]),
+        node("Flatten", &["s"], "h", &[]),
+        dense(),
+    ];
+    let Err(Error::UnsupportedNodes { nodes }) = read(&[1, 2], &follows) else {
+        panic!("it is read")
+    };
     let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
     assert_eq!(names, ["l", "s"]);
-    let last = [node("LSTM", &["x"], "l", &[]), node("Softmax", &["l"], "s", &[]), node("Flatten", &["s"], "y", &[])];
+    let last = [
+        node("LSTM", &["x"], "l", &[]),
+        node("Softmax", &["l"], "s", &[]),
+        node("Flatten", &["s"], "y", &[]),
+    ];
     let Err(Error::UnsupportedNodes { nodes }) = read(&[1, 2], &last) else { panic!("it is read") };
     assert_eq!(nodes.len(), 1, "{nodes:?}");
 }
@@ -620,11 +1017,21 @@ fn all_that_is_refused_is_listed_at_once() {
 fn shapes_in_the_file_help_after_a_refused_node() {
     let said = {
         let dims: Vec<u8> = [1, 5].iter().flat_map(|&dim| bytes(1, &number(1, dim))).collect();
-        bytes(13, &[text(1, "l"), bytes(2, &bytes(1, &[number(1, 1), bytes(2, &dims)].concat()))].concat())
+        bytes(
+            13,
+            &[text(1, "l"), bytes(2, &bytes(1, &[number(1, 1), bytes(2, &dims)].concat()))]
+                .concat(),
+        )
     };
-    let parts = [node("LSTM", &["x"], "l", &[]), node("MatMul", &["l", "w"], "y", &[]), tensor("w", &[2, 1], &[1.0, 2.0])];
+    let parts = [
+        node("LSTM", &["x"], "l", &[]),
+        node("MatMul", &["l", "w"], "y", &[]),
+        tensor("w", &[2, 1], &[1.0, 2.0]),
+    ];
     let refused = |parts: &[Vec<u8>]| match read(&[1, 2], parts) {
-        Err(Error::UnsupportedNodes { nodes }) => nodes.into_iter().map(|node| node.operator).collect::<Vec<_>>(),
+        Err(Error::UnsupportedNodes { nodes }) => {
+            nodes.into_iter().map(|node| node.operator).collect::<Vec<_>>()
+        }
         other => panic!("{other:?}"),
     };
     assert_eq!(refused(&parts), ["LSTM"]);
@@ -644,18 +1051,36 @@ fn files_of_something_else_are_called_what_they_are() {
         file.extend(name.as_bytes());
         file
     };
-    let whole = std::fs::read(format!("{}/tests/exported/mlp-opset9.onnx", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let whole =
+        std::fs::read(format!("{}/tests/exported/mlp-opset9.onnx", env!("CARGO_MANIFEST_DIR")))
+            .unwrap();
     let cases: [(&str, Vec<u8>, &str); 10] = [
-        ("net.safetensors", b"\x10\0\0\0\0\0\0\0{\"a\":{}}     ".to_vec(), "it is a safetensors file, which has weights only"),
+        (
+            "net.safetensors",
+            b"\x10\0\0\0\0\0\0\0{\"a\":{}}     ".to_vec(),
+            "it is a safetensors file, which has weights only",
+        ),
         ("net.pt", zip("net/data.pkl"), "it is a PyTorch checkpoint, which has weights only"),
         ("net.pt2", zip("net/archive_format"), "it is a program of torch.export"),
         ("net.keras", zip("metadata.json"), "it is a Keras model"),
         ("net.h5", b"\x89HDF\r\n\x1a\n\0\0".to_vec(), "it is an HDF5 file"),
-        ("pointer.onnx", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n".to_vec(), "it is a Git LFS pointer"),
+        (
+            "pointer.onnx",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n".to_vec(),
+            "it is a Git LFS pointer",
+        ),
         ("page.onnx", b"<!DOCTYPE html><html></html>".to_vec(), "it is an HTML page"),
         ("empty.onnx", Vec::new(), "it is an empty file"),
-        ("cut.onnx", whole[..whole.len() / 2].to_vec(), "it begins as an ONNX model and is cut off or damaged"),
-        ("noise.onnx", vec![0xfe; 64], "its format is unknown: only ONNX models are supported here"),
+        (
+            "cut.onnx",
+            whole[..whole.len() / 2].to_vec(),
+            "it begins as an ONNX model and is cut off or damaged",
+        ),
+        (
+            "noise.onnx",
+            vec![0xfe; 64],
+            "its format is unknown: only ONNX models are supported here",
+        ),
     ];
     for (name, content, what) in cases {
         let path = folder.join(name);
@@ -678,14 +1103,29 @@ fn what_is_wrong_with_a_model_as_a_whole() {
     };
     says(&[node("Identity", &["x"], "y", &[])], "its output is its input");
     says(&[node("Relu", &["x"], "y", &[])], "it has activations and reshapes only");
-    says(&[node("Sigmoid", &["x"], "p", &[]), node("Flatten", &["p"], "y", &[])], "it has activations and reshapes only");
-    let file = OnnxFile::from_bytes(model(&[1, 2], &[node("Relu", &["x"], "hidden", &[]), dense_of("hidden", "scores")])).unwrap();
+    says(
+        &[node("Sigmoid", &["x"], "p", &[]), node("Flatten", &["p"], "y", &[])],
+        "it has activations and reshapes only",
+    );
+    let file = OnnxFile::from_bytes(model(
+        &[1, 2],
+        &[node("Relu", &["x"], "hidden", &[]), dense_of("hidden", "scores")],
+    ))
+    .unwrap();
     let of = |name: &str| file.clone().output(name).to_model::<f64>();
     assert!(of("scores").is_ok());
     let error = of("scroes").unwrap_err().to_string();
-    assert!(error.ends_with("no node gives the output 'scroes' (the file's outputs are 'y'), did you mean 'scores'?"), "{error}");
+    assert!(
+        error.ends_with(
+            "no node gives the output 'scroes' (the file's outputs are 'y'), did you mean 'scores'?"
+        ),
+        "{error}"
+    );
     let error = of("something else").unwrap_err().to_string();
-    assert!(error.ends_with("no node gives the output 'something else' (the file's outputs are 'y')"), "{error}");
+    assert!(
+        error.ends_with("no node gives the output 'something else' (the file's outputs are 'y')"),
+        "{error}"
+    );
 }
 
 fn dense_of(from: &str, to: &str) -> Vec<u8> {
@@ -702,16 +1142,20 @@ fn operators_of_unknown_versions_are_refused() {
         let file = [bytes(7, &[]), bytes(8, &number(2, version))].concat();
         let error = OnnxFile::from_bytes(file).unwrap_err().to_string();
         assert!(
-            error.contains(&format!("is version {version}, and versions 9 to 28 are supported: export the model again")),
+            error.contains(&format!(
+                "is version {version}, and versions 9 to 28 are supported: export the model again"
+            )),
             "{error}"
         );
     }
 }
 
-/// Until operator set 12 a softmax is over all axes from its own on, since then over that one alone.
+/// Until operator set 12 a softmax is over all axes from its own on, since then over that one
+/// alone.
 #[test]
 fn a_last_softmax_over_an_axis() {
-    let two_labels = || [tensor("k", &[2, 1, 1, 1], &[1.0, -1.0]), node("Conv", &["x", "k"], "h", &[])].concat();
+    let two_labels =
+        || [tensor("k", &[2, 1, 1, 1], &[1.0, -1.0]), node("Conv", &["x", "k"], "h", &[])].concat();
     let x = DVector::from_vec(vec![0.0, 1.0, 2.0, 3.0]);
     let with = |axis: &[i64]| {
         let settings: Vec<Vec<u8>> = axis.iter().map(|&axis| int("axis", axis)).collect();
@@ -719,27 +1163,49 @@ fn a_last_softmax_over_an_axis() {
     };
     let labels = with(&[1]).unwrap();
     let p = labels.forward(&x).unwrap();
-    assert!((p[0] - 0.5).abs() < 1e-12 && (p[3] - 0.997_527_376_843).abs() < 1e-9 && (p[3] + p[7] - 1.0).abs() < 1e-12);
+    assert!(
+        (p[0] - 0.5).abs() < 1e-12
+            && (p[3] - 0.997_527_376_843).abs() < 1e-9
+            && (p[3] + p[7] - 1.0).abs() < 1e-12
+    );
     assert!((labels.explain(&x, Rule::Lrp0).unwrap().output()[7] + 3.0).abs() < 1e-12);
     // Along the width, also when nothing is said.
     for model in [with(&[-1]).unwrap(), with(&[3]).unwrap(), with(&[]).unwrap()] {
         assert!((model.forward(&x).unwrap()[1] - 0.731_058_578_630).abs() < 1e-9);
     }
-    // Its probabilities with the channels last, and along a sequence that was turned for it: the logits are moved instead.
+    // Its probabilities with the channels last, and along a sequence that was turned for it: the
+    // logits are moved instead.
     let last = [two_labels(), node("Softmax", &["h"], "p", &[int("axis", 1)])].concat();
-    let channels_last = |perm: &[i64], to: &str| node("Transpose", &["p"], to, &[ints("perm", perm)]);
+    let channels_last =
+        |perm: &[i64], to: &str| node("Transpose", &["p"], to, &[ints("perm", perm)]);
     let nhwc = read(&[1, 1, 2, 2], &[last.clone(), channels_last(&[0, 2, 3, 1], "y")]).unwrap();
-    let twice = [last.clone(), channels_last(&[0, 3, 1, 2], "q"), node("Transpose", &["q"], "y", &[ints("perm", &[0, 3, 1, 2])])];
+    let twice = [
+        last.clone(),
+        channels_last(&[0, 3, 1, 2], "q"),
+        node("Transpose", &["q"], "y", &[ints("perm", &[0, 3, 1, 2])]),
+    ];
     let twice = read(&[1, 1, 2, 2], &twice).unwrap();
-    let flat = read(&[1, 1, 2, 2], &[last.clone(), channels_last(&[0, 2, 3, 1], "q"), node("Flatten", &["q"], "y", &[])]).unwrap();
+    let flat = read(
+        &[1, 1, 2, 2],
+        &[last.clone(), channels_last(&[0, 2, 3, 1], "q"), node("Flatten", &["q"], "y", &[])],
+    )
+    .unwrap();
     let once = read(&[1, 1, 2, 2], &[last.clone(), channels_last(&[0, 3, 1, 2], "y")]).unwrap();
     for model in [&nhwc, &once, &twice, &flat] {
-        let (found, logits) = (model.forward(&x).unwrap(), model.explain(&x, Rule::Lrp0).unwrap().output().clone());
+        let (found, logits) =
+            (model.forward(&x).unwrap(), model.explain(&x, Rule::Lrp0).unwrap().output().clone());
         let place = |pixel: usize, label: usize| {
-            if std::ptr::eq(model, &raw const once) { 4 * (pixel % 2) + 2 * label + pixel / 2 } else { 2 * pixel + label }
+            if std::ptr::eq(model, &raw const once) {
+                4 * (pixel % 2) + 2 * label + pixel / 2
+            } else {
+                2 * pixel + label
+            }
         };
         for (pixel, label) in (0..4).flat_map(|pixel| [(pixel, 0), (pixel, 1)]) {
-            assert!((found[place(pixel, label)] - p[4 * label + pixel]).abs() < 1e-12, "{model}: {found}");
+            assert!(
+                (found[place(pixel, label)] - p[4 * label + pixel]).abs() < 1e-12,
+                "{model}: {found}"
+            );
             let logit = [1.0, -1.0][label] * x[pixel];
             assert!((logits[place(pixel, label)] - logit).abs() < 1e-12, "{model}: {logits}");
         }
@@ -753,17 +1219,30 @@ fn a_last_softmax_over_an_axis() {
     *all.last_mut().unwrap() = 11;
     let all = OnnxFile::from_bytes(all).unwrap().to_model::<f64>().unwrap().forward(&x).unwrap();
     let whole: f64 = [0.0_f64, 1.0, 2.0, 3.0].iter().map(|z| z.exp() + (-z).exp()).sum();
-    assert!((all[3] - (-1.0_f64).exp() / whole).abs() < 1e-12 && (all.sum() - 1.0).abs() < 1e-12, "{all}");
+    assert!(
+        (all[3] - (-1.0_f64).exp() / whole).abs() < 1e-12 && (all.sum() - 1.0).abs() < 1e-12,
+        "{all}"
+    );
     // After a reshape there may be no such axis.
     let reshaped = [
         whole_tensor("s", &[1, 4, 2]),
         node("Reshape", &["p", "s"], "q", &[]),
         node("Transpose", &["q"], "y", &[ints("perm", &[0, 2, 1])]),
     ];
-    let Err(Error::UnsupportedNodes { nodes }) = read(&[1, 1, 2, 2], &[last, reshaped.concat()]) else { panic!("it is read") };
+    let Err(Error::UnsupportedNodes { nodes }) = read(&[1, 1, 2, 2], &[last, reshaped.concat()])
+    else {
+        panic!("it is read")
+    };
     let [UnsupportedNode { operator, reason, .. }] = nodes.as_slice() else { panic!("{nodes:?}") };
-    assert!(operator == "Transpose" && reason.contains("whose probabilities are reshaped"), "{nodes:?}");
-    for (axis, what) in [(0, "its axis 0 is that of the samples"), (-4, "is that of the samples"), (4, "have no axis 4")] {
+    assert!(
+        operator == "Transpose" && reason.contains("whose probabilities are reshaped"),
+        "{nodes:?}"
+    );
+    for (axis, what) in [
+        (0, "its axis 0 is that of the samples"),
+        (-4, "is that of the samples"),
+        (4, "have no axis 4"),
+    ] {
         let error = with(&[axis]).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
     }

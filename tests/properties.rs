@@ -1,4 +1,5 @@
-//! What holds for every network: conservation, invariances, and the agreement of the orders of accumulation.
+//! What holds for every network: conservation, invariances, and the agreement of the orders of
+//! accumulation.
 
 mod common;
 
@@ -7,11 +8,15 @@ use proptest::prelude::*;
 use relprop::nalgebra::DMatrix;
 use relprop::rule::{Outside, Stabilizer};
 use relprop::{
-    Accumulation, AlphaBeta, BiasMode, Cause, Composite, Epsilon, Explanation, Flat, Gamma, LedgerEntry, Norm, RelevanceRule, Rule,
-    Scalar, ZBox, ZPlus,
+    Accumulation, AlphaBeta, BiasMode, Cause, Composite, Epsilon, Explanation, Flat, Gamma,
+    LedgerEntry, Norm, RelevanceRule, Rule, Scalar, ZBox, ZPlus,
 };
 
-fn explain<T: Scalar>(net: &Net, rule: impl RelevanceRule<T>, order: Accumulation) -> Explanation<T> {
+fn explain<T: Scalar>(
+    net: &Net,
+    rule: impl RelevanceRule<T>,
+    order: Accumulation,
+) -> Explanation<T> {
     net.model::<T>().explainer(rule).unwrap().accumulation(order).explain(&net.sample()).unwrap()
 }
 
@@ -27,7 +32,9 @@ fn nothing() -> Stabilizer {
 /// S · f, inputs x outputs.
 fn relevances(net: &Net) -> DMatrix<f64> {
     let explanation = lrp_0(net);
-    DMatrix::from_fn(net.x.len(), explanation.output().len(), |i, k| explanation.shares()[(i, k)] * explanation.output()[k])
+    DMatrix::from_fn(net.x.len(), explanation.output().len(), |i, k| {
+        explanation.shares()[(i, k)] * explanation.output()[k]
+    })
 }
 
 /// No total is so small that rounding decides it; one that is exactly 0 has nothing to share.
@@ -83,7 +90,8 @@ proptest! {
         let forward = explain::<f64>(&net, formula.rule(), Accumulation::Forward);
         let reverse = explain::<f64>(&net, formula.rule(), Accumulation::Reverse);
         prop_assert_eq!(forward.output(), reverse.output());
-        // The columns sum to 1 with the sinks, so that 1 is a scale of the shares where the inputs got next to nothing.
+        // The columns sum to 1 with the sinks, so that 1 is a scale of the shares where the inputs
+        // got next to nothing.
         let largest = forward.shares().amax().max(1.0);
         prop_assert!((forward.shares() - reverse.shares()).amax() <= 1e-10 * largest);
     }
@@ -252,7 +260,8 @@ fn gamma_and_z_plus_see_how_a_linear_map_is_split() {
         x: vec![1.0, 1.0],
     };
     let merged = Net { layers: vec![layer(vec![vec![0.75, 0.0]])], ..split.clone() };
-    let shares = |net: &Net, rule: Rule| explain::<f64>(net, rule, Accumulation::Optimal).shares().clone();
+    let shares =
+        |net: &Net, rule: Rule| explain::<f64>(net, rule, Accumulation::Optimal).shares().clone();
     assert!((shares(&split, Rule::Lrp0) - shares(&merged, Rule::Lrp0)).amax() < 1e-12);
     for rule in [Rule::Gamma, Rule::ZPlus] {
         assert!((shares(&split, rule) - shares(&merged, rule)).amax() > 0.1, "{rule:?}");

@@ -1,4 +1,5 @@
-//! Random networks with a rule for each layer against the rules' formulas and zennit (`random_networks.py`).
+//! Random networks with a rule for each layer against the rules' formulas and zennit
+//! (`random_networks.py`).
 
 #![cfg(feature = "safetensors")]
 
@@ -9,8 +10,8 @@ use relprop::io::StateDict;
 use relprop::nalgebra::DMatrix;
 use relprop::rule::Stabilizer;
 use relprop::{
-    Accumulation, AlphaBeta, BiasMode, Composite, Epsilon, Flat, Gamma, GammaPlain, Lrp0, Norm, Pass, Relative, RelevanceRule,
-    WSquare, ZBox, ZPlus,
+    Accumulation, AlphaBeta, BiasMode, Composite, Epsilon, Flat, Gamma, GammaPlain, Lrp0, Norm,
+    Pass, Relative, RelevanceRule, WSquare, ZBox, ZPlus,
 };
 
 /// What ours may differ by, relative to the largest of a network's entries.
@@ -31,15 +32,27 @@ fn rule(words: &[&str]) -> AnyRule {
         "lrp0" => Box::new(Lrp0::default().with_bias(bias)),
         "epsilon" => Box::new(Epsilon::new(number(1)).unwrap().with_bias(bias)),
         "rms" => Box::new(Epsilon::relative_to_rms(number(1)).unwrap().with_bias(bias)),
-        "gamma" => Box::new(Gamma::new(number(1)).unwrap().with_stabilizer(epsilon(2)).unwrap().with_bias(bias)),
-        "gamma-plain" => Box::new(GammaPlain::new(number(1)).unwrap().with_stabilizer(epsilon(2)).unwrap().with_bias(bias)),
+        "gamma" => Box::new(
+            Gamma::new(number(1)).unwrap().with_stabilizer(epsilon(2)).unwrap().with_bias(bias),
+        ),
+        "gamma-plain" => Box::new(
+            GammaPlain::new(number(1))
+                .unwrap()
+                .with_stabilizer(epsilon(2))
+                .unwrap()
+                .with_bias(bias),
+        ),
         "zplus" => Box::new(ZPlus::default().with_stabilizer(epsilon(1)).unwrap().with_bias(bias)),
         "alpha-beta" => {
             let rule = AlphaBeta::new(number(1), number(1) - 1.0).unwrap();
             Box::new(rule.with_stabilizer(epsilon(2)).unwrap().with_bias(bias))
         }
-        "wsquare" => Box::new(WSquare::default().with_stabilizer(epsilon(1)).unwrap().with_bias(bias)),
-        "zbox" => Box::new(ZBox::new(number(1), number(2)).unwrap().with_stabilizer(epsilon(3)).unwrap()),
+        "wsquare" => {
+            Box::new(WSquare::default().with_stabilizer(epsilon(1)).unwrap().with_bias(bias))
+        }
+        "zbox" => {
+            Box::new(ZBox::new(number(1), number(2)).unwrap().with_stabilizer(epsilon(3)).unwrap())
+        }
         "relative" => Box::new(Relative::new(bias).unwrap()),
         "flat" => Box::new(Flat),
         "pass" => Box::new(Pass),
@@ -63,7 +76,8 @@ fn off<'a>(ours: impl IntoIterator<Item = &'a f64>, goldens: &[f64]) -> f64 {
     let largest = goldens.iter().fold(0.0_f64, |max, golden| max.max(golden.abs()));
     let differences = ours.into_iter().zip(goldens).map(|(ours, golden)| (ours - golden).abs());
     // NaN is no agreement.
-    differences.fold(0.0, |max: f64, d| if d.is_nan() { f64::INFINITY } else { max.max(d) }) / largest
+    differences.fold(0.0, |max: f64, d| if d.is_nan() { f64::INFINITY } else { max.max(d) })
+        / largest
 }
 
 /// What ours are off by: outputs, relevances and ledgers in each order, by name.
@@ -78,7 +92,8 @@ fn differences(path: &Path) -> Result<Vec<(String, f64)>, relprop::Error> {
     let mut found = vec![("outputs".to_owned(), off(&model.forward_batch(&samples)?, &outputs))];
     for order in [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse] {
         let targets: Vec<usize> = (0..shape_of_goldens[1]).collect();
-        let explainer = model.explainer(&composite)?.accumulation(order).targets(targets.clone())?;
+        let explainer =
+            model.explainer(&composite)?.accumulation(order).targets(targets.clone())?;
         let (mut ours, mut imbalance) = (Vec::new(), 0.0_f64);
         for explanation in explainer.explain_batch(&samples)? {
             for &target in &targets {
@@ -102,14 +117,17 @@ fn differences(path: &Path) -> Result<Vec<(String, f64)>, relprop::Error> {
 #[test]
 #[ignore = "reads a folder that random_networks.py writes"]
 fn random_networks_are_explained_by_the_formulas() {
-    let folder = std::env::var("RELPROP_RANDOM").expect("RELPROP_RANDOM is the folder that random_networks.py has written");
-    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let folder = std::env::var("RELPROP_RANDOM")
+        .expect("RELPROP_RANDOM is the folder that random_networks.py has written");
+    let mut paths: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|e| e == "safetensors"));
     paths.sort();
     assert!(!paths.is_empty(), "the folder has no networks");
     let (mut worst, mut wrong): (BTreeMap<String, (f64, &Path)>, usize) = (BTreeMap::new(), 0);
     for path in &paths {
-        let found = std::panic::catch_unwind(|| differences(path)).unwrap_or_else(|_| Ok(vec![("panic".into(), f64::INFINITY)]));
+        let found = std::panic::catch_unwind(|| differences(path))
+            .unwrap_or_else(|_| Ok(vec![("panic".into(), f64::INFINITY)]));
         let found = found.unwrap_or_else(|error| vec![(error.to_string(), f64::INFINITY)]);
         for (what, difference) in &found {
             let known = worst.entry(what.clone()).or_insert((0.0, path));

@@ -1,4 +1,5 @@
-//! The crate against the formulas, published points, and the faults that other implementations are known for.
+//! The crate against the formulas, published points, and the faults that other implementations are
+//! known for.
 
 // Casts to f32 round on purpose; what is compared exactly is exact.
 #![allow(clippy::cast_possible_truncation, clippy::float_cmp)]
@@ -9,12 +10,14 @@ use common::{Dense, Formula, Net};
 use proptest::prelude::*;
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
 use relprop::{
-    Accumulation, AlphaBeta, AvgPool1d, AvgPool2d, BiasMode, Cause, Composite, Concat, Conv2d, Dropout, Epsilon, Error, Flatten,
-    Gamma, GammaPlain, HardSigmoid, Identity, Layer, LeakyRelu, Linear, Operator, Permute, Relative, RelevanceRule, Relu, Residual,
-    Rule, Scalar, Sequential, Shape, Sigmoid, Softmax, Unflatten,
+    Accumulation, AlphaBeta, AvgPool1d, AvgPool2d, BiasMode, Cause, Composite, Concat, Conv2d,
+    Dropout, Epsilon, Error, Flatten, Gamma, GammaPlain, HardSigmoid, Identity, Layer, LeakyRelu,
+    Linear, Operator, Permute, Relative, RelevanceRule, Relu, Residual, Rule, Scalar, Sequential,
+    Shape, Sigmoid, Softmax, Unflatten,
 };
 
-const ORDERS: [Accumulation; 3] = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
+const ORDERS: [Accumulation; 3] =
+    [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
 
 fn check<T: Scalar>(net: &Net, formula: Formula, tolerance: f64) {
     let expected = net.expected(formula);
@@ -56,8 +59,14 @@ proptest! {
 }
 
 fn fixed() -> Net {
-    let first = Dense { weights: vec![vec![1.0, -1.0], vec![0.5, 2.0], vec![0.0, 1.0]], bias: Some(vec![0.0, 0.1, -0.2]) };
-    let second = Dense { weights: vec![vec![1.0, 1.0, -1.0], vec![-0.5, 0.25, 2.0]], bias: Some(vec![0.05, 0.3]) };
+    let first = Dense {
+        weights: vec![vec![1.0, -1.0], vec![0.5, 2.0], vec![0.0, 1.0]],
+        bias: Some(vec![0.0, 0.1, -0.2]),
+    };
+    let second = Dense {
+        weights: vec![vec![1.0, 1.0, -1.0], vec![-0.5, 0.25, 2.0]],
+        bias: Some(vec![0.05, 0.3]),
+    };
     Net { layers: vec![first, second], relu: true, x: vec![1.0, 2.0] }
 }
 
@@ -74,7 +83,8 @@ fn default_epsilon_on_fixed_networks() {
     }
     let net = fixed();
     let by_default = net.model::<f64>().explain(&net.sample(), Epsilon::default()).unwrap();
-    net.expected(Formula::Epsilon { epsilon: 1e-6, relative: false, bias: BiasMode::Absorb }).assert_is(&by_default, 1e-10);
+    net.expected(Formula::Epsilon { epsilon: 1e-6, relative: false, bias: BiasMode::Absorb })
+        .assert_is(&by_default, 1e-10);
     assert_eq!(net.model().explain(&net.sample(), Rule::Epsilon).unwrap(), by_default);
 }
 
@@ -94,7 +104,8 @@ fn captum_test_network() {
     }
 }
 
-/// The same with one weight of -2, by the gamma rule in both of its forms, and by positive weights alone.
+/// The same with one weight of -2, by the gamma rule in both of its forms, and by positive weights
+/// alone.
 #[test]
 fn gamma_test_network() {
     let mut weights = DMatrix::from_element(3, 3, 2.0);
@@ -112,7 +123,8 @@ fn gamma_test_network() {
     ] {
         for order in ORDERS {
             let explainer = model.explainer(&first).unwrap().accumulation(order);
-            let relevance = explainer.explain(&dvector![1.0, 2.0, 3.0]).unwrap().relevance(0).unwrap();
+            let relevance =
+                explainer.explain(&dvector![1.0, 2.0, 3.0]).unwrap().relevance(0).unwrap();
             assert!((relevance - &expected).amax() < 1e-4);
         }
     }
@@ -121,7 +133,10 @@ fn gamma_test_network() {
 /// Where nothing is clamped but the weights, the total of what is positive is 1 - 1 here.
 #[test]
 fn z_plus_and_alpha_beta_clamp_inputs_and_bias() {
-    let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -1.0], dvector![-1.0]).unwrap()).build().unwrap();
+    let model = Sequential::builder()
+        .layer(Linear::new(dmatrix![1.0, -1.0], dvector![-1.0]).unwrap())
+        .build()
+        .unwrap();
     let x = dvector![1.0, 1.0];
     let check = |rule: &dyn RelevanceRule<f64>, expected: DVector<f64>, bias: f64| {
         let explanation = model.explain(&x, rule).unwrap();
@@ -142,8 +157,16 @@ fn what_cannot_be_shared_stands_in_the_ledger() {
         let model = Sequential::builder().layer(layer).build().unwrap();
         let explanation = model.explain(&dvector![1.0, 1.0], rule).unwrap();
         let ledger = explanation.ledger(0).unwrap();
-        let share: f64 = ledger.entries().iter().filter(|e| e.cause() == cause).map(relprop::LedgerEntry::share).sum();
-        assert!(ledger.imbalance() < 1e-15 && explanation.shares().iter().all(|share| share.is_finite()));
+        let share: f64 = ledger
+            .entries()
+            .iter()
+            .filter(|e| e.cause() == cause)
+            .map(relprop::LedgerEntry::share)
+            .sum();
+        assert!(
+            ledger.imbalance() < 1e-15
+                && explanation.shares().iter().all(|share| share.is_finite())
+        );
         share
     };
     // A total of 0 without a stabilizer; an output of 0 has no sign to prefer.
@@ -158,19 +181,33 @@ fn what_cannot_be_shared_stands_in_the_ledger() {
 
 #[test]
 fn pass_wants_as_many_inputs_as_outputs() {
-    let square = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0; 3.0, 4.0], None).unwrap()).build().unwrap();
+    let square = Sequential::builder()
+        .layer(Linear::new(dmatrix![1.0, 2.0; 3.0, 4.0], None).unwrap())
+        .build()
+        .unwrap();
     let shares = square.explain(&dvector![5.0, -1.0], Rule::Pass).unwrap().shares().clone();
     assert_eq!(shares, dmatrix![1.0, 0.0; 0.0, 1.0]);
-    let wide = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], None).unwrap()).build().unwrap();
-    assert!(matches!(wide.explain(&dvector![5.0, -1.0], Rule::Pass), Err(relprop::Error::Unsupported { layer: 0, .. })));
+    let wide = Sequential::builder()
+        .layer(Linear::new(dmatrix![1.0, 2.0], None).unwrap())
+        .build()
+        .unwrap();
+    assert!(matches!(
+        wide.explain(&dvector![5.0, -1.0], Rule::Pass),
+        Err(relprop::Error::Unsupported { layer: 0, .. })
+    ));
 }
 
 #[test]
 fn the_bias_is_counted_once() {
-    let model = Sequential::builder().layer(Linear::new(dmatrix![2.0, 1.0], dvector![3.0]).unwrap()).build().unwrap();
+    let model = Sequential::builder()
+        .layer(Linear::new(dmatrix![2.0, 1.0], dvector![3.0]).unwrap())
+        .build()
+        .unwrap();
     let x = dvector![1.0, 1.0];
-    let share =
-        |mode, input| -> f64 { model.explain(&x, Epsilon::new(1e-12).unwrap().with_bias(mode)).unwrap().shares()[(input, 0)] };
+    let share = |mode, input| -> f64 {
+        model.explain(&x, Epsilon::new(1e-12).unwrap().with_bias(mode)).unwrap().shares()
+            [(input, 0)]
+    };
     for (mode, expected) in [
         (BiasMode::Absorb, [2.0 / 6.0, 1.0 / 6.0]),
         (BiasMode::Ignore, [2.0 / 3.0, 1.0 / 3.0]),
@@ -189,14 +226,31 @@ fn a_last_softmax_changes_nothing() {
     let net = fixed();
     let plain = net.model::<f64>();
     let layer = |dense: &Dense| {
-        let weights = DMatrix::from_fn(dense.weights.len(), dense.weights[0].len(), |j, i| dense.weights[j][i]);
+        let weights = DMatrix::from_fn(dense.weights.len(), dense.weights[0].len(), |j, i| {
+            dense.weights[j][i]
+        });
         Linear::new(weights, dense.bias.clone().map(DVector::from_vec)).unwrap()
     };
-    let model =
-        Sequential::builder().layer(layer(&net.layers[0])).layer(Relu).layer(layer(&net.layers[1])).layer(Softmax).build().unwrap();
+    let model = Sequential::builder()
+        .layer(layer(&net.layers[0]))
+        .layer(Relu)
+        .layer(layer(&net.layers[1]))
+        .layer(Softmax)
+        .build()
+        .unwrap();
     for order in ORDERS {
-        let with = model.explainer(Rule::Epsilon).unwrap().accumulation(order).explain(&net.sample()).unwrap();
-        let without = plain.explainer(Rule::Epsilon).unwrap().accumulation(order).explain(&net.sample()).unwrap();
+        let with = model
+            .explainer(Rule::Epsilon)
+            .unwrap()
+            .accumulation(order)
+            .explain(&net.sample())
+            .unwrap();
+        let without = plain
+            .explainer(Rule::Epsilon)
+            .unwrap()
+            .accumulation(order)
+            .explain(&net.sample())
+            .unwrap();
         assert_eq!(with.shares(), without.shares());
         assert_eq!(with.output(), without.output());
         assert!(without.probabilities().is_none());
@@ -216,28 +270,38 @@ fn a_last_sigmoid_explains_the_logit() {
         plain.clone().layer(Sigmoid),
         plain.clone().layer(HardSigmoid),
         plain.clone().layer(Sigmoid).layer(Identity).layer(Dropout::default()),
-        plain.clone().layer(Sigmoid).layer(Unflatten::new([1, 1, 1])).layer(Permute::new(&[1, 2, 0]).unwrap()).layer(Flatten),
+        plain
+            .clone()
+            .layer(Sigmoid)
+            .layer(Unflatten::new([1, 1, 1]))
+            .layer(Permute::new(&[1, 2, 0]).unwrap())
+            .layer(Flatten),
     ];
     for (number, model) in models.into_iter().enumerate() {
         let model = model.build().unwrap();
         let probability = if number == 1 { 1.0 / 3.0 } else { 1.0 / (1.0 + 1.0_f64.exp()) };
         assert!((model.forward(&x).unwrap()[0] - probability).abs() < 1e-15);
         for order in ORDERS {
-            let explanation = model.explainer(Rule::Lrp0).unwrap().accumulation(order).explain(&x).unwrap();
+            let explanation =
+                model.explainer(Rule::Lrp0).unwrap().accumulation(order).explain(&x).unwrap();
             assert_eq!(explanation.output(), &dvector![-1.0]);
             assert!((explanation.probabilities().unwrap()[0] - probability).abs() < 1e-15);
             assert_eq!(explanation.relevance(0).unwrap(), dvector![-2.0, 1.0]);
         }
     }
     // Two sigmoids: the last one is the link, the other an activation.
-    let twice = Sequential::builder().layer(linear()).layer(Sigmoid).layer(Sigmoid).build().unwrap();
+    let twice =
+        Sequential::builder().layer(linear()).layer(Sigmoid).layer(Sigmoid).build().unwrap();
     let logit = 1.0 / (1.0 + 1.0_f64.exp());
     assert!((twice.explain(&x, Rule::Lrp0).unwrap().output()[0] - logit).abs() < 1e-15);
     // One for each output, of labels that do not exclude one another.
     let labels = Linear::new(dmatrix![1.0, 0.0; -1.0, 0.5], None).unwrap();
     let labels = Sequential::builder().layer(labels).layer(Sigmoid).build().unwrap();
     let explanation = labels.explain(&x, Rule::Lrp0).unwrap();
-    assert_eq!((explanation.output(), explanation.relevance(1).unwrap()), (&dvector![2.0, -1.5], dvector![-2.0, 0.5]));
+    assert_eq!(
+        (explanation.output(), explanation.relevance(1).unwrap()),
+        (&dvector![2.0, -1.5], dvector![-2.0, 0.5])
+    );
 }
 
 /// PyTorch: softmax over the two labels of each of four pixels.
@@ -246,21 +310,45 @@ fn a_last_softmax_over_an_axis() {
     let two_labels = || Conv2d::new([2, 1, 1, 1], vec![1.0, -1.0], None).unwrap();
     let x = dvector![0.0, 1.0, 2.0, 3.0];
     let of_label_0: [f64; 4] = [0.5, 0.880_797_078, 0.982_013_790, 0.997_527_377];
-    let model = Sequential::builder().input([1, 2, 2]).layer(two_labels()).layer(Softmax::over(0)).layer(Flatten).build().unwrap();
+    let model = Sequential::builder()
+        .input([1, 2, 2])
+        .layer(two_labels())
+        .layer(Softmax::over(0))
+        .layer(Flatten)
+        .build()
+        .unwrap();
     let probabilities = model.forward(&x).unwrap();
     for (pixel, p) in of_label_0.into_iter().enumerate() {
-        assert!((probabilities[pixel] - p).abs() < 1e-8 && (probabilities[pixel + 4] + p - 1.0).abs() < 1e-8);
+        assert!(
+            (probabilities[pixel] - p).abs() < 1e-8
+                && (probabilities[pixel + 4] + p - 1.0).abs() < 1e-8
+        );
     }
     let explanation = model.explain(&x, Rule::Lrp0).unwrap();
     assert_eq!(explanation.output()[6], -2.0);
     assert_eq!(explanation.relevance(6).unwrap(), dvector![0.0, 0.0, -2.0, 0.0]);
-    let over_width = Sequential::builder().input([1, 2, 2]).layer(two_labels()).layer(Softmax::over(2)).build().unwrap();
+    let over_width = Sequential::builder()
+        .input([1, 2, 2])
+        .layer(two_labels())
+        .layer(Softmax::over(2))
+        .build()
+        .unwrap();
     assert!((over_width.forward(&x).unwrap()[1] - 0.731_058_578_f64).abs() < 1e-8);
     for layer in [Softmax::over(3), Softmax::over(usize::MAX)] {
-        let refused = Sequential::builder().input([1, 2, 2]).layer(two_labels()).layer(layer).build().unwrap_err();
+        let refused = Sequential::builder()
+            .input([1, 2, 2])
+            .layer(two_labels())
+            .layer(layer)
+            .build()
+            .unwrap_err();
         assert!(matches!(refused, Error::LayerShape { layer: 1, .. }), "{refused}");
     }
-    let whole = Sequential::builder().input([1, 2, 2]).layer(two_labels()).layer(Softmax).build().unwrap_err();
+    let whole = Sequential::builder()
+        .input([1, 2, 2])
+        .layer(two_labels())
+        .layer(Softmax)
+        .build()
+        .unwrap_err();
     assert!(whole.to_string().contains("Softmax::over(0)"), "{whole}");
 }
 
@@ -277,7 +365,8 @@ impl<T: Scalar> Layer<T> for PRelu {
     }
 }
 
-/// 40,000 values are shared out among threads, and so is a batch: each value still meets the function of its channel.
+/// 40,000 values are shared out among threads, and so is a batch: each value still meets the
+/// function of its channel.
 #[test]
 fn a_function_for_each_channel_knows_its_channel_everywhere() {
     let (channels, each, samples) = (5, 8000, 3);
@@ -285,7 +374,11 @@ fn a_function_for_each_channel_knows_its_channel_everywhere() {
     for shape in [Shape::from([channels, each]), Shape::from([channels, each / 100, 100])] {
         let pool = AvgPool2d::new([1, 1]);
         let builder = Sequential::builder().input(shape);
-        let builder = if shape.dims().len() == 3 { builder.layer(pool) } else { builder.layer(AvgPool1d::new(1)) };
+        let builder = if shape.dims().len() == 3 {
+            builder.layer(pool)
+        } else {
+            builder.layer(AvgPool1d::new(1))
+        };
         let model = builder.layer(PRelu(slopes.clone())).build().unwrap();
         let value = |at: usize| ((at * 37) % 101) as f64 - 50.0;
         let batch = DMatrix::from_fn(shape.size(), samples, |i, sample| value(i + sample));
@@ -300,11 +393,22 @@ fn a_function_for_each_channel_knows_its_channel_everywhere() {
     // One for each value of a vector.
     let linear = Linear::new(dmatrix![-1.0; -2.0], None).unwrap();
     let vector = Sequential::builder().layer(linear).layer(PRelu(vec![0.5, 0.25])).build().unwrap();
-    assert_eq!(vector.forward_batch(&dmatrix![1.0, 4.0]).unwrap(), dmatrix![-0.5, -2.0; -0.5, -2.0]);
-    assert_eq!(vector.explain(&dvector![1.0], Rule::Lrp0).unwrap().relevance(1).unwrap(), dvector![-0.5]);
-    let three = Sequential::builder().layer(Linear::new(dmatrix![-1.0; -2.0], None).unwrap()).layer(PRelu(vec![1.0; 3]));
+    assert_eq!(
+        vector.forward_batch(&dmatrix![1.0, 4.0]).unwrap(),
+        dmatrix![-0.5, -2.0; -0.5, -2.0]
+    );
+    assert_eq!(
+        vector.explain(&dvector![1.0], Rule::Lrp0).unwrap().relevance(1).unwrap(),
+        dvector![-0.5]
+    );
+    let three = Sequential::builder()
+        .layer(Linear::new(dmatrix![-1.0; -2.0], None).unwrap())
+        .layer(PRelu(vec![1.0; 3]));
     let refused = three.build().unwrap_err().to_string();
-    assert!(refused.contains("layer 1 (PReLU) takes 3 channels, one for each of its functions"), "{refused}");
+    assert!(
+        refused.contains("layer 1 (PReLU) takes 3 channels, one for each of its functions"),
+        "{refused}"
+    );
 }
 
 /// A rule that loses nothing has no sinks to carry on, also before another layer of its branch.
@@ -313,7 +417,9 @@ fn pass_in_branches() {
     let linear = |w: f64| Linear::new(dmatrix![w, 1.0; 0.5, -1.0], None).unwrap();
     let two = || Sequential::builder().layer(linear(2.0)).layer(linear(3.0));
     let models = [
-        Sequential::builder().input(2).layer(Residual::new([two(), Sequential::builder()]).unwrap()),
+        Sequential::builder()
+            .input(2)
+            .layer(Residual::new([two(), Sequential::builder()]).unwrap()),
         Sequential::builder().input(2).layer(Concat::new([two(), Sequential::builder()]).unwrap()),
         two().layer(linear(1.0)),
     ];
@@ -321,10 +427,12 @@ fn pass_in_branches() {
     for (number, model) in models.into_iter().enumerate() {
         let model = model.build().unwrap();
         for order in ORDERS {
-            let explanation = model.explainer(Rule::Pass).unwrap().accumulation(order).explain(&x).unwrap();
+            let explanation =
+                model.explainer(Rule::Pass).unwrap().accumulation(order).explain(&x).unwrap();
             let expected = match number {
                 0 => {
-                    // The sum is shared by Norm: each output to the input of its index, up to the stabilizer.
+                    // The sum is shared by Norm: each output to the input of its index, up to the
+                    // stabilizer.
                     dmatrix![1.0, 0.0; 0.0, 1.0]
                 }
                 1 => dmatrix![1.0, 0.0, 1.0, 0.0; 0.0, 1.0, 0.0, 1.0],
@@ -338,7 +446,10 @@ fn pass_in_branches() {
 #[test]
 fn the_stabilizer_has_the_sign_of_the_total() {
     // 1 - (1 + 1e-6) is the total: an unsigned stabilizer of 1e-6 would cancel it.
-    let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -1.0], None).unwrap()).build().unwrap();
+    let model = Sequential::builder()
+        .layer(Linear::new(dmatrix![1.0, -1.0], None).unwrap())
+        .build()
+        .unwrap();
     let x = dvector![1.0, 1.0 + 1e-6];
     let y: f64 = x[0] - x[1];
     let shares = model.explain(&x, Epsilon::default()).unwrap().shares().clone();
@@ -354,24 +465,29 @@ fn the_stabilizer_has_the_sign_of_the_total() {
 fn a_second_call_gives_the_same() {
     let net = fixed();
     for order in ORDERS {
-        let explainer = net.model::<f64>().explainer(Epsilon::new(0.1).unwrap()).unwrap().accumulation(order);
+        let explainer =
+            net.model::<f64>().explainer(Epsilon::new(0.1).unwrap()).unwrap().accumulation(order);
         let first = explainer.explain(&net.sample()).unwrap();
         explainer.explain(&dvector![-5.0, 3.0]).unwrap();
         assert_eq!(explainer.explain(&net.sample()).unwrap(), first);
     }
 }
 
-/// Weights in [-a, a] with a variance that keeps the size of the activations behind a `ReLU`; exact in f32.
+/// Weights in [-a, a] with a variance that keeps the size of the activations behind a `ReLU`; exact
+/// in f32.
 fn deep<T: Scalar>(sizes: &[usize]) -> Sequential<T> {
     let mut state = 1_u64;
     let mut next = move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 41) as f64 / f64::from(1 << 22) - 1.0
     };
     let mut builder = Sequential::builder();
     for (index, pair) in sizes.windows(2).enumerate() {
         let size = (6.0 / pair[0] as f64).sqrt();
-        let weights = DMatrix::from_fn(pair[1], pair[0], |_, _| T::from_f64(f64::from((next() * size) as f32)));
+        let weights = DMatrix::from_fn(pair[1], pair[0], |_, _| {
+            T::from_f64(f64::from((next() * size) as f32))
+        });
         builder = builder.layer(Linear::new(weights, None).unwrap());
         if index + 2 < sizes.len() {
             builder = builder.layer(Relu);
@@ -388,14 +504,27 @@ fn deep_relative_does_not_vanish() {
         (sizes[0], sizes[30]) = (inputs, 3);
         let x: Vec<f64> = (0..inputs).map(|i| 1.0 - 0.25 * (i % 7) as f64).collect();
         let x32 = DVector::from_iterator(inputs, x.iter().map(|&v| v as f32));
-        let single = deep::<f32>(&sizes).explainer(Relative::default()).unwrap().accumulation(order).explain(&x32).unwrap();
-        let double =
-            deep::<f64>(&sizes).explainer(Relative::default()).unwrap().accumulation(order).explain(&DVector::from_vec(x)).unwrap();
+        let single = deep::<f32>(&sizes)
+            .explainer(Relative::default())
+            .unwrap()
+            .accumulation(order)
+            .explain(&x32)
+            .unwrap();
+        let double = deep::<f64>(&sizes)
+            .explainer(Relative::default())
+            .unwrap()
+            .accumulation(order)
+            .explain(&DVector::from_vec(x))
+            .unwrap();
         assert!(single.exponent() < 0);
         assert!(single.shares().amax() > 0.0);
         // Divided by the other's scale, so that neither side underflows.
         let scale = f64::from(single.exponent() - double.exponent()).exp2();
         let error = (single.shares().map(|v| f64::from(v) * scale) - double.shares()).amax();
-        assert!(error <= 1e-3 * double.shares().amax(), "{error:e} of {:e}", double.shares().amax());
+        assert!(
+            error <= 1e-3 * double.shares().amax(),
+            "{error:e} of {:e}",
+            double.shares().amax()
+        );
     }
 }

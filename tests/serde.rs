@@ -1,16 +1,27 @@
-//! What the feature `serde` writes is what `docs/json.md` promises: its examples are compared with what the code writes.
+//! What the feature `serde` writes is what `docs/json.md` promises: its examples are compared with
+//! what the code writes.
 #![cfg(feature = "serde")]
 
 use relprop::nalgebra::{dmatrix, dvector};
-use relprop::{Accumulation, BatchNorm1d, Cause, Code, Error, Linear, Relu, Rule, Scalar, Sequential, Shape, Softmax, Targets};
+use relprop::{
+    Accumulation, BatchNorm1d, Cause, Code, Error, Linear, Relu, Rule, Scalar, Sequential, Shape,
+    Softmax, Targets,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 /// The example of the page under this heading, without spaces and line breaks outside its texts.
 fn example(heading: &str) -> String {
     let page = include_str!("../docs/json.md");
-    let section = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no section {heading}")).1;
-    let block = section.split_once("```json\n").and_then(|(_, rest)| rest.split_once("```")).expect("an example").0;
+    let section = page
+        .split_once(&format!("\n## {heading}\n"))
+        .unwrap_or_else(|| panic!("no section {heading}"))
+        .1;
+    let block = section
+        .split_once("```json\n")
+        .and_then(|(_, rest)| rest.split_once("```"))
+        .expect("an example")
+        .0;
     let (mut packed, mut quoted) = (String::new(), false);
     for character in block.chars() {
         quoted ^= character == '"';
@@ -49,32 +60,43 @@ fn the_page_shows_what_an_explanation_is() -> Result<(), Error> {
 #[test]
 fn the_page_shows_what_a_finding_and_a_plan_are() -> Result<(), Error> {
     let model = model()?;
-    let (shown, written): (Value, _) = (serde_json::from_str(&example("A finding")).unwrap(), value(&model.check(Rule::Flat)?[0]));
+    let (shown, written): (Value, _) =
+        (serde_json::from_str(&example("A finding")).unwrap(), value(&model.check(Rule::Flat)?[0]));
     let fields = ["code", "layer", "kind"].map(|field| (&shown[field], &written[field]));
     assert!(fields.iter().all(|(shown, written)| shown == written), "{written}");
-    let texts = |finding: &Value| ["sentence", "advice"].iter().all(|field| finding[field].as_str().is_some_and(|s| !s.is_empty()));
-    assert!(texts(&shown) && texts(&written) && written.as_object().unwrap().len() == 5, "{written}");
+    let texts = |finding: &Value| {
+        ["sentence", "advice"]
+            .iter()
+            .all(|field| finding[field].as_str().is_some_and(|s| !s.is_empty()))
+    };
+    assert!(
+        texts(&shown) && texts(&written) && written.as_object().unwrap().len() == 5,
+        "{written}"
+    );
     assert_eq!(text(model.explainer(Rule::Lrp0)?.plan()), example("A plan"));
     Ok(())
 }
 
 #[test]
 fn the_page_shows_what_health_is() -> Result<(), Error> {
-    let explanation = model()?.explainer(Rule::Epsilon)?.with_health().explain(&dvector![1.0, 1.0])?;
+    let explanation =
+        model()?.explainer(Rule::Epsilon)?.with_health().explain(&dvector![1.0, 1.0])?;
     let shown: Value = serde_json::from_str(&example("Health")).unwrap();
     let written = value(&explanation)["health"].clone();
     assert!(alike(&shown, &written), "{written:#}");
     Ok(())
 }
 
-/// The same names, texts and whole numbers; numbers with a point within a part in a million, as a rounding bound need not be the same
-/// on all machines.
+/// The same names, texts and whole numbers; numbers with a point within a part in a million, as a
+/// rounding bound need not be the same on all machines.
 fn alike(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
             a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| alike(a, b)))
         }
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| alike(a, b)),
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| alike(a, b))
+        }
         (Value::Number(a), Value::Number(b)) if a.is_f64() && b.is_f64() => {
             let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
             (a - b).abs() <= 1e-6 * a.abs()
@@ -86,7 +108,10 @@ fn alike(a: &Value, b: &Value) -> bool {
 #[test]
 fn single_precision_reads_back_the_same() -> Result<(), Error> {
     let weights: Vec<f32> = (0..7 * 40).map(|k| (k as f32 * 0.73).sin() / 3.0).collect();
-    let model = Sequential::builder().layer(Linear::from_rows(7, 40, &weights, None)?).layer(Softmax).build()?;
+    let model = Sequential::builder()
+        .layer(Linear::from_rows(7, 40, &weights, None)?)
+        .layer(Softmax)
+        .build()?;
     let sample: Vec<f32> = (0..40).map(|k| (k as f32 * 1.7).cos() * 1e-3).collect();
     let explanation = model.explainer(Rule::Epsilon)?.explain_slice(&sample)?;
     let written: Value = serde_json::from_str(&text(&explanation)).unwrap();
@@ -104,11 +129,18 @@ fn single_precision_reads_back_the_same() -> Result<(), Error> {
 
 #[test]
 fn some_outputs_and_weightings_say_which_they_are() -> Result<(), Error> {
-    let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0; 3.0, 1.0; 0.0, 4.0], None)?).build()?;
+    let model = Sequential::builder()
+        .layer(Linear::new(dmatrix![1.0, 2.0; 3.0, 1.0; 0.0, 4.0], None)?)
+        .build()?;
     let explainer = model.explainer(Rule::Lrp0)?;
     let targets = |targets: Targets<f64>| -> Result<Value, Error> {
         let written = value(&explainer.clone().targets(targets)?.explain(&dvector![1.0, 1.0])?);
-        let listed = written["targets"].as_array().unwrap().iter().map(|entry| entry["target"].clone()).collect::<Value>();
+        let listed = written["targets"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| entry["target"].clone())
+            .collect::<Value>();
         Ok(json!([written["weighted"], listed, written["targets"][0]["relevance"]]))
     };
     assert_eq!(targets([2, 0].into())?, json!([false, [2, 0], [0.0, 4.0]]));
@@ -117,16 +149,23 @@ fn some_outputs_and_weightings_say_which_they_are() -> Result<(), Error> {
     Ok(())
 }
 
-/// What loses all relevance, or overflows in the gauge, is a number or null in the end: JSON has no NaN.
+/// What loses all relevance, or overflows in the gauge, is a number or null in the end: JSON has no
+/// NaN.
 #[test]
 fn what_has_no_number_is_null() -> Result<(), Error> {
     fn check<T: Scalar + Serialize>(tiny: f64) -> Result<(), Error> {
         let number = |v: f64| T::from_f64(v);
         let big = number(1e15);
         let weights = dmatrix![big, -big; number(tiny), number(0.0)];
-        let model = Sequential::builder().layer(Linear::new(weights, dvector![number(tiny), number(0.0)])?).build()?;
+        let model = Sequential::builder()
+            .layer(Linear::new(weights, dvector![number(tiny), number(0.0)])?)
+            .build()?;
         for rule in Rule::ALL.into_iter().filter(|&rule| rule != Rule::Pass) {
-            let explanation = match model.explainer(rule)?.with_health().explain(&dvector![number(1.0), number(1.0)]) {
+            let explanation = match model
+                .explainer(rule)?
+                .with_health()
+                .explain(&dvector![number(1.0), number(1.0)])
+            {
                 Err(Error::Overflow { .. }) if rule == Rule::Lrp0 => continue,
                 explanation => explanation?,
             };
@@ -134,10 +173,18 @@ fn what_has_no_number_is_null() -> Result<(), Error> {
             assert!(!written.contains("NaN") && !written.contains("inf"), "{written}");
             let written: Value = serde_json::from_str(&written).unwrap();
             for entry in written["targets"].as_array().unwrap() {
-                assert!(entry["relevance"].as_array().unwrap().iter().all(Value::is_number), "{entry}");
-                assert!(entry["ledger"]["causes"].as_object().unwrap().values().all(Value::is_number), "{entry}");
                 assert!(
-                    ["output", "inputs", "rounding", "imbalance"].iter().all(|key| entry["ledger"][key].is_number()),
+                    entry["relevance"].as_array().unwrap().iter().all(Value::is_number),
+                    "{entry}"
+                );
+                assert!(
+                    entry["ledger"]["causes"].as_object().unwrap().values().all(Value::is_number),
+                    "{entry}"
+                );
+                assert!(
+                    ["output", "inputs", "rounding", "imbalance"]
+                        .iter()
+                        .all(|key| entry["ledger"][key].is_number()),
                     "{entry}"
                 );
             }
@@ -173,7 +220,11 @@ fn the_small_ones_are_their_fields() -> Result<(), Error> {
     let path = trace.paths(0, 1)?.remove(0);
     assert_eq!(value(&path), json!({"units": [1, 0, 0], "relevance": path.relevance}));
     let norm = BatchNorm1d::new(vec![2.0], vec![1.0], vec![0.5], vec![4.0], 0.0)?;
-    let (_, merged) = Sequential::builder().layer(Linear::new(dmatrix![1.0, -1.0], None)?).layer(norm).build()?.canonize()?;
+    let (_, merged) = Sequential::builder()
+        .layer(Linear::new(dmatrix![1.0, -1.0], None)?)
+        .layer(norm)
+        .build()?
+        .canonize()?;
     assert_eq!(value(&merged), json!([{"norm": "1", "into": "0"}]));
     Ok(())
 }

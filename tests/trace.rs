@@ -5,7 +5,9 @@ mod common;
 use common::Net;
 use proptest::prelude::*;
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
-use relprop::{Error, Explainer, Linear, Path, RelevanceRule, Relu, Rule, Sequential, Softmax, Targets, Trace};
+use relprop::{
+    Error, Explainer, Linear, Path, RelevanceRule, Relu, Rule, Sequential, Softmax, Targets, Trace,
+};
 
 fn explainer(net: &Net, rule: impl RelevanceRule<f64>, targets: usize) -> Explainer<f64> {
     let model = net.model::<f64>();
@@ -14,7 +16,9 @@ fn explainer(net: &Net, rule: impl RelevanceRule<f64>, targets: usize) -> Explai
         0 => Targets::All,
         1 => Targets::Predicted,
         2 => Targets::Outputs(vec![outputs - 1, 0]),
-        _ => Targets::Weighted(DMatrix::from_fn(outputs, 2, |k, w| if k == w { 1.0 } else { -0.5 })),
+        _ => {
+            Targets::Weighted(DMatrix::from_fn(outputs, 2, |k, w| if k == w { 1.0 } else { -0.5 }))
+        }
     };
     model.explainer(rule).unwrap().targets(targets).unwrap()
 }
@@ -30,7 +34,8 @@ fn column(v: DVector<f64>) -> DMatrix<f64> {
 
 /// Every path there is, from the share matrices.
 fn all_paths(factors: &[DMatrix<f64>]) -> Vec<Path<f64>> {
-    let mut paths: Vec<Path<f64>> = (0..factors[0].nrows()).map(|i| Path { units: vec![i], relevance: 1.0 }).collect();
+    let mut paths: Vec<Path<f64>> =
+        (0..factors[0].nrows()).map(|i| Path { units: vec![i], relevance: 1.0 }).collect();
     for factor in factors {
         let longer = |path: &Path<f64>| -> Vec<Path<f64>> {
             let row = factor.row(path.units[path.units.len() - 1]).into_owned();
@@ -60,7 +65,8 @@ proptest! {
         close(trace.explanation().shares(), whole.shares(), size);
         close(trace.shares(0).unwrap(), whole.shares(), size);
         for linear in 0..net.layers.len() {
-            // The rest of the network is a network of its own; a unit after a ReLU is the same as before it.
+            // The rest of the network is a network of its own; a unit after a ReLU is the same as
+            // before it.
             let layer = net.index(linear);
             let rest = Net { layers: net.layers[linear..].to_vec(), relu: net.relu, x: net.activations()[linear].clone() };
             let rest = self::explainer(&rest, formula.rule::<f64>(), targets).explain(&rest.sample()).unwrap();
@@ -174,12 +180,21 @@ fn layers_count_as_the_model_counts_them() {
 fn what_is_not_there_is_an_error() {
     let trace = trace();
     assert!(matches!(trace.relevance(5, 0), Err(Error::LayerOutOfRange { layer: 5, layers: 4 })));
-    assert!(matches!(trace.relevance(0, 2), Err(Error::TargetOutOfRange { target: 2, outputs: 2 })));
-    assert!(matches!(trace.through(2, &[3], 0), Err(Error::UnitOutOfRange { unit: 3, layer: 2, units: 3 })));
+    assert!(matches!(
+        trace.relevance(0, 2),
+        Err(Error::TargetOutOfRange { target: 2, outputs: 2 })
+    ));
+    assert!(matches!(
+        trace.through(2, &[3], 0),
+        Err(Error::UnitOutOfRange { unit: 3, layer: 2, units: 3 })
+    ));
     for layer in [1, 3, 4] {
         assert!(matches!(trace.of_weights(layer, 0), Err(Error::NotLinear { .. })));
     }
-    let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], None).unwrap()).build().unwrap();
+    let model = Sequential::builder()
+        .layer(Linear::new(dmatrix![1.0, 2.0], None).unwrap())
+        .build()
+        .unwrap();
     let explainer = model.explainer(Rule::Epsilon).unwrap();
     assert!(matches!(explainer.trace(&dvector![1.0]), Err(Error::InputShape { .. })));
     assert!(matches!(explainer.trace(&dvector![1.0, f64::NAN]), Err(Error::NonFiniteInput { .. })));

@@ -1,10 +1,13 @@
-//! relprop's side of the comparison with other tools: `compare.py` starts it and tells it when to run.
+//! relprop's side of the comparison with other tools: `compare.py` starts it and tells it when to
+//! run.
 //!
-//! Arguments: a model in a safetensors or an ONNX file, its samples in a safetensors file, the targets (`all` or `predicted`), the order of accumulation
-//! (`optimal`, `forward` or `reverse`), how the samples are explained (`single` or `batch`) and the rule (`epsilon`,
-//! `epsilon-plus-flat` or `epsilon-gamma-box`, whose box is from -3 to 3). Then it reads commands, a line each:
+//! Arguments: a model in a safetensors or an ONNX file, its samples in a safetensors file, the
+//! targets (`all` or `predicted`), the order of accumulation (`optimal`, `forward` or `reverse`),
+//! how the samples are explained (`single` or `batch`) and the rule (`epsilon`, `epsilon-plus-flat`
+//! or `epsilon-gamma-box`, whose box is from -3 to 3). Then it reads commands, a line each:
 //!
-//! - `run N` explains N samples in turn, or the batch N times, with the relevance of every target, and prints the seconds;
+//! - `run N` explains N samples in turn, or the batch N times, with the relevance of every target,
+//!   and prints the seconds;
 //! - `write PATH` writes, for each sample, the outputs and the relevance of every target, as f32;
 //! - `memory` prints the most bytes that the process has had, where the operating system tells.
 
@@ -15,7 +18,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use relprop::io::StateDict;
-use relprop::{Accumulation, Composite, Explainer, Explanation, Rule, Sequential, Targets, Workspace};
+use relprop::{
+    Accumulation, Composite, Explainer, Explanation, Rule, Sequential, Targets, Workspace,
+};
 
 struct Call {
     explainer: Explainer<f32>,
@@ -42,7 +47,11 @@ impl Call {
             other => return Err(format!("no such order: {other}").into()),
         };
         let is_onnx = Path::new(model).extension().is_some_and(|e| e == "onnx");
-        let model = if is_onnx { Sequential::read_onnx(model)? } else { Sequential::<f32>::read_safetensors(model)? };
+        let model = if is_onnx {
+            Sequential::read_onnx(model)?
+        } else {
+            Sequential::<f32>::read_safetensors(model)?
+        };
         let (model, _) = model.canonize()?;
         let explainer = match rule.as_str() {
             "epsilon" => model.explainer(Rule::Epsilon)?,
@@ -53,7 +62,13 @@ impl Call {
         let explainer = explainer.accumulation(order).targets(targets)?;
         let (_, samples) = StateDict::open(samples)?.tensor("samples")?;
         let relevance = vec![0.0; explainer.model().inputs()];
-        Ok(Self { workspace: explainer.workspace(), explainer, samples, batch: how == "batch", relevance })
+        Ok(Self {
+            workspace: explainer.workspace(),
+            explainer,
+            samples,
+            batch: how == "batch",
+            relevance,
+        })
     }
 
     /// The seconds that it takes.
@@ -62,13 +77,18 @@ impl Call {
         let start = Instant::now();
         if self.batch {
             for _ in 0..times {
-                for explanation in self.explainer.explain_batch_into(&self.samples, &mut self.workspace)? {
+                for explanation in
+                    self.explainer.explain_batch_into(&self.samples, &mut self.workspace)?
+                {
                     read(explanation, &mut self.relevance)?;
                 }
             }
         } else {
             for sample in self.samples.chunks_exact(inputs).cycle().take(times) {
-                read(self.explainer.explain_into(sample, &mut self.workspace)?, &mut self.relevance)?;
+                read(
+                    self.explainer.explain_into(sample, &mut self.workspace)?,
+                    &mut self.relevance,
+                )?;
             }
         }
         Ok(start.elapsed().as_secs_f64())
@@ -99,7 +119,10 @@ fn read(explanation: &Explanation<f32>, relevance: &mut [f32]) -> Result<(), rel
 fn most_memory() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.split_whitespace().next()).and_then(|kilobytes| kilobytes.parse::<usize>().ok()).unwrap_or(0) * 1024
+    line.and_then(|line| line.split_whitespace().next())
+        .and_then(|kilobytes| kilobytes.parse::<usize>().ok())
+        .unwrap_or(0)
+        * 1024
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

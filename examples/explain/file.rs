@@ -8,8 +8,8 @@ use tempfile::NamedTempFile;
 
 use crate::Failure;
 
-/// A file that takes its name when it is complete: until then a temporary file beside it is written, which is removed after an error.
-/// A device or a pipe is written at once.
+/// A file that takes its name when it is complete: until then a temporary file beside it is
+/// written, which is removed after an error. A device or a pipe is written at once.
 pub struct OutFile {
     path: PathBuf,
     out: Out,
@@ -28,16 +28,28 @@ impl OutFile {
     fn open(path: &Path) -> io::Result<Self> {
         let there = path.metadata().ok();
         let out = match &there {
-            Some(there) if there.is_dir() => return Err(io::Error::other("this is a folder: give the name of a file")),
-            Some(there) if !there.is_file() => Out::Direct(BufWriter::new(File::options().write(true).open(path)?)),
+            Some(there) if there.is_dir() => {
+                return Err(io::Error::other("this is a folder: give the name of a file"));
+            }
+            Some(there) if !there.is_file() => {
+                Out::Direct(BufWriter::new(File::options().write(true).open(path)?))
+            }
             Some(there) if there.permissions().readonly() => {
-                return Err(io::Error::other("the file is there already and may not be overwritten"));
+                return Err(io::Error::other(
+                    "the file is there already and may not be overwritten",
+                ));
             }
             _ => {
                 // Of a link, what it leads to.
                 let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-                let folder = whole.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-                Out::Temporary(BufWriter::new(temporary(folder)?), there.map(|there| there.permissions()))
+                let folder = whole
+                    .parent()
+                    .filter(|folder| *folder != Path::new(""))
+                    .unwrap_or(Path::new("."));
+                Out::Temporary(
+                    BufWriter::new(temporary(folder)?),
+                    there.map(|there| there.permissions()),
+                )
             }
         };
         Ok(Self { path: path.to_owned(), out })
@@ -46,7 +58,8 @@ impl OutFile {
     /// Gives the file its name.
     pub fn finish(self) -> Result<PathBuf, Failure> {
         let path = self.path.clone();
-        self.close().map_err(|error| -> Failure { format!("{}: {error}", path.display()).into() })?;
+        self.close()
+            .map_err(|error| -> Failure { format!("{}: {error}", path.display()).into() })?;
         Ok(path)
     }
 
@@ -72,7 +85,9 @@ fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     // The path of the temporary file would only be in the way of the reason.
-    builder.tempfile_in(folder).map_err(|error| io::Error::new(error.kind(), reason(error.kind(), &error)))
+    builder
+        .tempfile_in(folder)
+        .map_err(|error| io::Error::new(error.kind(), reason(error.kind(), &error)))
 }
 
 fn reason(kind: io::ErrorKind, error: &io::Error) -> String {
@@ -89,7 +104,9 @@ impl Write for OutFile {
             Out::Temporary(file, _) => file.write(bytes),
             Out::Direct(file) => file.write(bytes),
         };
-        written.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))
+        written.map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -109,7 +126,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.json");
         let names = || {
-            let mut names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            let mut names: Vec<_> = std::fs::read_dir(&folder)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+                .collect();
             names.sort();
             names
         };
@@ -122,7 +142,10 @@ mod tests {
         let mut file = OutFile::create(&path).unwrap();
         file.write_all(b"whole").unwrap();
         file.finish().unwrap();
-        assert_eq!((std::fs::read(&path).unwrap().as_slice(), names()), (&b"whole"[..], vec!["out.json".into()]));
+        assert_eq!(
+            (std::fs::read(&path).unwrap().as_slice(), names()),
+            (&b"whole"[..], vec!["out.json".into()])
+        );
 
         let mut file = OutFile::create(&path).unwrap();
         file.write_all(b"other").unwrap();
@@ -136,7 +159,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let refused = |path: &Path| OutFile::create(path).err().unwrap().to_string();
         assert!(refused(folder.path()).contains("this is a folder: give the name of a file"));
-        assert!(refused(&folder.path().join("nothing").join("x")).ends_with("there is no such folder"));
+        assert!(
+            refused(&folder.path().join("nothing").join("x")).ends_with("there is no such folder")
+        );
         let path = folder.path().join("protected");
         std::fs::write(&path, "x").unwrap();
         let mut permissions = path.metadata().unwrap().permissions();

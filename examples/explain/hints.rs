@@ -28,8 +28,9 @@ const HINTS: [(&str, &str); 15] = [
 pub fn in_options(text: &str) -> String {
     const OF_OUTPUT: &str = "OnnxFile::output(\"";
     let mut text = text.to_owned();
-    while let Some((before, (name, after))) =
-        text.split_once(OF_OUTPUT).and_then(|(before, rest)| Some((before, rest.split_once("\")")?)))
+    while let Some((before, (name, after))) = text
+        .split_once(OF_OUTPUT)
+        .and_then(|(before, rest)| Some((before, rest.split_once("\")")?)))
     {
         text = format!("{before}--output {name}{after}");
     }
@@ -41,7 +42,10 @@ pub fn in_finding(mut finding: Finding) -> Finding {
     finding.advice = match finding.code {
         // What can be merged has been merged.
         Code::UnmergedNorm => "Nothing: no linear layer beside it can take it in.".to_owned(),
-        Code::LargeBiases => "Look at what goes to biases, and compare with --rule epsilon --bias ignored.".to_owned(),
+        Code::LargeBiases => {
+            "Look at what goes to biases, and compare with --rule epsilon --bias ignored."
+                .to_owned()
+        }
         _ => in_options(&finding.advice),
     };
     finding
@@ -56,18 +60,39 @@ mod tests {
     /// What the library says of models with every finding names no call of the library here.
     #[test]
     fn advice_names_options() {
-        let norm = BatchNorm1d::new(vec![2.0_f32; 2], vec![1.0; 2], vec![0.5; 2], vec![4.0; 2], 0.0).unwrap();
-        let linear = || Linear::new(DMatrix::from_element(2, 2, 1.0_f32), DVector::from_element(2, 100.0)).unwrap();
-        let model = Sequential::builder().layer(linear()).layer(Relu).layer(norm).layer(Relu).layer(linear()).build().unwrap();
-        for (rule, codes) in [(Rule::Flat, vec![Code::DeadUnits]), (Rule::Epsilon, vec![Code::LargeBiases, Code::UnmergedNorm])] {
+        let norm =
+            BatchNorm1d::new(vec![2.0_f32; 2], vec![1.0; 2], vec![0.5; 2], vec![4.0; 2], 0.0)
+                .unwrap();
+        let linear = || {
+            Linear::new(DMatrix::from_element(2, 2, 1.0_f32), DVector::from_element(2, 100.0))
+                .unwrap()
+        };
+        let model = Sequential::builder()
+            .layer(linear())
+            .layer(Relu)
+            .layer(norm)
+            .layer(Relu)
+            .layer(linear())
+            .build()
+            .unwrap();
+        for (rule, codes) in [
+            (Rule::Flat, vec![Code::DeadUnits]),
+            (Rule::Epsilon, vec![Code::LargeBiases, Code::UnmergedNorm]),
+        ] {
             let findings = model.check(rule).unwrap();
             for code in codes {
-                let finding = findings.iter().find(|finding| finding.code == code).expect("this model has it");
+                let finding = findings
+                    .iter()
+                    .find(|finding| finding.code == code)
+                    .expect("this model has it");
                 let text = in_finding(finding.clone()).to_string();
                 assert!(!text.contains("::"), "{text}");
             }
         }
         assert_eq!(in_options("say which, with OnnxFile::output"), "say which, with --output");
-        assert_eq!(in_options("end it before, with OnnxFile::output(\"a/b\"), or not"), "end it before, with --output a/b, or not");
+        assert_eq!(
+            in_options("end it before, with OnnxFile::output(\"a/b\"), or not"),
+            "end it before, with --output a/b, or not"
+        );
     }
 }

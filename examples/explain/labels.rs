@@ -28,7 +28,11 @@ fn labels(path: &Path, samples: usize, outputs: usize) -> Result<Vec<usize>, Fai
             return Ok(output);
         }
         let last = outputs - 1;
-        Err(format!("the label of sample {sample} is {number}, and must be the number of an output, 0 to {last}").into())
+        Err(format!(
+            "the label of sample {sample} is {number}, and must be the number of an \
+            output, 0 to {last}"
+        )
+        .into())
     };
     numbers.iter().enumerate().map(output).collect()
 }
@@ -39,12 +43,19 @@ fn lines(path: &Path) -> Result<Vec<f64>, Failure> {
     let (mut numbers, mut first) = (Vec::new(), true);
     while let Some((line, row)) = rows.next_row()? {
         let [text] = row.as_slice() else {
-            return Err(format!("line {line} has {} values, where one label is wanted", row.len()).into());
+            return Err(
+                format!("line {line} has {} values, where one label is wanted", row.len()).into()
+            );
         };
         match number(text) {
             Ok(number) => numbers.push(number.into()),
             Err(_) if first => {}
-            Err(reason) => return Err(format!("line {line}: {reason}; a label is the number of an output, from 0").into()),
+            Err(reason) => {
+                return Err(format!(
+                    "line {line}: {reason}; a label is the number of an output, from 0"
+                )
+                .into());
+            }
         }
         first = false;
     }
@@ -54,12 +65,15 @@ fn lines(path: &Path) -> Result<Vec<f64>, Failure> {
 fn of_array(path: &Path) -> Result<Vec<f64>, Failure> {
     let (dims, numbers) = array::<f64>(path, None).map_err(|failure| {
         let text = failure.to_string();
-        text.split_once("; say which").map_or(failure, |(text, _)| format!("{text}; save the labels in a file of their own").into())
+        text.split_once("; say which").map_or(failure, |(text, _)| {
+            format!("{text}; save the labels in a file of their own").into()
+        })
     })?;
     match *dims {
         [_] | [_, 1] => Ok(numbers),
         [samples, outputs] => Err(format!(
-            "its shape is {samples} x {outputs}, where one label a sample is wanted; of one-hot labels y that is y.argmax(1)"
+            "its shape is {samples} x {outputs}, where one label a sample is wanted; of one-hot \
+             labels y that is y.argmax(1)"
         )
         .into()),
         _ => Err(format!("it has {} axes, where one label a sample is wanted", dims.len()).into()),
@@ -79,27 +93,52 @@ mod tests {
 
     #[test]
     fn a_label_is_the_number_of_an_output() {
-        for content in ["0\n3\n1\n", "label\n0\n3\n1", "\u{feff}0.0\r\n3.0\r\n1\r\n", "\"0\"\n\"3\"\n1e0\n"] {
+        for content in
+            ["0\n3\n1\n", "label\n0\n3\n1", "\u{feff}0.0\r\n3.0\r\n1\r\n", "\"0\"\n\"3\"\n1e0\n"]
+        {
             assert_eq!(read_text(content).unwrap(), [0, 3, 1], "{content:?}");
         }
         assert_eq!(read_text("0\n3\n").unwrap_err(), "it has 2 labels, there are 3 samples");
         assert_eq!(read_text("").unwrap_err(), "it has 0 labels, there are 3 samples");
         let range = "and must be the number of an output, 0 to 3";
-        assert_eq!(read_text("0\n4\n1\n").unwrap_err(), format!("the label of sample 1 is 4, {range}"));
-        assert_eq!(read_text("0\n1\n-1\n").unwrap_err(), format!("the label of sample 2 is -1, {range}"));
-        assert_eq!(read_text("0\n1.5\n1\n").unwrap_err(), format!("the label of sample 1 is 1.5, {range}"));
+        assert_eq!(
+            read_text("0\n4\n1\n").unwrap_err(),
+            format!("the label of sample 1 is 4, {range}")
+        );
+        assert_eq!(
+            read_text("0\n1\n-1\n").unwrap_err(),
+            format!("the label of sample 2 is -1, {range}")
+        );
+        assert_eq!(
+            read_text("0\n1.5\n1\n").unwrap_err(),
+            format!("the label of sample 1 is 1.5, {range}")
+        );
         let said = read_text("species\nsetosa\nvirginica\nsetosa\n").unwrap_err();
-        assert_eq!(said, "line 2: 'setosa' is no number; a label is the number of an output, from 0");
-        assert_eq!(read_text("a,b\n1,2\n").unwrap_err(), "line 1 has 2 values, where one label is wanted");
+        assert_eq!(
+            said,
+            "line 2: 'setosa' is no number; a label is the number of an output, from 0"
+        );
+        assert_eq!(
+            read_text("a,b\n1,2\n").unwrap_err(),
+            "line 1 has 2 values, where one label is wanted"
+        );
     }
 
     #[test]
     fn arrays_of_labels_have_one_axis() {
-        let formats = |name: &str| Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/formats")).join(name);
+        let formats = |name: &str| {
+            Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/formats")).join(name)
+        };
         let refused = |name: &str| labels(&formats(name), 2, 4).unwrap_err().to_string();
         let said = refused("x.npy");
-        assert_eq!(said, "its shape is 1 x 3, where one label a sample is wanted; of one-hot labels y that is y.argmax(1)");
-        assert!(refused("samples.pt").ends_with("x (1 x 3); save the labels in a file of their own"));
+        assert_eq!(
+            said,
+            "its shape is 1 x 3, where one label a sample is wanted; of one-hot labels y that is \
+             y.argmax(1)"
+        );
+        assert!(
+            refused("samples.pt").ends_with("x (1 x 3); save the labels in a file of their own")
+        );
         assert!(refused("generate.py").starts_with("labels come as .npy"));
     }
 }

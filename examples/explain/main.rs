@@ -102,7 +102,11 @@ fn run(arguments: impl Iterator<Item = OsString>, out: &mut impl Write) -> Resul
 /// For many samples, where their text does not run over the same screen.
 fn bar(options: &Options, samples: usize, part: usize) -> Result<ProgressBar, Failure> {
     let text = options.json.as_deref() != Some(Path::new("-")) && io::stdout().is_terminal();
-    let bar = if samples > part && !text { ProgressBar::new(samples as u64) } else { ProgressBar::hidden() };
+    let bar = if samples > part && !text {
+        ProgressBar::new(samples as u64)
+    } else {
+        ProgressBar::hidden()
+    };
     bar.set_style(ProgressStyle::with_template("{bar:40} {pos} of {len} samples, {eta} left")?);
     Ok(bar)
 }
@@ -127,7 +131,12 @@ enum Text<'a, W: Write> {
 }
 
 impl<'a, W: Write> Results<'a, W> {
-    fn begin(options: &Options, samples: &'a Samples, findings: &[Finding], out: &'a mut W) -> Result<Self, Failure> {
+    fn begin(
+        options: &Options,
+        samples: &'a Samples,
+        findings: &[Finding],
+        out: &'a mut W,
+    ) -> Result<Self, Failure> {
         let picture = options.png.as_deref().map(OutFile::create).transpose()?;
         let picture = picture.map(|file| (Picture::new(samples, options.top), file));
         let (text, json) = match options.json.as_deref() {
@@ -137,7 +146,10 @@ impl<'a, W: Write> Results<'a, W> {
             },
             path => {
                 let file = path.map(OutFile::create).transpose()?;
-                (Text::Tables(out), file.map(|file| Json::begin(file, samples, findings)).transpose()?)
+                (
+                    Text::Tables(out),
+                    file.map(|file| Json::begin(file, samples, findings)).transpose()?,
+                )
             }
         };
         let mut results = Self { samples, top: options.top, text, json, picture, undrawn: None };
@@ -157,15 +169,18 @@ impl<'a, W: Write> Results<'a, W> {
         }
         let (samples, top) = (self.samples, self.top);
         self.write(|text| match text {
-            Text::Tables(out) => {
-                explanation.targets().try_for_each(|target| report::table(*out, number, explanation, target, samples, top))
-            }
+            Text::Tables(out) => explanation.targets().try_for_each(|target| {
+                report::table(*out, number, explanation, target, samples, top)
+            }),
             Text::Json(json) => Ok(json.add(explanation)?),
             Text::Closed => Ok(()),
         })
     }
 
-    fn write(&mut self, write: impl FnOnce(&mut Text<'a, W>) -> Result<(), Failure>) -> Result<(), Failure> {
+    fn write(
+        &mut self,
+        write: impl FnOnce(&mut Text<'a, W>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         match write(&mut self.text) {
             Err(failure) if is_closed(&failure) => {
                 self.text = Text::Closed;
@@ -205,7 +220,10 @@ impl<'a, W: Write> Results<'a, W> {
             file.write_all(&canvas.to_png()?)?;
             let path = file.finish()?;
             if left > 0 {
-                eprintln!("{}: {left} more explanations had no room in the picture", path.display());
+                eprintln!(
+                    "{}: {left} more explanations had no room in the picture",
+                    path.display()
+                );
             }
         }
         Ok(())

@@ -8,7 +8,8 @@ use relprop::{BiasMode, Shape};
 
 use crate::{Failure, rules, usage};
 
-const BEFORE: &str = "Explains what a model makes of samples: how much each input contributed to an output.
+const BEFORE: &str =
+    "Explains what a model makes of samples: how much each input contributed to an output.
 
 usage: cargo run --release --example explain --all-features -- MODEL --input FILE [options]
 
@@ -248,26 +249,39 @@ impl Options {
     pub fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Option<Self>, Failure> {
         let (mut models, mut values) = (Vec::new(), Vec::new());
         while let Some(argument) = arguments.next() {
-            let Some(text) = argument.to_str().filter(|text| text.starts_with('-') && *text != "-") else {
+            let Some(text) = argument.to_str().filter(|text| text.starts_with('-') && *text != "-")
+            else {
                 models.push(argument);
                 continue;
             };
             if matches!(text, "--help" | "-h") {
                 return Ok(None);
             }
-            let (name, with) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+            let (name, with) =
+                text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
             let flag = FLAGS.iter().find(|flag| flag.name == name);
-            let flag = flag.ok_or_else(|| usage(format!("there is no option {name} (--help lists all)")))?;
+            let flag =
+                flag.ok_or_else(|| usage(format!("there is no option {name} (--help lists all)")))?;
             let given = with.map(OsString::from).or_else(|| arguments.next());
-            let given = given.ok_or_else(|| usage(format!("{name} needs a value: {name} {}", flag.value)))?;
+            let given = given
+                .ok_or_else(|| usage(format!("{name} needs a value: {name} {}", flag.value)))?;
             values.push((flag, Value { flag: flag.name, given }));
         }
         let model = match <[OsString; 1]>::try_from(models) {
             Ok([model]) => model,
-            Err(none) if none.is_empty() => return Err(usage("no model is given (--help shows how)")),
+            Err(none) if none.is_empty() => {
+                return Err(usage("no model is given (--help shows how)"));
+            }
             Err(several) => {
-                let all = several.iter().map(|model| model.display().to_string()).collect::<Vec<_>>().join(", ");
-                return Err(usage(format!("one model is wanted, these are {}: {all} (--help shows how)", several.len())));
+                let all = several
+                    .iter()
+                    .map(|model| model.display().to_string())
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                return Err(usage(format!(
+                    "one model is wanted, these are {}: {all} (--help shows how)",
+                    several.len()
+                )));
             }
         };
         let mut options = Self::of(model.into());
@@ -297,12 +311,17 @@ impl Options {
             let Some(path) = path.as_deref() else { continue };
             if path == Path::new("-") {
                 if flag == "--png" {
-                    return Err(usage("--png: a picture is not written to the standard output: give the name of a file"));
+                    return Err(usage(
+                        "--png: a picture is not written to the standard output: give the name of a file",
+                    ));
                 }
                 continue;
             }
             if taken.iter().any(|other| place(other) == place(path)) {
-                return Err(usage(format!("{flag}: {} is read or written already: give another name", path.display())));
+                return Err(usage(format!(
+                    "{flag}: {} is read or written already: give another name",
+                    path.display()
+                )));
             }
             taken.push(path);
         }
@@ -341,12 +360,17 @@ pub fn help() -> String {
 }
 
 fn is_file_of_labels(text: &str) -> bool {
-    let extension = std::path::Path::new(text).extension().map(|e| e.to_string_lossy().to_lowercase());
-    matches!(extension.as_deref(), Some("npy" | "npz" | "pt" | "pth" | "safetensors" | "csv" | "tsv" | "txt"))
+    let extension =
+        std::path::Path::new(text).extension().map(|e| e.to_string_lossy().to_lowercase());
+    matches!(
+        extension.as_deref(),
+        Some("npy" | "npz" | "pt" | "pth" | "safetensors" | "csv" | "tsv" | "txt")
+    )
 }
 
 fn shape(text: &str) -> Option<Shape> {
-    let dims: Vec<usize> = text.split(',').map(|dim| dim.trim().parse().ok()).collect::<Option<_>>()?;
+    let dims: Vec<usize> =
+        text.split(',').map(|dim| dim.trim().parse().ok()).collect::<Option<_>>()?;
     match *dims {
         _ if dims.contains(&0) => None,
         [size] => Some(size.into()),
@@ -361,13 +385,18 @@ mod tests {
     use super::*;
 
     fn parse(arguments: &str) -> Result<Options, String> {
-        Options::parse(arguments.split_whitespace().map(Into::into)).map(Option::unwrap).map_err(|error| error.to_string())
+        Options::parse(arguments.split_whitespace().map(Into::into))
+            .map(Option::unwrap)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn nothing_that_is_read_is_written_over() {
-        let refused =
-            |text: &str| Options::parse(text.split(' ').map(Into::into)).err().map_or_else(String::new, |error| error.to_string());
+        let refused = |text: &str| {
+            Options::parse(text.split(' ').map(Into::into))
+                .err()
+                .map_or_else(String::new, |error| error.to_string())
+        };
         for (text, what) in [
             ("m.onnx --input x.npy --png m.onnx", "--png: m.onnx is read or written already"),
             ("m.onnx --input x.npy --json x.npy", "--json: x.npy is read or written already"),
@@ -386,7 +415,10 @@ mod tests {
         let help = help();
         for Flag { name, value, .. } in FLAGS {
             assert!(help.contains(&format!("\n  {name} {value} ")), "{name}");
-            assert_eq!(parse(&format!("m {name}")).unwrap_err(), format!("{name} needs a value: {name} {value}"));
+            assert_eq!(
+                parse(&format!("m {name}")).unwrap_err(),
+                format!("{name} needs a value: {name} {value}")
+            );
         }
         assert!(help.lines().all(|line| line.len() <= 132), "{help}");
         for words in ["Exit status: 0", "docs/json.md", "--help"] {
@@ -400,11 +432,23 @@ mod tests {
         let options =
             parse("m.pt --input x.npz --array x --target=3 --top 2 --shape 1,12,12 --under model. --box -1,2.5 --json -").unwrap();
         assert_eq!((options.model, options.input), ("m.pt".into(), "x.npz".into()));
-        assert_eq!((options.array.as_deref(), options.target, options.top), (Some("x"), Target::Output(3), 2));
-        assert_eq!((options.shape, options.under.as_deref()), (Some([1, 12, 12].into()), Some("model")));
+        assert_eq!(
+            (options.array.as_deref(), options.target, options.top),
+            (Some("x"), Target::Output(3), 2)
+        );
+        assert_eq!(
+            (options.shape, options.under.as_deref()),
+            (Some([1, 12, 12].into()), Some("model"))
+        );
         assert_eq!((options.bounds, options.json), (Some((-1.0, 2.5)), Some("-".into())));
-        assert_eq!(parse("m --input x --target y.npy").unwrap().target, Target::Labels("y.npy".into()));
-        assert_eq!(parse("m --input x --target ALL.TXT").unwrap().target, Target::Labels("ALL.TXT".into()));
+        assert_eq!(
+            parse("m --input x --target y.npy").unwrap().target,
+            Target::Labels("y.npy".into())
+        );
+        assert_eq!(
+            parse("m --input x --target ALL.TXT").unwrap().target,
+            Target::Labels("ALL.TXT".into())
+        );
     }
 
     #[test]
@@ -412,11 +456,20 @@ mod tests {
         let refused = |arguments: &str| parse(arguments).unwrap_err();
         assert_eq!(refused(""), "no model is given (--help shows how)");
         assert_eq!(refused("m"), "no samples are given: --input FILE (--help shows how)");
-        assert_eq!(refused("m n --input x"), "one model is wanted, these are 2: m, n (--help shows how)");
+        assert_eq!(
+            refused("m n --input x"),
+            "one model is wanted, these are 2: m, n (--help shows how)"
+        );
         assert_eq!(refused("m --tops 3"), "there is no option --tops (--help lists all)");
         assert_eq!(refused("m --input x --top many"), "--top: 'many' is not a whole number");
-        assert_eq!(refused("m --input x --shape 3,a"), "--shape: '3,a' is not one to three sizes, such as 3,224,224");
-        assert_eq!(refused("m --input x --shape 1,0"), "--shape: '1,0' is not one to three sizes, such as 3,224,224");
+        assert_eq!(
+            refused("m --input x --shape 3,a"),
+            "--shape: '3,a' is not one to three sizes, such as 3,224,224"
+        );
+        assert_eq!(
+            refused("m --input x --shape 1,0"),
+            "--shape: '1,0' is not one to three sizes, such as 3,224,224"
+        );
         assert_eq!(refused("m --input x --box 3"), "--box: '3' is not two numbers, such as 0,1");
         let target = refused("m --input x --target cat");
         assert_eq!(

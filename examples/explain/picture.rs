@@ -24,8 +24,8 @@ const BAR: usize = 120;
 const TALLEST: usize = 16_000;
 const LETTERS: usize = 32;
 
-/// A part for each sample and target: bars for a vector, the sample and a map of its relevance for a sequence or an image. Only what has
-/// room is kept.
+/// A part for each sample and target: bars for a vector, the sample and a map of its relevance for
+/// a sequence or an image. Only what has room is kept.
 pub struct Picture<'a> {
     samples: &'a Samples,
     top: usize,
@@ -50,7 +50,13 @@ impl<'a> Picture<'a> {
             let Self { samples, top, .. } = self;
             let part = match samples.shape.dims() {
                 [_] => bars(&title, explanation, target, samples, *top)?,
-                _ => map(&title, explanation, target, samples.values.column(number).as_slice(), samples.shape)?,
+                _ => map(
+                    &title,
+                    explanation,
+                    target,
+                    samples.values.column(number).as_slice(),
+                    samples.shape,
+                )?,
             };
             self.height += part.height() + GAP;
             self.is_full = !self.parts.is_empty() && self.height > TALLEST;
@@ -70,7 +76,11 @@ impl<'a> Picture<'a> {
             [_] => "what contributed most: red for the output, blue against it",
             _ => "the sample, and what its values contributed: red for the output, blue against it",
         };
-        let mut canvas = Canvas::new(grid.width().max(text_width(key, TEXT) + 2 * GAP), grid.height() + LINE + GAP, WHITE)?;
+        let mut canvas = Canvas::new(
+            grid.width().max(text_width(key, TEXT) + 2 * GAP),
+            grid.height() + LINE + GAP,
+            WHITE,
+        )?;
         canvas.draw_text(GAP, GAP, key, TEXT, GRAY);
         canvas.draw_canvas(0, LINE + GAP, &grid);
         Ok((canvas, self.left))
@@ -78,18 +88,26 @@ impl<'a> Picture<'a> {
 }
 
 /// The strongest inputs, a bar each: to the right for the output, to the left against it.
-fn bars(title: &str, explanation: &Explanation<f32>, target: usize, samples: &Samples, top: usize) -> Result<Canvas, Failure> {
+fn bars(
+    title: &str,
+    explanation: &Explanation<f32>,
+    target: usize,
+    samples: &Samples,
+    top: usize,
+) -> Result<Canvas, Failure> {
     let strongest = explanation.top(target, top)?;
     let largest = strongest.iter().map(|c| c.relevance.abs()).fold(f32::MIN_POSITIVE, f32::max);
     let middle = text_width("m", TEXT) * (LETTERS + 2) * 6 / 5 + BAR;
-    let values: Vec<String> = strongest.iter().map(|contribution| shown(contribution.relevance.into())).collect();
+    let values: Vec<String> =
+        strongest.iter().map(|contribution| shown(contribution.relevance.into())).collect();
     let widest = values.iter().map(|value| text_width(value, TEXT)).max().unwrap_or(0);
     let width = (middle + BAR + GAP + widest).max(text_width(title, TEXT));
     let mut canvas = Canvas::new(width, (strongest.len() + 2) * LINE, WHITE)?;
     canvas.draw_text(0, 0, title, TEXT, BLACK);
     for (row, contribution) in strongest.iter().enumerate() {
         let (y, share) = ((row + 1) * LINE + LINE / 2, contribution.relevance / largest);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // from 0 to the length of a bar
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        // from 0 to the length of a bar
         let length = (share.abs() * BAR as f32).round() as usize;
         canvas.draw_text(0, y, &cut(&samples.name(contribution.input)), TEXT, BLACK);
         let from = if share < 0.0 { middle - length } else { middle };
@@ -101,7 +119,13 @@ fn bars(title: &str, explanation: &Explanation<f32>, target: usize, samples: &Sa
 }
 
 /// The sample and, beside it, its relevance.
-fn map(title: &str, explanation: &Explanation<f32>, target: usize, sample: &[f32], shape: Shape) -> Result<Canvas, Failure> {
+fn map(
+    title: &str,
+    explanation: &Explanation<f32>,
+    target: usize,
+    sample: &[f32],
+    shape: Shape,
+) -> Result<Canvas, Failure> {
     let relevance = explanation.relevance(target)?;
     let (sample, _) = planes(sample, shape);
     let (relevance, shape) = planes(relevance.as_slice(), shape);
@@ -111,7 +135,11 @@ fn map(title: &str, explanation: &Explanation<f32>, target: usize, sample: &[f32
     let (relevance, _) = coarser(&relevance, [1, shape.dims()[1], shape.dims()[2]].into());
     let (height, width) = (planes.dims()[1], planes.dims()[2]);
     let cell = (WIDE / height.max(width)).max(1);
-    let mut canvas = Canvas::new((2 * width * cell + GAP).max(text_width(title, TEXT)), height * cell + LINE, WHITE)?;
+    let mut canvas = Canvas::new(
+        (2 * width * cell + GAP).max(text_width(title, TEXT)),
+        height * cell + LINE,
+        WHITE,
+    )?;
     canvas.draw_text(0, 0, title, TEXT, BLACK);
     canvas.draw_image(0, LINE, &sample, planes, cell)?;
     let left = width * cell + GAP;
@@ -144,9 +172,11 @@ fn coarser(values: &[f32], shape: Shape) -> (Vec<f32>, Shape) {
     let &[channels, height, width] = shape.dims() else { return (values.to_vec(), shape) };
     let (tall, wide) = (height.div_ceil(LARGEST), width.div_ceil(LARGEST));
     let (rows, columns) = (height.div_ceil(tall), width.div_ceil(wide));
-    let (mut sums, mut counts) = (vec![0.0; channels * rows * columns], vec![0.0_f32; channels * rows * columns]);
+    let (mut sums, mut counts) =
+        (vec![0.0; channels * rows * columns], vec![0.0_f32; channels * rows * columns]);
     for (at, value) in values.iter().enumerate() {
-        let (channel, row, column) = (at / width / height, at / width % height / tall, at % width / wide);
+        let (channel, row, column) =
+            (at / width / height, at / width % height / tall, at % width / wide);
         let to = (channel * rows + row) * columns + column;
         sums[to] += value;
         counts[to] += 1.0;

@@ -15,7 +15,8 @@ pub fn findings(out: &mut impl Write, findings: &[Finding]) -> Result<(), Failur
     Ok(())
 }
 
-/// The inputs that speak loudest for and against an output, and where the rest of the relevance went.
+/// The inputs that speak loudest for and against an output, and where the rest of the relevance
+/// went.
 pub fn table(
     out: &mut impl Write,
     number: usize,
@@ -26,7 +27,12 @@ pub fn table(
 ) -> Result<(), Failure> {
     writeln!(out, "\n{}", title(number, explanation, target))?;
     for contribution in explanation.top(target, top)? {
-        writeln!(out, "  {:>12}  {}", shown(contribution.relevance.into()), samples.name(contribution.input))?;
+        writeln!(
+            out,
+            "  {:>12}  {}",
+            shown(contribution.relevance.into()),
+            samples.name(contribution.input)
+        )?;
     }
     let ledger = explanation.ledger(target)?;
     writeln!(out, "  {:>12}  to all inputs", shown(ledger.inputs()))?;
@@ -41,8 +47,9 @@ pub fn table(
 /// Which sample and output it is, and what the model says.
 pub fn title(number: usize, explanation: &Explanation<f32>, target: usize) -> String {
     let output = shown(explanation.output()[target].into());
-    let probability =
-        explanation.probabilities().map_or(String::new(), |all| format!(", probability {:.1} %", 100.0 * all[target]));
+    let probability = explanation
+        .probabilities()
+        .map_or(String::new(), |all| format!(", probability {:.1} %", 100.0 * all[target]));
     format!("sample {number}, output {target}: {output}{probability}")
 }
 

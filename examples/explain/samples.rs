@@ -19,14 +19,16 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// `.csv` has a row for a sample, and names in the first; the others an array of samples, or one sample alone. A file of names, one
-    /// a line, comes before those.
+    /// `.csv` has a row for a sample, and names in the first; the others an array of samples, or
+    /// one sample alone. A file of names, one a line, comes before those.
     pub fn read(options: &Options, shape: Shape) -> Result<Self, Failure> {
         let path = options.input.as_path();
         let array = options.array.as_deref();
         let read = match kind(path) {
             Kind::Table if array.is_some() => {
-                return Err(usage("--array is for files of arrays; a table has no arrays with names"));
+                return Err(usage(
+                    "--array is for files of arrays; a table has no arrays with names",
+                ));
             }
             Kind::Table => table::read(path, shape.size()),
             Kind::Arrays => samples(path, array, shape).map(|values| (values, Vec::new())),
@@ -46,7 +48,11 @@ impl Samples {
             Some(at) => {
                 let (sample, input) = (at / shape.size(), at % shape.size());
                 let (name, value) = (samples.name(input), samples.values[at]);
-                Err(in_file(path, format!("sample {sample}, {name}: the value is {value}, and must be finite").into()))
+                Err(in_file(
+                    path,
+                    format!("sample {sample}, {name}: the value is {value}, and must be finite")
+                        .into(),
+                ))
             }
         }
     }
@@ -62,10 +68,20 @@ impl Samples {
         }
         match *self.shape.dims() {
             [_, width, channels] if is_channels_last(self.shape) => {
-                format!("row {}, column {}, channel {}", input / channels / width, input / channels % width, input % channels)
+                format!(
+                    "row {}, column {}, channel {}",
+                    input / channels / width,
+                    input / channels % width,
+                    input % channels
+                )
             }
             [_, height, width] => {
-                format!("channel {}, row {}, column {}", input / width / height, input / width % height, input % width)
+                format!(
+                    "channel {}, row {}, column {}",
+                    input / width / height,
+                    input / width % height,
+                    input % width
+                )
             }
             [_, length] => format!("channel {}, place {}", input / length, input % length),
             _ => format!("input {input}"),
@@ -87,15 +103,25 @@ pub enum Kind {
 
 /// Why a file is not one of samples, by the end of its name.
 fn not_samples(path: &Path) -> String {
-    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let extension = path
+        .extension()
+        .map(|extension| extension.to_string_lossy().to_lowercase())
+        .unwrap_or_default();
     let what = match extension.as_str() {
         "xlsx" | "xls" | "ods" => "a spreadsheet: save it as a table (.csv)",
         "png" | "jpg" | "jpeg" | "bmp" | "gif" | "tif" | "tiff" | "webp" => {
-            "a picture: in Python, np.save('x.npy', values) of what the model takes, normalized as in its training"
+            "a picture: in Python, np.save('x.npy', values) of what the model takes, normalized \
+             as in its training"
         }
         "pkl" | "pickle" | "joblib" => "a pickle: in Python, np.save('x.npy', values)",
-        "parquet" | "feather" | "json" => "of an unsupported format: in Python, table.to_csv('x.csv', index=False)",
-        _ => return "samples are a table (.csv, .tsv, .txt) or an array (.npy, .npz, .pt, .pth, .safetensors)".to_owned(),
+        "parquet" | "feather" | "json" => {
+            "of an unsupported format: in Python, table.to_csv('x.csv', index=False)"
+        }
+        _ => {
+            return "samples are a table (.csv, .tsv, .txt) or an array (.npy, .npz, .pt, .pth, \
+            .safetensors)"
+                .to_owned();
+        }
     };
     format!("it is {what}")
 }
@@ -123,15 +149,23 @@ pub fn in_file(path: &Path, error: Failure) -> Failure {
 
 fn names_of(path: &Path, inputs: usize) -> Result<Vec<String>, Failure> {
     let text = std::fs::read_to_string(path)?;
-    let names: Vec<String> = text.trim_start_matches('\u{feff}').lines().map(str::to_owned).collect();
+    let names: Vec<String> =
+        text.trim_start_matches('\u{feff}').lines().map(str::to_owned).collect();
     if names.len() != inputs {
-        return Err(format!("it has {} names, one a line; the model has {inputs} inputs", names.len()).into());
+        return Err(format!(
+            "it has {} names, one a line; the model has {inputs} inputs",
+            names.len()
+        )
+        .into());
     }
     Ok(names)
 }
 
 /// The shape and the values of the array of this name, or of the only one.
-pub fn array<T: Scalar>(path: &Path, wanted: Option<&str>) -> Result<(Vec<usize>, Vec<T>), Failure> {
+pub fn array<T: Scalar>(
+    path: &Path,
+    wanted: Option<&str>,
+) -> Result<(Vec<usize>, Vec<T>), Failure> {
     let file = StateDict::open(path)?;
     let there = || {
         let described = file.names().map(|name| match file.shape(name) {
@@ -143,9 +177,18 @@ pub fn array<T: Scalar>(path: &Path, wanted: Option<&str>) -> Result<(Vec<usize>
     let names: Vec<&str> = file.names().collect();
     let name = match (wanted, names.as_slice()) {
         (Some(name), _) if file.shape(name).is_some() => name,
-        (Some(name), _) => return Err(format!("there is no array '{name}' in it; there are {}", there()).into()),
+        (Some(name), _) => {
+            return Err(format!("there is no array '{name}' in it; there are {}", there()).into());
+        }
         (None, [name]) => name,
-        (None, _) => return Err(format!("it has {} arrays: {}; say which, with --array NAME", names.len(), there()).into()),
+        (None, _) => {
+            return Err(format!(
+                "it has {} arrays: {}; say which, with --array NAME",
+                names.len(),
+                there()
+            )
+            .into());
+        }
     };
     Ok(file.tensor(name)?)
 }
@@ -169,12 +212,17 @@ fn samples(path: &Path, wanted: Option<&str>, shape: Shape) -> Result<Vec<f32>, 
     };
     let of_one = dims.get(1..).unwrap_or_default();
     let hint = match *dims {
-        [inputs, samples] if inputs == shape.size() => format!("; it may be turned: {samples} x {inputs} would fit"),
-        _ if ordered(of_one) == ordered(shape.dims()) => "; the sizes are those, in another order".to_owned(),
+        [inputs, samples] if inputs == shape.size() => {
+            format!("; it may be turned: {samples} x {inputs} would fit")
+        }
+        _ if ordered(of_one) == ordered(shape.dims()) => {
+            "; the sizes are those, in another order".to_owned()
+        }
         _ => String::new(),
     };
     Err(format!(
-        "{found}; the model takes {} values a sample, so the shape N x {shape} is wanted, for N samples{hint}",
+        "{found}; the model takes {} values a sample, so the shape N x {shape} is wanted, for N \
+         samples{hint}",
         shape.size()
     )
     .into())
@@ -194,7 +242,8 @@ mod tests {
 
     fn read(file: &str, rest: &str, shape: Shape) -> Result<Samples, String> {
         let arguments = format!("m --input {file} {rest}");
-        let options = Options::parse(arguments.split_whitespace().map(Into::into)).unwrap().unwrap();
+        let options =
+            Options::parse(arguments.split_whitespace().map(Into::into)).unwrap().unwrap();
         Samples::read(&options, shape).map_err(|error| error.to_string().replace(file, "FILE"))
     }
 
@@ -203,7 +252,11 @@ mod tests {
         let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({dims}), }}\n");
         let length = u16::try_from(header.len()).unwrap().to_le_bytes();
         let values: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        std::fs::write(path, [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &values].concat()).unwrap();
+        std::fs::write(
+            path,
+            [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &values].concat(),
+        )
+        .unwrap();
     }
 
     #[test]
@@ -222,7 +275,11 @@ mod tests {
     fn tensors_of_pytorch_are_samples() {
         for name in ["tensor.pt", "tensor-legacy.pt", "tensor-parameter.pt", "x.npy"] {
             let samples = read(&formats(name), "", Shape::from(3)).unwrap();
-            assert_eq!((samples.count(), samples.values.as_slice()), (1, &[1.0, -2.0, 0.5][..]), "{name}");
+            assert_eq!(
+                (samples.count(), samples.values.as_slice()),
+                (1, &[1.0, -2.0, 0.5][..]),
+                "{name}"
+            );
         }
         let samples = read(&formats("samples.pt"), "--array x", Shape::from(3)).unwrap();
         assert_eq!(samples.values.as_slice(), [1.0, -2.0, 0.5]);
@@ -233,12 +290,22 @@ mod tests {
     #[test]
     fn one_of_several_arrays_is_named() {
         let said = read(&formats("samples.pt"), "", Shape::from(3)).unwrap_err();
-        assert_eq!(said, "FILE: it has 3 arrays: labels (2), pixels (2), x (1 x 3); say which, with --array NAME");
+        assert_eq!(
+            said,
+            "FILE: it has 3 arrays: labels (2), pixels (2), x (1 x 3); say which, with --array NAME"
+        );
         let said = read(&formats("samples.pt"), "--array y", Shape::from(3)).unwrap_err();
-        assert_eq!(said, "FILE: there is no array 'y' in it; there are labels (2), pixels (2), x (1 x 3)");
+        assert_eq!(
+            said,
+            "FILE: there is no array 'y' in it; there are labels (2), pixels (2), x (1 x 3)"
+        );
         let said = read(&formats("weights.npz"), "", Shape::from(3)).unwrap_err();
         assert!(said.contains("it has 4 arrays: 0.bias (4), 0.weight (4 x 3)"), "{said}");
-        assert!(read("x.csv", "--array y", Shape::from(3)).unwrap_err().contains("a table has no arrays"));
+        assert!(
+            read("x.csv", "--array y", Shape::from(3))
+                .unwrap_err()
+                .contains("a table has no arrays")
+        );
     }
 
     #[test]
@@ -259,20 +326,32 @@ mod tests {
         let said = found("30,", 30, 20.into()).unwrap_err();
         assert_eq!(
             said,
-            "FILE: its shape is 30, that is 30 values; the model takes 20 values a sample, so the shape N x 20 is wanted, for N samples"
+            "FILE: its shape is 30, that is 30 values; the model takes 20 values a sample, so the \
+             shape N x 20 is wanted, for N samples"
         );
         let said = found("20, 3", 60, 20.into()).unwrap_err();
-        assert!(said.ends_with("the shape N x 20 is wanted, for N samples; it may be turned: 3 x 20 would fit"), "{said}");
+        assert!(
+            said.ends_with(
+                "the shape N x 20 is wanted, for N samples; it may be turned: 3 x 20 would fit"
+            ),
+            "{said}"
+        );
         let said = found("2, 4, 5, 1", 40, [1, 4, 5].into()).unwrap_err();
         assert!(
             said.ends_with("the shape N x 1 x 4 x 5 is wanted, for N samples; the sizes are those, in another order"),
             "{said}"
         );
         let said = found("", 1, 20.into()).unwrap_err();
-        assert!(said.contains("it is a single number; the model takes 20 values a sample"), "{said}");
+        assert!(
+            said.contains("it is a single number; the model takes 20 values a sample"),
+            "{said}"
+        );
         assert_eq!(found("0, 20", 0, 20.into()).unwrap_err(), "FILE: there are no samples in it");
         npy(&path, "2, 2", &[0.0, 1.0, 2.0, f32::NAN]);
-        assert_eq!(read(&text, "", 2.into()).unwrap_err(), "FILE: sample 1, input 1: the value is NaN, and must be finite");
+        assert_eq!(
+            read(&text, "", 2.into()).unwrap_err(),
+            "FILE: sample 1, input 1: the value is NaN, and must be finite"
+        );
     }
 
     #[test]
@@ -292,11 +371,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let names = folder.path().join("names");
         std::fs::write(&names, "\u{feff}age\r\nincome\r\nheight\r\n").unwrap();
-        let samples = read(&formats("x.npy"), &format!("--names {}", names.display()), 3.into()).unwrap();
+        let samples =
+            read(&formats("x.npy"), &format!("--names {}", names.display()), 3.into()).unwrap();
         assert_eq!(samples.names, ["age", "income", "height"]);
         std::fs::write(&names, "age\n").unwrap();
-        let said = read(&formats("x.npy"), &format!("--names {}", names.display()), 3.into()).unwrap_err();
+        let said =
+            read(&formats("x.npy"), &format!("--names {}", names.display()), 3.into()).unwrap_err();
         assert!(said.ends_with("it has 1 names, one a line; the model has 3 inputs"), "{said}");
-        assert!(read("x.xlsx", "", 3.into()).unwrap_err().contains("it is a spreadsheet: save it as a table (.csv)"));
+        assert!(
+            read("x.xlsx", "", 3.into())
+                .unwrap_err()
+                .contains("it is a spreadsheet: save it as a table (.csv)")
+        );
     }
 }

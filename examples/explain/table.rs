@@ -7,7 +7,8 @@ use std::path::Path;
 use crate::Failure;
 use crate::model::listed;
 
-/// The marks that Unicode texts may begin with: UTF-8's is of no meaning, the others say that it is UTF-16.
+/// The marks that Unicode texts may begin with: UTF-8's is of no meaning, the others say that it is
+/// UTF-16.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 const MARKS_OF_16: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 /// How archives begin, those of Excel among them.
@@ -30,7 +31,11 @@ pub fn read(path: &Path, inputs: usize) -> Result<(Vec<f32>, Vec<String>), Failu
             return Err(of_another_length(line, row.len(), &names, rows.separator).into());
         }
         for (column, (name, text)) in names.iter().zip(&row).enumerate() {
-            let place = if name.is_empty() { format!("column {}", column + 1) } else { format!("column '{name}'") };
+            let place = if name.is_empty() {
+                format!("column {}", column + 1)
+            } else {
+                format!("column '{name}'")
+            };
             values.push(number(text).map_err(|reason| format!("line {line}, {place}: {reason}"))?);
         }
     }
@@ -55,7 +60,10 @@ impl Rows {
             return Err("the text is UTF-16: save it as CSV in UTF-8".into());
         }
         if beginning.starts_with(ARCHIVE) {
-            return Err("it is an archive, as Excel's workbooks are, and no text: save it as CSV in UTF-8".into());
+            return Err(
+                "it is an archive, as Excel's workbooks are, and no text: save it as CSV in UTF-8"
+                    .into(),
+            );
         }
         let mark = if beginning.starts_with(MARK) { MARK.len() } else { 0 };
         let first = beginning[mark..].split(|&byte| byte == b'\n').next().unwrap_or_default();
@@ -64,7 +72,11 @@ impl Rows {
         let mut builder = csv::ReaderBuilder::new();
         #[allow(clippy::cast_possible_truncation)] // one of three
         builder.delimiter(separator as u8).trim(csv::Trim::All).flexible(true).has_headers(false);
-        Ok(Self { reader: builder.from_reader(file), separator, bytes: length.saturating_sub(mark as u64) })
+        Ok(Self {
+            reader: builder.from_reader(file),
+            separator,
+            bytes: length.saturating_sub(mark as u64),
+        })
     }
 
     pub fn next_row(&mut self) -> Result<Option<(u64, Vec<String>)>, Failure> {
@@ -72,15 +84,23 @@ impl Rows {
         if !self.reader.read_byte_record(&mut record)? {
             return Ok(None);
         }
-        // Of a record the position may be that of empty lines before it; the reader is at the end of its last line.
+        // Of a record the position may be that of empty lines before it; the reader is at the end
+        // of its last line.
         let ends: u64 = record.iter().flatten().filter(|&&byte| byte == b'\n').count() as u64;
-        let line = (self.reader.position().line() - 1).saturating_sub(ends).max(record.position().map_or(1, csv::Position::line));
+        let line = (self.reader.position().line() - 1)
+            .saturating_sub(ends)
+            .max(record.position().map_or(1, csv::Position::line));
         // No number has lines; a name may, but none reaches to the end of the file.
         if ends > 0 && (line > 1 || self.reader.position().byte() >= self.bytes) {
-            return Err(format!("line {line}: a text in quotes goes on in the next line: a quote (\") may be missing").into());
+            return Err(format!(
+                "line {line}: a text in quotes goes on in the next line: a quote \
+                (\") may be missing"
+            )
+            .into());
         }
         let text = |field: &[u8]| {
-            String::from_utf8(field.to_vec()).map_err(|_| format!("line {line} is not in UTF-8: save the file as CSV in UTF-8"))
+            String::from_utf8(field.to_vec())
+                .map_err(|_| format!("line {line} is not in UTF-8: save the file as CSV in UTF-8"))
         };
         Ok(Some((line, record.iter().map(text).collect::<Result<_, _>>()?)))
     }
@@ -95,7 +115,8 @@ fn separator(line: &str) -> char {
     let (mut counts, mut quoted) = ([0; 3], false);
     for character in line.chars() {
         quoted ^= character == '"';
-        if let Some(at) = SEPARATORS.iter().position(|&separator| separator == character && !quoted) {
+        if let Some(at) = SEPARATORS.iter().position(|&separator| separator == character && !quoted)
+        {
             counts[at] += 1;
         }
     }
@@ -107,29 +128,40 @@ fn separator(line: &str) -> char {
 fn check_names(names: &[String], inputs: usize, separator: char) -> Result<(), Failure> {
     if names.iter().all(|name| is_number(name)) {
         let first = listed(names.iter().map(String::as_str));
-        return Err(
-            format!("line 1 has numbers ({first}) where the names of the columns are wanted: put a line of names first").into()
-        );
+        return Err(format!(
+            "line 1 has numbers ({first}) where the names of the columns are wanted: put \
+                a line of names first"
+        )
+        .into());
     }
     if names.len() == inputs {
         return Ok(());
     }
-    let columns = if names.len() == 1 { "one column".to_owned() } else { format!("{} columns", names.len()) };
+    let columns =
+        if names.len() == 1 { "one column".to_owned() } else { format!("{} columns", names.len()) };
     let all = listed(names.iter().map(|name| if name.is_empty() { "''" } else { name }));
     let hint = match names {
         [only] if separator == ',' && only.split_whitespace().count() > 1 => {
             "; separate the columns by commas, semicolons or tabs, not by spaces".to_owned()
         }
-        [first, ..] if names.len() == inputs + 1 && (first.is_empty() || first.starts_with("Unnamed")) => {
-            "; the first has no name: if it has the rows' numbers, leave it out (in pandas, to_csv(path, index=False))".to_owned()
+        [first, ..]
+            if names.len() == inputs + 1 && (first.is_empty() || first.starts_with("Unnamed")) =>
+        {
+            "; the first has no name: if it has the rows' numbers, leave it out (in pandas, \
+             to_csv(path, index=False))"
+                .to_owned()
         }
         [.., last] if names.len() == inputs + 1 && last.is_empty() => {
             format!("; the last has no name: take the '{separator}' from the end of the lines")
         }
-        [.., last] if names.len() == inputs + 1 => format!("; if '{last}' is the label, leave it out"),
+        [.., last] if names.len() == inputs + 1 => format!(
+            "; if '{last}' is the label, leave it \
+            out"
+        ),
         _ => String::new(),
     };
-    Err(format!("the table has {columns} ({all}), the model takes {inputs} values a sample{hint}").into())
+    Err(format!("the table has {columns} ({all}), the model takes {inputs} values a sample{hint}")
+        .into())
 }
 
 fn of_another_length(line: u64, found: usize, names: &[String], separator: char) -> String {
@@ -141,12 +173,17 @@ fn of_another_length(line: u64, found: usize, names: &[String], separator: char)
     } else {
         ""
     };
-    let columns = if names.len() == 1 { "one column".to_owned() } else { format!("{} columns", names.len()) };
-    format!("line {line} has {values}, line 1 names {columns} ({}){hint}", listed(names.iter().map(String::as_str)))
+    let columns =
+        if names.len() == 1 { "one column".to_owned() } else { format!("{} columns", names.len()) };
+    format!(
+        "line {line} has {values}, line 1 names {columns} ({}){hint}",
+        listed(names.iter().map(String::as_str))
+    )
 }
 
 fn is_number(text: &str) -> bool {
-    text.parse::<f64>().is_ok_and(f64::is_finite) || (text.contains(',') && text.replace(',', ".").parse::<f64>().is_ok())
+    text.parse::<f64>().is_ok_and(f64::is_finite)
+        || (text.contains(',') && text.replace(',', ".").parse::<f64>().is_ok())
 }
 
 /// The number, or what the text is instead.
@@ -161,9 +198,10 @@ pub fn number(text: &str) -> Result<f32, String> {
         Err(_) if text.matches(',').count() == 1 && !text.contains('.') && is_number(text) => {
             Err(format!("'{text}' has a decimal comma: write {}", text.replace(',', ".")))
         }
-        Err(_) if text.replace([',', '\'', ' ', '_'], "").parse::<f32>().is_ok() => {
-            Err(format!("'{text}' has separators of thousands: write {}", text.replace([',', '\'', ' ', '_'], "")))
-        }
+        Err(_) if text.replace([',', '\'', ' ', '_'], "").parse::<f32>().is_ok() => Err(format!(
+            "'{text}' has separators of thousands: write {}",
+            text.replace([',', '\'', ' ', '_'], "")
+        )),
         Err(_) => Err(format!("'{text}' is no number")),
     }
 }
@@ -211,14 +249,38 @@ mod tests {
         assert_eq!(table("\"a\n(years)\",b\n1,2\n").unwrap().1, ["a\n(years)", "b"]);
         assert_eq!(refused("a,\n1,x\n"), "line 2, column 2: 'x' is no number");
         let missing = "fill it in, or leave the row out";
-        assert_eq!(refused("a,b\n1,2\n,4\n"), format!("line 3, column 'a': the value is missing (it is empty): {missing}"));
-        assert_eq!(refused("a,b\n1,nan\n"), format!("line 2, column 'b': the value is missing (it is 'nan'): {missing}"));
-        assert_eq!(refused("a,b\n1,N/A\n"), format!("line 2, column 'b': the value is missing (it is 'N/A'): {missing}"));
-        assert_eq!(refused("a,b\n1,inf\n"), "line 2, column 'b': 'inf' is not finite, or too large for 32 bits");
-        assert_eq!(refused("a,b\n1,1e39\n"), "line 2, column 'b': '1e39' is not finite, or too large for 32 bits");
-        assert_eq!(refused("a;b\n1,5;2\n"), "line 2, column 'a': '1,5' has a decimal comma: write 1.5");
-        assert_eq!(refused("a,b\n\"1,5\",2\n"), "line 2, column 'a': '1,5' has a decimal comma: write 1.5");
-        assert_eq!(refused("a;b\n1,234.5;2\n"), "line 2, column 'a': '1,234.5' has separators of thousands: write 1234.5");
+        assert_eq!(
+            refused("a,b\n1,2\n,4\n"),
+            format!("line 3, column 'a': the value is missing (it is empty): {missing}")
+        );
+        assert_eq!(
+            refused("a,b\n1,nan\n"),
+            format!("line 2, column 'b': the value is missing (it is 'nan'): {missing}")
+        );
+        assert_eq!(
+            refused("a,b\n1,N/A\n"),
+            format!("line 2, column 'b': the value is missing (it is 'N/A'): {missing}")
+        );
+        assert_eq!(
+            refused("a,b\n1,inf\n"),
+            "line 2, column 'b': 'inf' is not finite, or too large for 32 bits"
+        );
+        assert_eq!(
+            refused("a,b\n1,1e39\n"),
+            "line 2, column 'b': '1e39' is not finite, or too large for 32 bits"
+        );
+        assert_eq!(
+            refused("a;b\n1,5;2\n"),
+            "line 2, column 'a': '1,5' has a decimal comma: write 1.5"
+        );
+        assert_eq!(
+            refused("a,b\n\"1,5\",2\n"),
+            "line 2, column 'a': '1,5' has a decimal comma: write 1.5"
+        );
+        assert_eq!(
+            refused("a;b\n1,234.5;2\n"),
+            "line 2, column 'a': '1,234.5' has separators of thousands: write 1234.5"
+        );
     }
 
     #[test]
@@ -226,9 +288,16 @@ mod tests {
         let refused = |content: &str| table(content).unwrap_err();
         assert_eq!(refused("a,b\n1\n"), "line 2 has one value, line 1 names 2 columns (a, b)");
         let said = refused("a,b\n1,5,2,5\n");
-        assert_eq!(said, "line 2 has 4 values, line 1 names 2 columns (a, b); if the numbers have decimal commas, write points");
+        assert_eq!(
+            said,
+            "line 2 has 4 values, line 1 names 2 columns (a, b); if the numbers have decimal \
+             commas, write points"
+        );
         let said = refused("a,b\n1,5,\n");
-        assert_eq!(said, "line 2 has 3 values, line 1 names 2 columns (a, b); there may be a separator too many");
+        assert_eq!(
+            said,
+            "line 2 has 3 values, line 1 names 2 columns (a, b); there may be a separator too many"
+        );
     }
 
     #[test]
@@ -237,18 +306,33 @@ mod tests {
         let said = refused("a,b,species\n1,2,setosa\n");
         assert_eq!(
             said,
-            "the table has 3 columns (a, b, species), the model takes 2 values a sample; if 'species' is the label, leave it out"
+            "the table has 3 columns (a, b, species), the model takes 2 values a sample; if \
+             'species' is the label, leave it out"
         );
         let said = refused(",a,b\n0,1,2\n");
         assert!(
-            said.contains("3 columns ('', a, b)") && said.ends_with("leave it out (in pandas, to_csv(path, index=False))"),
+            said.contains("3 columns ('', a, b)")
+                && said.ends_with("leave it out (in pandas, to_csv(path, index=False))"),
             "{said}"
         );
-        assert!(refused("a,b,\n1,2,\n").ends_with("the last has no name: take the ',' from the end of the lines"));
-        assert!(refused("a\n1\n").ends_with("the table has one column (a), the model takes 2 values a sample"));
-        assert!(refused("a b\n1 2\n").ends_with("separate the columns by commas, semicolons or tabs, not by spaces"));
+        assert!(
+            refused("a,b,\n1,2,\n")
+                .ends_with("the last has no name: take the ',' from the end of the lines")
+        );
+        assert!(
+            refused("a\n1\n")
+                .ends_with("the table has one column (a), the model takes 2 values a sample")
+        );
+        assert!(
+            refused("a b\n1 2\n")
+                .ends_with("separate the columns by commas, semicolons or tabs, not by spaces")
+        );
         let said = refused("1,2\n3,4\n");
-        assert_eq!(said, "line 1 has numbers (1, 2) where the names of the columns are wanted: put a line of names first");
+        assert_eq!(
+            said,
+            "line 1 has numbers (1, 2) where the names of the columns are wanted: put a line of \
+             names first"
+        );
         assert!(refused("1,5;2,5\n").starts_with("line 1 has numbers (1,5, 2,5)"));
     }
 
@@ -259,7 +343,12 @@ mod tests {
         assert_eq!(refused(b"\xef\xbb\xbf"), "the file is empty");
         assert_eq!(refused(b"\n\n"), "the file is empty");
         assert_eq!(refused(b"\xff\xfea\0,\0b\0"), "the text is UTF-16: save it as CSV in UTF-8");
-        assert!(refused(b"PK\x03\x04....").starts_with("it is an archive, as Excel's workbooks are"));
-        assert_eq!(refused(b"a,b\n1,2\n\xe9,3\n"), "line 3 is not in UTF-8: save the file as CSV in UTF-8");
+        assert!(
+            refused(b"PK\x03\x04....").starts_with("it is an archive, as Excel's workbooks are")
+        );
+        assert_eq!(
+            refused(b"a,b\n1,2\n\xe9,3\n"),
+            "line 3 is not in UTF-8: save the file as CSV in UTF-8"
+        );
     }
 }

@@ -32,7 +32,8 @@ impl Case {
         std::fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// Two inputs, called height and width, and one output; its shares are exact for the sample (1, 1).
+    /// Two inputs, called height and width, and one output; its shares are exact for the sample (1,
+    /// 1).
     fn with_small_model(self) -> Self {
         let model = Sequential::builder()
             .layer(Linear::new(dmatrix![1.0_f32, 3.0; 2.0, -1.0], dvector![0.0, 1.0]).unwrap())
@@ -61,7 +62,9 @@ impl Case {
     /// A table of `count` samples of twenty values.
     fn with_samples(self, count: usize) -> Self {
         let names: Vec<String> = (0..20).map(|k| format!("x{k}")).collect();
-        let row = |sample: usize| (0..20).map(|k| ((sample * 20 + k) % 13).to_string()).collect::<Vec<_>>().join(",");
+        let row = |sample: usize| {
+            (0..20).map(|k| ((sample * 20 + k) % 13).to_string()).collect::<Vec<_>>().join(",")
+        };
         let rows: Vec<String> = (0..count).map(row).collect();
         self.write("x.csv", format!("{}\n{}\n", names.join(","), rows.join("\n")));
         self
@@ -82,7 +85,8 @@ impl Case {
 
     fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.folder.path()).unwrap();
-        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -92,7 +96,11 @@ impl Case {
 fn a_classifier_and_a_table_become_json_and_a_picture() {
     let case = Case::new();
     case.write("x.csv", format!("a,b,c,d,e,f\n{}", "1,1,-2,0.5,0,3\n".repeat(70)));
-    let with = |more: &str| case.run(&format!("@@sklearn-classifier.onnx --input @x.csv --json @out.json --png @out.png {more}"));
+    let with = |more: &str| {
+        case.run(&format!(
+            "@@sklearn-classifier.onnx --input @x.csv --json @out.json --png @out.png {more}"
+        ))
+    };
     let text = with("--target all --rule epsilon --top 2").unwrap();
     assert!(text.starts_with("check: softmax-last at layer 5"), "{text}");
     assert_eq!(text.matches("\nsample ").count(), 70 * 3);
@@ -107,14 +115,24 @@ fn a_classifier_and_a_table_become_json_and_a_picture() {
         assert_eq!(targets.len(), 3);
         for (number, target) in targets.iter().enumerate() {
             assert_eq!(target["target"], number);
-            let relevance: f64 = target["relevance"].as_array().unwrap().iter().map(|r| r.as_f64().unwrap()).sum();
+            let relevance: f64 =
+                target["relevance"].as_array().unwrap().iter().map(|r| r.as_f64().unwrap()).sum();
             let ledger = &target["ledger"];
-            let lost: f64 = ledger["causes"].as_object().unwrap().values().map(|lost| lost.as_f64().unwrap()).sum();
+            let lost: f64 = ledger["causes"]
+                .as_object()
+                .unwrap()
+                .values()
+                .map(|lost| lost.as_f64().unwrap())
+                .sum();
             let output = sample["output"][number].as_f64().unwrap();
             let parts = relevance + lost + ledger["rounding"].as_f64().unwrap();
-            assert!((parts - output).abs() <= 1e-4 * output.abs().max(1.0), "{parts} is not {output}");
+            assert!(
+                (parts - output).abs() <= 1e-4 * output.abs().max(1.0),
+                "{parts} is not {output}"
+            );
         }
-        let sum: f64 = sample["probabilities"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap()).sum();
+        let sum: f64 =
+            sample["probabilities"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap()).sum();
         assert!((sum - 1.0).abs() < 1e-5);
     }
     assert_eq!(found["check"][0]["code"], "softmax-last");
@@ -132,7 +150,15 @@ fn a_classifier_and_a_table_become_json_and_a_picture() {
 fn the_page_shows_the_file_that_is_written() {
     let page = include_str!("../../docs/json.md");
     let section = page.split_once("\n## The file of the command line\n").unwrap().1;
-    let shown: String = section.split_once("```json\n").unwrap().1.split_once("```").unwrap().0.split_whitespace().collect();
+    let shown: String = section
+        .split_once("```json\n")
+        .unwrap()
+        .1
+        .split_once("```")
+        .unwrap()
+        .0
+        .split_whitespace()
+        .collect();
     let case = Case::new().with_small_model();
     case.run("@m.safetensors --input @x.csv --rule lrp0 --json @out.json").unwrap();
     let written: String = case.read("out.json").split_whitespace().collect();
@@ -147,16 +173,24 @@ fn each_sample_may_have_a_target_of_its_own() {
     let labels: Vec<usize> = (0..40).map(|sample| sample * 7 % 3).collect();
     case.write("y.csv", labels.iter().map(usize::to_string).collect::<Vec<_>>().join("\n"));
     let json = |target: &str| -> Value {
-        serde_json::from_str(&case.run(&format!("@m.safetensors --input @x.csv --json - --target {target}")).unwrap()).unwrap()
+        serde_json::from_str(
+            &case
+                .run(&format!("@m.safetensors --input @x.csv --json - --target {target}"))
+                .unwrap(),
+        )
+        .unwrap()
     };
     let (found, all) = (json("@y.csv"), json("all"));
     for (sample, &label) in labels.iter().enumerate() {
-        let [target] = found["samples"][sample]["targets"].as_array().unwrap().as_slice() else { panic!("one target") };
+        let [target] = found["samples"][sample]["targets"].as_array().unwrap().as_slice() else {
+            panic!("one target")
+        };
         assert_eq!(target["target"], label);
         assert_eq!(found["samples"][sample]["output"], all["samples"][sample]["output"]);
         let wanted = &all["samples"][sample]["targets"][label];
         let near = |a: &Value, b: &Value| (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() < 1e-4;
-        let (a, b) = (target["relevance"].as_array().unwrap(), wanted["relevance"].as_array().unwrap());
+        let (a, b) =
+            (target["relevance"].as_array().unwrap(), wanted["relevance"].as_array().unwrap());
         assert!(a.iter().zip(b).all(|(a, b)| near(a, b)), "{sample}");
     }
     case.write("y.csv", "0\n1\n");
@@ -170,7 +204,10 @@ fn an_error_in_the_middle_leaves_nothing_half_written() {
     let case = Case::new().with_model().with_samples(3000);
     let table = case.read("x.csv") + &["3e38"; 20].join(",") + "\n";
     case.write("x.csv", table);
-    let run = || case.run("@m.safetensors --input @x.csv --rule epsilon --json @out.json --png @out.png").unwrap_err();
+    let run = || {
+        case.run("@m.safetensors --input @x.csv --rule epsilon --json @out.json --png @out.png")
+            .unwrap_err()
+    };
     let said = run();
     assert!(said.starts_with("sample 3000: output ") && said.contains("overflows"), "{said}");
     assert_eq!(case.names(), ["m.safetensors", "x.csv"]);
@@ -180,7 +217,10 @@ fn an_error_in_the_middle_leaves_nothing_half_written() {
     assert_eq!(case.names(), ["m.safetensors", "out.json", "x.csv"]);
     let mut out = Vec::new();
     case.run_into("@m.safetensors --input @x.csv --rule epsilon --json -", &mut out).unwrap_err();
-    assert!(!out.is_empty() && serde_json::from_slice::<Value>(&out).is_err(), "what was cut off is no JSON");
+    assert!(
+        !out.is_empty() && serde_json::from_slice::<Value>(&out).is_err(),
+        "what was cut off is no JSON"
+    );
 }
 
 /// A reader that has read enough.
@@ -199,7 +239,8 @@ impl Write for Closed {
 #[test]
 fn files_are_complete_whoever_reads_the_text() {
     let case = Case::new().with_model().with_samples(300);
-    case.run_into("@m.safetensors --input @x.csv --json @out.json --png @out.png", &mut Closed).unwrap();
+    case.run_into("@m.safetensors --input @x.csv --json @out.json --png @out.png", &mut Closed)
+        .unwrap();
     let found: Value = serde_json::from_str(&case.read("out.json")).unwrap();
     assert_eq!(found["samples"].as_array().unwrap().len(), 300);
     assert!(std::fs::read(case.path("out.png")).unwrap().starts_with(b"\x89PNG"));
@@ -212,13 +253,17 @@ fn files_are_complete_whoever_reads_the_text() {
 fn memory_does_not_grow_with_the_number_of_samples() {
     let peak = |count: usize| {
         let case = Case::new().with_model().with_samples(count);
-        let arguments = "@m.safetensors --input @x.csv --rule epsilon --target all --json @out.json --png @out.png";
-        let peak = allocation_counter::measure(|| case.run_into(arguments, &mut io::sink()).unwrap()).bytes_max;
+        let arguments = "@m.safetensors --input @x.csv --rule epsilon --target all --json \
+            @out.json --png @out.png";
+        let peak =
+            allocation_counter::measure(|| case.run_into(arguments, &mut io::sink()).unwrap())
+                .bytes_max;
         (peak, std::fs::metadata(case.path("out.json")).unwrap().len())
     };
     let ((few, small), (many, large)) = (peak(1500), peak(6000));
     assert!(large > 3 * small && large > 10_000_000, "{small} {large}");
-    // The samples themselves are read as a whole: 4 bytes a value, and as much again while a vector grows.
+    // The samples themselves are read as a whole: 4 bytes a value, and as much again while a vector
+    // grows.
     let samples = 4 * 20 * 4500;
     assert!(many < few + 4 * samples, "{few} bytes for 1500 samples, {many} for 6000");
 }
@@ -239,9 +284,11 @@ fn a_wrong_command_line_is_told_from_a_failure() {
     ] {
         assert!(failure(arguments).is::<Usage>(), "{arguments}");
     }
-    for arguments in
-        ["@n.safetensors --input @x.csv", "@m.safetensors --input @y.csv", "@m.safetensors --input @x.csv --json @no/out"]
-    {
+    for arguments in [
+        "@n.safetensors --input @x.csv",
+        "@m.safetensors --input @y.csv",
+        "@m.safetensors --input @x.csv --json @no/out",
+    ] {
         let failure = failure(arguments);
         assert!(!failure.is::<Usage>() && !is_closed(&failure), "{arguments}: {failure}");
     }

@@ -37,7 +37,8 @@ impl<'a> Work<'a> {
             Target::Predicted => ([(None, of(Targets::Predicted)?)].into(), None),
             Target::All => ([(None, of(Targets::All)?)].into(), None),
             Target::Output(output) => {
-                let explainer = of((*output).into()).map_err(|error| usage(format!("--target: {error}")))?;
+                let explainer =
+                    of((*output).into()).map_err(|error| usage(format!("--target: {error}")))?;
                 ([(None, explainer)].into(), None)
             }
             Target::Labels(path) => {
@@ -70,14 +71,20 @@ impl<'a> Work<'a> {
     pub fn explain(&self, part: Range<usize>) -> Result<Vec<Explanation<f32>>, Failure> {
         let mut groups: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
         for sample in part {
-            groups.entry(self.labels.as_ref().map(|labels| labels[sample])).or_default().push(sample);
+            groups
+                .entry(self.labels.as_ref().map(|labels| labels[sample]))
+                .or_default()
+                .push(sample);
         }
         let mut found = Vec::new();
         for (label, samples) in groups {
             let explainer = &self.explainers[&label];
             let explanations = explainer
                 .explain_batch(&self.samples.values.select_columns(&samples))
-                .map_err(|error| self.of_sample(explainer, &samples).unwrap_or_else(|| in_options(&error.to_string())))?;
+                .map_err(|error| {
+                    self.of_sample(explainer, &samples)
+                        .unwrap_or_else(|| in_options(&error.to_string()))
+                })?;
             found.extend(samples.into_iter().zip(explanations));
         }
         found.sort_by_key(|(sample, _)| *sample);
@@ -87,12 +94,17 @@ impl<'a> Work<'a> {
     /// The error of the first of some samples that has one, with the sample's number.
     fn of_sample(&self, explainer: &Explainer<f32>, samples: &[usize]) -> Option<String> {
         samples.iter().find_map(|&sample| {
-            let error = explainer.explain_slice(self.samples.values.column(sample).as_slice()).err()?;
+            let error =
+                explainer.explain_slice(self.samples.values.column(sample).as_slice()).err()?;
             let text = in_options(&error.to_string());
             // Some errors say which of the samples it was that were explained together.
             let alone = "sample 0";
             let named = format!("sample {sample}");
-            Some(if text.contains(alone) { text.replace(alone, &named) } else { format!("{named}: {text}") })
+            Some(if text.contains(alone) {
+                text.replace(alone, &named)
+            } else {
+                format!("{named}: {text}")
+            })
         })
     }
 }

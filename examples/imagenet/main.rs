@@ -1,6 +1,7 @@
 //! Explains what an image network of torchvision sees in a photograph.
 //!
-//! `cargo run --release --example imagenet -- --help` says how to export the weights and lists the options.
+//! `cargo run --release --example imagenet -- --help` says how to export the weights and lists the
+//! options.
 
 mod torchvision;
 
@@ -66,7 +67,8 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
         return Ok(());
     };
     let weights = StateDict::open(&options.model)?;
-    let written = build(&weights).map_err(|error| format!("{}: {error}", options.model.display()))?;
+    let written =
+        build(&weights).map_err(|error| format!("{}: {error}", options.model.display()))?;
     // The rules are meant for networks without batch norms.
     let (model, merged) = written.canonize()?;
     writeln!(out, "{} parameters, {} batch norms merged", written.parameters(), merged.len())?;
@@ -79,7 +81,13 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     let explainer = model.explainer(options.composite(photo.shape)?)?.targets(likely.clone())?;
     let start = Instant::now();
     let explanation = explainer.explain_slice(&photo.values)?;
-    writeln!(out, "{} outputs by {} in {:.0} ms\n", likely.len(), options.rule, start.elapsed().as_secs_f64() * 1e3)?;
+    writeln!(
+        out,
+        "{} outputs by {} in {:.0} ms\n",
+        likely.len(),
+        options.rule,
+        start.elapsed().as_secs_f64() * 1e3
+    )?;
 
     writeln!(out, "  {:>7}  {:>8}  {:>8}  {:>8}", "", "output", "pixels'", "biases'")?;
     let mut classes = Vec::new();
@@ -87,8 +95,13 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
         let label = labels.get(target).cloned().unwrap_or_else(|| format!("class {target}"));
         let class = Class { target, label, percent: percent(&explanation, target) };
         let ledger = explanation.ledger(target)?;
-        let (output, pixels, biases) = (ledger.output(), ledger.inputs(), ledger.total(Cause::Bias));
-        writeln!(out, "  {:>7}  {output:8.3}  {pixels:8.3}  {biases:8.3}  {}", class.percent, class.label)?;
+        let (output, pixels, biases) =
+            (ledger.output(), ledger.inputs(), ledger.total(Cause::Bias));
+        writeln!(
+            out,
+            "  {:>7}  {output:8.3}  {pixels:8.3}  {biases:8.3}  {}",
+            class.percent, class.label
+        )?;
         classes.push(class);
     }
     draw(&photo, &explanation, &classes)?.write_png(&options.out)?;
@@ -109,7 +122,8 @@ struct Options {
 impl Options {
     /// `None` where the help is asked for, or nothing at all.
     fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Option<Self>, String> {
-        let (mut files, mut rule, mut count, mut labels) = (Vec::new(), "epsilon-plus-flat".to_owned(), 5, None);
+        let (mut files, mut rule, mut count, mut labels) =
+            (Vec::new(), "epsilon-plus-flat".to_owned(), 5, None);
         let mut out = PathBuf::from("imagenet-relevance.png");
         while let Some(argument) = arguments.next() {
             let flag = argument.to_string_lossy().into_owned();
@@ -131,7 +145,9 @@ impl Options {
                 "--out" => out = value.into(),
                 _ => {
                     let parsed = text.parse().ok().filter(|count| (1..=20).contains(count));
-                    count = parsed.ok_or_else(|| format!("--count needs a whole number from 1 to 20, not {text}"))?;
+                    count = parsed.ok_or_else(|| {
+                        format!("--count needs a whole number from 1 to 20, not {text}")
+                    })?;
                 }
             }
         }
@@ -150,7 +166,8 @@ impl Options {
             "epsilon-alpha2-beta1-flat" => Composite::epsilon_alpha2_beta1_flat(),
             "epsilon-gamma-box" => {
                 // The channels are normalized each in its own way, so each has a box of its own.
-                let [low, high] = [0.0, 1.0].map(|v| spread(input, |channel| f64::from(normalized(v, channel))));
+                let [low, high] =
+                    [0.0, 1.0].map(|v| spread(input, |channel| f64::from(normalized(v, channel))));
                 Composite::epsilon_gamma_box(0.0, 0.0)?.first(ZBox::per_input(low, high)?)
             }
             other => return Err(format!("unknown rule {other} (--help lists the rules)").into()),
@@ -160,7 +177,8 @@ impl Options {
 
     fn labels(&self, weights: &StateDict) -> Result<Vec<String>, Failure> {
         let text = match &self.labels {
-            Some(path) => std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?,
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|error| format!("{}: {error}", path.display()))?,
             None => weights.metadata("labels").unwrap_or_default().to_owned(),
         };
         Ok(text.lines().map(str::to_owned).collect())
@@ -171,7 +189,8 @@ fn build(weights: &StateDict) -> Result<Sequential<f32>, Failure> {
     if weights.has_architecture() {
         return Ok(weights.to_model()?);
     }
-    let text = architecture(weights).ok_or("neither a VGG or ResNet of torchvision nor a model with its architecture")?;
+    let text = architecture(weights)
+        .ok_or("neither a VGG or ResNet of torchvision nor a model with its architecture")?;
     Ok(weights.model_of(&text, Some([3, 224, 224].into()))?)
 }
 
@@ -201,20 +220,33 @@ impl Photo {
     fn open(path: &Path, shape: Shape) -> Result<Self, Failure> {
         let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let &[3, height, width] = shape.dims() else {
-            return Err(format!("the model takes {shape} inputs, not three channels of a photograph").into());
+            return Err(format!(
+                "the model takes {shape} inputs, not three channels of a photograph"
+            )
+            .into());
         };
         let photo = upright(path).map_err(|error| named(&error))?;
         let side = |pixels: usize| u32::try_from(pixels).map_err(|error| named(&error));
         let (rows, columns) = (side(height)?, side(width)?);
         let shorter = rows.max(columns).saturating_mul(8) / 7;
         let scale = f64::from(shorter) / f64::from(photo.width().min(photo.height()).max(1));
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a photograph's sides are far below 2^32
-        let [wide, tall] = [photo.width(), photo.height()].map(|side| ((f64::from(side) * scale).round() as u32).max(shorter));
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        // a photograph's sides are far below 2^32
+        let [wide, tall] = [photo.width(), photo.height()]
+            .map(|side| ((f64::from(side) * scale).round() as u32).max(shorter));
         let whole = photo.resize_exact(wide, tall, FilterType::Triangle);
-        let photo = whole.crop_imm((wide - columns) / 2, (tall - rows) / 2, columns, rows).to_rgb8();
-        let of = |channel: usize| photo.pixels().map(move |pixel| f32::from(pixel.0[channel]) / 255.0);
+        let photo =
+            whole.crop_imm((wide - columns) / 2, (tall - rows) / 2, columns, rows).to_rgb8();
+        let of =
+            |channel: usize| photo.pixels().map(move |pixel| f32::from(pixel.0[channel]) / 255.0);
         let values = (0..3).flat_map(|channel| of(channel).map(move |v| normalized(v, channel)));
-        Ok(Self { shape, height, width, values: values.collect(), pixels: (0..3).flat_map(of).collect() })
+        Ok(Self {
+            shape,
+            height,
+            width,
+            values: values.collect(),
+            pixels: (0..3).flat_map(of).collect(),
+        })
     }
 }
 
@@ -258,13 +290,23 @@ const GAP: usize = 12;
 const WIDE: usize = 448;
 
 /// The photograph, and its pixels' relevance to each class.
-fn draw(photo: &Photo, explanation: &Explanation<f32>, classes: &[Class]) -> Result<Canvas, relprop::Error> {
+fn draw(
+    photo: &Photo,
+    explanation: &Explanation<f32>,
+    classes: &[Class],
+) -> Result<Canvas, relprop::Error> {
     let (height, width) = (photo.height, photo.width);
     let cell = WIDE.div_ceil(width);
     let part = |caption: &str| {
         let mut canvas = Canvas::new(width * cell, height * cell + LINE, WHITE)?;
         let fits = width * cell / text_width("mm", TEXT) * 2;
-        canvas.draw_text(0, height * cell + LINE / 4, &caption.chars().take(fits).collect::<String>(), TEXT, BLACK);
+        canvas.draw_text(
+            0,
+            height * cell + LINE / 4,
+            &caption.chars().take(fits).collect::<String>(),
+            TEXT,
+            BLACK,
+        );
         Ok::<_, relprop::Error>(canvas)
     };
     let mut first = part("red: for the class, blue: against it")?;

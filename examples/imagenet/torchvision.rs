@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use relprop::io::StateDict;
 
-/// The architecture in the words of PyTorch, with what torchvision's `forward` does between the modules; `None` where the
-/// weights are of another family.
+/// The architecture in the words of PyTorch, with what torchvision's `forward` does between the
+/// modules; `None` where the weights are of another family.
 pub fn architecture(weights: &StateDict) -> Option<String> {
     let weights = Weights(weights);
     weights.resnet().or_else(|| weights.vgg())
@@ -19,12 +19,19 @@ impl Weights<'_> {
     }
 
     /// A convolution with a padding that keeps the size, after `inputs` channels.
-    fn convolution(&self, module: &str, name: &str, stride: usize, inputs: usize) -> Option<String> {
+    fn convolution(
+        &self,
+        module: &str,
+        name: &str,
+        stride: usize,
+        inputs: usize,
+    ) -> Option<String> {
         let [outputs, in_group, height, width] = self.shape(module)?;
         let (groups, above, beside) = (inputs / in_group.max(1), height / 2, width / 2);
         let bias = if self.0.shape(&format!("{module}.bias")).is_some() { "True" } else { "False" };
         Some(format!(
-            "({name}): Conv2d({inputs}, {outputs}, kernel_size=({height}, {width}), stride=({stride}, {stride}), \
+            "({name}): Conv2d({inputs}, {outputs}, kernel_size=({height}, {width}), \
+             stride=({stride}, {stride}), \
              padding=({above}, {beside}), groups={groups}, bias={bias})"
         ))
     }
@@ -38,57 +45,77 @@ impl Weights<'_> {
         self.shape(module).map(|[outputs, _, _, _]| outputs)
     }
 
-    /// A stem, four groups of blocks, the mean of all pixels and a dense layer. Every group but the first halves the sides.
+    /// A stem, four groups of blocks, the mean of all pixels and a dense layer. Every group but the
+    /// first halves the sides.
     fn resnet(&self) -> Option<String> {
         let stem = self.convolution("conv1", "conv1", 2, 3)?;
         let mut channels = self.channels("conv1")?;
-        let mut text = format!("Sequential({stem} (bn1): BatchNorm2d({channels}) (relu): ReLU() (maxpool): MaxPool2d(3, 2, 1)");
+        let mut text = format!(
+            "Sequential({stem} (bn1): BatchNorm2d({channels}) (relu): ReLU() (maxpool): \
+             MaxPool2d(3, 2, 1)"
+        );
         for group in 1..=4 {
             write!(text, " (layer{group}): Sequential(").ok()?;
             let mut block = 0;
             while self.channels(&format!("layer{group}.{block}.conv1")).is_some() {
                 let stride = if group > 1 && block == 0 { 2 } else { 1 };
-                let (block_text, outputs) = self.block(&format!("layer{group}.{block}"), stride, channels)?;
+                let (block_text, outputs) =
+                    self.block(&format!("layer{group}.{block}"), stride, channels)?;
                 write!(text, "({block}): {block_text} ").ok()?;
                 channels = outputs;
                 block += 1;
             }
             text.push(')');
         }
-        write!(text, " (avgpool): AdaptiveAvgPool2d(1) (flatten): Flatten() {} (softmax): Softmax())", self.linear("fc", "fc")?)
-            .ok()?;
+        write!(
+            text,
+            " (avgpool): AdaptiveAvgPool2d(1) (flatten): Flatten() {} (softmax): Softmax())",
+            self.linear("fc", "fc")?
+        )
+        .ok()?;
         Some(text)
     }
 
-    /// Two or three convolutions, summed with what went in, or with a convolution of it; and how many channels come out.
+    /// Two or three convolutions, summed with what went in, or with a convolution of it; and how
+    /// many channels come out.
     fn block(&self, module: &str, stride: usize, inputs: usize) -> Option<(String, usize)> {
         let mut text = String::from("Sequential((): Residual((): Sequential(");
         let mut channels = inputs;
         // The convolution of 3 x 3 that comes first in the block has the stride.
-        let striding = (1..=3).find(|index| matches!(self.shape(&format!("{module}.conv{index}")), Some([_, _, 3, 3])))?;
+        let striding = (1..=3).find(|index| {
+            matches!(self.shape(&format!("{module}.conv{index}")), Some([_, _, 3, 3]))
+        })?;
         for index in 1..=3 {
             let name = format!("conv{index}");
             let Some(outputs) = self.channels(&format!("{module}.{name}")) else { break };
-            let convolution =
-                self.convolution(&format!("{module}.{name}"), &name, if index == striding { stride } else { 1 }, channels)?;
+            let convolution = self.convolution(
+                &format!("{module}.{name}"),
+                &name,
+                if index == striding { stride } else { 1 },
+                channels,
+            )?;
             let relu = if index == 1 { "" } else { "(relu): ReLU() " };
             write!(text, "{relu}{convolution} (bn{index}): BatchNorm2d({outputs}) ").ok()?;
             channels = outputs;
         }
         text.push_str(") (): Sequential(");
         if let Some(outputs) = self.channels(&format!("{module}.downsample.0")) {
-            let convolution = self.convolution(&format!("{module}.downsample.0"), "0", stride, inputs)?;
-            write!(text, "(downsample): Sequential({convolution} (1): BatchNorm2d({outputs}))").ok()?;
+            let convolution =
+                self.convolution(&format!("{module}.downsample.0"), "0", stride, inputs)?;
+            write!(text, "(downsample): Sequential({convolution} (1): BatchNorm2d({outputs}))")
+                .ok()?;
         }
         text.push_str(")) (relu2): ReLU())");
         Some((text, channels))
     }
 
-    /// Convolutions of 3 x 3 and poolings, then three dense layers. The indices in `features` tell where a batch norm or a
-    /// pooling stands between two convolutions.
+    /// Convolutions of 3 x 3 and poolings, then three dense layers. The indices in `features` tell
+    /// where a batch norm or a pooling stands between two convolutions.
     fn vgg(&self) -> Option<String> {
         let name = |index: usize| format!("features.{index}");
-        let mut convolutions = (0..100).filter(|&index| matches!(self.shape(&name(index)), Some([_, _, 3, 3]))).peekable();
+        let mut convolutions = (0..100)
+            .filter(|&index| matches!(self.shape(&name(index)), Some([_, _, 3, 3])))
+            .peekable();
         let mut text = String::from("Sequential((features): Sequential(");
         let mut channels = 3;
         while let Some(index) = convolutions.next() {
@@ -106,11 +133,23 @@ impl Weights<'_> {
             }
             channels = outputs;
         }
-        text.push_str(") (avgpool): AdaptiveAvgPool2d(7) (flatten): Flatten() (classifier): Sequential(");
-        let dense = [0, 3, 6].map(|index| self.linear(&format!("classifier.{index}"), &index.to_string()));
+        text.push_str(
+            ") (avgpool): AdaptiveAvgPool2d(7) (flatten): Flatten() (classifier): Sequential(",
+        );
+        let dense =
+            [0, 3, 6].map(|index| self.linear(&format!("classifier.{index}"), &index.to_string()));
         let [first, second, third] = dense;
         let dropped = |index: usize| format!("({index}): ReLU() ({}): Dropout(0.5)", index + 1);
-        write!(text, "{} {} {} {} {}) (softmax): Softmax())", first?, dropped(1), second?, dropped(4), third?).ok()?;
+        write!(
+            text,
+            "{} {} {} {} {}) (softmax): Softmax())",
+            first?,
+            dropped(1),
+            second?,
+            dropped(4),
+            third?
+        )
+        .ok()?;
         Some(text)
     }
 }
@@ -127,7 +166,10 @@ mod tests {
         for (name, shape) in shapes {
             let from = data.len();
             data.extend((0..shape.iter().product()).flat_map(|_| 1.0_f32.to_le_bytes()));
-            header.push(format!(r#""{name}":{{"dtype":"F32","shape":{shape:?},"data_offsets":[{from},{}]}}"#, data.len()));
+            header.push(format!(
+                r#""{name}":{{"dtype":"F32","shape":{shape:?},"data_offsets":[{from},{}]}}"#,
+                data.len()
+            ));
         }
         let header = format!("{{{}}}", header.join(","));
         let length = u64::try_from(header.len()).unwrap().to_le_bytes();
@@ -135,7 +177,8 @@ mod tests {
     }
 
     fn norm(name: &str, channels: usize) -> [(String, Vec<usize>); 4] {
-        ["weight", "bias", "running_mean", "running_var"].map(|part| (format!("{name}.{part}"), vec![channels]))
+        ["weight", "bias", "running_mean", "running_var"]
+            .map(|part| (format!("{name}.{part}"), vec![channels]))
     }
 
     /// One block a group: two convolutions of 3 x 3, or three with a grouped one in the middle.
@@ -173,7 +216,13 @@ mod tests {
             assert_eq!(text.matches("groups=2").count(), usize::from(bottleneck), "{text}");
             let model = weights.model_of::<f32>(&text, Some([3, 64, 64].into())).unwrap();
             assert_eq!(model.outputs(), 5);
-            assert!(model.forward(&DVector::from_element(model.inputs(), 0.1)).unwrap().iter().all(|v| v.is_finite()));
+            assert!(
+                model
+                    .forward(&DVector::from_element(model.inputs(), 0.1))
+                    .unwrap()
+                    .iter()
+                    .all(|v| v.is_finite())
+            );
         }
     }
 
@@ -181,7 +230,10 @@ mod tests {
     fn poolings_and_norms_are_told_by_the_indices() {
         let mut all = Vec::new();
         for (index, shape) in [(0, [2, 3, 3, 3]), (3, [2, 2, 3, 3]), (7, [4, 2, 3, 3])] {
-            all.extend([(format!("features.{index}.weight"), shape.to_vec()), (format!("features.{index}.bias"), vec![shape[0]])]);
+            all.extend([
+                (format!("features.{index}.weight"), shape.to_vec()),
+                (format!("features.{index}.bias"), vec![shape[0]]),
+            ]);
             all.extend(norm(&format!("features.{}", index + 1), shape[0]));
         }
         for (index, shape) in [(0, [6, 196]), (3, [6, 6]), (6, [5, 6])] {
@@ -193,7 +245,10 @@ mod tests {
         let weights = weights(&all);
         let text = architecture(&weights).unwrap();
         assert_eq!(text.matches("MaxPool2d").count(), 2);
-        assert!(text.contains("(6): MaxPool2d(2) (7): Conv2d") && text.contains("(10): MaxPool2d(2) )"), "{text}");
+        assert!(
+            text.contains("(6): MaxPool2d(2) (7): Conv2d") && text.contains("(10): MaxPool2d(2) )"),
+            "{text}"
+        );
         assert_eq!(weights.model_of::<f32>(&text, Some([3, 28, 28].into())).unwrap().outputs(), 5);
     }
 
@@ -201,7 +256,10 @@ mod tests {
     fn other_networks_are_not_mistaken_for_these() {
         assert_eq!(architecture(&weights(&[("0.weight".to_owned(), vec![2, 3])])), None);
         assert_eq!(
-            architecture(&weights(&[("conv1.weight".to_owned(), vec![2, 3, 5, 5]), ("fc.weight".to_owned(), vec![5])])),
+            architecture(&weights(&[
+                ("conv1.weight".to_owned(), vec![2, 3, 5, 5]),
+                ("fc.weight".to_owned(), vec![5])
+            ])),
             None
         );
     }

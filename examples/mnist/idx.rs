@@ -1,4 +1,5 @@
-//! The IDX files of MNIST: a magic number, big-endian dimensions, then one byte a value; plain or compressed by gzip.
+//! The IDX files of MNIST: a magic number, big-endian dimensions, then one byte a value; plain or
+//! compressed by gzip.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
@@ -6,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use flate2::bufread::GzDecoder;
 
-/// No data set is read that says it has more bytes than this, twenty times the training set of MNIST.
+/// No data set is read that says it has more bytes than this, twenty times the training set of
+/// MNIST.
 const LARGEST: usize = 1 << 30;
 
 const IMAGES: u32 = 0x0803;
@@ -50,11 +52,17 @@ impl Dataset {
         Ok(Self { images, labels })
     }
 
-    /// Reads the pair of files in a folder: the test set where it is there, else the first pair by name.
+    /// Reads the pair of files in a folder: the test set where it is there, else the first pair by
+    /// name.
     pub fn open(folder: &Path) -> Result<Self, String> {
         let (images, labels) = find_pair(folder)?;
-        let open = |path: &Path| File::open(path).map(BufReader::new).map_err(|error| format!("{}: {error}", path.display()));
-        Self::read(open(&images)?, open(&labels)?).map_err(|reason| format!("{}: {reason}", folder.display()))
+        let open = |path: &Path| {
+            File::open(path)
+                .map(BufReader::new)
+                .map_err(|error| format!("{}: {error}", path.display()))
+        };
+        Self::read(open(&images)?, open(&labels)?)
+            .map_err(|reason| format!("{}: {reason}", folder.display()))
     }
 }
 
@@ -81,23 +89,33 @@ fn read(mut file: impl BufRead, magic: u32) -> Result<(Vec<usize>, Vec<u8>), Str
 fn read_plain(mut file: impl Read, magic: u32) -> Result<(Vec<usize>, Vec<u8>), String> {
     let found = read_number(&mut file)?;
     if found != magic {
-        return Err(format!("not an IDX file of this kind: it starts with {found:#010x}, not with {magic:#010x}"));
+        return Err(format!(
+            "not an IDX file of this kind: it starts with {found:#010x}, not with {magic:#010x}"
+        ));
     }
     // The lowest byte of the magic number is the number of dimensions.
-    let dimensions = (0..magic & 0xff).map(|_| read_number(&mut file)).collect::<Result<Vec<_>, _>>()?;
-    let dimensions: Vec<usize> = dimensions.into_iter().filter_map(|side| usize::try_from(side).ok()).collect();
+    let dimensions =
+        (0..magic & 0xff).map(|_| read_number(&mut file)).collect::<Result<Vec<_>, _>>()?;
+    let dimensions: Vec<usize> =
+        dimensions.into_iter().filter_map(|side| usize::try_from(side).ok()).collect();
     let size = dimensions.iter().try_fold(1, |size: usize, &side| size.checked_mul(side));
-    let size = size.filter(|&size| size <= LARGEST).ok_or_else(|| format!("the header says {dimensions:?}, more than 1 GiB"))?;
+    let size = size
+        .filter(|&size| size <= LARGEST)
+        .ok_or_else(|| format!("the header says {dimensions:?}, more than 1 GiB"))?;
     if size == 0 {
         return Err(format!("the file is empty: its header says {dimensions:?}"));
     }
-    // One byte more than announced tells a file that is too long from one that fits; the buffer grows with what
-    // arrives, so that a header that lies costs nothing.
+    // One byte more than announced tells a file that is too long from one that fits; the buffer
+    // grows with what arrives, so that a header that lies costs nothing.
     let mut values = Vec::new();
     file.take(size as u64 + 1).read_to_end(&mut values).map_err(|error| describe(&error))?;
     match values.len() {
-        length if length < size => Err(format!("cut short: the header says {size} values, the file has {length}")),
-        length if length > size => Err(format!("too long: the header says {size} values, the file has more")),
+        length if length < size => {
+            Err(format!("cut short: the header says {size} values, the file has {length}"))
+        }
+        length if length > size => {
+            Err(format!("too long: the header says {size} values, the file has more"))
+        }
         _ => Ok((dimensions, values)),
     }
 }
@@ -109,7 +127,11 @@ fn read_number(file: &mut impl Read) -> Result<u32, String> {
 }
 
 fn describe(error: &io::Error) -> String {
-    if error.kind() == io::ErrorKind::UnexpectedEof { "cut short".to_owned() } else { error.to_string() }
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        "cut short".to_owned()
+    } else {
+        error.to_string()
+    }
 }
 
 /// The files of images and labels that belong together.
@@ -117,17 +139,22 @@ fn find_pair(folder: &Path) -> Result<(PathBuf, PathBuf), String> {
     const IMAGES: &str = "images-idx3-ubyte";
     const LABELS: &str = "labels-idx1-ubyte";
     let failed = |error: io::Error| format!("{}: {error}", folder.display());
-    let entries = fs::read_dir(folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    let mut names: Vec<String> = entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let entries =
+        fs::read_dir(folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let mut names: Vec<String> =
+        entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort_by_key(|name| (!name.starts_with("t10k"), name.clone()));
-    // What stands before the kind names the set; one file of a pair may be packed and the other not.
+    // What stands before the kind names the set; one file of a pair may be packed and the other
+    // not.
     let set = |name: &str, kind: &str| name.split_once(kind).map(|(set, _)| set.to_owned());
     let pair = names.iter().find_map(|images| {
         let wanted = set(images, IMAGES)?;
         let labels = names.iter().find(|labels| set(labels, LABELS).as_ref() == Some(&wanted))?;
         Some((folder.join(images), folder.join(labels)))
     });
-    pair.ok_or_else(|| format!("{}: no pair of files *{IMAGES} and *{LABELS}, plain or .gz", folder.display()))
+    pair.ok_or_else(|| {
+        format!("{}: no pair of files *{IMAGES} and *{LABELS}, plain or .gz", folder.display())
+    })
 }
 
 #[cfg(test)]
@@ -139,7 +166,8 @@ mod tests {
     use super::*;
 
     fn file(magic: u32, dimensions: &[u32], values: &[u8]) -> Vec<u8> {
-        let header = [magic].into_iter().chain(dimensions.iter().copied()).flat_map(u32::to_be_bytes);
+        let header =
+            [magic].into_iter().chain(dimensions.iter().copied()).flat_map(u32::to_be_bytes);
         header.chain(values.iter().copied()).collect()
     }
 

@@ -73,7 +73,11 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     let pixels = data.images.rows * data.images.columns;
     if pixels != model.inputs() {
         let (rows, columns) = (data.images.rows, data.images.columns);
-        return Err(format!("the model takes {} inputs, the images have {rows} x {columns} pixels", model.inputs()).into());
+        return Err(format!(
+            "the model takes {} inputs, the images have {rows} x {columns} pixels",
+            model.inputs()
+        )
+        .into());
     }
     let (right, all) = (count_right(&model, &data)?, data.labels.len());
     writeln!(out, "accuracy {:.1} % ({right} of {all})", 100.0 * right as f64 / all as f64)?;
@@ -83,7 +87,8 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
         digit.print(&mut out, data.images.columns)?;
     }
     writeln!(out, "\nexplained {} digits, {} outputs each", digits.len(), model.outputs())?;
-    draw(&digits, data.images.rows, data.images.columns, &options.rule_name())?.write_png(&options.out)?;
+    draw(&digits, data.images.rows, data.images.columns, &options.rule_name())?
+        .write_png(&options.out)?;
     writeln!(out, "wrote {}", options.out.display())?;
     Ok(())
 }
@@ -199,7 +204,11 @@ fn count_right(model: &Sequential<f32>, data: &Dataset) -> Result<usize, relprop
     let images: Vec<&[u8]> = data.images.iter().collect();
     let mut right = 0;
     for (images, labels) in images.chunks(PART).zip(data.labels.chunks(PART)) {
-        let samples = DMatrix::from_iterator(model.inputs(), images.len(), images.iter().flat_map(|image| scaled(image)));
+        let samples = DMatrix::from_iterator(
+            model.inputs(),
+            images.len(),
+            images.iter().flat_map(|image| scaled(image)),
+        );
         let outputs = model.forward_batch(&samples)?;
         let read = outputs.column_iter().map(|output| output.argmax().0);
         right += read.zip(labels).filter(|&(read, &label)| read == usize::from(label)).count();
@@ -207,9 +216,11 @@ fn count_right(model: &Sequential<f32>, data: &Dataset) -> Result<usize, relprop
     Ok(right)
 }
 
-/// The first image of each label, in the order of the labels; then the others in the order of the file.
+/// The first image of each label, in the order of the labels; then the others in the order of the
+/// file.
 fn choose(labels: &[u8], count: usize) -> Vec<usize> {
-    let mut first: Vec<usize> = (0..=u8::MAX).filter_map(|label| labels.iter().position(|&other| other == label)).collect();
+    let mut first: Vec<usize> =
+        (0..=u8::MAX).filter_map(|label| labels.iter().position(|&other| other == label)).collect();
     let mut others: Vec<usize> = (0..labels.len()).collect();
     others.retain(|index| !first.contains(index));
     first.append(&mut others);
@@ -227,15 +238,25 @@ struct Digit {
     chosen: Explanation<f32>,
 }
 
-fn explain(model: &Sequential<f32>, data: &Dataset, options: &Options) -> Result<Vec<Digit>, relprop::Error> {
-    let (epsilon, relative, rule) =
-        (model.explainer(Rule::Epsilon)?, model.explainer(Rule::Relative)?, model.explainer(options.rule)?);
+fn explain(
+    model: &Sequential<f32>,
+    data: &Dataset,
+    options: &Options,
+) -> Result<Vec<Digit>, relprop::Error> {
+    let (epsilon, relative, rule) = (
+        model.explainer(Rule::Epsilon)?,
+        model.explainer(Rule::Relative)?,
+        model.explainer(options.rule)?,
+    );
     let chosen = choose(&data.labels, options.count);
-    let digits = chosen.iter().filter_map(|&index| Some((data.images.iter().nth(index)?, *data.labels.get(index)?)));
+    let digits = chosen
+        .iter()
+        .filter_map(|&index| Some((data.images.iter().nth(index)?, *data.labels.get(index)?)));
     let explained = digits.map(|(image, label)| {
         let input: Vec<f32> = scaled(image).collect();
         let sample = DVector::from_column_slice(&input);
-        let (epsilon, relative, chosen) = (epsilon.explain(&sample)?, relative.explain(&sample)?, rule.explain(&sample)?);
+        let (epsilon, relative, chosen) =
+            (epsilon.explain(&sample)?, relative.explain(&sample)?, rule.explain(&sample)?);
         Ok(Digit { label, input, epsilon, relative, chosen })
     });
     explained.collect()
@@ -244,7 +265,10 @@ fn explain(model: &Sequential<f32>, data: &Dataset, options: &Options) -> Result
 impl Digit {
     /// The probability of the prediction in per cent, where the model gives one.
     fn percent(&self) -> Option<f32> {
-        self.chosen.probabilities().and_then(|all| all.get(self.chosen.predicted())).map(|probability| 100.0 * probability)
+        self.chosen
+            .probabilities()
+            .and_then(|all| all.get(self.chosen.predicted()))
+            .map(|probability| 100.0 * probability)
     }
 
     fn print(&self, out: &mut impl Write, columns: usize) -> Result<(), Failure> {
@@ -286,24 +310,38 @@ const NAMES: usize = 124;
 /// Between the groups of columns.
 const GROUP: usize = 14;
 
-/// The picture: a row for each digit; the input, two rules' maps of the prediction, and a map of every output.
-fn draw(digits: &[Digit], rows: usize, columns: usize, rule: &str) -> Result<Canvas, relprop::Error> {
+/// The picture: a row for each digit; the input, two rules' maps of the prediction, and a map of
+/// every output.
+fn draw(
+    digits: &[Digit],
+    rows: usize,
+    columns: usize,
+    rule: &str,
+) -> Result<Canvas, relprop::Error> {
     let title = "Which pixels speak for and against each digit: relevance of every pixel to the network's outputs";
     let legend = "white: none. Each map is scaled by its own strongest pixel.";
     let outputs = digits.first().map_or(0, |digit| digit.epsilon.output().len().min(MAPS));
     let (tile, step) = (columns * CELL, columns * CELL + GAP);
     let height = (rows * CELL).max(3 * LINE) + GAP;
-    let left = |column: usize| MARGIN + NAMES + column * step + GROUP * (usize::from(column > 0) + usize::from(column > 2));
+    let left = |column: usize| {
+        MARGIN + NAMES + column * step + GROUP * (usize::from(column > 0) + usize::from(column > 2))
+    };
     let below = MARGIN + 4 * LINE + height * digits.len();
     let width = left(3 + outputs).max(2 * MARGIN + text_width(title, TEXT)).max(1300);
     let mut canvas = Canvas::new(width, below + 2 * LINE + MARGIN, WHITE)?;
 
     canvas.draw_text(MARGIN, MARGIN, title, TEXT, BLACK);
-    let groups = [(1, "prediction by".to_owned()), (3, format!("each output 0 to {} by {rule}", outputs.saturating_sub(1)))];
+    let groups = [
+        (1, "prediction by".to_owned()),
+        (3, format!("each output 0 to {} by {rule}", outputs.saturating_sub(1))),
+    ];
     for (column, text) in &groups {
         canvas.draw_text(left(*column), MARGIN + 3 * LINE / 2, text, TEXT, BLACK);
     }
-    let names = ["input", "epsilon", "relative"].map(str::to_owned).into_iter().chain((0..outputs).map(|k| k.to_string()));
+    let names = ["input", "epsilon", "relative"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain((0..outputs).map(|k| k.to_string()));
     for (column, name) in names.enumerate() {
         let indent = tile.saturating_sub(text_width(&name, TEXT)) / 2;
         canvas.draw_text(left(column) + indent, MARGIN + 5 * LINE / 2, &name, TEXT, BLACK);
@@ -321,12 +359,28 @@ fn draw(digits: &[Digit], rows: usize, columns: usize, rule: &str) -> Result<Can
         }
         canvas.draw_map(left(0), top, &digit.input, columns, CELL, sequential);
         let maps = [(&digit.epsilon, predicted), (&digit.relative, predicted)];
-        for (column, (explanation, target)) in maps.into_iter().chain((0..outputs).map(|k| (&digit.chosen, k))).enumerate() {
+        for (column, (explanation, target)) in
+            maps.into_iter().chain((0..outputs).map(|k| (&digit.chosen, k))).enumerate()
+        {
             let x = left(column + 1);
             // The map of the prediction stands out by a black frame.
-            let (frame, color) = if column > 1 && target == predicted { (2, BLACK) } else { (1, GRAY) };
-            canvas.fill_rect(x - frame, top - frame, tile + 2 * frame, rows * CELL + 2 * frame, color);
-            canvas.draw_map(x, top, explanation.relevance(target)?.as_slice(), columns, CELL, diverging);
+            let (frame, color) =
+                if column > 1 && target == predicted { (2, BLACK) } else { (1, GRAY) };
+            canvas.fill_rect(
+                x - frame,
+                top - frame,
+                tile + 2 * frame,
+                rows * CELL + 2 * frame,
+                color,
+            );
+            canvas.draw_map(
+                x,
+                top,
+                explanation.relevance(target)?.as_slice(),
+                columns,
+                CELL,
+                diverging,
+            );
         }
     }
 
@@ -337,7 +391,13 @@ fn draw(digits: &[Digit], rows: usize, columns: usize, rule: &str) -> Result<Can
     canvas.draw_text(x, y, words[0], TEXT, BLACK);
     x += text_width(words[0], TEXT) + GAP;
     for step in 0..bar {
-        canvas.fill_rect(x + step, y, 1, 7 * TEXT, diverging(2.0 * step as f64 / (bar - 1) as f64 - 1.0));
+        canvas.fill_rect(
+            x + step,
+            y,
+            1,
+            7 * TEXT,
+            diverging(2.0 * step as f64 / (bar - 1) as f64 - 1.0),
+        );
     }
     x += bar + GAP;
     canvas.draw_text(x, y, words[1], TEXT, BLACK);

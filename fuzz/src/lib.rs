@@ -1,4 +1,5 @@
-//! What every reader has to hold, whatever it is given: no panic, and memory in proportion to the file.
+//! What every reader has to hold, whatever it is given: no panic, and memory in proportion to the
+//! file.
 
 use relprop::io::StateDict;
 

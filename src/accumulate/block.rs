@@ -21,7 +21,8 @@ pub(crate) struct Extent {
     pub samples: usize,
 }
 
-/// The shares of each live input, and of each sink, in the outputs: for each sample, outputs x (live inputs + sinks).
+/// The shares of each live input, and of each sink, in the outputs: for each sample, outputs x
+/// (live inputs + sinks).
 ///
 /// An input is live where a share of it can be other than zero; the others have no row.
 #[derive(Debug)]
@@ -32,12 +33,13 @@ pub(crate) struct Prefix<T> {
     counts: Buffer<usize>,
     /// For each sample room for all rows.
     values: Buffer<T>,
-    /// The true shares of the inputs are `values` · 2^exponent, by sample. The sinks' stand as they are: what underflows
-    /// there is nothing against the 1 that the ledger sums to.
+    /// The true shares of the inputs are `values` · 2^exponent, by sample. The sinks' stand as they
+    /// are: what underflows there is nothing against the 1 that the ledger sums to.
     exponents: Buffer<i32>,
 }
 
-/// The shares of the inputs in each output: for each sample, inputs x outputs; and for each sample the sinks' rows.
+/// The shares of the inputs in each output: for each sample, inputs x outputs; and for each sample
+/// the sinks' rows.
 #[derive(Debug)]
 pub(crate) struct Suffix<T> {
     pub extent: Extent,
@@ -49,7 +51,13 @@ pub(crate) struct Suffix<T> {
 impl Extent {
     fn of<T: Scalar>(linked: Linked<'_, T>) -> Self {
         let p = linked.prepared();
-        Self { layer: p.layer, inputs: p.inputs, outputs: p.outputs, sinks: p.sinks.len(), samples: linked.factor.samples }
+        Self {
+            layer: p.layer,
+            inputs: p.inputs,
+            outputs: p.outputs,
+            sinks: p.sinks.len(),
+            samples: linked.factor.samples,
+        }
     }
 
     fn rows(&self) -> usize {
@@ -85,12 +93,14 @@ impl<T: Scalar> Prefix<T> {
     /// The rows of a sample: the live inputs', then the sinks'.
     fn rows(&self, sample: usize) -> &[T] {
         let rows = self.counts[sample] + self.extent.sinks;
-        &self.values[sample * self.extent.rows() * self.extent.outputs..][..rows * self.extent.outputs]
+        &self.values[sample * self.extent.rows() * self.extent.outputs..]
+            [..rows * self.extent.outputs]
     }
 
     fn rows_mut(&mut self, sample: usize) -> &mut [T] {
         let rows = self.counts[sample] + self.extent.sinks;
-        &mut self.values[sample * self.extent.rows() * self.extent.outputs..][..rows * self.extent.outputs]
+        &mut self.values[sample * self.extent.rows() * self.extent.outputs..]
+            [..rows * self.extent.outputs]
     }
 
     /// The factor as a block. Cost: live inputs x outputs multiply-adds for each sample and term.
@@ -115,11 +125,18 @@ impl<T: Scalar> Prefix<T> {
     /// Cost: (live inputs + sinks) times the factor's product, for each sample and term.
     pub fn times(self, linked: Linked<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
         let next = Extent::of(linked);
-        let extent = Extent { outputs: next.outputs, sinks: self.extent.sinks + next.sinks, ..self.extent };
+        let extent =
+            Extent { outputs: next.outputs, sinks: self.extent.sinks + next.sinks, ..self.extent };
         let values = buffers.values.take(extent.rows() * extent.outputs * extent.samples);
         let old = self.values;
         let before = Self { values: old, ..self };
-        let mut product = Self { extent, live: before.live, counts: before.counts, values, exponents: before.exponents };
+        let mut product = Self {
+            extent,
+            live: before.live,
+            counts: before.counts,
+            values,
+            exponents: before.exponents,
+        };
         for sample in 0..extent.samples {
             let rows = product.counts[sample] + before.extent.sinks;
             let size = before.extent.rows() * before.extent.outputs;
@@ -161,7 +178,8 @@ impl<T: Scalar> Prefix<T> {
             for (to, row) in of_sinks.chunks_exact_mut(columns).zip(rows.chunks_exact(outputs)) {
                 to.iter_mut().enumerate().for_each(|(column, share)| *share = row[output(column)]);
             }
-            // By the column, so that they are written one after another; a few rows at once stay in the cache.
+            // By the column, so that they are written one after another; a few rows at once stay in
+            // the cache.
             let live = self.live(sample);
             for (live, of_live) in live.chunks(BLOCK).zip(of_live.chunks(BLOCK * outputs)) {
                 for (column, shares) in shares.chunks_exact_mut(inputs).enumerate() {
@@ -181,8 +199,13 @@ impl<T: Scalar> Prefix<T> {
 }
 
 impl<T: Scalar> Suffix<T> {
-    /// The selected outputs of a factor as a block, as many for each sample. Cost: inputs x those for each sample and term.
-    pub fn of_outputs(linked: Linked<'_, T>, chosen: &[usize], buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
+    /// The selected outputs of a factor as a block, as many for each sample. Cost: inputs x those
+    /// for each sample and term.
+    pub fn of_outputs(
+        linked: Linked<'_, T>,
+        chosen: &[usize],
+        buffers: &mut Buffers<T>,
+    ) -> Result<Self, Overflow> {
         let whole = Extent::of(linked);
         let extent = Extent { outputs: chosen.len() / whole.samples, ..whole };
         let mut values = buffers.values.take(extent.inputs * chosen.len());
@@ -197,19 +220,29 @@ impl<T: Scalar> Suffix<T> {
             }
             let mut rows = buffers.values.take(extent.sinks * whole.outputs);
             linked.sink_rows(sample, &mut rows, buffers);
-            let sinks = &mut sinks[sample * extent.sinks * extent.outputs..][..extent.sinks * extent.outputs];
-            for (to, row) in sinks.chunks_exact_mut(extent.outputs).zip(rows.chunks_exact(whole.outputs)) {
+            let sinks = &mut sinks[sample * extent.sinks * extent.outputs..]
+                [..extent.sinks * extent.outputs];
+            for (to, row) in
+                sinks.chunks_exact_mut(extent.outputs).zip(rows.chunks_exact(whole.outputs))
+            {
                 to.iter_mut().zip(selected).for_each(|(share, &k)| *share = row[k]);
             }
             buffers.values.give(rows);
         }
-        Self { extent, values, sinks, exponents: zeros(extent.samples, buffers) }.normalized(extent.layer)
+        Self { extent, values, sinks, exponents: zeros(extent.samples, buffers) }
+            .normalized(extent.layer)
     }
 
-    fn of_units(linked: Linked<'_, T>, whole: Extent, selected: &[usize], buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
+    fn of_units(
+        linked: Linked<'_, T>,
+        whole: Extent,
+        selected: &[usize],
+        buffers: &mut Buffers<T>,
+    ) -> Result<Self, Overflow> {
         let units = factor::units(selected, whole.outputs, buffers);
         let targets = selected.len() / whole.samples;
-        Self::of_targets(whole.layer, units, whole.outputs, targets, buffers)?.after(linked, buffers)
+        Self::of_targets(whole.layer, units, whole.outputs, targets, buffers)?
+            .after(linked, buffers)
     }
 
     /// The block that ends a chain in weightings of its outputs: their relevance to begin with.
@@ -245,7 +278,11 @@ impl<T: Scalar> Suffix<T> {
         let stored = &self.values[sample * inputs * outputs..][..inputs * outputs];
         let shares = stored.iter().map(|share| share.times_two_to(self.exponents[sample]));
         let shares = DMatrix::from_iterator(inputs, outputs, shares);
-        if linalg::first_non_finite(shares.as_slice()).is_some() { Err(Overflow { layer }) } else { Ok(shares) }
+        if linalg::first_non_finite(shares.as_slice()).is_some() {
+            Err(Overflow { layer })
+        } else {
+            Ok(shares)
+        }
     }
 
     /// The product with the factor of the layer before.
@@ -263,7 +300,9 @@ impl<T: Scalar> Suffix<T> {
         let exponents = &self.exponents;
         let mut drain = |sample: usize, first: usize, values: &[T]| {
             let new = &mut sinks[(sample * extent.sinks + first) * outputs..][..values.len()];
-            new.iter_mut().zip(values).for_each(|(share, v)| *share = v.times_two_to(exponents[sample]));
+            new.iter_mut()
+                .zip(values)
+                .for_each(|(share, v)| *share = v.times_two_to(exponents[sample]));
         };
         linked.apply(&self.values, &mut values, 0, &mut drain, buffers);
         buffers.values.give(self.values);
@@ -276,7 +315,8 @@ impl<T: Scalar> Suffix<T> {
     pub fn join(self, left: Prefix<T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
         let Extent { inputs: inner, outputs, samples, .. } = self.extent;
         let inputs = left.extent.inputs;
-        let extent = Extent { outputs, sinks: left.extent.sinks + self.extent.sinks, ..left.extent };
+        let extent =
+            Extent { outputs, sinks: left.extent.sinks + self.extent.sinks, ..left.extent };
         let mut values = buffers.values.take(inputs * outputs * samples);
         let mut sinks = buffers.values.take(extent.sinks * outputs * samples);
         let mut matrix = buffers.values.take(inputs * inner);
@@ -294,7 +334,8 @@ impl<T: Scalar> Suffix<T> {
             let matrix = Matrix::new(&matrix[..rows.len()], live.len(), inner);
             let shares = &mut values[sample * inputs * outputs..][..inputs * outputs];
             let max = linalg::apply_to_rows(matrix, right, live, shares);
-            exponents[sample] += left.exponents[sample] + rescale(shares, max).ok_or(Overflow { layer: extent.layer })?;
+            exponents[sample] += left.exponents[sample]
+                + rescale(shares, max).ok_or(Overflow { layer: extent.layer })?;
         }
         for buffer in [matrix, self.values, self.sinks, left.values] {
             buffers.values.give(buffer);
@@ -342,8 +383,8 @@ impl<T: Scalar> Suffix<T> {
         }
     }
 
-    /// Applies a sample's exponent where its largest share then keeps its full precision. Gives the exponent that is left,
-    /// and a bound on the magnitude of the shares.
+    /// Applies a sample's exponent where its largest share then keeps its full precision. Gives the
+    /// exponent that is left, and a bound on the magnitude of the shares.
     pub fn apply_exponent(&mut self, sample: usize) -> Result<(i32, T), Overflow> {
         let exponent = self.exponents[sample];
         if exponent == 0 {
@@ -372,7 +413,8 @@ impl<T: Scalar> Suffix<T> {
     }
 }
 
-/// What the sinks of a block get of the outputs of the one after it, whose shares are `right` times 2^exponent.
+/// What the sinks of a block get of the outputs of the one after it, whose shares are `right` times
+/// 2^exponent.
 fn pass_sinks<T: Scalar>(rows: &[T], right: &[T], inner: usize, exponent: i32, sinks: &mut [T]) {
     linalg::apply_transposed(Matrix::new(right, inner, right.len() / inner), rows, None, sinks);
     if exponent != 0 {
@@ -382,8 +424,8 @@ fn pass_sinks<T: Scalar>(rows: &[T], right: &[T], inner: usize, exponent: i32, s
     }
 }
 
-/// Brings the largest entry into the number type's comfortable range by exact powers of two; the true values are the
-/// new ones times 2^(what is returned). `None` where an entry is not finite.
+/// Brings the largest entry into the number type's comfortable range by exact powers of two; the
+/// true values are the new ones times 2^(what is returned). `None` where an entry is not finite.
 fn normalize<T: Scalar>(values: &mut [T]) -> Option<i32> {
     let max = linalg::max_abs(values);
     rescale(values, max)

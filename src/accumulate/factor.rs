@@ -69,11 +69,20 @@ impl<T: Scalar> Network<T> {
         let sites = model.sites();
         rule.check_sites(&sites.iter().map(|(site, _)| site.clone()).collect::<Vec<_>>())?;
         for (site, linear) in sites {
-            // A few values for each input and output; of a file that lies about its input they may be without end.
-            let what =
-                || format!("what a rule prepares at layer {} ({} inputs, {} outputs)", site.layer, site.inputs, site.outputs);
+            // A few values for each input and output; of a file that lies about its input they may
+            // be without end.
+            let what = || {
+                format!(
+                    "what a rule prepares at layer {} ({} inputs, {} outputs)",
+                    site.layer, site.inputs, site.outputs
+                )
+            };
             let remedy = || "give the model a smaller input".to_owned();
-            MemoryLimit::default().check::<T>(2.0 * (site.inputs as f64 + site.outputs as f64), what, remedy)?;
+            MemoryLimit::default().check::<T>(
+                2.0 * (site.inputs as f64 + site.outputs as f64),
+                what,
+                remedy,
+            )?;
             let prepared = Ruled::new(rule, &site, linear)?;
             ruled.resize_with(ruled.len().max(linear.factor + 1), || None);
             ruled[linear.factor] = Some(prepared);
@@ -92,16 +101,33 @@ impl<T: Scalar> Network<T> {
                 Bound::Linear(linear) => self.take(layer, linear, ruled, &mut numbers),
                 Bound::Route { factor, inputs, .. } => {
                     let (inputs, outputs) = (*inputs, node.output.size());
-                    self.factors.push(Prepared { layer, inputs, outputs, sinks: Vec::new(), kind: Kind::Route });
+                    self.factors.push(Prepared {
+                        layer,
+                        inputs,
+                        outputs,
+                        sinks: Vec::new(),
+                        kind: Kind::Route,
+                    });
                     numbers.push(*factor);
                 }
                 Bound::Branches { factor, branches, inputs, sum } => {
                     let outputs = branches.iter().map(|branch| branch.output.size()).sum();
                     let place = self.factors.len();
                     let kind = Kind::Branches(Vec::new());
-                    self.factors.push(Prepared { layer, inputs: *inputs, outputs, sinks: Vec::new(), kind });
-                    let inner: Vec<Vec<usize>> = branches.iter().map(|branch| self.add(branch, ruled)).collect();
-                    let sinks = inner.iter().flatten().flat_map(|&number| self.factors[number].sinks.clone()).collect();
+                    self.factors.push(Prepared {
+                        layer,
+                        inputs: *inputs,
+                        outputs,
+                        sinks: Vec::new(),
+                        kind,
+                    });
+                    let inner: Vec<Vec<usize>> =
+                        branches.iter().map(|branch| self.add(branch, ruled)).collect();
+                    let sinks = inner
+                        .iter()
+                        .flatten()
+                        .flat_map(|&number| self.factors[number].sinks.clone())
+                        .collect();
                     self.factors[place].sinks = sinks;
                     self.factors[place].kind = Kind::Branches(inner);
                     numbers.push(*factor);
@@ -115,11 +141,23 @@ impl<T: Scalar> Network<T> {
         numbers
     }
 
-    fn take(&mut self, layer: usize, linear: &Linear<T>, ruled: &mut [Option<Ruled<T>>], numbers: &mut Vec<usize>) {
+    fn take(
+        &mut self,
+        layer: usize,
+        linear: &Linear<T>,
+        ruled: &mut [Option<Ruled<T>>],
+        numbers: &mut Vec<usize>,
+    ) {
         if let Some(ruled) = ruled.get_mut(linear.factor).and_then(Option::take) {
             let sinks = ruled.causes.iter().map(|&cause| (layer, cause)).collect();
             let (inputs, outputs) = (ruled.inputs, ruled.outputs);
-            self.factors.push(Prepared { layer, inputs, outputs, sinks, kind: Kind::Ruled(Box::new(ruled)) });
+            self.factors.push(Prepared {
+                layer,
+                inputs,
+                outputs,
+                sinks,
+                kind: Kind::Ruled(Box::new(ruled)),
+            });
             numbers.push(linear.factor);
         }
     }
@@ -140,7 +178,10 @@ impl<T: Scalar> Network<T> {
             Kind::Ruled(ruled) => ruled.multiply_adds(),
             Kind::Route => prepared.outputs as f64,
             Kind::Branches(branches) => {
-                let inner = branches.iter().flatten().map(|&number| self.multiply_adds(&self.factors[number]));
+                let inner = branches
+                    .iter()
+                    .flatten()
+                    .map(|&number| self.multiply_adds(&self.factors[number]));
                 inner.sum::<f64>() + prepared.outputs as f64
             }
         }
@@ -155,8 +196,8 @@ impl<T: Scalar> Network<T> {
         }
     }
 
-    /// The factor of the linear layer that the pass leaves. Samples outside the range that its rule supposes are noted, where they
-    /// are no error.
+    /// The factor of the linear layer that the pass leaves. Samples outside the range that its rule
+    /// supposes are noted, where they are no error.
     pub fn factor(
         &self,
         leaving: Leaving<'_, T>,
@@ -173,7 +214,9 @@ impl<T: Scalar> Network<T> {
                 Ok(Factor { number, samples: shares.samples, values: Values::Ruled(shares) })
             }
             // A linear layer's factor is always a rule's.
-            Kind::Route | Kind::Branches(_) => Ok(Factor { number, samples: 0, values: Values::Branches(Vec::new()) }),
+            Kind::Route | Kind::Branches(_) => {
+                Ok(Factor { number, samples: 0, values: Values::Branches(Vec::new()) })
+            }
         }
     }
 
@@ -250,8 +293,8 @@ enum Parts<'a, T: Scalar> {
     Branches(&'a [Vec<Factor<T>>]),
 }
 
-/// Takes what the sinks of a factor get in a product from the right: the sample, which of the sinks is the first, and for each
-/// sink one value for each column.
+/// Takes what the sinks of a factor get in a product from the right: the sample, which of the sinks
+/// is the first, and for each sink one value for each column.
 pub(crate) type Drain<'a, T> = &'a mut dyn FnMut(usize, usize, &[T]);
 
 impl<'a, T: Scalar> Linked<'a, T> {
@@ -261,7 +304,9 @@ impl<'a, T: Scalar> Linked<'a, T> {
 
     fn parts(self) -> Parts<'a, T> {
         match (&self.prepared().kind, &self.factor.values) {
-            (Kind::Ruled(ruled), Values::Ruled(shares)) => Parts::Ruled(ruled::Linked { shares, ruled }),
+            (Kind::Ruled(ruled), Values::Ruled(shares)) => {
+                Parts::Ruled(ruled::Linked { shares, ruled })
+            }
             (_, Values::Route(from)) => Parts::Route(from),
             (_, Values::Branches(branches)) => Parts::Branches(branches),
             (_, Values::Ruled(_)) => Parts::Branches(&[]),
@@ -309,8 +354,15 @@ impl<'a, T: Scalar> Linked<'a, T> {
         buffers.values.give(units);
     }
 
-    /// The listed columns of A of a rule's factor of one sample, inputs x their number, into `out`. Gives whether it is one.
-    pub fn columns(self, sample: usize, listed: &[usize], out: &mut [T], buffers: &mut Buffers<T>) -> bool {
+    /// The listed columns of A of a rule's factor of one sample, inputs x their number, into `out`.
+    /// Gives whether it is one.
+    pub fn columns(
+        self,
+        sample: usize,
+        listed: &[usize],
+        out: &mut [T],
+        buffers: &mut Buffers<T>,
+    ) -> bool {
         if let Parts::Ruled(linked) = self.parts() {
             linked.columns(sample, listed, out, buffers);
             return true;
@@ -318,7 +370,8 @@ impl<'a, T: Scalar> Linked<'a, T> {
         false
     }
 
-    /// The rows of sinks of a sample, one value for each output: those of branches carried to the end of their branch.
+    /// The rows of sinks of a sample, one value for each output: those of branches carried to the
+    /// end of their branch.
     pub fn sink_rows(self, sample: usize, out: &mut [T], buffers: &mut Buffers<T>) {
         match self.parts() {
             Parts::Ruled(linked) => linked.sink_rows(sample, out),
@@ -335,7 +388,10 @@ impl<'a, T: Scalar> Linked<'a, T> {
                         linked.sink_rows(sample, &mut rows, buffers);
                         let rows = self.through(sample, &branch[place + 1..], rows, sinks, buffers);
                         let size = rows.len() / sinks.max(1);
-                        for (out, from) in out[row * outputs..].chunks_exact_mut(outputs).zip(rows.chunks_exact(size.max(1))) {
+                        for (out, from) in out[row * outputs..]
+                            .chunks_exact_mut(outputs)
+                            .zip(rows.chunks_exact(size.max(1)))
+                        {
                             out[first..first + size].copy_from_slice(from);
                         }
                         buffers.values.give(rows);
@@ -353,7 +409,14 @@ impl<'a, T: Scalar> Linked<'a, T> {
     }
 
     /// Columns multiplied by the transposes of factors, one after another.
-    fn through(self, sample: usize, factors: &'a [Factor<T>], x: Buffer<T>, columns: usize, buffers: &mut Buffers<T>) -> Buffer<T> {
+    fn through(
+        self,
+        sample: usize,
+        factors: &'a [Factor<T>],
+        x: Buffer<T>,
+        columns: usize,
+        buffers: &mut Buffers<T>,
+    ) -> Buffer<T> {
         factors.iter().fold(x, |x, factor| {
             let linked = self.inner(factor);
             let mut next = buffers.values.take(linked.prepared().outputs * columns);
@@ -387,7 +450,9 @@ impl<'a, T: Scalar> Linked<'a, T> {
                     linalg::copy(x, &mut copy);
                     let of_branch = self.through(sample, branch, copy, columns, buffers);
                     let size = self.size(branch);
-                    for (out, from) in out.chunks_exact_mut(outputs).zip(of_branch.chunks_exact(size)) {
+                    for (out, from) in
+                        out.chunks_exact_mut(outputs).zip(of_branch.chunks_exact(size))
+                    {
                         out[first..first + size].copy_from_slice(from);
                     }
                     buffers.values.give(of_branch);
@@ -397,9 +462,17 @@ impl<'a, T: Scalar> Linked<'a, T> {
         }
     }
 
-    /// A X for all samples: `x` has as many columns of `outputs` values for each as for any other, `out` those of `inputs`;
-    /// the sinks, counted from `first` on, are handed to `drain`. Cost: for each column the factor's product.
-    pub fn apply(self, x: &[T], out: &mut [T], first: usize, drain: Drain<'_, T>, buffers: &mut Buffers<T>) {
+    /// A X for all samples: `x` has as many columns of `outputs` values for each as for any other,
+    /// `out` those of `inputs`; the sinks, counted from `first` on, are handed to `drain`. Cost:
+    /// for each column the factor's product.
+    pub fn apply(
+        self,
+        x: &[T],
+        out: &mut [T],
+        first: usize,
+        drain: Drain<'_, T>,
+        buffers: &mut Buffers<T>,
+    ) {
         let Prepared { inputs, outputs, .. } = *self.prepared();
         let samples = self.factor.samples;
         let columns = x.len() / outputs / samples.max(1);
@@ -415,7 +488,8 @@ impl<'a, T: Scalar> Linked<'a, T> {
             }
             Parts::Route(from) => {
                 out.fill(T::zero());
-                let blocks = x.chunks_exact(outputs * columns).zip(out.chunks_exact_mut(inputs * columns));
+                let blocks =
+                    x.chunks_exact(outputs * columns).zip(out.chunks_exact_mut(inputs * columns));
                 for (sample, (x, out)) in blocks.enumerate() {
                     let from = self.from(from, sample);
                     for (x, out) in x.chunks_exact(outputs).zip(out.chunks_exact_mut(inputs)) {
@@ -433,12 +507,16 @@ impl<'a, T: Scalar> Linked<'a, T> {
                         linalg::copy(&x[place..place + size], block);
                     }
                     place += size;
-                    sinks += branch.iter().map(|factor| self.inner(factor).prepared().sinks.len()).sum::<usize>();
+                    sinks += branch
+                        .iter()
+                        .map(|factor| self.inner(factor).prepared().sinks.len())
+                        .sum::<usize>();
                     let mut end = sinks;
                     for factor in branch.iter().rev() {
                         let linked = self.inner(factor);
                         end -= linked.prepared().sinks.len();
-                        let mut next = buffers.values.take(linked.prepared().inputs * columns * samples);
+                        let mut next =
+                            buffers.values.take(linked.prepared().inputs * columns * samples);
                         linked.apply(&block, &mut next, end, drain, buffers);
                         buffers.values.give(block);
                         block = next;
@@ -456,7 +534,11 @@ impl<'a, T: Scalar> Linked<'a, T> {
 }
 
 /// The listed unit vectors.
-pub(crate) fn units<T: Scalar>(listed: &[usize], size: usize, buffers: &mut Buffers<T>) -> Buffer<T> {
+pub(crate) fn units<T: Scalar>(
+    listed: &[usize],
+    size: usize,
+    buffers: &mut Buffers<T>,
+) -> Buffer<T> {
     let mut units = buffers.values.take(size * listed.len());
     units.fill(T::zero());
     units.chunks_exact_mut(size).zip(listed).for_each(|(unit, &at)| unit[at] = T::one());

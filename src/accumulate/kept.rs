@@ -27,7 +27,13 @@ impl<T: Scalar> Visitor<T> for Kept<T> {
         Ok(())
     }
 
-    fn route(&mut self, _buffers: &mut Buffers<T>, number: usize, from: Buffer<usize>, samples: usize) -> Result<(), Error> {
+    fn route(
+        &mut self,
+        _buffers: &mut Buffers<T>,
+        number: usize,
+        from: Buffer<usize>,
+        samples: usize,
+    ) -> Result<(), Error> {
         self.keep(Factor { number, samples, values: Values::Route(from) });
         Ok(())
     }
@@ -40,7 +46,12 @@ impl<T: Scalar> Visitor<T> for Kept<T> {
         self.open.next();
     }
 
-    fn close(&mut self, _buffers: &mut Buffers<T>, number: usize, samples: usize) -> Result<(), Error> {
+    fn close(
+        &mut self,
+        _buffers: &mut Buffers<T>,
+        number: usize,
+        samples: usize,
+    ) -> Result<(), Error> {
         let factor = self.open.close(number, samples);
         self.keep(factor);
         Ok(())
@@ -95,15 +106,23 @@ impl<T: Scalar> Kept<T> {
         Ok(Prefix::new(self.linked(linear), buffers)?.into_suffix(None, buffers))
     }
 
-    /// The shares of each factor's inputs in the targets, the first factor's last. Cost: that of accumulation in reverse.
-    pub fn suffixes(&self, targets: Targets<T>, buffers: &mut Buffers<T>) -> Result<Vec<Suffix<T>>, Overflow> {
+    /// The shares of each factor's inputs in the targets, the first factor's last. Cost: that of
+    /// accumulation in reverse.
+    pub fn suffixes(
+        &self,
+        targets: Targets<T>,
+        buffers: &mut Buffers<T>,
+    ) -> Result<Vec<Suffix<T>>, Overflow> {
         let last = self.len() - 1;
         let mut block = match targets {
             Targets::All => self.shares(last, buffers)?,
-            Targets::Selected(selected) => Suffix::of_outputs(self.linked(last), &selected, buffers)?,
+            Targets::Selected(selected) => {
+                Suffix::of_outputs(self.linked(last), &selected, buffers)?
+            }
             Targets::Weighted(values, targets) => {
                 let (_, outputs) = self.sizes(last);
-                Suffix::of_targets(self.layer(last), values, outputs, targets, buffers)?.after(self.linked(last), buffers)?
+                Suffix::of_targets(self.layer(last), values, outputs, targets, buffers)?
+                    .after(self.linked(last), buffers)?
             }
         };
         let mut blocks = Vec::with_capacity(self.len());
@@ -115,9 +134,14 @@ impl<T: Scalar> Kept<T> {
         Ok(blocks)
     }
 
-    /// The shares of the model's inputs in what a block has shares in, when the block is of the inputs of this factor.
-    /// Cost: that of accumulation in reverse.
-    pub fn back_from(&self, linear: usize, block: Suffix<T>, buffers: &mut Buffers<T>) -> Result<Suffix<T>, Overflow> {
+    /// The shares of the model's inputs in what a block has shares in, when the block is of the
+    /// inputs of this factor. Cost: that of accumulation in reverse.
+    pub fn back_from(
+        &self,
+        linear: usize,
+        block: Suffix<T>,
+        buffers: &mut Buffers<T>,
+    ) -> Result<Suffix<T>, Overflow> {
         (0..linear).rev().try_fold(block, |block, linear| block.after(self.linked(linear), buffers))
     }
 
@@ -125,7 +149,8 @@ impl<T: Scalar> Kept<T> {
     /// Cost: that of accumulation forward, up to there.
     pub fn prefix(&self, linear: usize, buffers: &mut Buffers<T>) -> Result<Suffix<T>, Overflow> {
         let first = Prefix::new(self.linked(0), buffers)?;
-        let product = (1..linear).try_fold(first, |prefix, linear| prefix.times(self.linked(linear), buffers))?;
+        let product = (1..linear)
+            .try_fold(first, |prefix, linear| prefix.times(self.linked(linear), buffers))?;
         Ok(product.into_suffix(None, buffers))
     }
 }

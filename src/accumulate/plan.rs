@@ -4,7 +4,8 @@ use std::fmt;
 
 use crate::accumulate::Accumulation;
 
-/// Above so many factors the best of all orders is not searched for, as that takes time in the third power.
+/// Above so many factors the best of all orders is not searched for, as that takes time in the
+/// third power.
 const SEARCHED: usize = 256;
 
 /// What a factor of the chain costs.
@@ -48,9 +49,10 @@ pub(crate) enum Step {
 
 /// The order in which an explainer multiplies, and what that costs.
 ///
-/// A network of L linear layers is a chain of share matrices A1 … AL; where not all outputs are explained, the targets T
-/// end it. `Display` shows the bracketing of the chain and the multiply-adds of a sample in each order. Zeros, which cost
-/// less, are not counted off; nor is the forward pass itself.
+/// A network of L linear layers is a chain of share matrices A1 … AL; where not all outputs are
+/// explained, the targets T end it. `Display` shows the bracketing of the chain and the
+/// multiply-adds of a sample in each order. Zeros, which cost less, are not counted off; nor is the
+/// forward pass itself.
 ///
 /// ```
 /// use relprop::{Accumulation, Linear, Relu, Rule, Sequential};
@@ -112,10 +114,20 @@ impl Plan {
         let chain = Chain { links, end };
         let length = links.len() + usize::from(end != End::All);
         let forward: Vec<usize> = (0..length).map(|element| usize::from(element > 0)).collect();
-        let reverse: Vec<usize> = (0..length).map(|element| if element + 1 == length { element } else { 0 }).collect();
+        let reverse: Vec<usize> =
+            (0..length).map(|element| if element + 1 == length { element } else { 0 }).collect();
         let order = |accumulation, reductions: Vec<usize>| {
             let (steps, multiply_adds, largest) = chain.run(&reductions, accumulation);
-            (steps, Order { accumulation, reductions, multiply_adds, largest, has_targets: end != End::All })
+            (
+                steps,
+                Order {
+                    accumulation,
+                    reductions,
+                    multiply_adds,
+                    largest,
+                    has_targets: end != End::All,
+                },
+            )
         };
         let forward = order(Accumulation::Forward, forward);
         let reverse = order(Accumulation::Reverse, reverse);
@@ -124,7 +136,10 @@ impl Plan {
         for other in [&reverse, &forward] {
             // The streaming order of equals; and never worse than either.
             if other.1.multiply_adds <= optimal.1.multiply_adds {
-                optimal = (other.0.clone(), Order { accumulation: Accumulation::Optimal, ..other.1.clone() });
+                optimal = (
+                    other.0.clone(),
+                    Order { accumulation: Accumulation::Optimal, ..other.1.clone() },
+                );
             }
         }
         let steps = match accumulation {
@@ -157,14 +172,19 @@ impl Plan {
         self.order(accumulation).largest
     }
 
-    /// The order as brackets around A1 … AL and, where not all outputs are explained, the targets T.
+    /// The order as brackets around A1 … AL and, where not all outputs are explained, the targets
+    /// T.
     #[must_use]
     pub fn bracketing(&self, accumulation: Accumulation) -> String {
         let order = self.order(accumulation);
         let mut stack: Vec<String> = Vec::new();
         let last = order.reductions.len() - 1;
         for (element, &reductions) in order.reductions.iter().enumerate() {
-            stack.push(if element == last && order.has_targets { "T".to_owned() } else { format!("A{}", element + 1) });
+            stack.push(if element == last && order.has_targets {
+                "T".to_owned()
+            } else {
+                format!("A{}", element + 1)
+            });
             for _ in 0..reductions {
                 if let (Some(right), Some(left)) = (stack.pop(), stack.pop()) {
                     stack.push(format!("({left} {right})"));
@@ -172,7 +192,9 @@ impl Plan {
             }
         }
         let text = stack.pop().unwrap_or_default();
-        text.strip_prefix('(').and_then(|text| text.strip_suffix(')')).map_or(text.clone(), str::to_owned)
+        text.strip_prefix('(')
+            .and_then(|text| text.strip_suffix(')'))
+            .map_or(text.clone(), str::to_owned)
     }
 
     fn order(&self, accumulation: Accumulation) -> &Order {
@@ -196,7 +218,11 @@ impl fmt::Display for Plan {
                 cost => format!("{:.1} M", cost / 1e6),
             };
             let line = if index == 0 { "" } else { "\n" };
-            write!(f, "{line}{arrow} {name:<8} {cost:>10} multiply-adds  {}", self.bracketing(order.accumulation))?;
+            write!(
+                f,
+                "{line}{arrow} {name:<8} {cost:>10} multiply-adds  {}",
+                self.bracketing(order.accumulation)
+            )?;
         }
         Ok(())
     }
@@ -232,7 +258,9 @@ impl Chain<'_> {
 
     /// The inputs of an element; the targets' are the outputs of the last factor.
     fn inner(&self, element: usize) -> usize {
-        self.links.get(element).map_or_else(|| self.links[self.links.len() - 1].outputs, |link| link.inputs)
+        self.links
+            .get(element)
+            .map_or_else(|| self.links[self.links.len() - 1].outputs, |link| link.inputs)
     }
 
     /// What it costs to form a factor's matrix, by its rows.
@@ -248,7 +276,9 @@ impl Chain<'_> {
             self.columns(right) * (link.multiply_adds + link.sinks as f64 * link.outputs as f64)
         };
         match (left.kind, right.kind) {
-            (Kind::Factor, Kind::Selection) => (Step::Select, self.links[left.first].column * self.columns(right)),
+            (Kind::Factor, Kind::Selection) => {
+                (Step::Select, self.links[left.first].column * self.columns(right))
+            }
             (_, Kind::Selection) => (Step::Select, 0.0),
             (Kind::Factor, Kind::Factor) => {
                 let append = append() + self.formed(left.first);
@@ -262,7 +292,9 @@ impl Chain<'_> {
             }
             (Kind::Factor, Kind::Block) => (Step::Prepend, prepend()),
             (_, Kind::Factor) => (Step::Append, append()),
-            (_, Kind::Block) => (Step::Join, self.rows(left) * self.inner(right.first) as f64 * self.columns(right)),
+            (_, Kind::Block) => {
+                (Step::Join, self.rows(left) * self.inner(right.first) as f64 * self.columns(right))
+            }
         }
     }
 
@@ -281,8 +313,12 @@ impl Chain<'_> {
                     let product = Span { first: left.first, last: right.last, kind: Kind::Block };
                     largest = largest.max(self.rows(product) * self.columns(product));
                     match (step, left.kind, right.kind) {
-                        (Step::Append, Kind::Factor, _) => largest = largest.max(self.rows(left) * self.columns(left)),
-                        (Step::Prepend, _, Kind::Factor) => largest = largest.max(self.rows(right) * self.columns(right)),
+                        (Step::Append, Kind::Factor, _) => {
+                            largest = largest.max(self.rows(left) * self.columns(left))
+                        }
+                        (Step::Prepend, _, Kind::Factor) => {
+                            largest = largest.max(self.rows(right) * self.columns(right))
+                        }
                         _ => {}
                     }
                     stack.push(product);
@@ -298,20 +334,29 @@ impl Chain<'_> {
         (steps, cost, largest)
     }
 
-    /// The cheapest of all orders (matrix-chain dynamic programming). Cost: the number of elements to the third power.
+    /// The cheapest of all orders (matrix-chain dynamic programming). Cost: the number of elements
+    /// to the third power.
     fn cheapest(&self) -> Vec<usize> {
         let n = self.length();
         let at = |first: usize, last: usize| first * n + last;
         let (mut costs, mut splits) = (vec![0.0; n * n], vec![0; n * n]);
         let span = |first: usize, last: usize| {
-            if first == last { self.element(first) } else { Span { first, last, kind: Kind::Block } }
+            if first == last {
+                self.element(first)
+            } else {
+                Span { first, last, kind: Kind::Block }
+            }
         };
         for length in 2..=n {
             for first in 0..=n - length {
                 let last = first + length - 1;
                 let (mut best, mut split) = (f64::INFINITY, last - 1);
                 for middle in first..last {
-                    let (_, product) = self.product(span(first, middle), span(middle + 1, last), Accumulation::Optimal);
+                    let (_, product) = self.product(
+                        span(first, middle),
+                        span(middle + 1, last),
+                        Accumulation::Optimal,
+                    );
                     let cost = costs[at(first, middle)] + costs[at(middle + 1, last)] + product;
                     if cost < best {
                         (best, split) = (cost, middle);
@@ -333,7 +378,8 @@ impl Chain<'_> {
         reductions
     }
 
-    /// The cheapest of the orders that go forward to some layer, in reverse to the one after it, and join.
+    /// The cheapest of the orders that go forward to some layer, in reverse to the one after it,
+    /// and join.
     fn cheapest_split(&self) -> Vec<usize> {
         let n = self.length();
         let split = |middle: usize| -> Vec<usize> {

@@ -33,13 +33,25 @@ pub(crate) struct OutOfRange {
 }
 
 impl<T: Scalar> Range<T> {
-    pub fn new(range: InputRange<T>, rule: String, factor: usize, site: &Site<'_>) -> Result<Self, String> {
+    pub fn new(
+        range: InputRange<T>,
+        rule: String,
+        factor: usize,
+        site: &Site<'_>,
+    ) -> Result<Self, String> {
         let InputRange { low, high, outside } = range;
         if [low.len(), high.len()] != [site.inputs; 2] {
-            return Err(format!("its range has {} and {} values, the layer {} inputs", low.len(), high.len(), site.inputs));
+            return Err(format!(
+                "its range has {} and {} values, the layer {} inputs",
+                low.len(),
+                high.len(),
+                site.inputs
+            ));
         }
         if !low.iter().zip(high.iter()).all(|(low, high)| low <= high) {
-            return Err("its range ends below where it begins, or a bound is not a number".to_owned());
+            return Err(
+                "its range ends below where it begins, or a bound is not a number".to_owned()
+            );
         }
         Ok(Self { low, high, outside, rule, factor, layer: site.layer, kind: site.kind.to_owned() })
     }
@@ -56,8 +68,10 @@ impl<T: Scalar> Range<T> {
         for (input, ((&z, &low), &high)) in z.iter().zip(&*self.low).zip(&*self.high).enumerate() {
             let by = (low - z).max(z - high);
             // A bound at infinity bounds nothing, and has no size.
-            let size =
-                [low, high].into_iter().filter(|bound| bound.is_finite()).fold(T::zero(), |size, bound| size.max(bound.abs()));
+            let size = [low, high]
+                .into_iter()
+                .filter(|bound| bound.is_finite())
+                .fold(T::zero(), |size, bound| size.max(bound.abs()));
             if by > few * size {
                 count += 1;
                 if found.is_none_or(|(_, most)| by > most) {
@@ -65,15 +79,26 @@ impl<T: Scalar> Range<T> {
                 }
             }
         }
-        found.map(|(input, _)| OutOfRange { sample, factor: self.factor, input, value: z[input].as_f64(), count })
+        found.map(|(input, _)| OutOfRange {
+            sample,
+            factor: self.factor,
+            input,
+            value: z[input].as_f64(),
+            count,
+        })
     }
 
-    /// Looks at the inputs of some samples, each as a column: one that is outside is an error, or noted.
+    /// Looks at the inputs of some samples, each as a column: one that is outside is an error, or
+    /// noted.
     ///
     /// # Errors
     /// [`Error::OutsideRange`].
     pub fn check(&self, z: &[T], noted: &mut Vec<OutOfRange>) -> Result<(), Error> {
-        for found in z.chunks_exact(self.low.len()).enumerate().filter_map(|(sample, z)| self.find(sample, z)) {
+        for found in z
+            .chunks_exact(self.low.len())
+            .enumerate()
+            .filter_map(|(sample, z)| self.find(sample, z))
+        {
             match self.outside {
                 Outside::Refuse => return Err(self.error(&found)),
                 Outside::Report => noted.push(found),
@@ -92,9 +117,11 @@ impl<T: Scalar> Range<T> {
             layer: self.layer,
             kind: self.kind.clone(),
             sentence: format!(
-                "Input {input} is {value}, outside the range from {low} to {high} that {rule} supposes; inputs outside: {count}."
+                "Input {input} is {value}, outside the range from {low} to {high} that {rule} \
+                 supposes; inputs outside: {count}."
             ),
-            advice: "Do not trust the size and the sign of its relevances; widen the range.".to_owned(),
+            advice: "Do not trust the size and the sign of its relevances; widen the range."
+                .to_owned(),
         }
     }
 

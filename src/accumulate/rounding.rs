@@ -1,17 +1,20 @@
-//! What rounding can have done to a sample's shares: a bound, made step by step beside the numbers themselves.
+//! What rounding can have done to a sample's shares: a bound, made step by step beside the numbers
+//! themselves.
 //!
-//! With u half the number type's epsilon and γ_n = n u / (1 - n u), a sum of n products is right to γ_n times the sum of
-//! their magnitudes, in whatever order it is made (N. J. Higham: Accuracy and Stability of Numerical Algorithms, 2002,
-//! section 3.1). Forward, that bounds the error e of every layer's z: |W| e and what the product itself adds. At each layer it
-//! bounds the error of the totals, of t = c / S(total), and so of A = Σ diag(u) V diag(t). Backward, with N the product of the
+//! With u half the number type's epsilon and γ_n = n u / (1 - n u), a sum of n products is right to
+//! γ_n times the sum of their magnitudes, in whatever order it is made (N. J. Higham: Accuracy and
+//! Stability of Numerical Algorithms, 2002, section 3.1). Forward, that bounds the error e of every
+//! layer's z: |W| e and what the product itself adds. At each layer it bounds the error of the
+//! totals, of t = c / S(total), and so of A = Σ diag(u) V diag(t). Backward, with N the product of
+//! the
 //! |A| above and E the error so far,
 //!
 //! ```text
 //!     E ← |A| E + |ΔA| (N + E) + γ |A| N        N ← |A| N
 //! ```
 //!
-//! A total whose sign the error could turn bounds nothing but by the stabilizer: |t| <= |c| / ε. `docs/numerics.md` has it
-//! at length.
+//! A total whose sign the error could turn bounds nothing but by the stabilizer: |t| <= |c| / ε.
+//! `docs/numerics.md` has it at length.
 
 use nalgebra::DMatrix;
 
@@ -37,9 +40,10 @@ impl<T: Scalar> Magnitudes<T> {
     pub fn of(network: &Network<T>) -> Vec<Option<Self>> {
         let magnitudes = |map: &dyn LinearMap<T>| map.map_weights(&WeightFn::new(T::abs));
         let of_factor = |kind: &Kind<T>| match kind {
-            Kind::Ruled(ruled) => {
-                Some(Self { own: magnitudes(&*ruled.own), maps: ruled.maps.iter().map(|map| magnitudes(&**map)).collect() })
-            }
+            Kind::Ruled(ruled) => Some(Self {
+                own: magnitudes(&*ruled.own),
+                maps: ruled.maps.iter().map(|map| magnitudes(&**map)).collect(),
+            }),
             Kind::Route | Kind::Branches(_) => None,
         };
         network.factors.iter().map(|prepared| of_factor(&prepared.kind)).collect()
@@ -106,7 +110,9 @@ fn product<T: Scalar>(map: &dyn LinearMap<T>, x: &[T]) -> Vec<T> {
 impl<T: Scalar> Visitor<T> for Rounding<'_, T> {
     fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error> {
         let number = leaving.factor;
-        let (Kind::Ruled(ruled), Some(magnitudes)) = (&self.network.factors[number].kind, &self.magnitudes[number]) else {
+        let (Kind::Ruled(ruled), Some(magnitudes)) =
+            (&self.network.factors[number].kind, &self.magnitudes[number])
+        else {
             buffers.values.give(leaving.inputs);
             return Ok(());
         };
@@ -121,7 +127,9 @@ impl<T: Scalar> Visitor<T> for Rounding<'_, T> {
         layer::add_bias(map.bias(), &mut y);
         let mut of_y = product(&*magnitudes.own, &self.error);
         let mut size = product(&*magnitudes.own, &z);
-        map.bias().into_iter().for_each(|bias| size.iter_mut().zip(bias.iter()).for_each(|(size, b)| *size += b.abs()));
+        map.bias().into_iter().for_each(|bias| {
+            size.iter_mut().zip(bias.iter()).for_each(|(size, b)| *size += b.abs())
+        });
         linalg::add_scaled(T::one(), &of_y, &mut size);
         linalg::add_scaled(gamma(count_nonzero(&z) + FEW), &size, &mut of_y);
 
@@ -159,15 +167,31 @@ impl<'a, T: Scalar> Rounding<'a, T> {
     pub fn new(network: &'a Network<T>, magnitudes: &'a [Option<Magnitudes<T>>]) -> Self {
         let inputs = network.factors.first().map_or(0, |prepared| prepared.inputs);
         let plain = network.is_plain();
-        Self { network, magnitudes, plain, error: vec![T::zero(); inputs], layers: Vec::new(), bounded: plain }
+        Self {
+            network,
+            magnitudes,
+            plain,
+            error: vec![T::zero(); inputs],
+            layers: Vec::new(),
+            bounded: plain,
+        }
     }
 
-    fn passed(&mut self, ruled: &Ruled<T>, magnitudes: &Magnitudes<T>, shares: &Shares<T>, y: (&[T], &[T])) -> Passed<T> {
+    fn passed(
+        &mut self,
+        ruled: &Ruled<T>,
+        magnitudes: &Magnitudes<T>,
+        shares: &Shares<T>,
+        y: (&[T], &[T]),
+    ) -> Passed<T> {
         let outputs = ruled.outputs;
         let u: Vec<_> = ruled.terms.iter().map(|term| self.u(ruled, shares, term)).collect();
-        let t_of = |index: usize| shares.t[index * outputs..][..outputs].iter().map(|t| t.abs()).collect::<Vec<T>>();
+        let t_of = |index: usize| {
+            shares.t[index * outputs..][..outputs].iter().map(|t| t.abs()).collect::<Vec<T>>()
+        };
         let few = gamma::<T>(FEW);
-        let mut t: Vec<_> = (0..ruled.scales).map(|index| [t_of(index), vec![T::zero(); outputs]]).collect();
+        let mut t: Vec<_> =
+            (0..ruled.scales).map(|index| [t_of(index), vec![T::zero(); outputs]]).collect();
         let mut kappa = vec![T::zero(); outputs];
         // What the rounding of the group before is relative to.
         let mut before = vec![T::zero(); outputs];
@@ -186,9 +210,14 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                         linalg::add_scaled(T::one(), &product(v, error_of_u), &mut error_of_totals);
                         summands += count_nonzero(u) + 1;
                         let with_sign = u_of(ruled, shares, term);
-                        linalg::add_scaled(T::one(), &product(ruled.map(term.v), &with_sign), &mut totals);
+                        linalg::add_scaled(
+                            T::one(),
+                            &product(ruled.map(term.v), &with_sign),
+                            &mut totals,
+                        );
                     }
-                    if let Some(bias) = group.bias().filter(|_| group.bias_mode != BiasMode::Ignore) {
+                    if let Some(bias) = group.bias().filter(|_| group.bias_mode != BiasMode::Ignore)
+                    {
                         let bias: Vec<T> = bias.iter().collect();
                         size.iter_mut().zip(&bias).for_each(|(size, b)| *size += b.abs());
                         linalg::add_scaled(T::one(), &bias, &mut totals);
@@ -197,15 +226,24 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                     linalg::add_scaled(T::one(), &error_of_totals, &mut magnitude);
                     if let Some(k) = group.completes {
                         // They were made of the layer's own outputs and those totals.
-                        let reach: Vec<T> = shares.z.iter().zip(&self.error).map(|(z, &e)| z.abs() + e).collect();
+                        let reach: Vec<T> =
+                            shares.z.iter().zip(&self.error).map(|(z, &e)| z.abs() + e).collect();
                         linalg::add_scaled(T::one(), &before, &mut magnitude);
-                        linalg::add_scaled(k.abs(), &product(&*magnitudes.own, &reach), &mut magnitude);
+                        linalg::add_scaled(
+                            k.abs(),
+                            &product(&*magnitudes.own, &reach),
+                            &mut magnitude,
+                        );
                         summands = summands.max(count_nonzero(&reach) + FEW);
                     }
-                    let delta: Vec<T> = (0..outputs).map(|j| error_of_totals[j] + gamma::<T>(summands) * magnitude[j]).collect();
+                    let delta: Vec<T> = (0..outputs)
+                        .map(|j| error_of_totals[j] + gamma::<T>(summands) * magnitude[j])
+                        .collect();
                     before = magnitude;
                     Self::divided(group, stabilizer, (&totals, &delta), y, of_t, error);
-                    for (j, kappa) in kappa.iter_mut().enumerate().filter(|(j, _)| of_t[*j] != T::zero()) {
+                    for (j, kappa) in
+                        kappa.iter_mut().enumerate().filter(|(j, _)| of_t[*j] != T::zero())
+                    {
                         *kappa = kappa.max(size[j] * of_t[j] / group.coefficient.abs());
                     }
                 }
@@ -214,17 +252,25 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                     self.bounded = false;
                     for index in group.terms.clone() {
                         let size = product(magnitudes.map(ruled.terms[index].v), &u[index][0]);
-                        kappa.iter_mut().zip(&size).zip(&*of_t).for_each(|((kappa, size), t)| *kappa += *size * *t);
+                        kappa
+                            .iter_mut()
+                            .zip(&size)
+                            .zip(&*of_t)
+                            .for_each(|((kappa, size), t)| *kappa += *size * *t);
                     }
                 }
-                Division::FanIn | Division::One => error.iter_mut().zip(of_t).for_each(|(error, t)| *error = few * *t),
+                Division::FanIn | Division::One => {
+                    error.iter_mut().zip(of_t).for_each(|(error, t)| *error = few * *t)
+                }
             }
             if group.distributes() {
                 let own = error.clone();
                 let bias = group.bias.iter().flat_map(|(bias, _)| bias);
                 let shares = bias.zip(&group.fan_in).map(|(b, &n)| b.abs() / n.max(T::one()));
                 let [of_t, error] = &mut t[group.t + 1];
-                for ((error, t), (own, share)) in error.iter_mut().zip(of_t).zip(own.iter().zip(shares)) {
+                for ((error, t), (own, share)) in
+                    error.iter_mut().zip(of_t).zip(own.iter().zip(shares))
+                {
                     *error = if share == T::zero() { T::zero() } else { *own * share } + few * *t;
                 }
             }
@@ -272,7 +318,9 @@ impl<'a, T: Scalar> Rounding<'a, T> {
         let epsilon = ruled::epsilon(stabilizer, totals);
         // The root mean square moves no more than the worst of the totals.
         let moved = match stabilizer {
-            Stabilizer::RelativeToRms(epsilon) => T::from_f64(epsilon) * delta.iter().fold(zero, |max, &d| max.max(d)),
+            Stabilizer::RelativeToRms(epsilon) => {
+                T::from_f64(epsilon) * delta.iter().fold(zero, |max, &d| max.max(d))
+            }
             _ => zero,
         };
         let least = epsilon - moved;
@@ -290,14 +338,15 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                 if gate_turns || is_open && delta > zero { most } else { zero }
             } else {
                 let divisor = c / t[j];
-                let turns = gate_turns || (!group.one_sign && totals[j].abs() <= delta) || divisor <= delta;
+                let turns =
+                    gate_turns || (!group.one_sign && totals[j].abs() <= delta) || divisor <= delta;
                 if turns { t[j] + most } else { t[j] * (delta / (divisor - delta) + few) }
             };
         }
     }
 
-    /// Goes back from the targets, with the outputs' own shares in them. A weighting's begin with the outputs, which are
-    /// rounded themselves.
+    /// Goes back from the targets, with the outputs' own shares in them. A weighting's begin with
+    /// the outputs, which are rounded themselves.
     pub fn back(mut self, of_outputs: &DMatrix<T>, weightings: Option<&DMatrix<T>>) -> Rounded<T> {
         let (outputs, targets) = of_outputs.shape();
         let mut n: Vec<T> = of_outputs.iter().map(|share| share.abs()).collect();
@@ -308,22 +357,39 @@ impl<'a, T: Scalar> Rounding<'a, T> {
         let mut kappas = Vec::with_capacity(self.layers.len());
         let layers = std::mem::take(&mut self.layers);
         if !self.plain {
-            let of_layer = |kappa: &[T]| kappa.iter().copied().enumerate().filter(|(_, kappa)| *kappa != T::zero()).collect();
-            return Rounded { kappas: layers.iter().map(|(_, passed)| of_layer(&passed.kappa)).collect(), bounds: None };
+            let of_layer = |kappa: &[T]| {
+                kappa.iter().copied().enumerate().filter(|(_, kappa)| *kappa != T::zero()).collect()
+            };
+            return Rounded {
+                kappas: layers.iter().map(|(_, passed)| of_layer(&passed.kappa)).collect(),
+                bounds: None,
+            };
         }
         for (number, passed) in layers.iter().rev() {
-            let (Kind::Ruled(prepared), Some(magnitudes)) = (&self.network.factors[*number].kind, &self.magnitudes[*number]) else {
+            let (Kind::Ruled(prepared), Some(magnitudes)) =
+                (&self.network.factors[*number].kind, &self.magnitudes[*number])
+            else {
                 continue;
             };
             let outputs = prepared.outputs;
             let reached = |j: &usize| (0..targets).any(|k| n[k * outputs + j] != T::zero());
             let live: Vec<usize> = (0..outputs).filter(reached).collect();
-            kappas.push(live.iter().map(|&j| (j, passed.kappa[j])).filter(|(_, kappa)| *kappa != T::zero()).collect());
+            kappas.push(
+                live.iter()
+                    .map(|&j| (j, passed.kappa[j]))
+                    .filter(|(_, kappa)| *kappa != T::zero())
+                    .collect(),
+            );
             let was = n.iter().any(|n| *n != T::zero());
-            let mut next = [vec![T::zero(); prepared.inputs * targets], vec![T::zero(); prepared.inputs * targets]];
+            let mut next = [
+                vec![T::zero(); prepared.inputs * targets],
+                vec![T::zero(); prepared.inputs * targets],
+            ];
             for (term, [u, of_u]) in prepared.terms.iter().zip(&passed.u) {
                 let [t, of_t] = &passed.t[term.t];
-                let scaled = |by: &dyn Fn(usize, usize) -> T| -> Vec<T> { (0..n.len()).map(|at| by(at, at % outputs)).collect() };
+                let scaled = |by: &dyn Fn(usize, usize) -> T| -> Vec<T> {
+                    (0..n.len()).map(|at| by(at, at % outputs)).collect()
+                };
                 let times = |a: T, b: T| if b == T::zero() { b } else { a * b };
                 let [of_n, of_a, of_b] = [
                     scaled(&|at, j| t[j] * n[at]),
@@ -336,7 +402,10 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                     let mut x = vec![T::zero(); prepared.inputs * targets];
                     v.apply_transposed(&of, &mut x);
                     let x = self.finite(x);
-                    next[to].iter_mut().enumerate().for_each(|(at, next)| *next += u[at % u.len()] * x[at]);
+                    next[to]
+                        .iter_mut()
+                        .enumerate()
+                        .for_each(|(at, next)| *next += u[at % u.len()] * x[at]);
                 }
             }
             let [next_n, next_e] = next;
@@ -345,12 +414,16 @@ impl<'a, T: Scalar> Rounding<'a, T> {
             linalg::add_scaled(gamma(live.len() + prepared.terms.len() + FEW), &n, &mut e);
             // Shares below the number type's range have no relative errors.
             let largest = n.iter().fold(T::zero(), |max, &n| max.max(n));
-            self.bounded &= !was || largest == T::zero() || largest > T::min_positive_value() / T::epsilon();
+            self.bounded &=
+                !was || largest == T::zero() || largest > T::min_positive_value() / T::epsilon();
         }
         kappas.reverse();
         let e = self.finite(e);
         let inputs = e.len() / targets;
-        let bounds = e.chunks_exact(inputs).map(|column| column.iter().fold(T::zero(), |max, &e| max.max(e))).collect();
+        let bounds = e
+            .chunks_exact(inputs)
+            .map(|column| column.iter().fold(T::zero(), |max, &e| max.max(e)))
+            .collect();
         Rounded { kappas, bounds: self.bounded.then_some(bounds) }
     }
 

@@ -8,7 +8,10 @@ use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
 use crate::layer::{self, Bias, LinearMap, WeightFn};
 use crate::linalg;
-use crate::rule::{self, BiasMode, Decomposition, Divisor, Gate, Input, Part, RelevanceRule, Site, Stabilizer, Transform, Weight};
+use crate::rule::{
+    self, BiasMode, Decomposition, Divisor, Gate, Input, Part, RelevanceRule, Site, Stabilizer,
+    Transform, Weight,
+};
 use crate::scalar::Scalar;
 use crate::sequential::{Leaving, Linear};
 
@@ -95,7 +98,8 @@ pub(super) enum Weights {
     Other(usize),
 }
 
-/// The numbers of A = Σ diag(u) V diag(t) for some samples, and the sinks as rows below it. The V stand in [`Ruled`].
+/// The numbers of A = Σ diag(u) V diag(t) for some samples, and the sinks as rows below it. The V
+/// stand in [`Ruled`].
 #[derive(Debug)]
 pub(crate) struct Shares<T> {
     pub samples: usize,
@@ -107,13 +111,18 @@ pub(crate) struct Shares<T> {
     pub(super) t: Buffer<T>,
     /// For each group and sample its ε.
     epsilons: Buffer<T>,
-    /// For each sample and stored cause, one share for each output. The others follow from t: its magnitude times ε went to
-    /// the stabilizer, t times the bias to the bias, and where t is a negative zero there was nothing to share by.
+    /// For each sample and stored cause, one share for each output. The others follow from t: its
+    /// magnitude times ε went to the stabilizer, t times the bias to the bias, and where t is a
+    /// negative zero there was nothing to share by.
     stored: Buffer<T>,
 }
 
 impl<T: Scalar> Ruled<T> {
-    pub fn new(rule: &dyn RelevanceRule<T>, site: &Site<'_>, linear: &Linear<T>) -> Result<Self, Error> {
+    pub fn new(
+        rule: &dyn RelevanceRule<T>,
+        site: &Site<'_>,
+        linear: &Linear<T>,
+    ) -> Result<Self, Error> {
         let map = &*linear.map;
         let rule = rule::rule_at(rule, site);
         let Decomposition { groups, range } = rule.decompose(site)?;
@@ -124,7 +133,10 @@ impl<T: Scalar> Ruled<T> {
             reason: reason.to_owned(),
         };
         let rest = |open: &[Gate]| {
-            let coefficients = groups.iter().filter(|group| open.contains(&group.gate)).map(|group| group.coefficient);
+            let coefficients = groups
+                .iter()
+                .filter(|group| open.contains(&group.gate))
+                .map(|group| group.coefficient);
             let rest = coefficients.fold(T::one(), |rest, c| rest - c);
             // Coefficients such as 1.1 and -0.1 sum to 1 up to rounding.
             if rest.abs() <= T::epsilon() * T::from_f64(4.0) { T::zero() } else { rest }
@@ -141,7 +153,11 @@ impl<T: Scalar> Ruled<T> {
             mapped: Vec::new(),
             maps: Vec::new(),
             scales: 0,
-            rest: [rest(&[Gate::Always, Gate::Positive]), rest(&[Gate::Always, Gate::Negative]), rest(&[Gate::Always])],
+            rest: [
+                rest(&[Gate::Always, Gate::Positive]),
+                rest(&[Gate::Always, Gate::Negative]),
+                rest(&[Gate::Always]),
+            ],
             range: range
                 .map(|range| Range::new(range, rule.name_at(site), linear.factor, site))
                 .transpose()
@@ -157,13 +173,19 @@ impl<T: Scalar> Ruled<T> {
                 Divisor::One => (Division::One, None),
             };
             check_division::<T>(division, group.bias_mode).map_err(|reason| refuse(&reason))?;
-            let follows_own = prepared.groups.last().is_some_and(|before| before.total_of.is_none());
+            let follows_own =
+                prepared.groups.last().is_some_and(|before| before.total_of.is_none());
             if group.completes.is_some() && (!follows_own || total_of.is_some()) {
-                return Err(refuse("a group that completes another follows it, and both are divided by their own totals"));
+                return Err(refuse(
+                    "a group that completes another follows it, and both are divided by their own \
+                     totals",
+                ));
             }
             let (first, own) = (prepared.terms.len(), prepared.scales);
             prepared.scales += 1;
-            let of_group = prepared.terms_of(group.parts, own, map, &mut made).map_err(|reason| refuse(&reason))?;
+            let of_group = prepared
+                .terms_of(group.parts, own, map, &mut made)
+                .map_err(|reason| refuse(&reason))?;
             prepared.terms.extend(of_group);
             let terms = first..prepared.terms.len();
             let total_of = total_of.map(|parts| prepared.terms_of(parts, own, map, &mut made));
@@ -171,9 +193,12 @@ impl<T: Scalar> Ruled<T> {
             let distributes = group.bias_mode == BiasMode::Distribute && map.bias().is_some();
             let counts = distributes || division == Division::FanIn;
             let fan_in = if counts { layer::fan_in(map) } else { Vec::new() };
-            let (bias, sink_bias) = biases(map.bias(), (&group.bias, group.bias_mode), division, &fan_in);
+            let (bias, sink_bias) =
+                biases(map.bias(), (&group.bias, group.bias_mode), division, &fan_in);
             if distributes {
-                let v = prepared.weights(Weight::Of(Transform::One), map, &mut made).map_err(|reason| refuse(&reason))?;
+                let v = prepared
+                    .weights(Weight::Of(Transform::One), map, &mut made)
+                    .map_err(|reason| refuse(&reason))?;
                 prepared.terms.push(Term { u: Scale::Ones, v, t: own + 1 });
                 prepared.scales += 1;
             }
@@ -181,7 +206,9 @@ impl<T: Scalar> Ruled<T> {
             match division {
                 Division::Total(stabilizer) => {
                     // Where all totals are 0, so is a stabilizer that is relative to them.
-                    let dead = matches!(stabilizer, Stabilizer::RelativeToRms(_) | Stabilizer::None) && !group.one_sign;
+                    let dead =
+                        matches!(stabilizer, Stabilizer::RelativeToRms(_) | Stabilizer::None)
+                            && !group.one_sign;
                     prepared.add_cause(Cause::Stabilizer, stabilizer != Stabilizer::None);
                     prepared.add_cause(Cause::Dead, dead);
                     prepared.add_cause(Cause::Empty, group.one_sign);
@@ -208,7 +235,8 @@ impl<T: Scalar> Ruled<T> {
         let [positive, negative, _] = prepared.rest;
         prepared.add_cause(Cause::Rest, positive != T::zero() || negative != T::zero());
         prepared.add_cause(Cause::Dead, prepared.is_gated());
-        let is_stored = |cause: &Cause| *cause == Cause::Rest || *cause == Cause::Dead && prepared.is_gated();
+        let is_stored =
+            |cause: &Cause| *cause == Cause::Rest || *cause == Cause::Dead && prepared.is_gated();
         prepared.stored = prepared.causes.iter().copied().filter(is_stored).collect();
         Ok(prepared)
     }
@@ -250,7 +278,11 @@ impl<T: Scalar> Ruled<T> {
             Input::Of(Transform::Positive) if self.nonnegative => return Ok(Scale::Inputs),
             Input::Of(Transform::One) => return Ok(Scale::Ones),
             Input::Fixed(values) if values.len() != self.inputs => {
-                return Err(format!("it has values for {} inputs, the layer has {}", values.len(), self.inputs));
+                return Err(format!(
+                    "it has values for {} inputs, the layer has {}",
+                    values.len(),
+                    self.inputs
+                ));
             }
             Input::Fixed(values) if values.iter().any(|v| !v.is_finite()) => {
                 return Err("not all of its values for the inputs are finite".to_owned());
@@ -269,11 +301,19 @@ impl<T: Scalar> Ruled<T> {
         })))
     }
 
-    fn weights(&mut self, weight: Weight<T>, own: &dyn LinearMap<T>, made: &mut Vec<Weight<T>>) -> Result<Weights, String> {
+    fn weights(
+        &mut self,
+        weight: Weight<T>,
+        own: &dyn LinearMap<T>,
+        made: &mut Vec<Weight<T>>,
+    ) -> Result<Weights, String> {
         match &weight {
             Weight::Of(Transform::Identity) => return Ok(Weights::Own),
             Weight::Same if self.inputs != self.outputs => {
-                return Err(format!("its {} inputs are not as many as its {} outputs", self.inputs, self.outputs));
+                return Err(format!(
+                    "its {} inputs are not as many as its {} outputs",
+                    self.inputs, self.outputs
+                ));
             }
             _ => {}
         }
@@ -312,7 +352,8 @@ impl<T: Scalar> Ruled<T> {
     /// What it costs to form one row of A, and one column.
     pub fn formed(&self) -> (f64, f64) {
         let dense = |term: &&Term| {
-            self.own.forms_matrix() || matches!(self.map(term.v).multiply_adds(), m if m <= (self.inputs + self.outputs) as f64)
+            self.own.forms_matrix()
+                || matches!(self.map(term.v).multiply_adds(), m if m <= (self.inputs + self.outputs) as f64)
         };
         let (at_hand, others): (Vec<&Term>, Vec<&Term>) = self.terms.iter().partition(dense);
         let products: f64 = others.iter().map(|term| self.map(term.v).multiply_adds()).sum();
@@ -327,8 +368,12 @@ impl<T: Scalar> Ruled<T> {
         let mut mapped = buffers.values.take(self.mapped.len() * z.len());
         for (input, mapped) in self.mapped.iter().zip(mapped.chunks_exact_mut(z.len().max(1))) {
             match input {
-                Input::Of(transform) => mapped.iter_mut().zip(&*z).for_each(|(u, &z)| *u = transform.value(z)),
-                Input::Fixed(values) => mapped.chunks_exact_mut(values.len()).for_each(|u| u.copy_from_slice(values)),
+                Input::Of(transform) => {
+                    mapped.iter_mut().zip(&*z).for_each(|(u, &z)| *u = transform.value(z))
+                }
+                Input::Fixed(values) => {
+                    mapped.chunks_exact_mut(values.len()).for_each(|u| u.copy_from_slice(values))
+                }
             }
         }
         let mut t = buffers.values.take(self.scales * outputs);
@@ -344,7 +389,9 @@ impl<T: Scalar> Ruled<T> {
         }
         let mut rows = Stored { causes: &self.stored, outputs: self.outputs, rows: &mut stored };
         // The totals of a group that the next one completes, without the bias.
-        let is_completed = |number: usize| self.groups.get(number + 1).is_some_and(|next| next.completes.is_some());
+        let is_completed = |number: usize| {
+            self.groups.get(number + 1).is_some_and(|next| next.completes.is_some())
+        };
         let completed = (0..self.groups.len()).any(is_completed);
         let mut before = buffers.values.take(if completed { outputs } else { 0 });
         let of_others = self.groups.iter().any(|group| group.total_of.is_some());
@@ -359,7 +406,10 @@ impl<T: Scalar> Ruled<T> {
                     self.total(others, values, &mut total, buffers);
                     self.total(own_terms, values, &mut numerators, buffers);
                     // What is left of the divisor without the bias.
-                    numerators.iter_mut().zip(&*total).for_each(|(numerators, &total)| *numerators = total - *numerators);
+                    numerators
+                        .iter_mut()
+                        .zip(&*total)
+                        .for_each(|(numerators, &total)| *numerators = total - *numerators);
                 }
             }
             if is_completed(number) {
@@ -377,7 +427,10 @@ impl<T: Scalar> Ruled<T> {
             if group.distributes() {
                 let bias = group.bias.iter().flat_map(|(bias, _)| bias);
                 let shares = bias.zip(&group.fan_in).map(|(&b, &n)| b / n.max(T::one())).cycle();
-                rest.iter_mut().zip(own).zip(shares).for_each(|((distributed, t), share)| *distributed = *t * share);
+                rest.iter_mut()
+                    .zip(own)
+                    .zip(shares)
+                    .for_each(|((distributed, t), share)| *distributed = *t * share);
             }
         }
         let [positive, negative, zero] = self.rest;
@@ -385,8 +438,14 @@ impl<T: Scalar> Ruled<T> {
             match y.get(sample * self.outputs..(sample + 1) * self.outputs) {
                 Some(y) => {
                     let of_sign = |j: usize| if y[j] > T::zero() { positive } else { negative };
-                    rows.add(Cause::Rest, sample, |j| if y[j] == T::zero() { T::zero() } else { of_sign(j) });
-                    rows.add(Cause::Dead, sample, |j| if y[j] == T::zero() { zero } else { T::zero() });
+                    rows.add(Cause::Rest, sample, |j| {
+                        if y[j] == T::zero() { T::zero() } else { of_sign(j) }
+                    });
+                    rows.add(
+                        Cause::Dead,
+                        sample,
+                        |j| if y[j] == T::zero() { zero } else { T::zero() },
+                    );
                 }
                 None if zero != T::zero() => rows.add(Cause::Rest, sample, |_| zero),
                 None => {}
@@ -399,7 +458,13 @@ impl<T: Scalar> Ruled<T> {
     }
 
     /// The sum of the numerators of some terms, without a bias.
-    fn total(&self, terms: &[Term], (z, mapped, product): (&[T], &[T], &[T]), total: &mut [T], buffers: &mut Buffers<T>) {
+    fn total(
+        &self,
+        terms: &[Term],
+        (z, mapped, product): (&[T], &[T], &[T]),
+        total: &mut [T],
+        buffers: &mut Buffers<T>,
+    ) {
         let Some((first, others)) = terms.split_first() else { return total.fill(T::zero()) };
         let numerators = |term: &Term, out: &mut [T], buffers: &mut Buffers<T>| {
             let v = self.map(term.v);
@@ -443,11 +508,14 @@ fn biases<T: Scalar>(
         let sink = divides.then(|| whole.clone());
         return (Some(whole), sink);
     }
-    // An output without inputs (a window in the padding) has no one to give its bias to: it stays a sink, or, where nothing is
-    // divided by a total, is left out.
+    // An output without inputs (a window in the padding) has no one to give its bias to: it stays a
+    // sink, or, where nothing is divided by a total, is left out.
     let of_alone = |of_alone: bool| {
-        let values = bias.iter().zip(fan_in).map(move |(b, n)| (transform.value(b), *n == T::zero()));
-        values.map(move |(b, alone)| if alone == of_alone { b } else { T::zero() }).collect::<Vec<T>>()
+        let values =
+            bias.iter().zip(fan_in).map(move |(b, n)| (transform.value(b), *n == T::zero()));
+        values
+            .map(move |(b, alone)| if alone == of_alone { b } else { T::zero() })
+            .collect::<Vec<T>>()
     };
     let (distributed, kept) = (of_alone(false), of_alone(true));
     if !divides || kept.iter().all(|b| *b == T::zero()) {
@@ -456,7 +524,8 @@ fn biases<T: Scalar>(
     (Some((bias.iter().map(|b| transform.value(b)).collect(), 1)), Some((kept, 1)))
 }
 
-/// The totals of a group whose numerators sum to k times the layer's own with those of the group `before`.
+/// The totals of a group whose numerators sum to k times the layer's own with those of the group
+/// `before`.
 fn complete<T: Scalar>(k: T, product: &[T], before: &[T], total: &mut [T]) {
     linalg::zip_parts(total, product, |first, total, product| {
         for ((total, &own), &before) in total.iter_mut().zip(product).zip(&before[first..]) {
@@ -465,7 +534,8 @@ fn complete<T: Scalar>(k: T, product: &[T], before: &[T], total: &mut [T]) {
     });
 }
 
-/// The stored rows of sinks while they are made: for each sample and cause, one share for each output.
+/// The stored rows of sinks while they are made: for each sample and cause, one share for each
+/// output.
 struct Stored<'a, T> {
     causes: &'a [Cause],
     outputs: usize,
@@ -476,7 +546,8 @@ impl<T: Scalar> Stored<'_, T> {
     /// Adds a share for each output to a row.
     fn add(&mut self, cause: Cause, sample: usize, mut share: impl FnMut(usize) -> T) {
         if let Some(row) = self.causes.iter().position(|&c| c == cause) {
-            let row = &mut self.rows[(sample * self.causes.len() + row) * self.outputs..][..self.outputs];
+            let row =
+                &mut self.rows[(sample * self.causes.len() + row) * self.outputs..][..self.outputs];
             for (j, sum) in row.iter_mut().enumerate() {
                 *sum += share(j);
             }
@@ -484,7 +555,8 @@ impl<T: Scalar> Stored<'_, T> {
     }
 }
 
-/// A total's stabilizer must be a number of the type, and a divisor that is no total cannot absorb a bias.
+/// A total's stabilizer must be a number of the type, and a divisor that is no total cannot absorb
+/// a bias.
 fn check_division<T: Scalar>(division: Division, bias: BiasMode) -> Result<(), String> {
     match division {
         Division::FanIn | Division::One if bias == BiasMode::Absorb => {
@@ -510,9 +582,18 @@ impl<T: Scalar> PreparedGroup<T> {
     }
 
     /// t = c / d, and each sample's ε. `y` is the layer's own output where a gate asks for it.
-    fn divide(&self, total: &[T], y: &[T], t: &mut [T], epsilons: &mut [T], stored: &mut Stored<'_, T>) {
+    fn divide(
+        &self,
+        total: &[T],
+        y: &[T],
+        t: &mut [T],
+        epsilons: &mut [T],
+        stored: &mut Stored<'_, T>,
+    ) {
         let (outputs, c) = (stored.outputs, self.coefficient);
-        for (sample, (totals, t)) in total.chunks_exact(outputs).zip(t.chunks_exact_mut(outputs)).enumerate() {
+        for (sample, (totals, t)) in
+            total.chunks_exact(outputs).zip(t.chunks_exact_mut(outputs)).enumerate()
+        {
             epsilons[sample] = T::zero();
             match self.divisor {
                 Division::Total(stabilizer) => {
@@ -521,8 +602,8 @@ impl<T: Scalar> PreparedGroup<T> {
                     self.divide_by_total(epsilons[sample], (totals, y), t);
                 }
                 Division::FanIn => {
-                    // An output without inputs (a window in the padding) has nothing to share: its total is 0, all of it
-                    // is rest.
+                    // An output without inputs (a window in the padding) has nothing to share: its
+                    // total is 0, all of it is rest.
                     t.iter_mut().zip(&self.fan_in).for_each(|(t, &n)| *t = c / n.max(T::one()));
                     stored.add(Cause::Rest, sample, |j| c - totals[j] * t[j]);
                 }
@@ -531,7 +612,8 @@ impl<T: Scalar> PreparedGroup<T> {
         }
     }
 
-    /// t = c / S(total); 0 where the gate is shut, and a negative zero where there is nothing to share by.
+    /// t = c / S(total); 0 where the gate is shut, and a negative zero where there is nothing to
+    /// share by.
     fn divide_by_total(&self, epsilon: T, (totals, y): (&[T], &[T]), t: &mut [T]) {
         let (c, zero) = (self.coefficient, T::zero());
         let loses = self.loses(epsilon);
@@ -558,10 +640,14 @@ impl<T: Scalar> PreparedGroup<T> {
     fn sinks(&self, epsilon: T) -> impl Iterator<Item = (Cause, Derived<'_, T>)> {
         let bias = self.sink_bias.as_ref().map(|(bias, each)| Bias::per_channel(bias, *each));
         let signed = if self.coefficient < T::zero() { -epsilon } else { epsilon };
-        let stabilizer = (epsilon != T::zero()).then_some((Cause::Stabilizer, Derived::Magnitude(signed)));
+        let stabilizer =
+            (epsilon != T::zero()).then_some((Cause::Stabilizer, Derived::Magnitude(signed)));
         let lost = if self.one_sign { Cause::Empty } else { Cause::Dead };
         let lost = self.loses(epsilon).then_some((lost, Derived::Lost(self.coefficient)));
-        bias.map(|bias| (Cause::Bias, Derived::Times(bias))).into_iter().chain(stabilizer).chain(lost)
+        bias.map(|bias| (Cause::Bias, Derived::Times(bias)))
+            .into_iter()
+            .chain(stabilizer)
+            .chain(lost)
     }
 }
 
@@ -579,7 +665,9 @@ impl<T: Scalar> Derived<'_, T> {
     /// What the sink gets of an output's column x.
     fn sum(&self, t: &[T], x: &[T]) -> f64 {
         match self {
-            Self::Times(bias) if bias.each() == 1 => linalg::sum([t, x, bias.values()], |t, x, b| t * x * b),
+            Self::Times(bias) if bias.each() == 1 => {
+                linalg::sum([t, x, bias.values()], |t, x, b| t * x * b)
+            }
             Self::Times(bias) => {
                 let each = bias.each();
                 let of_channel = |channel: usize| {
@@ -666,7 +754,9 @@ impl<'a, T: Scalar> Linked<'a, T> {
         self.ruled.groups.iter().enumerate().flat_map(move |(number, group)| {
             let t = &shares.t[(group.t * shares.samples + sample) * outputs..][..outputs];
             let epsilon = shares.epsilons[number * shares.samples + sample];
-            group.sinks(epsilon).filter_map(move |(cause, derived)| Some((self.place(cause)?, t, derived)))
+            group
+                .sinks(epsilon)
+                .filter_map(move |(cause, derived)| Some((self.place(cause)?, t, derived)))
         })
     }
 
@@ -684,14 +774,19 @@ impl<'a, T: Scalar> Linked<'a, T> {
         for (place, t, derived) in self.derived(sample) {
             let row = out[place * outputs..][..outputs].iter_mut().zip(t);
             match derived {
-                Derived::Times(bias) => row.zip(bias.iter()).for_each(|((out, &t), b)| *out += t * b),
+                Derived::Times(bias) => {
+                    row.zip(bias.iter()).for_each(|((out, &t), b)| *out += t * b)
+                }
                 Derived::Magnitude(by) => row.for_each(|(out, &t)| *out += t.abs() * by),
-                Derived::Lost(c) => row.filter(|(_, t)| is_lost(**t)).for_each(|(out, _)| *out += c),
+                Derived::Lost(c) => {
+                    row.filter(|(_, t)| is_lost(**t)).for_each(|(out, _)| *out += c)
+                }
             }
         }
     }
 
-    /// What the sinks of a sample get of a block of its outputs: for each sink one value for each column.
+    /// What the sinks of a sample get of a block of its outputs: for each sink one value for each
+    /// column.
     pub fn drain(self, sample: usize, block: &[T], out: &mut [T]) {
         let outputs = self.ruled.outputs;
         let columns = block.len() / outputs;
@@ -720,23 +815,36 @@ impl<'a, T: Scalar> Linked<'a, T> {
         count
     }
 
-    /// The listed rows of A of one sample, outputs x their number, into `out`. Cost: that size for each term.
+    /// The listed rows of A of one sample, outputs x their number, into `out`. Cost: that size for
+    /// each term.
     pub fn rows(self, sample: usize, listed: &[usize], out: &mut [T], buffers: &mut Buffers<T>) {
         self.form(sample, out, buffers, |v, u, t, out| v.add_scaled_inputs(listed, u, t, out));
     }
 
-    /// The listed columns of A of one sample, inputs x their number, into `out`. Cost: that size for each term.
+    /// The listed columns of A of one sample, inputs x their number, into `out`. Cost: that size
+    /// for each term.
     pub fn columns(self, sample: usize, listed: &[usize], out: &mut [T], buffers: &mut Buffers<T>) {
         self.form(sample, out, buffers, |v, u, t, out| v.add_scaled_outputs(listed, u, t, out));
     }
 
     /// What `add` makes of each term for one sample, from zero.
-    fn form(self, sample: usize, out: &mut [T], buffers: &mut Buffers<T>, add: impl Fn(&dyn LinearMap<T>, &[T], &[T], &mut [T])) {
+    fn form(
+        self,
+        sample: usize,
+        out: &mut [T],
+        buffers: &mut Buffers<T>,
+        add: impl Fn(&dyn LinearMap<T>, &[T], &[T], &mut [T]),
+    ) {
         out.fill(T::zero());
         let mut ones = buffers.values.take(self.ruled.inputs);
         ones.fill(T::one());
         for term in &self.ruled.terms {
-            add(self.ruled.map(term.v), self.u_of(term, sample).unwrap_or(&ones), self.t_of(term, sample), out);
+            add(
+                self.ruled.map(term.v),
+                self.u_of(term, sample).unwrap_or(&ones),
+                self.t_of(term, sample),
+                out,
+            );
         }
         buffers.values.give(ones);
     }
@@ -753,14 +861,15 @@ impl<'a, T: Scalar> Linked<'a, T> {
         });
     }
 
-    /// A X for all samples: `x` has as many columns of `outputs` values for each as for any other, `out` those of `inputs`.
-    /// Cost: as [`apply_transposed`](Self::apply_transposed).
+    /// A X for all samples: `x` has as many columns of `outputs` values for each as for any other,
+    /// `out` those of `inputs`. Cost: as [`apply_transposed`](Self::apply_transposed).
     pub fn apply(self, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
         self.sum(out, buffers, |term, out, buffers| {
             let mut scaled = buffers.values.take(x.len());
             self.scale(x, self.t(term), &mut scaled);
             match self.u(term) {
-                // As where a rule has a term for outputs of one sign, and those of the other are shut.
+                // As where a rule has a term for outputs of one sign, and those of the other are
+                // shut.
                 _ if linalg::max_abs(&scaled) == T::zero() => out.fill(T::zero()),
                 Some(u) => self.ruled.map(term.v).apply_transposed_scaled(&scaled, u, out),
                 None => self.ruled.map(term.v).apply_transposed(&scaled, out),
@@ -773,7 +882,9 @@ impl<'a, T: Scalar> Linked<'a, T> {
     fn scale(self, x: &[T], t: &[T], scaled: &mut [T]) {
         let outputs = self.ruled.outputs;
         let size = x.len() / t.len() * outputs;
-        for ((x, scaled), t) in x.chunks_exact(size).zip(scaled.chunks_exact_mut(size)).zip(t.chunks_exact(outputs)) {
+        for ((x, scaled), t) in
+            x.chunks_exact(size).zip(scaled.chunks_exact_mut(size)).zip(t.chunks_exact(outputs))
+        {
             for (x, scaled) in x.chunks_exact(outputs).zip(scaled.chunks_exact_mut(outputs)) {
                 linalg::zip_parts(scaled, x, |first, scaled, x| {
                     for ((scaled, &x), &t) in scaled.iter_mut().zip(x).zip(&t[first..]) {
@@ -785,7 +896,12 @@ impl<'a, T: Scalar> Linked<'a, T> {
     }
 
     /// The sum of what `product` makes of each term.
-    fn sum(self, out: &mut [T], buffers: &mut Buffers<T>, product: impl Fn(&Term, &mut [T], &mut Buffers<T>)) {
+    fn sum(
+        self,
+        out: &mut [T],
+        buffers: &mut Buffers<T>,
+        product: impl Fn(&Term, &mut [T], &mut Buffers<T>),
+    ) {
         let Some((first, others)) = self.ruled.terms.split_first() else {
             return out.fill(T::zero());
         };

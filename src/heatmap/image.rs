@@ -5,7 +5,8 @@ use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// The relevance of each pixel: the sum over its channels. `relevance` has the shape channels x height x width in C order.
+/// The relevance of each pixel: the sum over its channels. `relevance` has the shape channels x
+/// height x width in C order.
 ///
 /// # Errors
 /// [`Error::Shape`] where it has not as many values, or no height and width.
@@ -36,21 +37,29 @@ fn plane(values: usize, shape: Shape) -> Result<usize, Error> {
 }
 
 impl Canvas {
-    /// Draws an image whose upper left corner is (x, y), each pixel as a square of `cell` x `cell`: three channels as red,
-    /// green and blue, any other number by their mean. The least value is black, the largest white.
+    /// Draws an image whose upper left corner is (x, y), each pixel as a square of `cell` x `cell`:
+    /// three channels as red, green and blue, any other number by their mean. The least value is
+    /// black, the largest white.
     ///
     /// # Errors
     /// [`Error::Shape`] as for [`over_channels`].
-    pub fn draw_image<T: Scalar>(&mut self, x: usize, y: usize, image: &[T], shape: Shape, cell: usize) -> Result<(), Error> {
+    pub fn draw_image<T: Scalar>(
+        &mut self,
+        x: usize,
+        y: usize,
+        image: &[T],
+        shape: Shape,
+        cell: usize,
+    ) -> Result<(), Error> {
         let plane = plane(image.len(), shape)?;
         let [_, width] = shape.plane();
         self.draw_pixels(x, y, width, cell, (0..plane).map(colors(image, shape)));
         Ok(())
     }
 
-    /// Draws the relevance of an image's pixels over the image: the image pale and gray, and over it blue and red, the more
-    /// opaque the stronger. Cells as in [`draw_image`](Self::draw_image); the strongest pixel is 1 or -1 on the scale of
-    /// [`diverging`].
+    /// Draws the relevance of an image's pixels over the image: the image pale and gray, and over
+    /// it blue and red, the more opaque the stronger. Cells as in [`draw_image`](Self::draw_image);
+    /// the strongest pixel is 1 or -1 on the scale of [`diverging`].
     ///
     /// # Errors
     /// [`Error::Shape`] as for [`over_channels`].
@@ -96,10 +105,12 @@ impl Canvas {
         }
     }
 
-    /// Canvases side by side, so many to a row, with a gap around each; every cell is as large as the largest of them.
+    /// Canvases side by side, so many to a row, with a gap around each; every cell is as large as
+    /// the largest of them.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] where there is none, or the grid would be larger than a canvas can be.
+    /// [`Error::InvalidParameter`] where there is none, or the grid would be larger than a canvas
+    /// can be.
     ///
     /// ```
     /// use relprop::heatmap::Canvas;
@@ -109,15 +120,26 @@ impl Canvas {
     /// assert_eq!((grid.width(), grid.height()), (4 + 14 + 14, 4 + 12 + 12));
     /// # Ok::<(), relprop::Error>(())
     /// ```
-    pub fn grid(pictures: &[Self], columns: usize, gap: usize, background: Rgb) -> Result<Self, Error> {
+    pub fn grid(
+        pictures: &[Self],
+        columns: usize,
+        gap: usize,
+        background: Rgb,
+    ) -> Result<Self, Error> {
         let columns = columns.clamp(1, pictures.len().max(1));
-        let largest = |side: fn(&Self) -> usize| pictures.iter().map(side).max().unwrap_or(0).saturating_add(gap);
+        let largest = |side: fn(&Self) -> usize| {
+            pictures.iter().map(side).max().unwrap_or(0).saturating_add(gap)
+        };
         let (wide, tall) = (largest(Self::width), largest(Self::height));
         if pictures.is_empty() {
             return Err(Error::parameter("Canvas", "pictures", 0, "at least one"));
         }
         let along = |count: usize, cell: usize| count.saturating_mul(cell).saturating_add(gap);
-        let mut grid = Self::new(along(columns, wide), along(pictures.len().div_ceil(columns), tall), background)?;
+        let mut grid = Self::new(
+            along(columns, wide),
+            along(pictures.len().div_ceil(columns), tall),
+            background,
+        )?;
         for (index, picture) in pictures.iter().enumerate() {
             grid.draw_canvas(gap + index % columns * wide, gap + index / columns * tall, picture);
         }
@@ -127,13 +149,16 @@ impl Canvas {
 
 /// The color of each pixel of an image.
 fn colors<T: Scalar>(image: &[T], shape: Shape) -> impl Fn(usize) -> Rgb + '_ {
-    let (least, largest) = image.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, largest), &v| {
-        let v = finite(v);
-        (least.min(v), largest.max(v))
-    });
+    let (least, largest) =
+        image.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, largest), &v| {
+            let v = finite(v);
+            (least.min(v), largest.max(v))
+        });
     let range = if largest > least { largest - least } else { 1.0 };
     let (channels, plane) = (shape.channels(), image.len() / shape.channels().max(1));
-    let of = move |channel: usize, pixel: usize| (finite(image[channel * plane + pixel]) - least) / range;
+    let of = move |channel: usize, pixel: usize| {
+        (finite(image[channel * plane + pixel]) - least) / range
+    };
     move |pixel| {
         let channel = |v: f64| sequential(v)[0];
         if channels == 3 {
@@ -172,7 +197,9 @@ mod tests {
         assert!(Canvas::grid(&[canvas.clone(), canvas], 1, usize::MAX, [0; 3]).is_err());
         // What is not finite is drawn as nothing.
         let mut canvas = Canvas::new(2, 1, [0; 3]).unwrap();
-        canvas.draw_overlay(0, 0, &[f64::NAN, 1.0], &[f64::INFINITY, 0.0], [1, 1, 2].into(), 1).unwrap();
+        canvas
+            .draw_overlay(0, 0, &[f64::NAN, 1.0], &[f64::INFINITY, 0.0], [1, 1, 2].into(), 1)
+            .unwrap();
         assert_eq!(canvas.pixel(1, 0), Some([255; 3]));
     }
 }

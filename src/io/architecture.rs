@@ -8,10 +8,11 @@ use arguments::{Arguments, NAMED};
 
 use crate::error::Error;
 use crate::layer::{
-    AdaptiveAvgPool1d, AdaptiveAvgPool2d, Assumed, AvgPool1d, AvgPool2d, BatchNorm1d, BatchNorm2d, Branch, Celu, Concat, Conv1d,
-    Conv2d, ConvTranspose2d, Dropout, Elu, Flatten, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, Layer, LeakyRelu, Linear,
-    MaxPool1d, MaxPool2d, Mish, Named, Permute, Relu, Residual, Scaled, Selu, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh,
-    Unflatten, Upsample,
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, Assumed, AvgPool1d, AvgPool2d, BatchNorm1d, BatchNorm2d,
+    Branch, Celu, Concat, Conv1d, Conv2d, ConvTranspose2d, Dropout, Elu, Flatten, Gelu,
+    HardSigmoid, HardSwish, HardTanh, Identity, Layer, LeakyRelu, Linear, MaxPool1d, MaxPool2d,
+    Mish, Named, Permute, Relu, Residual, Scaled, Selu, Sigmoid, Silu, Softmax, Softplus, Softsign,
+    Tanh, Unflatten, Upsample,
 };
 use crate::nearest::did_you_mean;
 use crate::scalar::Scalar;
@@ -68,8 +69,17 @@ impl Weighted {
                 tensors
             }
             Self::BatchNorm { channels, affine, bias, .. } => {
-                let names = [("weight", *affine), ("bias", *affine && *bias), ("running_mean", true), ("running_var", true)];
-                names.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| (name, vec![*channels])).collect()
+                let names = [
+                    ("weight", *affine),
+                    ("bias", *affine && *bias),
+                    ("running_mean", true),
+                    ("running_var", true),
+                ];
+                names
+                    .into_iter()
+                    .filter(|(_, is_there)| *is_there)
+                    .map(|(name, _)| (name, vec![*channels]))
+                    .collect()
             }
         }
     }
@@ -90,7 +100,9 @@ impl Weighted {
                 convolution.layer(weight, bias)?
             }
             Self::BatchNorm { rank, channels, eps, affine, bias } => {
-                let mut or = |is_there: bool, value: T| if is_there { next() } else { vec![value; *channels] };
+                let mut or = |is_there: bool, value: T| {
+                    if is_there { next() } else { vec![value; *channels] }
+                };
                 let (weight, bias) = (or(*affine, T::one()), or(*affine && *bias, T::zero()));
                 let (mean, variance) = (next(), next());
                 if *rank == 2 {
@@ -110,12 +122,24 @@ impl Convolution {
 
     fn shape(&self) -> Vec<usize> {
         let [height, width] = self.kernel;
-        let [outer, inner] = if self.is_transposed() { [self.inputs, self.outputs] } else { [self.outputs, self.inputs] };
+        let [outer, inner] = if self.is_transposed() {
+            [self.inputs, self.outputs]
+        } else {
+            [self.outputs, self.inputs]
+        };
         let inner = inner / self.groups.max(1);
-        if self.kind == "Conv1d" { vec![outer, inner, width] } else { vec![outer, inner, height, width] }
+        if self.kind == "Conv1d" {
+            vec![outer, inner, width]
+        } else {
+            vec![outer, inner, height, width]
+        }
     }
 
-    fn layer<T: Scalar>(&self, weight: Vec<T>, bias: Option<Vec<T>>) -> Result<Arc<dyn Layer<T>>, Error> {
+    fn layer<T: Scalar>(
+        &self,
+        weight: Vec<T>,
+        bias: Option<Vec<T>>,
+    ) -> Result<Arc<dyn Layer<T>>, Error> {
         let shape = self.shape();
         macro_rules! with_settings {
             ($layer:expr) => {
@@ -128,7 +152,9 @@ impl Convolution {
             };
         }
         Ok(match (self.kind, shape.as_slice()) {
-            ("Conv1d", &[outer, inner, width]) => Arc::new(with_settings!(Conv1d::new([outer, inner, width], weight, bias)?)),
+            ("Conv1d", &[outer, inner, width]) => {
+                Arc::new(with_settings!(Conv1d::new([outer, inner, width], weight, bias)?))
+            }
             ("ConvTranspose2d", &[outer, inner, height, width]) => {
                 let layer = ConvTranspose2d::new([outer, inner, height, width], weight, bias)?;
                 Arc::new(with_settings!(layer.output_padding(self.output_padding)))
@@ -136,14 +162,22 @@ impl Convolution {
             (_, dims) => {
                 let height = dims.get(2).copied().unwrap_or(1);
                 let width = dims.get(3).copied().unwrap_or(1);
-                Arc::new(with_settings!(Conv2d::new([dims[0], dims[1], height, width], weight, bias)?))
+                Arc::new(with_settings!(Conv2d::new(
+                    [dims[0], dims[1], height, width],
+                    weight,
+                    bias
+                )?))
             }
         })
     }
 }
 
 /// The layers of a module, named by their path in it.
-pub(super) fn branch<T: Scalar>(module: &Module<T>, make: &mut Maker<'_, T>, path: &str) -> Result<Branch<T>, Error> {
+pub(super) fn branch<T: Scalar>(
+    module: &Module<T>,
+    make: &mut Maker<'_, T>,
+    path: &str,
+) -> Result<Branch<T>, Error> {
     let mut layers = Vec::new();
     add(module, make, path, "", &mut layers)?;
     Ok(Branch { layers })
@@ -177,7 +211,11 @@ fn add<T: Scalar>(
                 branches.push(Branch { layers: inner });
             }
             let summed = matches!(module, Module::Residual(_));
-            put(if summed { Arc::new(Residual::new(branches)?) } else { Arc::new(Concat::new(branches)?) });
+            put(if summed {
+                Arc::new(Residual::new(branches)?)
+            } else {
+                Arc::new(Concat::new(branches)?)
+            });
         }
     }
     Ok(())
@@ -211,15 +249,19 @@ impl Refused {
     }
 }
 
-/// Reads the text in which PyTorch prints a module: one `Sequential(…)`, or modules one after another.
+/// Reads the text in which PyTorch prints a module: one `Sequential(…)`, or modules one after
+/// another.
 pub(super) fn parse<T: Scalar>(text: &str) -> Result<Module<T>, String> {
     let mut reader = Reader { text, at: 0 };
     let mut modules = Vec::new();
     while !reader.rest().trim_start().is_empty() {
         let module = reader.module(0).map_err(|refused| {
             // The names in a group that is the only one begin with those of its children.
-            let Refused { path, reason } =
-                if refused.path.is_empty() || !modules.is_empty() { refused.within(&modules.len().to_string()) } else { refused };
+            let Refused { path, reason } = if refused.path.is_empty() || !modules.is_empty() {
+                refused.within(&modules.len().to_string())
+            } else {
+                refused
+            };
             format!("the architecture, layer {}: {reason}", shortened(&path))
         })?;
         modules.push((modules.len().to_string(), module));
@@ -257,7 +299,9 @@ impl<'a> Reader<'a> {
         }
         self.skip_spaces();
         let rest = self.rest();
-        let no_layer = |text: &str| format!("'{}' is not a layer as PyTorch prints it, such as ReLU()", shortened(text));
+        let no_layer = |text: &str| {
+            format!("'{}' is not a layer as PyTorch prints it, such as ReLU()", shortened(text))
+        };
         let (kind, _) = rest.split_once('(').ok_or_else(|| no_layer(rest))?;
         self.at += kind.len() + 1;
         let kind = kind.trim();
@@ -281,24 +325,34 @@ impl<'a> Reader<'a> {
                 self.at += end + 1;
                 Ok(of_kind(kind, &rest[..end])?)
             }
-            // A class of its own that holds one module, such as the network: there is nothing else that it could apply.
+            // A class of its own that holds one module, such as the network: there is nothing else
+            // that it could apply.
             (_, 1) => Ok(Module::Sequential(vec![children.remove(0)])),
             _ => {
-                let names: Vec<String> = children.iter().take(4).map(|(name, _)| shortened(name)).collect();
+                let names: Vec<String> =
+                    children.iter().take(4).map(|(name, _)| shortened(name)).collect();
                 let more = if children.len() > 4 { ", ..." } else { "" };
                 Err(several(kind, &format!("{}{more}", names.join(", "))).into())
             }
         }
     }
 
-    /// `(name): module` as often as it comes, and the bracket behind; none of it where something else comes.
-    fn children<T: Scalar>(&mut self, is_group: bool, depth: usize) -> Result<Vec<(String, Module<T>)>, Refused> {
+    /// `(name): module` as often as it comes, and the bracket behind; none of it where something
+    /// else comes.
+    fn children<T: Scalar>(
+        &mut self,
+        is_group: bool,
+        depth: usize,
+    ) -> Result<Vec<(String, Module<T>)>, Refused> {
         let begin = self.at;
         let mut children = Vec::new();
         loop {
             self.skip_spaces();
             // A name in brackets and a colon; brackets may be a layer's arguments, too.
-            let in_brackets = self.rest().strip_prefix('(').and_then(|rest| rest.split_at_checked(rest.find(['(', ')', ','])?));
+            let in_brackets = self
+                .rest()
+                .strip_prefix('(')
+                .and_then(|rest| rest.split_at_checked(rest.find(['(', ')', ','])?));
             match in_brackets.filter(|(_, behind)| behind.starts_with("):")).map(|(name, _)| name) {
                 Some(name) => {
                     self.at += name.len() + 3;
@@ -310,7 +364,8 @@ impl<'a> Reader<'a> {
                     return Ok(children);
                 }
                 None if children.is_empty() => {
-                    // Nothing between the brackets: a group without children, or a layer without arguments.
+                    // Nothing between the brackets: a group without children, or a layer without
+                    // arguments.
                     self.at = if is_group { self.at + 1 } else { begin };
                     return Ok(children);
                 }
@@ -318,9 +373,15 @@ impl<'a> Reader<'a> {
                 None => {
                     let text = shortened(self.rest());
                     return Err(if text.is_empty() {
-                        "the text ends before the module's last bracket: it is incomplete".to_owned().into()
+                        "the text ends before the module's last bracket: it is incomplete"
+                            .to_owned()
+                            .into()
                     } else {
-                        format!("'{text}' is neither a child such as (0): ReLU() nor the bracket that closes the module").into()
+                        format!(
+                            "'{text}' is neither a child such as (0): ReLU() nor the bracket \
+                            that closes the module"
+                        )
+                        .into()
                     });
                 }
             }
@@ -332,8 +393,10 @@ impl<'a> Reader<'a> {
 fn several(kind: &str, parts: &str) -> String {
     let kind = shortened(kind);
     format!(
-        "PyTorch prints the parts of {kind} ({parts}), but not how its forward uses them. If forward applies the parts in \
-         this order and does nothing else, write Sequential in place of {kind}; if one part is the network, give that part alone, \
+        "PyTorch prints the parts of {kind} ({parts}), but not how its forward uses them. If \
+         forward applies the parts in \
+         this order and does nothing else, write Sequential in place of {kind}; if one part is \
+         the network, give that part alone, \
          with its weights by StateDict::under; else export the network to ONNX"
     )
 }
@@ -396,7 +459,11 @@ fn unknown(kind: &str) -> String {
         return format!("'{}' is Python code: the text is what print(net) prints", shortened(kind));
     }
     let (kind, meant) = (shortened(kind), did_you_mean(kind, KINDS));
-    format!("{kind} is unsupported{meant}; the layers are {}, and the groups Sequential, Residual and Concat", KINDS.join(", "))
+    format!(
+        "{kind} is unsupported{meant}; the layers are {}, and the groups Sequential, Residual and \
+         Concat",
+        KINDS.join(", ")
+    )
 }
 
 /// The layer of a kind with the text between its brackets, all of which is understood.
@@ -412,14 +479,21 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
     let one = |at: usize| arguments.inplace(at);
     let layer: Arc<dyn Layer<T>> = match kind {
         "Linear" => {
-            let (inputs, outputs) = (arguments.size("in_features", 0)?, arguments.size("out_features", 1)?);
-            return Ok(Module::Weighted(Weighted::Linear { inputs, outputs, bias: arguments.flag("bias", 2, true)? }));
+            let (inputs, outputs) =
+                (arguments.size("in_features", 0)?, arguments.size("out_features", 1)?);
+            return Ok(Module::Weighted(Weighted::Linear {
+                inputs,
+                outputs,
+                bias: arguments.flag("bias", 2, true)?,
+            }));
         }
         "Conv1d" | "Conv2d" | "ConvTranspose2d" => {
             return Ok(Module::Weighted(Weighted::Convolution(convolution(kind, arguments)?)));
         }
         "BatchNorm1d" | "BatchNorm2d" => return batch_norm(kind, arguments).map(Module::Weighted),
-        "MaxPool1d" | "MaxPool2d" | "AvgPool1d" | "AvgPool2d" => return pooling(kind, arguments).map(Module::Layer),
+        "MaxPool1d" | "MaxPool2d" | "AvgPool1d" | "AvgPool2d" => {
+            return pooling(kind, arguments).map(Module::Layer);
+        }
         "AdaptiveAvgPool1d" => {
             let size = arguments.pair("output_size", 0, 1)?.ok_or("output_size is missing")?;
             Arc::new(AdaptiveAvgPool1d::new(size))
@@ -441,7 +515,12 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
         "GELU" => match arguments.text("approximate", 0) {
             None | Some("'none'") => Arc::new(Gelu::Exact),
             Some("'tanh'") => Arc::new(Gelu::Tanh),
-            Some(other) => return Err(format!("approximate={} is unsupported: it is 'none' or 'tanh'", shortened(other))),
+            Some(other) => {
+                return Err(format!(
+                    "approximate={} is unsupported: it is 'none' or 'tanh'",
+                    shortened(other)
+                ));
+            }
         },
         "CELU" => {
             arguments.inplace(1)?;
@@ -456,7 +535,8 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
         "Sigmoid" => Arc::new(Sigmoid),
         "Tanh" => Arc::new(Tanh),
         "Softplus" => {
-            let (beta, threshold) = (arguments.number("beta", 0, 1.0)?, arguments.number("threshold", 1, 20.0)?);
+            let (beta, threshold) =
+                (arguments.number("beta", 0, 1.0)?, arguments.number("threshold", 1, 20.0)?);
             Arc::new(Softplus::new(beta, threshold).map_err(refused)?)
         }
         "ReLU6" => {
@@ -465,7 +545,8 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
         }
         "Hardtanh" => {
             arguments.inplace(2)?;
-            let (min, max) = (arguments.number("min_val", 0, -1.0)?, arguments.number("max_val", 1, 1.0)?);
+            let (min, max) =
+                (arguments.number("min_val", 0, -1.0)?, arguments.number("max_val", 1, 1.0)?);
             Arc::new(HardTanh::new(min, max).map_err(refused)?)
         }
         "Scaled" => scaled(arguments)?,
@@ -483,15 +564,26 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
         "Unflatten" => {
             arguments.only("dim", 0, &["1"], "Unflatten takes a whole sample apart, dim=1")?;
             let sizes = arguments.sizes("unflattened_size", 1)?;
-            Arc::new(Unflatten::new(super::shape(&sizes).ok_or("Unflatten makes vectors, sequences and images only")?))
+            Arc::new(Unflatten::new(
+                super::shape(&sizes).ok_or("Unflatten makes vectors, sequences and images only")?,
+            ))
         }
         "Permute" => {
             let axes = arguments.sizes("dims", 0)?;
-            let axes = axes.strip_prefix(&[0]).ok_or("Permute leaves the samples' axis where it is")?;
+            let axes =
+                axes.strip_prefix(&[0]).ok_or("Permute leaves the samples' axis where it is")?;
             let axes: Option<Vec<usize>> = axes.iter().map(|axis| axis.checked_sub(1)).collect();
-            Arc::new(Permute::new(&axes.ok_or("Permute names the samples' axis twice")?).map_err(refused)?)
+            Arc::new(
+                Permute::new(&axes.ok_or("Permute names the samples' axis twice")?)
+                    .map_err(refused)?,
+            )
         }
-        "Dropout" | "Dropout1d" | "Dropout2d" | "Dropout3d" | "AlphaDropout" | "FeatureAlphaDropout" => {
+        "Dropout"
+        | "Dropout1d"
+        | "Dropout2d"
+        | "Dropout3d"
+        | "AlphaDropout"
+        | "FeatureAlphaDropout" => {
             arguments.inplace(1)?;
             Arc::new(Dropout::new(arguments.number("p", 0, 0.5)?).map_err(refused)?)
         }
@@ -504,17 +596,27 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
 fn batch_norm(kind: &str, arguments: &Arguments<'_>) -> Result<Weighted, String> {
     let (channels, eps) = (arguments.size("num_features", 0)?, arguments.number("eps", 1, 1e-5)?);
     // How fast the statistics follow a batch in training; None is their mean.
-    if arguments.text("momentum", 2).is_some_and(|text| text != "None" && text.parse::<f64>().is_err()) {
+    if arguments
+        .text("momentum", 2)
+        .is_some_and(|text| text != "None" && text.parse::<f64>().is_err())
+    {
         return Err("momentum is not a number".to_owned());
     }
     let (affine, bias) = (arguments.flag("affine", 3, true)?, arguments.flag("bias", NAMED, true)?);
     let why = "without statistics of its own it normalizes by the batch";
     arguments.only("track_running_stats", 4, &["True"], why)?;
-    Ok(Weighted::BatchNorm { rank: if kind == "BatchNorm2d" { 2 } else { 1 }, channels, eps, affine, bias })
+    Ok(Weighted::BatchNorm {
+        rank: if kind == "BatchNorm2d" { 2 } else { 1 },
+        channels,
+        eps,
+        affine,
+        bias,
+    })
 }
 
 fn scaled<T: Scalar>(arguments: &Arguments<'_>) -> Result<Arc<dyn Layer<T>>, String> {
-    let inner = arguments.text("activation", 0).and_then(|text| text.strip_suffix(')')?.split_once('('));
+    let inner =
+        arguments.text("activation", 0).and_then(|text| text.strip_suffix(')')?.split_once('('));
     // One within another would be one, and a text could nest them without end.
     let (kind, own) = inner
         .filter(|(kind, _)| *kind != "Scaled")
@@ -522,7 +624,8 @@ fn scaled<T: Scalar>(arguments: &Arguments<'_>) -> Result<Arc<dyn Layer<T>>, Str
     let Module::Layer(inner) = of_kind(kind, own)? else {
         return Err(format!("{kind} is not an activation"));
     };
-    let (argument, value) = (arguments.number("argument", 1, 1.0)?, arguments.number("value", 2, 1.0)?);
+    let (argument, value) =
+        (arguments.number("argument", 1, 1.0)?, arguments.number("value", 2, 1.0)?);
     Ok(Arc::new(Scaled::of(inner, argument, value).map_err(|error| error.to_string())?))
 }
 
@@ -532,32 +635,51 @@ fn softmax<T: Scalar>(arguments: &Arguments<'_>) -> Result<Arc<dyn Layer<T>>, St
         // PyTorch then takes the axis of the values, where they are a vector.
         None | Some("None") => Ok(Arc::new(Softmax)),
         Some(dim) => {
-            let dim = dim.parse().map_err(|_| format!("dim={} is not a whole number", shortened(dim)))?;
+            let dim =
+                dim.parse().map_err(|_| format!("dim={} is not a whole number", shortened(dim)))?;
             Ok(Arc::new(Softmax::over_dim(dim)))
         }
     }
 }
 
 fn upsample<T: Scalar>(arguments: &Arguments<'_>) -> Result<Arc<dyn Layer<T>>, String> {
-    arguments.only("size", 0, &["None"], "write scale_factor instead, how many times larger the output is, a whole number")?;
+    arguments.only(
+        "size",
+        0,
+        &["None"],
+        "write scale_factor instead, how many times larger the output is, a whole number",
+    )?;
     // By a whole factor the two are the same.
     let modes = ["'nearest'", "'nearest-exact'"];
     arguments.only("mode", 2, &modes, "the mode is 'nearest'")?;
-    arguments.only("align_corners", 3, &["None", "False"], "it is of no use for the mode 'nearest'")?;
+    arguments.only(
+        "align_corners",
+        3,
+        &["None", "False"],
+        "it is of no use for the mode 'nearest'",
+    )?;
     let text = arguments.text("scale_factor", 1).ok_or("scale_factor is missing")?;
     let inner = text.trim_start_matches('(').trim_end_matches(')');
-    let factors: Option<Vec<f64>> =
-        inner.split(',').map(str::trim).filter(|text| !text.is_empty()).map(|text| text.parse().ok()).collect();
+    let factors: Option<Vec<f64>> = inner
+        .split(',')
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+        .map(|text| text.parse().ok())
+        .collect();
     let factor = factors.and_then(|factors| Some((*factors.first()?, factors)));
     match factor {
         Some((factor, all))
-            if factor.fract() == 0.0 && (1.0..=1024.0).contains(&factor) && all.iter().all(|f| f.total_cmp(&factor).is_eq()) =>
+            if factor.fract() == 0.0
+                && (1.0..=1024.0).contains(&factor)
+                && all.iter().all(|f| f.total_cmp(&factor).is_eq()) =>
         {
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // whole, and from 1 to 1024
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            // whole, and from 1 to 1024
             Ok(Arc::new(Upsample::new(factor as usize).map_err(|error| error.to_string())?))
         }
         _ => Err(format!(
-            "scale_factor={} is unsupported: it is one whole number from 1 to 1024, the same along height and width",
+            "scale_factor={} is unsupported: it is one whole number from 1 to 1024, the same \
+             along height and width",
             shortened(text)
         )),
     }
@@ -571,13 +693,18 @@ fn convolution(kind: &str, arguments: &Arguments<'_>) -> Result<Convolution, Str
     };
     let (rank, transposed) = (if kind == "Conv1d" { 1 } else { 2 }, kind == "ConvTranspose2d");
     // Where PyTorch's arguments have places, these are their order.
-    let [output_padding, dilation, groups, bias, mode] = if transposed { [5, 8, 6, 7, 9] } else { [NAMED, 5, 6, 7, 8] };
+    let [output_padding, dilation, groups, bias, mode] =
+        if transposed { [5, 8, 6, 7, 9] } else { [NAMED, 5, 6, 7, 8] };
     arguments.only("padding_mode", mode, &["zeros", "'zeros'"], "padding is of zeros")?;
-    let pair =
-        |name: &str, place: usize, default: usize| Ok::<_, String>(arguments.pair(name, place, rank)?.unwrap_or([default; 2]));
-    let along = |[height, width]: [usize; 2], nothing| if rank == 1 { [nothing, width] } else { [height, width] };
+    let pair = |name: &str, place: usize, default: usize| {
+        Ok::<_, String>(arguments.pair(name, place, rank)?.unwrap_or([default; 2]))
+    };
+    let along = |[height, width]: [usize; 2], nothing| {
+        if rank == 1 { [nothing, width] } else { [height, width] }
+    };
     let kernel = along(arguments.pair("kernel_size", 2, rank)?.ok_or("kernel_size is missing")?, 1);
-    let (stride, dilation) = (along(pair("stride", 3, 1)?, 1), along(pair("dilation", dilation, 1)?, 1));
+    let (stride, dilation) =
+        (along(pair("stride", 3, 1)?, 1), along(pair("dilation", dilation, 1)?, 1));
     let (padding, padding_end) = match arguments.text("padding", 4) {
         Some("valid" | "'valid'") if !transposed => ([0, 0], [0, 0]),
         // So much that the outputs are as many as the inputs, the odd one at the end.
@@ -608,7 +735,11 @@ fn convolution(kind: &str, arguments: &Arguments<'_>) -> Result<Convolution, Str
         padding_end,
         output_padding,
         dilation,
-        groups: if arguments.text("groups", groups).is_some() { arguments.size("groups", groups)? } else { 1 },
+        groups: if arguments.text("groups", groups).is_some() {
+            arguments.size("groups", groups)?
+        } else {
+            1
+        },
         bias: arguments.flag("bias", bias, true)?,
     })
 }
@@ -624,7 +755,11 @@ fn pooling<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Arc<dyn L
     let ceil = arguments.flag("ceil_mode", ceil_place, false)?;
     macro_rules! windows {
         ($layer:ident) => {
-            $layer::new(kernel).stride(stride).padding(padding).padding_end(padding_end).ceil_mode(ceil)
+            $layer::new(kernel)
+                .stride(stride)
+                .padding(padding)
+                .padding_end(padding_end)
+                .ceil_mode(ceil)
         };
     }
     if is_max {
@@ -639,11 +774,19 @@ fn pooling<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Arc<dyn L
     let says_count = arguments.text("count_include_pad", 4).is_some();
     let count = arguments.flag("count_include_pad", 4, true)?;
     if rank == 1 {
-        let assumed = Assumed { ceil_mode: !says_ceil, count_include_pad: !says_count, divisor_override: false };
+        let assumed = Assumed {
+            ceil_mode: !says_ceil,
+            count_include_pad: !says_count,
+            divisor_override: false,
+        };
         return Ok(Arc::new(windows!(AvgPool1d).count_include_pad(count).assuming(assumed)));
     }
     let divisor = arguments.text("divisor_override", 5);
-    let assumed = Assumed { ceil_mode: !says_ceil, count_include_pad: !says_count, divisor_override: divisor.is_none() };
+    let assumed = Assumed {
+        ceil_mode: !says_ceil,
+        count_include_pad: !says_count,
+        divisor_override: divisor.is_none(),
+    };
     let layer = windows!(AvgPool2d).count_include_pad(count).assuming(assumed);
     Ok(match divisor {
         None | Some("None") => Arc::new(layer),

@@ -27,15 +27,22 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
         self
     }
 
-    /// Adds a dense layer with the tensors `name.weight`, of shape outputs x inputs, and `name.bias`.
+    /// Adds a dense layer with the tensors `name.weight`, of shape outputs x inputs, and
+    /// `name.bias`.
     pub fn linear(mut self, name: &str, inputs: usize, outputs: usize) -> Self {
-        self.modules.push((name.to_owned(), Module::Weighted(Weighted::Linear { inputs, outputs, bias: true })));
+        self.modules.push((
+            name.to_owned(),
+            Module::Weighted(Weighted::Linear { inputs, outputs, bias: true }),
+        ));
         self
     }
 
     /// The same without a bias.
     pub fn linear_without_bias(mut self, name: &str, inputs: usize, outputs: usize) -> Self {
-        self.modules.push((name.to_owned(), Module::Weighted(Weighted::Linear { inputs, outputs, bias: false })));
+        self.modules.push((
+            name.to_owned(),
+            Module::Weighted(Weighted::Linear { inputs, outputs, bias: false }),
+        ));
         self
     }
 
@@ -47,14 +54,16 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
 
     /// The model.
     ///
-    /// Where the tensors as they are do not fit the architecture, and there is exactly one prefix under which all of them are, and no
-    /// others, such as `state_dict` in a checkpoint that has an optimizer's tensors too, or `module`, they are taken from
-    /// [`under`](StateDict::under) it.
+    /// Where the tensors as they are do not fit the architecture, and there is exactly one prefix
+    /// under which all of them are, and no others, such as `state_dict` in a checkpoint that has an
+    /// optimizer's tensors too, or `module`, they are taken from [`under`](StateDict::under) it.
     ///
     /// # Errors
-    /// [`Error::StateDict`] with all tensors that are missing, surplus or of another shape, under the prefix that comes closest,
-    /// or with the prefixes where several fit; [`Error::Malformed`] for a tensor that is not of floating point; [`Error::Io`]; [`Error::NonFiniteWeight`] and [`Error::NonFiniteBias`], with the tensor's
-    /// name; and those of [`SequentialBuilder::build`](crate::SequentialBuilder::build).
+    /// [`Error::StateDict`] with all tensors that are missing, surplus or of another shape, under
+    /// the prefix that comes closest, or with the prefixes where several fit; [`Error::Malformed`]
+    /// for a tensor that is not of floating point; [`Error::Io`]; [`Error::NonFiniteWeight`] and
+    /// [`Error::NonFiniteBias`], with the tensor's name; and those of
+    /// [`SequentialBuilder::build`](crate::SequentialBuilder::build).
     pub fn build(self) -> Result<Sequential<T>, Error> {
         let Self { weights, modules, input } = self;
         let module = Module::Sequential(modules);
@@ -65,7 +74,10 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
         asked.retain(|tensor| seen.insert(tensor.clone()));
         let prefix = weights.prefix_of(&asked)?;
         let mut make = |name: &str, weighted: &Weighted| {
-            let tensors = weighted.tensors().into_iter().map(|(own, _)| Ok(weights.tensor(&join(prefix, &join(name, own)))?.1));
+            let tensors = weighted
+                .tensors()
+                .into_iter()
+                .map(|(own, _)| Ok(weights.tensor(&join(prefix, &join(name, own)))?.1));
             let tensors = tensors.collect::<Result<Vec<Vec<T>>, Error>>()?;
             weighted.layer(tensors).map_err(|error| name_layer(error, name))
         };
@@ -90,12 +102,18 @@ pub(super) const PARTS: usize = 16;
 pub(super) const LISTED: usize = 5;
 
 impl StateDict {
-    /// The prefix under which the tensors are all there, of the right shape, and no others: mostly none.
+    /// The prefix under which the tensors are all there, of the right shape, and no others: mostly
+    /// none.
     fn prefix_of(&self, asked: &[(String, Vec<usize>)]) -> Result<&str, Error> {
         let Some(misfit) = self.misfit("", asked) else { return Ok("") };
         let fits = self.fits(asked);
-        // All tensors are there under these, perhaps with others: a choice among several is the user's.
-        let whole: Vec<&str> = fits.iter().filter(|(_, fit)| fit.shaped == asked.len()).map(|(&prefix, _)| prefix).collect();
+        // All tensors are there under these, perhaps with others: a choice among several is the
+        // user's.
+        let whole: Vec<&str> = fits
+            .iter()
+            .filter(|(_, fit)| fit.shaped == asked.len())
+            .map(|(&prefix, _)| prefix)
+            .collect();
         match *whole.as_slice() {
             [prefix] if !prefix.is_empty() && self.misfit(prefix, asked).is_none() => Ok(prefix),
             [] | [_] => Err(self.closest(misfit, &fits, asked).into()),
@@ -103,13 +121,18 @@ impl StateDict {
         }
     }
 
-    /// How many of the tensors that are asked for are there, by the prefixes under which there are some.
+    /// How many of the tensors that are asked for are there, by the prefixes under which there are
+    /// some.
     fn fits(&self, asked: &[(String, Vec<usize>)]) -> BTreeMap<&str, Fit> {
-        let asked: BTreeMap<&str, &[usize]> = asked.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
+        let asked: BTreeMap<&str, &[usize]> =
+            asked.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
         let mut fits = BTreeMap::<&str, Fit>::new();
         for (name, tensor) in &self.tensors {
             let whole = asked.get_key_value(name.as_str()).map(|(_, shape)| ("", *shape));
-            let inner = name.match_indices('.').take(PARTS).filter_map(|(at, _)| Some((&name[..at], *asked.get(&name[at + 1..])?)));
+            let inner = name
+                .match_indices('.')
+                .take(PARTS)
+                .filter_map(|(at, _)| Some((&name[..at], *asked.get(&name[at + 1..])?)));
             for (prefix, shape) in whole.into_iter().chain(inner) {
                 let fit = fits.entry(prefix).or_default();
                 fit.shaped += usize::from(shape == tensor.shape);
@@ -120,7 +143,12 @@ impl StateDict {
     }
 
     /// What does not fit under the prefix that comes closest, where one comes closer than none.
-    fn closest(&self, as_it_is: Misfit, fits: &BTreeMap<&str, Fit>, asked: &[(String, Vec<usize>)]) -> Misfit {
+    fn closest(
+        &self,
+        as_it_is: Misfit,
+        fits: &BTreeMap<&str, Fit>,
+        asked: &[(String, Vec<usize>)],
+    ) -> Misfit {
         let mut best = ("", fits.get("").copied().unwrap_or_default());
         for (&prefix, &fit) in fits {
             if fit > best.1 {
@@ -145,14 +173,18 @@ impl StateDict {
 
     /// Says where the architecture's names have a module before them that the file's do not have.
     fn without_outer(&self, mut misfit: Misfit, asked: &[(String, Vec<usize>)]) -> Misfit {
-        let Some((outer, _)) = asked.first().and_then(|(name, _)| name.split_once('.')) else { return misfit };
-        let inner =
-            |(name, shape): &(String, Vec<usize>)| Some((name.strip_prefix(outer)?.strip_prefix('.')?.to_owned(), shape.clone()));
+        let Some((outer, _)) = asked.first().and_then(|(name, _)| name.split_once('.')) else {
+            return misfit;
+        };
+        let inner = |(name, shape): &(String, Vec<usize>)| {
+            Some((name.strip_prefix(outer)?.strip_prefix('.')?.to_owned(), shape.clone()))
+        };
         let inner: Option<Vec<_>> = asked.iter().map(inner).collect();
         if inner.is_some_and(|inner| self.misfit("", &inner).is_none()) {
             let outer = shortened(outer);
             misfit.notes.push(format!(
-                "without `{outer}.` at their beginning, the architecture's names fit: give what is printed of the module `{outer}` alone"
+                "without `{outer}.` at their beginning, the architecture's names fit: give what \
+                 is printed of the module `{outer}` alone"
             ));
         }
         misfit
@@ -164,7 +196,8 @@ impl StateDict {
         let under = self.tensors.range(stem.clone()..).map(|(name, _)| name.as_str());
         let under = under.map_while(|name| name.strip_prefix(&stem));
         // How many batches a normalization has seen is of no use here.
-        let mut surplus: BTreeSet<&str> = under.filter(|name| !name.ends_with("num_batches_tracked")).collect();
+        let mut surplus: BTreeSet<&str> =
+            under.filter(|name| !name.ends_with("num_batches_tracked")).collect();
         let mut misfit = Misfit::default();
         for (name, expected) in asked {
             surplus.remove(name.as_str());
@@ -179,7 +212,9 @@ impl StateDict {
                     });
                 }
                 None => match self.left_out.get(&whole) {
-                    Some(what) => misfit.notes.push(format!("{name}: it is in the file, but it is {what}")),
+                    Some(what) => {
+                        misfit.notes.push(format!("{name}: it is in the file, but it is {what}"))
+                    }
                     None => misfit.missing.push(name.clone()),
                 },
             }
@@ -199,7 +234,9 @@ struct Fit {
 
 /// What is said where the tensors under several prefixes would do.
 fn several(prefixes: &[&str]) -> String {
-    let quoted = |prefix: &&str| if prefix.is_empty() { "no prefix".to_owned() } else { format!("`{}`", shortened(prefix)) };
+    let quoted = |prefix: &&str| {
+        if prefix.is_empty() { "no prefix".to_owned() } else { format!("`{}`", shortened(prefix)) }
+    };
     let listed: Vec<String> = prefixes.iter().take(LISTED).map(quoted).collect();
     let count = prefixes.len();
     format!(
@@ -210,21 +247,29 @@ fn several(prefixes: &[&str]) -> String {
 
 impl Misfit {
     fn is_empty(&self) -> bool {
-        self.missing.is_empty() && self.surplus.is_empty() && self.misshapen.is_empty() && self.notes.is_empty()
+        self.missing.is_empty()
+            && self.surplus.is_empty()
+            && self.misshapen.is_empty()
+            && self.notes.is_empty()
     }
 
-    /// Says what else may be why tensors are missing: something that was left out has the name of a module that they are of, or is
-    /// of the same module.
+    /// Says what else may be why tensors are missing: something that was left out has the name of a
+    /// module that they are of, or is of the same module.
     fn explain(&mut self, left_out: &BTreeMap<String, Arc<str>>, prefix: &str) {
         let Some(first) = self.missing.first() else { return };
         let whole = join(prefix, first);
         let module = whole.rsplit_once('.').map_or("", |(module, _)| module);
         let is_related = |name: &str| {
-            let inside = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.'));
+            let inside = |inner: &str, outer: &str| {
+                inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.'))
+            };
             name == prefix || inside(&whole, name) || module.is_empty() || inside(name, module)
         };
         let related: Vec<_> = left_out.iter().filter(|(name, _)| is_related(name)).collect();
-        let notes = related.iter().take(LISTED).map(|(name, what)| format!("left out: {} is {what}", shortened(name)));
+        let notes = related
+            .iter()
+            .take(LISTED)
+            .map(|(name, what)| format!("left out: {} is {what}", shortened(name)));
         self.notes.extend(notes);
         if related.len() > LISTED {
             self.notes.push(format!("left out: {} more", related.len() - LISTED));
@@ -238,7 +283,8 @@ impl From<Misfit> for Error {
     }
 }
 
-/// A tensor that two of a module's layers ask for, if there is one: a file of a few bytes would make a large model.
+/// A tensor that two of a module's layers ask for, if there is one: a file of a few bytes would
+/// make a large model.
 pub(super) fn asked_twice<T: Scalar>(module: &Module<T>) -> Option<String> {
     let mut asked = Vec::new();
     ask(module, "", &mut asked);
@@ -251,7 +297,9 @@ fn ask<T: Scalar>(module: &Module<T>, path: &str, asked: &mut Vec<(String, Vec<u
     match module {
         Module::Layer(_) => {}
         Module::Weighted(weighted) => {
-            asked.extend(weighted.tensors().into_iter().map(|(name, shape)| (join(path, name), shape)));
+            asked.extend(
+                weighted.tensors().into_iter().map(|(name, shape)| (join(path, name), shape)),
+            );
         }
         Module::Sequential(children) | Module::Residual(children) | Module::Concat(children) => {
             for (name, child) in children {
@@ -263,7 +311,10 @@ fn ask<T: Scalar>(module: &Module<T>, path: &str, asked: &mut Vec<(String, Vec<u
 
 /// Says in an error about one layer's weights which tensors they were.
 fn name_layer(mut error: Error, name: &str) -> Error {
-    if let Error::NonFiniteWeight { kind, .. } | Error::NonFiniteBias { kind, .. } | Error::ZeroSized { kind, .. } = &mut error {
+    if let Error::NonFiniteWeight { kind, .. }
+    | Error::NonFiniteBias { kind, .. }
+    | Error::ZeroSized { kind, .. } = &mut error
+    {
         *kind = format!("{kind} {name}");
     }
     error

@@ -20,13 +20,15 @@ pub(super) fn has_arrays(names: &[String]) -> bool {
 }
 
 impl StateDict {
-    /// Reads the content of an `.npz` file, as `numpy.savez` and `numpy.savez_compressed` write it; the tensors have the arrays'
-    /// names. An `.npy` file, which holds one array without a name, is read too: it is called `arr_0`, as NumPy would.
+    /// Reads the content of an `.npz` file, as `numpy.savez` and `numpy.savez_compressed` write it;
+    /// the tensors have the arrays' names. An `.npy` file, which holds one array without a name, is
+    /// read too: it is called `arr_0`, as NumPy would.
     ///
-    /// In NumPy, for a network of two dense layers,
-    /// `numpy.savez("weights.npz", **{"0.weight": w0, "0.bias": b0, "2.weight": w2, "2.bias": b2})`.
+    /// In NumPy, for a network of two dense layers, `numpy.savez("weights.npz", **{"0.weight": w0,
+    /// "0.bias": b0, "2.weight": w2, "2.bias": b2})`.
     ///
-    /// Whole numbers and truth values are read, too: an array may be one of samples. A `Vec<u8>` is taken as it is.
+    /// Whole numbers and truth values are read, too: an array may be one of samples. A `Vec<u8>` is
+    /// taken as it is.
     ///
     /// # Errors
     /// [`Error::Malformed`].
@@ -38,7 +40,10 @@ impl StateDict {
         } else if beginning.starts_with(Archive::MAGIC) {
             Self::of_npz(Archive::open(&whole)?)
         } else {
-            Err(malformed(&recognize::instead(recognize::recognize(&beginning), "NumPy's .npz and .npy")))
+            Err(malformed(&recognize::instead(
+                recognize::recognize(&beginning),
+                "NumPy's .npz and .npy",
+            )))
         }
     }
 
@@ -51,7 +56,9 @@ impl StateDict {
         for file in archive.names()? {
             if let Some(name) = file.strip_suffix(".npy") {
                 let array = array(&archive.file(&file)?).map_err(|error| match error {
-                    Error::Malformed { format, reason } => Error::Malformed { format, reason: format!("'{name}': {reason}") },
+                    Error::Malformed { format, reason } => {
+                        Error::Malformed { format, reason: format!("'{name}': {reason}") }
+                    }
                     other => other,
                 })?;
                 tensors.push((name.to_owned(), array));
@@ -71,27 +78,39 @@ fn no_array(names: &[String]) -> Error {
         Some(what @ recognize::CHECKPOINT) if cfg!(not(feature = "pytorch")) => {
             format!("it is {what}: switch on the feature `pytorch` of the crate to read it")
         }
-        Some(what @ recognize::CHECKPOINT) => format!("it is {what}: read it with StateDict::open or StateDict::from_pytorch"),
+        Some(what @ recognize::CHECKPOINT) => {
+            format!("it is {what}: read it with StateDict::open or StateDict::from_pytorch")
+        }
         Some(what) => format!("it is {what}"),
         None if names.is_empty() => "there is no file in the archive, and so no array".to_owned(),
-        None => format!("there is no array (a file .npy) in the archive; its files begin with {listed}"),
+        None => {
+            format!("there is no array (a file .npy) in the archive; its files begin with {listed}")
+        }
     })
 }
 
-/// The array of an `.npy` file: a magic number, the format's version, the header's length, the header, the values.
+/// The array of an `.npy` file: a magic number, the format's version, the header's length, the
+/// header, the values.
 fn array(file: &Data) -> Result<Tensor, Error> {
-    let ends = || malformed("the file ends before its array does: it is truncated, copy or download it again");
+    let ends = || {
+        malformed("the file ends before its array does: it is truncated, copy or download it again")
+    };
     let beginning = file.beginning(LONGEST)?;
-    let (length, behind) =
-        match *beginning.strip_prefix(MAGIC).ok_or_else(|| malformed("it does not begin as an array of NumPy"))? {
-            [1, _, low, high, ..] => (u32::from(u16::from_le_bytes([low, high])), 10),
-            [2 | 3, _, a, b, c, d, ..] => (u32::from_le_bytes([a, b, c, d]), 12),
-            _ => return Err(malformed("its version is not 1, 2 or 3")),
-        };
+    let (length, behind) = match *beginning
+        .strip_prefix(MAGIC)
+        .ok_or_else(|| malformed("it does not begin as an array of NumPy"))?
+    {
+        [1, _, low, high, ..] => (u32::from(u16::from_le_bytes([low, high])), 10),
+        [2 | 3, _, a, b, c, d, ..] => (u32::from_le_bytes([a, b, c, d]), 12),
+        _ => return Err(malformed("its version is not 1, 2 or 3")),
+    };
     let header = beginning.get(behind..behind + length as usize).ok_or_else(ends)?;
-    let header = Header::parse(&String::from_utf8_lossy(header)).ok_or_else(|| malformed("its header cannot be read"))?;
+    let header = Header::parse(&String::from_utf8_lossy(header))
+        .ok_or_else(|| malformed("its header cannot be read"))?;
     let Header { number, fortran, shape } = header;
-    let bytes = Tensor::count(&shape).and_then(|count| count.checked_mul(number.size())).ok_or_else(ends)?;
+    let bytes = Tensor::count(&shape)
+        .and_then(|count| count.checked_mul(number.size()))
+        .ok_or_else(ends)?;
     let data = file.part(behind as u64 + u64::from(length), bytes as u64).ok_or_else(ends)?;
     let strides = fortran.then(|| {
         let turned: Vec<usize> = shape.iter().rev().copied().collect();
@@ -155,7 +174,8 @@ fn number_of(descr: &str) -> Number {
 
 fn shape_of(text: &str) -> Option<Vec<usize>> {
     let inner = text.strip_prefix('(')?.strip_suffix(')')?;
-    let dims = inner.split(',').map(str::trim).filter(|dim| !dim.is_empty()).map(|dim| dim.parse().ok());
+    let dims =
+        inner.split(',').map(str::trim).filter(|dim| !dim.is_empty()).map(|dim| dim.parse().ok());
     dims.collect()
 }
 

@@ -1,9 +1,10 @@
 //! ONNX models.
 //!
-//! A file is a graph of operators; what lies between its input and one of its outputs becomes a [`Sequential`], in four steps:
-//! the messages are decoded ([`proto`]), what does not depend on the input is computed ([`fold`]), each operator becomes
-//! layers or a join of several ways ([`graph`], [`operator`] and what it calls), and sums and concatenations become branches
-//! ([`branches`]), after factors have become part of their activations ([`ending`]).
+//! A file is a graph of operators; what lies between its input and one of its outputs becomes a
+//! [`Sequential`], in four steps: the messages are decoded ([`proto`]), what does not depend on the
+//! input is computed ([`fold`]), each operator becomes layers or a join of several ways ([`graph`],
+//! [`operator`] and what it calls), and sums and concatenations become branches ([`branches`]),
+//! after factors have become part of their activations ([`ending`]).
 
 mod activation;
 mod arithmetic;
@@ -42,8 +43,8 @@ const NODES: usize = 1 << 15;
 /// The sets of operators that are read: what an operator means may change from one to the next.
 const OPSETS: std::ops::RangeInclusive<i64> = 9..=28;
 
-/// An ONNX file before a model is made of it: where it has several outputs, or an input of no fixed shape, it has to be told
-/// which. For all others there is [`Sequential::read_onnx`].
+/// An ONNX file before a model is made of it: where it has several outputs, or an input of no fixed
+/// shape, it has to be told which. For all others there is [`Sequential::read_onnx`].
 ///
 /// ```no_run
 /// use relprop::io::OnnxFile;
@@ -70,12 +71,19 @@ impl OnnxFile {
     /// [`Error::Io`] and [`Error::Malformed`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let mut file = Self::from_bytes(Data::of_file(path)?.read()?).map_err(|error| error.in_file(path))?;
-        file.folder = Some(path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")).to_owned());
+        let mut file =
+            Self::from_bytes(Data::of_file(path)?.read()?).map_err(|error| error.in_file(path))?;
+        file.folder = Some(
+            path.parent()
+                .filter(|folder| *folder != Path::new(""))
+                .unwrap_or(Path::new("."))
+                .to_owned(),
+        );
         Ok(file)
     }
 
-    /// Reads the content of a model's file, which has to hold all of its weights. A `Vec<u8>` is taken as it is.
+    /// Reads the content of a model's file, which has to hold all of its weights. A `Vec<u8>` is
+    /// taken as it is.
     ///
     /// # Errors
     /// [`Error::Malformed`].
@@ -83,8 +91,13 @@ impl OnnxFile {
         let bytes = bytes.into();
         let size = bytes.len();
         let what = recognize::recognize(&bytes[..size.min(recognize::ENOUGH)]);
-        let Ok(Model { graph: Some(graph), opset_import }) = Model::decode(bytes) else { return Err(malformed(no_model(what))) };
-        let opset = opset_import.iter().find(|opset| is_standard(&opset.domain)).map_or(0, |opset| opset.version);
+        let Ok(Model { graph: Some(graph), opset_import }) = Model::decode(bytes) else {
+            return Err(malformed(no_model(what)));
+        };
+        let opset = opset_import
+            .iter()
+            .find(|opset| is_standard(&opset.domain))
+            .map_or(0, |opset| opset.version);
         let file = Self { graph, size, folder: None, input: None, output: None, opset };
         let nodes = file.graph.node.len();
         if !OPSETS.contains(&opset) {
@@ -95,7 +108,9 @@ impl OnnxFile {
             return Err(malformed(reason));
         }
         if nodes > NODES {
-            return Err(malformed(format!("its graph has {nodes} nodes, and at most {NODES} are supported")));
+            return Err(malformed(format!(
+                "its graph has {nodes} nodes, and at most {NODES} are supported"
+            )));
         }
         Ok(file)
     }
@@ -113,8 +128,8 @@ impl OnnxFile {
         self
     }
 
-    /// The output that is explained, where there are several; the name of any other value of the graph does as well, and the
-    /// model ends there.
+    /// The output that is explained, where there are several; the name of any other value of the
+    /// graph does as well, and the model ends there.
     #[must_use]
     pub fn output(mut self, name: impl Into<String>) -> Self {
         self.output = Some(name.into());
@@ -124,18 +139,27 @@ impl OnnxFile {
     /// The model from the input to the output.
     ///
     /// # Errors
-    /// [`Error::UnsupportedNodes`] with all nodes that cannot be explained; [`Error::Malformed`] for a graph that is not sound, has
-    /// several inputs, or leaves open which output is meant or how large a sample is; and those of
+    /// [`Error::UnsupportedNodes`] with all nodes that cannot be explained; [`Error::Malformed`]
+    /// for a graph that is not sound, has several inputs, or leaves open which output is meant or
+    /// how large a sample is; and those of
     /// [`SequentialBuilder::build`](crate::SequentialBuilder::build).
     pub fn to_model<T: Scalar>(&self) -> Result<Sequential<T>, Error> {
         let graph = &self.graph;
         let output = self.output.as_deref().map_or_else(|| self.only(graph), Ok)?;
-        Reader::new(graph, self.opset, self.size, self.folder.as_deref(), self.input)?.read(graph, output)
+        Reader::new(graph, self.opset, self.size, self.folder.as_deref(), self.input)?
+            .read(graph, output)
     }
 
     /// The only output that has numbers of floating point.
     fn only<'a>(&self, graph: &'a proto::Graph) -> Result<&'a str, Error> {
-        let listed = || self.outputs().iter().take(20).map(|name| format!("'{}'", shortened(name))).collect::<Vec<_>>().join(", ");
+        let listed = || {
+            self.outputs()
+                .iter()
+                .take(20)
+                .map(|name| format!("'{}'", shortened(name)))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         // A classifier of scikit-learn has a label besides, a whole number or a text.
         let floating = |output: &&ValueInfo| {
             let tensor = output.r#type.as_ref().and_then(|of| of.tensor.as_ref());
@@ -144,22 +168,29 @@ impl OnnxFile {
         match graph.output.iter().filter(floating).collect::<Vec<_>>().as_slice() {
             [one] => Ok(&one.name),
             [] => Err(malformed(
-                "it has no output of floating-point numbers: export the model with its scores or probabilities as an output"
+                "it has no output of floating-point numbers: export the model with its scores or \
+                 probabilities as an output"
                     .to_owned(),
             )),
-            _ => Err(malformed(format!("it has several outputs ({}): say which one to explain, with OnnxFile::output", listed()))),
+            _ => Err(malformed(format!(
+                "it has several outputs ({}): say which one to explain, \
+                with OnnxFile::output",
+                listed()
+            ))),
         }
     }
 }
 
 impl<T: Scalar> Sequential<T> {
-    /// Reads a model from an ONNX file with one input and one output of floating point: [`OnnxFile::open`],
-    /// [`OnnxFile::to_model`].
+    /// Reads a model from an ONNX file with one input and one output of floating point:
+    /// [`OnnxFile::open`], [`OnnxFile::to_model`].
     ///
-    /// The layers have the names of the nodes. A batch-normalization that the exporter has left alone is a layer of its own:
-    /// [`canonize`](Self::canonize) before you explain. A log-softmax at the end becomes a softmax, whose logits are explained, and
-    /// p and 1 - p become the probabilities of two logits. A number that an activation's argument or value is multiplied by is part
-    /// of the activation ([`Scaled`](crate::Scaled)). Casts to numbers of 16 bits are left out: the model computes in `T` throughout.
+    /// The layers have the names of the nodes. A batch-normalization that the exporter has left
+    /// alone is a layer of its own: [`canonize`](Self::canonize) before you explain. A log-softmax
+    /// at the end becomes a softmax, whose logits are explained, and p and 1 - p become the
+    /// probabilities of two logits. A number that an activation's argument or value is multiplied
+    /// by is part of the activation ([`Scaled`](crate::Scaled)). Casts to numbers of 16 bits are
+    /// left out: the model computes in `T` throughout.
     ///
     /// # Errors
     /// Those of both.
@@ -183,9 +214,20 @@ impl<T: Scalar> Sequential<T> {
 /// What is said of a file that is no model, or only a part of one.
 fn no_model(what: Option<&'static str>) -> String {
     match what {
-        Some(recognize::ONNX) => "it begins as an ONNX model and is cut off or damaged: download or export it again".to_owned(),
-        Some(weights @ (recognize::SAFETENSORS | recognize::CHECKPOINT | recognize::ARRAY | recognize::ARRAYS)) => {
-            format!("it is {weights}, which has weights only: read it with StateDict::open, or export the model to ONNX")
+        Some(recognize::ONNX) => {
+            "it begins as an ONNX model and is cut off or damaged: download or export it again"
+                .to_owned()
+        }
+        Some(
+            weights @ (recognize::SAFETENSORS
+            | recognize::CHECKPOINT
+            | recognize::ARRAY
+            | recognize::ARRAYS),
+        ) => {
+            format!(
+                "it is {weights}, which has weights only: read it with StateDict::open, or export \
+                 the model to ONNX"
+            )
         }
         other => recognize::instead(other, "ONNX models"),
     }

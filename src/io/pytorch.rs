@@ -1,8 +1,9 @@
 //! PyTorch's checkpoints: what `torch.save(net.state_dict(), path)` writes.
 //!
-//! A checkpoint is a pickle, which is a program that builds objects, and behind it the numbers; since PyTorch 1.6 both are in a
-//! zip archive. The program is read, never run: dictionaries, lists and tensors are made of it, and whatever else it would make
-//! is left out ([`pickle`]). This is a reader of our own so that what it allocates is bounded by the file's size, which a pickle is
+//! A checkpoint is a pickle, which is a program that builds objects, and behind it the numbers;
+//! since PyTorch 1.6 both are in a zip archive. The program is read, never run: dictionaries, lists
+//! and tensors are made of it, and whatever else it would make is left out ([`pickle`]). This is a
+//! reader of our own so that what it allocates is bounded by the file's size, which a pickle is
 //! made to evade: it can name the same object over and over.
 
 mod pickle;
@@ -24,8 +25,8 @@ use pickle::{Content, Machine, Saved, Value};
 const DEPTH: usize = 16;
 const LONGEST: usize = 1024;
 
-/// Weights may be shared, but the tensors have together at most so many times the bytes that there are: a small file could
-/// otherwise say that it has the same numbers without end.
+/// Weights may be shared, but the tensors have together at most so many times the bytes that there
+/// are: a small file could otherwise say that it has the same numbers without end.
 const SHARED: usize = 16;
 
 /// The name of a tensor that was saved alone, not in a dictionary.
@@ -37,7 +38,10 @@ pub(super) fn is_legacy(beginning: &[u8]) -> bool {
 
 /// The folder in which an archive has its pickle, with the slash behind it.
 fn folder(names: &[String]) -> Option<&str> {
-    names.iter().find_map(|name| name.strip_suffix("data.pkl")).filter(|folder| folder.is_empty() || folder.ends_with('/'))
+    names
+        .iter()
+        .find_map(|name| name.strip_suffix("data.pkl"))
+        .filter(|folder| folder.is_empty() || folder.ends_with('/'))
 }
 
 pub(super) fn is_checkpoint(archive: &Archive) -> Result<bool, Error> {
@@ -45,18 +49,21 @@ pub(super) fn is_checkpoint(archive: &Archive) -> Result<bool, Error> {
 }
 
 impl StateDict {
-    /// Reads the content of a `.pt` or `.pth` file that `torch.save` has written of a state dict, in today's format or in that
-    /// of before PyTorch 1.6, from whatever device. The tensors of a dictionary in it have names that begin with its key: those
-    /// of `{"model": net.state_dict(), "epoch": 3}` are [`under`](Self::under)`("model")`, where a model looks for them by itself
-    /// ([`StateDictBuilder::build`](super::StateDictBuilder::build)). A tensor that was saved alone, as by `torch.save(x, path)`, has
-    /// the name `tensor`.
+    /// Reads the content of a `.pt` or `.pth` file that `torch.save` has written of a state dict,
+    /// in today's format or in that of before PyTorch 1.6, from whatever device. The tensors of a
+    /// dictionary in it have names that begin with its key: those of `{"model": net.state_dict(),
+    /// "epoch": 3}` are [`under`](Self::under)`("model")`, where a model looks for them by itself
+    /// ([`StateDictBuilder::build`](super::StateDictBuilder::build)). A tensor that was saved
+    /// alone, as by `torch.save(x, path)`, has the name `tensor`.
     ///
-    /// A pickle is a program. None of it is run: there is nothing in this reader that a file could call. A `Vec<u8>` is taken as it is.
+    /// A pickle is a program. None of it is run: there is nothing in this reader that a file could
+    /// call. A `Vec<u8>` is taken as it is.
     ///
     /// # Errors
-    /// [`Error::Malformed`], also for a whole pickled module, whose tensors are in objects of Python classes, which are not made.
-    /// A tensor that is unsupported among others (sparse, quantized, expanded, of a class of its own) is left out; a model that asks for it
-    /// is refused with the reason.
+    /// [`Error::Malformed`], also for a whole pickled module, whose tensors are in objects of
+    /// Python classes, which are not made. A tensor that is unsupported among others (sparse,
+    /// quantized, expanded, of a class of its own) is left out; a model that asks for it is refused
+    /// with the reason.
     pub fn from_pytorch(bytes: impl Into<Bytes>) -> Result<Self, Error> {
         let whole = Data::Held(bytes.into());
         let beginning = whole.beginning(recognize::ENOUGH)?;
@@ -65,7 +72,10 @@ impl StateDict {
         } else if beginning.starts_with(Archive::MAGIC) {
             Self::of_checkpoint(Archive::open(&whole)?)
         } else {
-            Err(malformed(&recognize::instead(recognize::recognize(&beginning), "PyTorch's .pt and .pth")))
+            Err(malformed(&recognize::instead(
+                recognize::recognize(&beginning),
+                "PyTorch's .pt and .pth",
+            )))
         }
     }
 
@@ -73,8 +83,14 @@ impl StateDict {
         let names = archive.names()?;
         let folder = match (folder(&names), recognize::of_archive(&names)) {
             (Some(folder), Some(recognize::CHECKPOINT)) => folder,
-            (_, what @ Some(_)) => return Err(malformed(&recognize::instead(what, "PyTorch's .pt and .pth"))),
-            _ => return Err(malformed("there is no data.pkl in the archive, as torch.save writes it")),
+            (_, what @ Some(_)) => {
+                return Err(malformed(&recognize::instead(what, "PyTorch's .pt and .pth")));
+            }
+            _ => {
+                return Err(malformed(
+                    "there is no data.pkl in the archive, as torch.save writes it",
+                ));
+            }
         };
         if names.iter().any(|name| *name == format!("{folder}byteorder"))
             && archive.file(&format!("{folder}byteorder"))?.read()? != "little"
@@ -82,7 +98,8 @@ impl StateDict {
             return Err(malformed("its numbers are not little-endian"));
         }
         let program = archive.file(&format!("{folder}data.pkl"))?.read()?;
-        // What is made of a pickle is many times its size, and a packed one may be many times the file's.
+        // What is made of a pickle is many times its size, and a packed one may be many times the
+        // file's.
         if program.len() > archive.length() {
             return Err(malformed("its pickle is packed, and larger than the file"));
         }
@@ -96,13 +113,18 @@ impl StateDict {
     }
 
     pub(super) fn of_legacy(whole: &Data) -> Result<Self, Error> {
-        // The number that tells the format, its version, facts about the machine, the objects, the storages' keys.
+        // The number that tells the format, its version, facts about the machine, the objects, the
+        // storages' keys.
         let bytes = whole.read()?;
         let mut machine = Machine::new(&bytes);
-        let mut load = || machine.load().map_err(|reason| malformed(&reason)).map(|value| (value, machine.at()));
+        let mut load = || {
+            machine.load().map_err(|reason| malformed(&reason)).map(|value| (value, machine.at()))
+        };
         load()?;
         if !matches!(load()?.0, Value::Int(1001)) {
-            return Err(malformed("it is of an unsupported version of PyTorch's format: save it again with PyTorch 1.6 or later"));
+            return Err(malformed(
+                "it is of an unsupported version of PyTorch's format: save it again with PyTorch 1.6 or later",
+            ));
         }
         load()?;
         let (root, _) = load()?;
@@ -110,10 +132,19 @@ impl StateDict {
         let mut storages: BTreeMap<Rc<str>, Data> = BTreeMap::new();
         let ends = || malformed("the file is truncated: copy or download it again");
         for key in machine.list(&keys).unwrap_or_default() {
-            let Value::Text(key) = key else { return Err(malformed("the key of a storage is no text")) };
-            let size = machine.storages.get(key).ok_or_else(|| malformed("it has numbers of which no tensor is made"))?;
-            let count = bytes.get(at..).and_then(|rest| rest.first_chunk()).map(|count| u64::from_le_bytes(*count));
-            let length = count.and_then(|count| count.checked_mul(*size as u64)).ok_or_else(ends)?;
+            let Value::Text(key) = key else {
+                return Err(malformed("the key of a storage is no text"));
+            };
+            let size = machine
+                .storages
+                .get(key)
+                .ok_or_else(|| malformed("it has numbers of which no tensor is made"))?;
+            let count = bytes
+                .get(at..)
+                .and_then(|rest| rest.first_chunk())
+                .map(|count| u64::from_le_bytes(*count));
+            let length =
+                count.and_then(|count| count.checked_mul(*size as u64)).ok_or_else(ends)?;
             if *size == 0 {
                 return Err(malformed("it has numbers of an unknown type"));
             }
@@ -126,15 +157,26 @@ impl StateDict {
 }
 
 /// The tensors in what a pickle has made, of storages by their keys.
-fn state_dict(machine: &Machine<'_>, root: &Value, storages: &BTreeMap<Rc<str>, Data>) -> Result<StateDict, Error> {
-    // Other dictionaries may hold the same one many times over: no more of them are looked into than the program has bytes.
-    let mut collected = Collected { machine, budget: machine.length(), found: Vec::new(), left_out: Vec::new() };
+fn state_dict(
+    machine: &Machine<'_>,
+    root: &Value,
+    storages: &BTreeMap<Rc<str>, Data>,
+) -> Result<StateDict, Error> {
+    // Other dictionaries may hold the same one many times over: no more of them are looked into
+    // than the program has bytes.
+    let mut collected =
+        Collected { machine, budget: machine.length(), found: Vec::new(), left_out: Vec::new() };
     collected.value(root, "", 0).map_err(malformed)?;
     let Collected { found, left_out, .. } = collected;
     let mut reasons: BTreeMap<Rc<str>, Arc<str>> = BTreeMap::new();
     let mut left_out: BTreeMap<String, Arc<str>> = left_out
         .into_iter()
-        .map(|(name, what)| (name, reasons.entry(what.name().clone()).or_insert_with(|| what.reason().into()).clone()))
+        .map(|(name, what)| {
+            (
+                name,
+                reasons.entry(what.name().clone()).or_insert_with(|| what.reason().into()).clone(),
+            )
+        })
         .collect();
     let there: usize = storages.values().map(Data::length).sum();
     let mut tensors = Vec::with_capacity(found.len());
@@ -146,8 +188,12 @@ fn state_dict(machine: &Machine<'_>, root: &Value, storages: &BTreeMap<Rc<str>, 
             continue;
         }
         let name = if name.is_empty() { ALONE.to_owned() } else { name };
-        let tensor = tensor(saved, storages)
-            .ok_or_else(|| malformed(&format!("tensor {} has more values than its file: it is damaged", shortened(&name))))?;
+        let tensor = tensor(saved, storages).ok_or_else(|| {
+            malformed(&format!(
+                "tensor {} has more values than its file: it is damaged",
+                shortened(&name)
+            ))
+        })?;
         together = together.saturating_add(tensor.data.length());
         tensors.push((name, tensor));
     }
@@ -155,7 +201,9 @@ fn state_dict(machine: &Machine<'_>, root: &Value, storages: &BTreeMap<Rc<str>, 
         return Err(malformed(&nothing(&left_out)));
     }
     if together > there.saturating_mul(SHARED) {
-        return Err(malformed(&format!("its tensors share their numbers more than {SHARED} times over")));
+        return Err(malformed(&format!(
+            "its tensors share their numbers more than {SHARED} times over"
+        )));
     }
     Ok(StateDict { left_out, ..StateDict::of(tensors) })
 }
@@ -167,9 +215,13 @@ fn nothing(left_out: &BTreeMap<String, Arc<str>>) -> String {
         (Some(what), _) => format!("there are no named tensors in it: the whole of it is {what}"),
         (None, 0) => format!("there is no tensor in it; {save}"),
         (None, count) => {
-            let listed: Vec<String> =
-                left_out.iter().take(5).map(|(name, what)| format!("\n  {} is {what}", shortened(name))).collect();
-            let more = if count > 5 { format!("\n  and {} more", count - 5) } else { String::new() };
+            let listed: Vec<String> = left_out
+                .iter()
+                .take(5)
+                .map(|(name, what)| format!("\n  {} is {what}", shortened(name)))
+                .collect();
+            let more =
+                if count > 5 { format!("\n  and {} more", count - 5) } else { String::new() };
             format!("there is nothing in it that can be read as weights:{}{more}", listed.concat())
         }
     }
@@ -196,24 +248,34 @@ impl LeftOut {
         let own = name.rsplit('.').next().unwrap_or_default();
         match (self, own) {
             (Self::Subclass(_), _) => {
-                format!("a tensor of the class {name}, which is unsupported: save tensor.as_subclass(torch.Tensor)")
+                format!(
+                    "a tensor of the class {name}, which is unsupported: save \
+                    tensor.as_subclass(torch.Tensor)"
+                )
             }
             (_, "_rebuild_sparse_tensor" | "_rebuild_sparse_csr_tensor") => {
                 "a sparse tensor, which is unsupported: save tensor.to_dense()".to_owned()
             }
             (_, "_rebuild_qtensor") => {
-                "a quantized tensor, which is unsupported: save the weights before they are quantized, or tensor.dequantize()"
+                "a quantized tensor, which is unsupported: save the weights before they are \
+                 quantized, or tensor.dequantize()"
                     .to_owned()
             }
             (_, "_rebuild_meta_tensor_no_storage") => {
-                "a tensor of the meta device, which has no values: load the weights in Python, and save them again".to_owned()
+                "a tensor of the meta device, which has no values: load the weights in Python, \
+                 and save them again"
+                    .to_owned()
             }
             (_, "_rebuild_nested_tensor") => "a nested tensor, which is unsupported".to_owned(),
             _ if own.starts_with("_rebuild") => {
-                format!("a tensor made by {name}, which is unsupported: save tensor.detach().cpu().clone()")
+                format!(
+                    "a tensor made by {name}, which is unsupported: save \
+                    tensor.detach().cpu().clone()"
+                )
             }
             _ => format!(
-                "an object of the class {name}, not a tensor: save its weights in Python with torch.save(net.state_dict(), path)"
+                "an object of the class {name}, not a tensor: save its weights in Python with \
+                 torch.save(net.state_dict(), path)"
             ),
         }
     }
@@ -230,7 +292,8 @@ struct Collected<'a> {
 
 impl Collected<'_> {
     fn spend(&mut self, cost: usize) -> Result<(), &'static str> {
-        self.budget = self.budget.checked_sub(cost).ok_or("its dictionaries hold one another without end")?;
+        self.budget =
+            self.budget.checked_sub(cost).ok_or("its dictionaries hold one another without end")?;
         Ok(())
     }
 
@@ -245,7 +308,9 @@ impl Collected<'_> {
                 self.found.push((name.to_owned(), saved));
             }
             Some(Content::Unknown(class)) => self.leave_out(name, LeftOut::Made(class.clone()))?,
-            Some(Content::Subclass(class)) => self.leave_out(name, LeftOut::Subclass(class.clone()))?,
+            Some(Content::Subclass(class)) => {
+                self.leave_out(name, LeftOut::Subclass(class.clone()))?
+            }
             Some(Content::Dict(of, items)) => {
                 if let Some(of) = of {
                     self.pairs(of, name, depth)?;
@@ -266,7 +331,9 @@ impl Collected<'_> {
 
     /// What a dictionary was made of: another one, or a list of pairs.
     fn pairs(&mut self, of: &Value, name: &str, depth: usize) -> Result<(), &'static str> {
-        let Some(Content::List(items)) = self.machine.content(of) else { return self.value(of, name, depth + 1) };
+        let Some(Content::List(items)) = self.machine.content(of) else {
+            return self.value(of, name, depth + 1);
+        };
         for item in items {
             self.spend(1)?;
             if let Some([key, item]) = self.machine.list(item) {
@@ -276,7 +343,13 @@ impl Collected<'_> {
         Ok(())
     }
 
-    fn item(&mut self, key: &Value, item: &Value, name: &str, depth: usize) -> Result<(), &'static str> {
+    fn item(
+        &mut self,
+        key: &Value,
+        item: &Value,
+        name: &str,
+        depth: usize,
+    ) -> Result<(), &'static str> {
         match key {
             Value::Text(key) => self.value(item, &join(name, key), depth + 1),
             Value::Int(key) => self.value(item, &join(name, &key.to_string()), depth + 1),
@@ -296,25 +369,37 @@ fn tensor(saved: &Saved, storages: &BTreeMap<Rc<str>, Data>) -> Option<Tensor> {
     let Saved { storage, number, offset, shape, strides } = saved;
     let number = number.clone();
     if let Number::Other(_) = number {
-        return Some(Tensor { shape: shape.clone(), strides: None, number, data: Data::Held(Bytes::new()) });
+        return Some(Tensor {
+            shape: shape.clone(),
+            strides: None,
+            number,
+            data: Data::Held(Bytes::new()),
+        });
     }
     let count = Tensor::count(shape)?;
-    let span = Tensor::span(shape, strides).filter(|&span| shape.len() == strides.len() && count <= span)?;
+    let span = Tensor::span(shape, strides)
+        .filter(|&span| shape.len() == strides.len() && count <= span)?;
     let bytes = |numbers: usize| numbers.checked_mul(number.size()).map(|bytes| bytes as u64);
     let data = storages.get(&storage.key)?.part(bytes(*offset)?, bytes(span)?)?;
     let plain = Tensor::steps(shape);
     // The stride of an axis of one index is of no effect.
-    let as_is = shape.iter().zip(strides).zip(&plain).all(|((&dim, stride), plain)| dim == 1 || stride == plain);
+    let as_is = shape
+        .iter()
+        .zip(strides)
+        .zip(&plain)
+        .all(|((&dim, stride), plain)| dim == 1 || stride == plain);
     let strides = (!as_is && count > 0).then(|| strides.clone());
     Some(Tensor { shape: shape.clone(), strides, number, data })
 }
 
-/// What is said of a tensor that has more values than numbers: what is made of it would not be bounded by the file's size.
-const OVERLAPPING: &str =
-    "a tensor whose values overlap, as tensor.expand(...) makes it, which is unsupported: save tensor.clone()";
+/// What is said of a tensor that has more values than numbers: what is made of it would not be
+/// bounded by the file's size.
+const OVERLAPPING: &str = "a tensor whose values overlap, as tensor.expand(...) makes it, which \
+    is unsupported: save tensor.clone()";
 
 impl Saved {
-    /// Whether some of the tensor's values are the same number of its storage, so that there are more of them than it takes from there.
+    /// Whether some of the tensor's values are the same number of its storage, so that there are
+    /// more of them than it takes from there.
     fn overlaps(&self) -> bool {
         let Self { shape, strides, .. } = self;
         let span = if shape.len() == strides.len() { Tensor::span(shape, strides) } else { None };

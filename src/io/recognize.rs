@@ -1,7 +1,10 @@
 //! What a file is, by its first bytes: a reader that cannot use a file says what it was given.
 
 // No format has need of all of it.
-#![cfg_attr(not(all(feature = "npz", feature = "onnx", feature = "pytorch", feature = "safetensors")), allow(dead_code))]
+#![cfg_attr(
+    not(all(feature = "npz", feature = "onnx", feature = "pytorch", feature = "safetensors")),
+    allow(dead_code)
+)]
 
 use std::path::Path;
 
@@ -16,21 +19,27 @@ pub(crate) const ARRAYS: &str = "an archive of NumPy arrays (.npz)";
 pub(crate) const ARCHIVE: &str = "a zip archive";
 pub(crate) const ONNX: &str = "an ONNX model";
 
-/// What a file's first bytes (of [`ENOUGH`]) say that it is, with what to do where that is the same for every reader: "an HTML page".
-/// `None` where they say nothing. A sentence is made of it by "it is".
+/// What a file's first bytes (of [`ENOUGH`]) say that it is, with what to do where that is the same
+/// for every reader: "an HTML page". `None` where they say nothing. A sentence is made of it by "it
+/// is".
 pub(crate) fn recognize(beginning: &[u8]) -> Option<&'static str> {
     // First: the length of the header, with which it begins, can be the magic number of anything.
     if let [_, _, _, _, _, _, 0, 0, b'{', ..] = beginning {
         return Some(SAFETENSORS);
     }
-    let magic = MAGICS.iter().find(|(magic, _)| beginning.starts_with(magic)).map(|(_, what)| *what);
+    let magic =
+        MAGICS.iter().find(|(magic, _)| beginning.starts_with(magic)).map(|(_, what)| *what);
     magic.or_else(|| match beginning {
         [] => Some("an empty file: it was not written or downloaded as a whole"),
-        [b'P', b'K', 3, 4, ..] => Some(first_name(beginning).and_then(|name| of_archive(&[name])).unwrap_or(ARCHIVE)),
+        [b'P', b'K', 3, 4, ..] => {
+            Some(first_name(beginning).and_then(|name| of_archive(&[name])).unwrap_or(ARCHIVE))
+        }
         [0x80, 2..=5, number @ ..] if number.starts_with(LEGACY) => Some(CHECKPOINT),
         [0x80, 2..=5, ..] => Some("a Python pickle"),
         _ if beginning.get(257..262) == Some(b"ustar") => Some("a tar archive: unpack it first"),
-        [_, _, _, _, b'T', b'F', b'L', b'3', ..] => Some("a TensorFlow Lite model: export the model to ONNX with tf2onnx"),
+        [_, _, _, _, b'T', b'F', b'L', b'3', ..] => {
+            Some("a TensorFlow Lite model: export the model to ONNX with tf2onnx")
+        }
         [8, 1, 0x12, graph @ ..] if is_saved_model(graph) => Some(SAVED_MODEL),
         [8, 1..=20, ..] => Some(ONNX),
         _ => of_text(beginning),
@@ -52,7 +61,10 @@ pub(crate) const LEGACY: &[u8] = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
 const MAGICS: [(&[u8], &str); 18] = [
     (b"\x93NUMPY", ARRAY),
     (b"\x89HDF\r\n\x1a\n", HDF5),
-    (b"version https://git-lfs", "a Git LFS pointer: the file itself was not downloaded; run `git lfs pull`"),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer: the file itself was not downloaded; run `git lfs pull`",
+    ),
     (b"GGUF", "a GGUF file, as llama.cpp uses: language models are unsupported"),
     (b"PK\x05\x06", "an empty zip archive"),
     (b"\x1f\x8b", "packed with gzip: unpack it first (`gunzip`, or `tar -xzf`)"),
@@ -70,10 +82,12 @@ const MAGICS: [(&[u8], &str); 18] = [
     (b"\x7fELF", "a program or a library"),
 ];
 
-const HDF5: &str = "an HDF5 file, as Keras writes .h5: load the model in Keras and export it to ONNX (`model.export(\"model.onnx\", \
+const HDF5: &str = "an HDF5 file, as Keras writes .h5: load the model in Keras and export it to \
+    ONNX (`model.export(\"model.onnx\", \
                     format=\"onnx\")`)";
 
-const SAVED_MODEL: &str = "a TensorFlow saved model: export the model to ONNX (`python -m tf2onnx.convert --saved-model FOLDER \
+const SAVED_MODEL: &str = "a TensorFlow saved model: export the model to ONNX (`python -m \
+    tf2onnx.convert --saved-model FOLDER \
                            --output model.onnx`)";
 
 /// What a folder is, in the place of a file.
@@ -81,7 +95,8 @@ pub(crate) fn of_folder(path: &Path) -> String {
     if path.join("saved_model.pb").exists() {
         format!("it is the folder of {SAVED_MODEL}")
     } else if path.join("data.pkl").exists() {
-        "it is a folder, an unpacked PyTorch checkpoint: give the file that it was unpacked from".to_owned()
+        "it is a folder, an unpacked PyTorch checkpoint: give the file that it was unpacked from"
+            .to_owned()
     } else {
         "it is a folder: give the path of a file".to_owned()
     }
@@ -89,18 +104,27 @@ pub(crate) fn of_folder(path: &Path) -> String {
 
 /// What a zip archive is that holds files of these names.
 pub(crate) fn of_archive(names: &[impl AsRef<str>]) -> Option<&'static str> {
-    let holds = |ends: &[&str]| names.iter().any(|name| ends.iter().any(|end| name.as_ref().ends_with(end)));
+    let holds = |ends: &[&str]| {
+        names.iter().any(|name| ends.iter().any(|end| name.as_ref().ends_with(end)))
+    };
     let in_folder = |folder: &str| names.iter().any(|name| name.as_ref().contains(folder));
     if names.iter().any(|name| matches!(name.as_ref(), "metadata.json" | "model.weights.h5")) {
-        Some("a Keras model (.keras): export it to ONNX in Keras (`model.export(\"model.onnx\", format=\"onnx\")`)")
-    } else if holds(&["archive_format", "serialized_exported_program.json"]) || in_folder("models/model.json") {
         Some(
-            "a program of torch.export (.pt2): save the weights with torch.save(net.state_dict(), path), or export the model with \
+            "a Keras model (.keras): export it to ONNX in Keras (`model.export(\"model.onnx\", \
+             format=\"onnx\")`)",
+        )
+    } else if holds(&["archive_format", "serialized_exported_program.json"])
+        || in_folder("models/model.json")
+    {
+        Some(
+            "a program of torch.export (.pt2): save the weights with torch.save(net.state_dict(), \
+             path), or export the model with \
              torch.onnx.export",
         )
     } else if holds(&["constants.pkl"]) || in_folder("/code/__torch__") {
         Some(
-            "a TorchScript archive (torch.jit.save): save the weights of the module with torch.save(net.state_dict(), path), or \
+            "a TorchScript archive (torch.jit.save): save the weights of the module with \
+             torch.save(net.state_dict(), path), or \
              export the model with torch.onnx.export",
         )
     } else if holds(&["data.pkl"]) {
@@ -132,16 +156,21 @@ fn of_text(beginning: &[u8]) -> Option<&'static str> {
     // A character may be cut in two at the end.
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
-        Err(error) if error.error_len().is_none() => std::str::from_utf8(&bytes[..error.valid_up_to()]).ok()?,
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(&bytes[..error.valid_up_to()]).ok()?
+        }
         Err(_) => return None,
     };
     if text.contains(|c: char| c.is_control() && !c.is_whitespace()) {
         return None;
     }
     let text = text.trim_start();
-    let begins = |with: &str| text.get(..with.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(with));
+    let begins = |with: &str| {
+        text.get(..with.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(with))
+    };
     Some(if begins("<!doctype html") || begins("<html") || begins("<head") {
-        "an HTML page: a web server answered with a page in place of the file; download the file itself"
+        "an HTML page: a web server answered with a page in place of the file; download the file \
+         itself"
     } else if begins("<?xml") || begins("<Error") {
         "an XML document: a web server may have answered with an error in place of the file"
     } else if text.starts_with(['{', '[']) {

@@ -20,7 +20,9 @@ impl StateDict {
     /// [`Error::Malformed`].
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self, Error> {
         match recognize::recognize(bytes) {
-            None | Some(recognize::SAFETENSORS) => Self::of_safetensors(&Data::Held(Bytes::copy_from_slice(bytes))),
+            None | Some(recognize::SAFETENSORS) => {
+                Self::of_safetensors(&Data::Held(Bytes::copy_from_slice(bytes)))
+            }
             what => {
                 let reason = recognize::instead(what, "safetensors files");
                 Err(Error::Malformed { format: "safetensors".to_owned(), reason })
@@ -29,12 +31,19 @@ impl StateDict {
     }
 
     pub(super) fn of_safetensors(whole: &Data) -> Result<Self, Error> {
-        let short = || super::malformed("the safetensors file is truncated: copy or download it again".to_owned());
-        let length = *whole.beginning(8)?.first_chunk().ok_or_else(|| malformed(&SafeTensorError::HeaderTooSmall))?;
+        let short = || {
+            super::malformed(
+                "the safetensors file is truncated: copy or download it again".to_owned(),
+            )
+        };
+        let length = *whole
+            .beginning(8)?
+            .first_chunk()
+            .ok_or_else(|| malformed(&SafeTensorError::HeaderTooSmall))?;
         let length = u64::from_le_bytes(length);
         let header = whole.part(8, length).ok_or_else(short)?.read()?;
-        let header: Metadata =
-            serde_json::from_slice(&header).map_err(|e| malformed(&SafeTensorError::InvalidHeaderDeserialization(e)))?;
+        let header: Metadata = serde_json::from_slice(&header)
+            .map_err(|e| malformed(&SafeTensorError::InvalidHeaderDeserialization(e)))?;
         let behind = whole.part(8 + length, header.data_len() as u64).ok_or_else(short)?;
         if behind.length() + 8 + usize::try_from(length).map_err(|_| short())? != whole.length() {
             return Err(malformed(&SafeTensorError::MetadataIncompleteBuffer));
@@ -57,19 +66,22 @@ impl StateDict {
             Some((name, Tensor { shape: info.shape.clone(), strides: None, number, data }))
         });
         let tensors: Option<_> = tensors.collect();
-        let metadata = header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone()));
+        let metadata =
+            header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone()));
         Some(Self { tensors: tensors?, metadata: metadata.collect(), left_out: BTreeMap::new() })
     }
 }
 
 impl<T: Scalar> Sequential<T> {
-    /// The model as a safetensors file, in its own number type, with the architecture in the file's metadata.
+    /// The model as a safetensors file, in its own number type, with the architecture in the file's
+    /// metadata.
     ///
-    /// The tensors have the names that PyTorch's `nn.Sequential` would give them, so it can load them too.
+    /// The tensors have the names that PyTorch's `nn.Sequential` would give them, so it can load
+    /// them too.
     ///
     /// # Errors
-    /// [`Error::NotWritable`] for a layer whose kind is none of this crate's. A layer of your own is told by its kind alone:
-    /// do not give it the name of another.
+    /// [`Error::NotWritable`] for a layer whose kind is none of this crate's. A layer of your own
+    /// is told by its kind alone: do not give it the name of another.
     ///
     /// # Example
     /// ```
@@ -85,19 +97,28 @@ impl<T: Scalar> Sequential<T> {
     pub fn to_safetensors(&self) -> Result<Vec<u8>, Error> {
         let mut tensors = Vec::new();
         for node in self.nodes() {
-            let known = matches!(node.bound, Bound::Branches { .. }) || architecture::parse::<T>(&describe(&*node.layer)).is_ok();
+            let known = matches!(node.bound, Bound::Branches { .. })
+                || architecture::parse::<T>(&describe(&*node.layer)).is_ok();
             if !known {
-                return Err(Error::NotWritable { layer: node.index, kind: node.layer.kind().to_owned() });
+                return Err(Error::NotWritable {
+                    layer: node.index,
+                    kind: node.layer.kind().to_owned(),
+                });
             }
             for (name, shape, values) in node.layer.tensors() {
                 tensors.push((format!("{}.{name}", node.name), shape, bytes(values.into_iter())));
             }
         }
         let dtype = if size_of::<T>() == 4 { Dtype::F32 } else { Dtype::F64 };
-        let views = tensors.iter().map(|(name, shape, bytes)| Ok((name, TensorView::new(dtype, shape.clone(), bytes)?)));
+        let views = tensors
+            .iter()
+            .map(|(name, shape, bytes)| Ok((name, TensorView::new(dtype, shape.clone(), bytes)?)));
         let views: Vec<_> = views.collect::<Result<_, _>>().map_err(|e| malformed(&e))?;
         let dims: Vec<String> = self.input_shape().dims().iter().map(usize::to_string).collect();
-        let metadata = HashMap::from([(ARCHITECTURE.to_owned(), self.to_string()), (INPUT.to_owned(), dims.join(" "))]);
+        let metadata = HashMap::from([
+            (ARCHITECTURE.to_owned(), self.to_string()),
+            (INPUT.to_owned(), dims.join(" ")),
+        ]);
         safetensors::serialize(views, Some(metadata)).map_err(|e| malformed(&e))
     }
 
@@ -111,7 +132,8 @@ impl<T: Scalar> Sequential<T> {
         std::fs::write(path, bytes).map_err(|source| Error::io(path, source))
     }
 
-    /// Reads a model from a safetensors file that says its architecture: [`StateDict::open`], [`StateDict::to_model`].
+    /// Reads a model from a safetensors file that says its architecture: [`StateDict::open`],
+    /// [`StateDict::to_model`].
     ///
     /// # Errors
     /// Those of both.
@@ -125,7 +147,8 @@ impl<T: Scalar> Sequential<T> {
 fn bytes<T: Scalar>(values: impl Iterator<Item = T>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for value in values {
-        #[allow(clippy::cast_possible_truncation)] // a T of four bytes is an f32, and exactly representable
+        #[allow(clippy::cast_possible_truncation)]
+        // a T of four bytes is an f32, and exactly representable
         if size_of::<T>() == 4 {
             bytes.extend_from_slice(&(value.as_f64() as f32).to_le_bytes());
         } else {

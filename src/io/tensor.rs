@@ -55,7 +55,8 @@ impl Number {
 #[derive(Debug, Clone)]
 pub(super) enum Data {
     Held(Bytes),
-    /// In a file, from a place on: they are read when they are asked for, so that a model is never in memory twice.
+    /// In a file, from a place on: they are read when they are asked for, so that a model is never
+    /// in memory twice.
     InFile {
         path: Arc<PathBuf>,
         at: u64,
@@ -79,9 +80,10 @@ impl Tensor {
             Number::Uint(2) => self.data.numbers(|b| u16::from_le_bytes(b).into()),
             Number::Uint(4) => self.data.numbers(|b| u32::from_le_bytes(b).into()),
             Number::Uint(_) => self.data.numbers(|b| u64::from_le_bytes(b) as f64),
-            Number::Other(kind) => {
-                Err(malformed(format!("tensor {name} is of type {kind}, weights are f16, bf16, f32 or f64: convert it in Python")))
-            }
+            Number::Other(kind) => Err(malformed(format!(
+                "tensor {name} is of type {kind}, weights are f16, bf16, f32 or f64: convert it \
+                 in Python"
+            ))),
         }?;
         Ok(match &self.strides {
             Some(strides) => in_order(&self.shape, strides, &values),
@@ -89,7 +91,8 @@ impl Tensor {
         })
     }
 
-    /// How many numbers there are, where they can be counted and the axes are not more than any tensor's.
+    /// How many numbers there are, where they can be counted and the axes are not more than any
+    /// tensor's.
     pub fn count(shape: &[usize]) -> Option<usize> {
         if shape.len() > AXES {
             return None;
@@ -99,11 +102,14 @@ impl Tensor {
 
     /// How many numbers lie from one index of an axis to the next, in C order.
     pub fn steps(shape: &[usize]) -> Vec<usize> {
-        let behind = |axis: usize| shape[axis + 1..].iter().fold(1, |steps: usize, &dim| steps.saturating_mul(dim));
+        let behind = |axis: usize| {
+            shape[axis + 1..].iter().fold(1, |steps: usize, &dim| steps.saturating_mul(dim))
+        };
         (0..shape.len()).map(behind).collect()
     }
 
-    /// How many numbers lie between the first and the last of a tensor with strides, both counted; where they can be.
+    /// How many numbers lie between the first and the last of a tensor with strides, both counted;
+    /// where they can be.
     pub fn span(shape: &[usize], strides: &[usize]) -> Option<usize> {
         if shape.contains(&0) {
             return Some(0);
@@ -113,7 +119,8 @@ impl Tensor {
     }
 }
 
-/// The numbers of a tensor with strides in C order; they are known to reach no further than `values`.
+/// The numbers of a tensor with strides in C order; they are known to reach no further than
+/// `values`.
 fn in_order<T: Scalar>(shape: &[usize], strides: &[usize], values: &[T]) -> Vec<T> {
     let count = Tensor::count(shape).unwrap_or(0);
     let mut ordered = Vec::with_capacity(count);
@@ -135,9 +142,13 @@ fn in_order<T: Scalar>(shape: &[usize], strides: &[usize], values: &[T]) -> Vec<
 }
 
 impl Data {
-    fn numbers<T: Scalar, const N: usize>(&self, number: impl Fn([u8; N]) -> f64) -> Result<Vec<T>, Error> {
+    fn numbers<T: Scalar, const N: usize>(
+        &self,
+        number: impl Fn([u8; N]) -> f64,
+    ) -> Result<Vec<T>, Error> {
         let convert = |bytes: &[u8], numbers: &mut Vec<T>| {
-            numbers.extend(bytes.as_chunks::<N>().0.iter().map(|&bytes| T::from_f64(number(bytes))));
+            numbers
+                .extend(bytes.as_chunks::<N>().0.iter().map(|&bytes| T::from_f64(number(bytes))));
         };
         match self {
             Self::Held(bytes) => {
@@ -172,10 +183,13 @@ impl Data {
     pub fn of_file(path: &Path) -> Result<Self, Error> {
         let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
         if metadata.is_dir() {
-            return Err(Error::io(path, std::io::Error::new(ErrorKind::IsADirectory, recognize::of_folder(path))));
+            return Err(Error::io(
+                path,
+                std::io::Error::new(ErrorKind::IsADirectory, recognize::of_folder(path)),
+            ));
         }
-        let length =
-            usize::try_from(metadata.len()).map_err(|_| malformed("the file is larger than the memory can be".to_owned()))?;
+        let length = usize::try_from(metadata.len())
+            .map_err(|_| malformed("the file is larger than the memory can be".to_owned()))?;
         Ok(Self::InFile { path: Arc::new(path.to_owned()), at: 0, length })
     }
 
@@ -192,13 +206,16 @@ impl Data {
         let (first, end) = (usize::try_from(from).ok()?, usize::try_from(end).ok()?);
         Some(match self {
             Self::Held(bytes) => Self::Held(bytes.slice(first..end)),
-            Self::InFile { path, at, .. } => Self::InFile { path: path.clone(), at: at + from, length: end - first },
+            Self::InFile { path, at, .. } => {
+                Self::InFile { path: path.clone(), at: at + from, length: end - first }
+            }
         })
     }
 
     /// As much of it as there is, up to so many bytes.
     pub fn beginning(&self, length: usize) -> Result<Bytes, Error> {
-        self.part(0, self.length().min(length) as u64).map_or_else(|| Ok(Bytes::new()), |part| part.read())
+        self.part(0, self.length().min(length) as u64)
+            .map_or_else(|| Ok(Bytes::new()), |part| part.read())
     }
 
     pub fn read(&self) -> Result<Bytes, Error> {
@@ -207,7 +224,8 @@ impl Data {
             Self::InFile { path, at, length } => {
                 let mut bytes = vec![0; *length];
                 let mut reader = self.reader()?;
-                let all = reader.seek(SeekFrom::Start(*at)).and_then(|_| reader.read_exact(&mut bytes));
+                let all =
+                    reader.seek(SeekFrom::Start(*at)).and_then(|_| reader.read_exact(&mut bytes));
                 all.map_err(|source| Error::io(path, source))?;
                 Ok(bytes.into())
             }
@@ -218,7 +236,9 @@ impl Data {
     pub fn reader(&self) -> Result<Box<dyn ReadSeek>, Error> {
         Ok(match self {
             Self::Held(bytes) => Box::new(Cursor::new(bytes.clone())),
-            Self::InFile { path, .. } => Box::new(File::open(&**path).map_err(|source| Error::io(path, source))?),
+            Self::InFile { path, .. } => {
+                Box::new(File::open(&**path).map_err(|source| Error::io(path, source))?)
+            }
         })
     }
 }

@@ -18,8 +18,8 @@ macro_rules! activation {
     };
 }
 
-/// The two traits of an activation, from its kind, its function, the most that it can steepen, whether it is never negative
-/// and its arguments as PyTorch prints them.
+/// The two traits of an activation, from its kind, its function, the most that it can steepen,
+/// whether it is never negative and its arguments as PyTorch prints them.
 macro_rules! elementwise {
     (probability: $($rest:tt)*) => {
         elementwise!(@ true, $($rest)*);
@@ -79,8 +79,8 @@ activation!(
 );
 /// The logistic function σ(z) = 1 / (1 + exp(-z)).
 ///
-/// At the end of a model it makes a probability of each logit, as [`Softmax`] does of all of them: the logits are explained,
-/// and the probabilities given beside them.
+/// At the end of a model it makes a probability of each logit, as [`Softmax`] does of all of them:
+/// the logits are explained, and the probabilities given beside them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sigmoid;
 elementwise!(probability: Sigmoid, "Sigmoid", |_this, z| sigmoid(z), |_this| Some(0.25), |_this, _input| true, |_this| {
@@ -91,8 +91,8 @@ activation!(
     Tanh, "Tanh", 1.0, |input| input, |z| z.tanh()
 );
 activation!(
-    /// The scaled exponential linear unit: λ z where z > 0, otherwise λ α (exp(z) - 1), with λ = 1.0507 and α = 1.6733
-    /// (Klambauer et al. 2017).
+    /// The scaled exponential linear unit: λ z where z > 0, otherwise λ α (exp(z) - 1), with λ =
+    /// 1.0507 and α = 1.6733 (Klambauer et al. 2017).
     Selu, "SELU", 1.76, |input| input, |z| {
         let scale = T::from_f64(1.050_700_987_355_480_5);
         if z > T::zero() { scale * z } else { scale * T::from_f64(1.673_263_242_354_377_2) * z.exp_m1() }
@@ -106,7 +106,8 @@ activation!(
     /// The softsign function: z / (1 + |z|).
     Softsign, "Softsign", 1.0, |input| input, |z| z / (T::one() + z.abs())
 );
-/// A sigmoid of straight lines: z / 6 + 1/2, clipped to 0 and 1. At the end of a model it is what [`Sigmoid`] is there.
+/// A sigmoid of straight lines: z / 6 + 1/2, clipped to 0 and 1. At the end of a model it is what
+/// [`Sigmoid`] is there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HardSigmoid;
 elementwise!(probability: HardSigmoid, "Hardsigmoid", |_this, z| hard_sigmoid(z), |_this| Some(0.17), |_this, _input| true, |_this| {
@@ -191,8 +192,8 @@ elementwise!(
     |this| format!("alpha={:?}", this.alpha)
 );
 
-/// The continuously differentiable exponential linear unit: z where z > 0, otherwise alpha (exp(z / alpha) - 1)
-/// (Barron 2017).
+/// The continuously differentiable exponential linear unit: z where z > 0, otherwise alpha (exp(z /
+/// alpha) - 1) (Barron 2017).
 ///
 /// | parameter | default | range |
 /// |---|---|---|
@@ -219,13 +220,18 @@ impl Default for Celu {
 elementwise!(
     Celu,
     "CELU",
-    |this, z| if z > T::zero() { z } else { T::from_f64(this.alpha) * (z / T::from_f64(this.alpha)).exp_m1() },
+    |this, z| if z > T::zero() {
+        z
+    } else {
+        T::from_f64(this.alpha) * (z / T::from_f64(this.alpha)).exp_m1()
+    },
     |_this| Some(1.0),
     |_this, input| input,
     |this| format!("alpha={:?}", this.alpha)
 );
 
-/// The Gaussian error linear unit: z Φ(z), with Φ the normal distribution function, exact or in its tanh approximation (Hendrycks and Gimpel 2016).
+/// The Gaussian error linear unit: z Φ(z), with Φ the normal distribution function, exact or in its
+/// tanh approximation (Hendrycks and Gimpel 2016).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Gelu {
     /// z (1 + erf(z / √2)) / 2.
@@ -241,7 +247,9 @@ elementwise!(
     |this, z| {
         let inner = match this {
             Self::Exact => (z * T::from_f64(FRAC_1_SQRT_2)).erf(),
-            Self::Tanh => (T::from_f64(FRAC_2_SQRT_PI * FRAC_1_SQRT_2) * (z + T::from_f64(0.044_715) * z * z * z)).tanh(),
+            Self::Tanh => (T::from_f64(FRAC_2_SQRT_PI * FRAC_1_SQRT_2)
+                * (z + T::from_f64(0.044_715) * z * z * z))
+                .tanh(),
         };
         T::from_f64(0.5) * z * (T::one() + inner)
     },
@@ -250,7 +258,8 @@ elementwise!(
     |this| format!("approximate='{}'", if *this == Self::Exact { "none" } else { "tanh" })
 );
 
-/// A smooth rectified linear unit: ln(1 + exp(beta z)) / beta, and z itself where beta z is above the threshold.
+/// A smooth rectified linear unit: ln(1 + exp(beta z)) / beta, and z itself where beta z is above
+/// the threshold.
 ///
 /// | parameter | default | range |
 /// |---|---|---|
@@ -372,7 +381,11 @@ impl Dropout {
     /// # Errors
     /// [`Error::InvalidParameter`] where p is not a probability.
     pub fn new(p: f64) -> Result<Self, Error> {
-        if (0.0..=1.0).contains(&p) { Ok(Self { p }) } else { Err(Error::parameter("Dropout", "p", p, "from 0 to 1")) }
+        if (0.0..=1.0).contains(&p) {
+            Ok(Self { p })
+        } else {
+            Err(Error::parameter("Dropout", "p", p, "from 0 to 1"))
+        }
     }
 }
 
@@ -398,15 +411,17 @@ impl<T: Scalar> Layer<T> for Dropout {
 
 /// c f(a z): an activation of a scaled argument, times a factor, as one activation.
 ///
-/// Relevance passes through it as through any activation. With layers of their own the two factors would be linear maps, and
-/// rules such as [`Rule::Relative`](crate::Rule::Relative) would treat them as such.
+/// Relevance passes through it as through any activation. With layers of their own the two factors
+/// would be linear maps, and rules such as [`Rule::Relative`](crate::Rule::Relative) would treat
+/// them as such.
 ///
 /// | parameter | range |
 /// |---|---|
 /// | argument (a) | finite |
 /// | value (c) | finite |
 ///
-/// The bound of rounding errors in an explanation's [`health`](crate::Explanation::health) is known where |a c| is at most 4.
+/// The bound of rounding errors in an explanation's [`health`](crate::Explanation::health) is known
+/// where |a c| is at most 4.
 ///
 /// # Example
 /// ```
@@ -431,7 +446,11 @@ pub struct Scaled<T: Scalar> {
 impl<T: Scalar> Scaled<T> {
     /// # Errors
     /// [`Error::InvalidParameter`] where a factor is not finite.
-    pub fn new(activation: impl Layer<T> + Elementwise<T> + Clone + 'static, argument: f64, value: f64) -> Result<Self, Error> {
+    pub fn new(
+        activation: impl Layer<T> + Elementwise<T> + Clone + 'static,
+        argument: f64,
+        value: f64,
+    ) -> Result<Self, Error> {
         Self::with(Arc::new(activation.clone()), Arc::new(activation), argument, value)
     }
 
@@ -441,11 +460,18 @@ impl<T: Scalar> Scaled<T> {
         match layer.operator(Shape::from(1))? {
             Operator::Elementwise(function) => Self::with(layer, function, argument, value),
             Operator::Reshape(_) => Self::with(layer, Arc::new(Identity), argument, value),
-            _ => Err(Error::parameter(SCALED, "activation", layer.kind(), "a function of one value")),
+            _ => {
+                Err(Error::parameter(SCALED, "activation", layer.kind(), "a function of one value"))
+            }
         }
     }
 
-    fn with(layer: Arc<dyn Layer<T>>, function: Arc<dyn Elementwise<T>>, argument: f64, value: f64) -> Result<Self, Error> {
+    fn with(
+        layer: Arc<dyn Layer<T>>,
+        function: Arc<dyn Elementwise<T>>,
+        argument: f64,
+        value: f64,
+    ) -> Result<Self, Error> {
         for (name, factor) in [("argument", argument), ("value", value)] {
             // Also in the model's own numbers.
             finite(SCALED, name, T::from_f64(factor).as_f64())?;
@@ -463,10 +489,12 @@ impl<T: Scalar> Elementwise<T> for Scaled<T> {
 
     /// A negative factor makes arguments of unknown sign, and values of unknown sign.
     fn is_nonnegative(&self, input: bool) -> bool {
-        self.value == 0.0 || (self.value > 0.0 && self.function.is_nonnegative(input && self.argument >= 0.0))
+        self.value == 0.0
+            || (self.value > 0.0 && self.function.is_nonnegative(input && self.argument >= 0.0))
     }
 
-    /// The activations are right to two units in the last place of |a z| + |f(a z)|, so that c f(a z) is right to 8 of
+    /// The activations are right to two units in the last place of |a z| + |f(a z)|, so that c f(a
+    /// z) is right to 8 of
     /// |z| + |c f(a z)| where |a c| is small.
     fn steepest(&self) -> Option<f64> {
         let slope = (self.argument * self.value).abs();
@@ -500,17 +528,20 @@ impl<T: Scalar> Layer<T> for Scaled<T> {
     }
 }
 
-/// Softmax over the values of a vector, at the end of a model only; [`Softmax::over`] is that over an axis.
+/// Softmax over the values of a vector, at the end of a model only; [`Softmax::over`] is that over
+/// an axis.
 ///
-/// The model's [`forward`](crate::Sequential::forward) gives the probabilities; an explanation explains the logits and
-/// gives the probabilities beside them. To explain probabilities is to explain one output by its rivals' inputs too, and
-/// relevance that is multiplied by a saturated softmax vanishes.
+/// The model's [`forward`](crate::Sequential::forward) gives the probabilities; an explanation
+/// explains the logits and gives the probabilities beside them. To explain probabilities is to
+/// explain one output by its rivals' inputs too, and relevance that is multiplied by a saturated
+/// softmax vanishes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Softmax;
 
 impl Softmax {
-    /// Softmax over one axis of the values, counted from 0: over the channels of an image it is `Softmax::over(0)`, which gives
-    /// probabilities for each pixel. (PyTorch counts the axis of the samples too: `dim=1`.)
+    /// Softmax over one axis of the values, counted from 0: over the channels of an image it is
+    /// `Softmax::over(0)`, which gives probabilities for each pixel. (PyTorch counts the axis of
+    /// the samples too: `dim=1`.)
     ///
     /// ```
     /// use relprop::{Conv2d, Sequential, Softmax};
@@ -530,7 +561,8 @@ impl Softmax {
         AxisSoftmax { dim: isize::try_from(axis).map_or(isize::MAX, |axis| axis.saturating_add(1)) }
     }
 
-    /// The same by PyTorch's `dim`, which counts the axis of the samples, or from the end where it is negative.
+    /// The same by PyTorch's `dim`, which counts the axis of the samples, or from the end where it
+    /// is negative.
     #[cfg(feature = "io")]
     pub(crate) fn over_dim(dim: isize) -> AxisSoftmax {
         AxisSoftmax { dim }
@@ -544,7 +576,11 @@ impl<T: Scalar> Layer<T> for Softmax {
 
     fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
         if input.dims().len() != 1 {
-            return Err(Error::shape("Softmax", input, "a vector (Softmax::over(0) is over the channels)"));
+            return Err(Error::shape(
+                "Softmax",
+                input,
+                "a vector (Softmax::over(0) is over the channels)",
+            ));
         }
         Ok(Operator::Softmax(0))
     }
@@ -570,10 +606,16 @@ impl<T: Scalar> Layer<T> for AxisSoftmax {
         let axes = input.dims().len().cast_signed();
         match if self.dim < 0 { axes + self.dim } else { self.dim - 1 } {
             axis if (0..axes).contains(&axis) => Ok(Operator::Softmax(axis.cast_unsigned())),
-            _ if self.dim == 0 || self.dim == -1 - axes => {
-                Err(Error::shape("Softmax", input, format!("an axis of the values, dim={} is that of the samples", self.dim)))
-            }
-            _ => Err(Error::shape("Softmax", input, format!("values that have an axis dim={}", self.dim))),
+            _ if self.dim == 0 || self.dim == -1 - axes => Err(Error::shape(
+                "Softmax",
+                input,
+                format!("an axis of the values, dim={} is that of the samples", self.dim),
+            )),
+            _ => Err(Error::shape(
+                "Softmax",
+                input,
+                format!("values that have an axis dim={}", self.dim),
+            )),
         }
     }
 
@@ -583,9 +625,17 @@ impl<T: Scalar> Layer<T> for AxisSoftmax {
 }
 
 fn above_zero(of: &str, parameter: &str, value: f64) -> Result<f64, Error> {
-    if finite(of, parameter, value)? > 0.0 { Ok(value) } else { Err(Error::parameter(of, parameter, value, "above 0")) }
+    if finite(of, parameter, value)? > 0.0 {
+        Ok(value)
+    } else {
+        Err(Error::parameter(of, parameter, value, "above 0"))
+    }
 }
 
 fn finite(of: &str, parameter: &str, value: f64) -> Result<f64, Error> {
-    if value.is_finite() { Ok(value) } else { Err(Error::parameter(of, parameter, value, "finite")) }
+    if value.is_finite() {
+        Ok(value)
+    } else {
+        Err(Error::parameter(of, parameter, value, "finite"))
+    }
 }

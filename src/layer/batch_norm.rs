@@ -22,7 +22,11 @@ struct Statistics<T> {
 }
 
 impl<T: Scalar> Statistics<T> {
-    fn new(kind: &str, [weight, bias, mean, variance]: [Vec<T>; 4], eps: f64) -> Result<Self, Error> {
+    fn new(
+        kind: &str,
+        [weight, bias, mean, variance]: [Vec<T>; 4],
+        eps: f64,
+    ) -> Result<Self, Error> {
         let channels = weight.len();
         if channels == 0 {
             return Err(Error::ZeroSized { kind: kind.to_owned(), outputs: 0, inputs: 0 });
@@ -30,9 +34,19 @@ impl<T: Scalar> Statistics<T> {
         if !(eps.is_finite() && eps >= 0.0) {
             return Err(Error::parameter(kind, "eps", eps, "finite and not below 0"));
         }
-        for (name, values) in [("weight", &weight), ("bias", &bias), ("running_mean", &mean), ("running_var", &variance)] {
+        for (name, values) in [
+            ("weight", &weight),
+            ("bias", &bias),
+            ("running_mean", &mean),
+            ("running_var", &variance),
+        ] {
             if values.len() != channels {
-                return Err(Error::parameter(kind, name, values.len(), &format!("of {channels} values, as the weight is")));
+                return Err(Error::parameter(
+                    kind,
+                    name,
+                    values.len(),
+                    &format!("of {channels} values, as the weight is"),
+                ));
             }
             if let Some((_, value)) = linalg::first_non_finite(values) {
                 return Err(Error::parameter(kind, name, value.as_f64(), "finite"));
@@ -40,11 +54,25 @@ impl<T: Scalar> Statistics<T> {
         }
         let scale = |(&w, &v): (&T, &T)| w / (v + T::from_f64(eps)).sqrt();
         let a: Arc<[T]> = weight.iter().zip(&variance).map(scale).collect();
-        let b: Arc<[T]> = bias.iter().zip(&mean).zip(&*a).map(|((&b, &mean), &a)| b - mean * a).collect();
+        let b: Arc<[T]> =
+            bias.iter().zip(&mean).zip(&*a).map(|((&b, &mean), &a)| b - mean * a).collect();
         if linalg::first_non_finite(&a).is_some() || linalg::first_non_finite(&b).is_some() {
-            return Err(Error::parameter(kind, "running_var + eps", 0.0, "above 0, and no channel's scale beyond the number type"));
+            return Err(Error::parameter(
+                kind,
+                "running_var + eps",
+                0.0,
+                "above 0, and no channel's scale beyond the number type",
+            ));
         }
-        Ok(Self { weight: weight.into(), bias: bias.into(), mean: mean.into(), variance: variance.into(), eps, a, b })
+        Ok(Self {
+            weight: weight.into(),
+            bias: bias.into(),
+            mean: mean.into(),
+            variance: variance.into(),
+            eps,
+            a,
+            b,
+        })
     }
 }
 
@@ -57,11 +85,13 @@ macro_rules! batch_norm {
         }
 
         impl<T: Scalar> $name<T> {
-            /// A layer with these tensors of PyTorch, one value for each channel; eps is 1e-5 there unless said otherwise.
+            /// A layer with these tensors of PyTorch, one value for each channel; eps is 1e-5 there
+            /// unless said otherwise.
             ///
             /// # Errors
-            /// [`Error::ZeroSized`] without channels; [`Error::InvalidParameter`] where a tensor is of another length or
-            /// not finite, eps is below 0, or a channel's variance and eps are 0.
+            /// [`Error::ZeroSized`] without channels; [`Error::InvalidParameter`] where a tensor is
+            /// of another length or not finite, eps is below 0, or a channel's variance and eps are
+            /// 0.
             pub fn new(weight: Vec<T>, bias: Vec<T>, running_mean: Vec<T>, running_var: Vec<T>, eps: f64) -> Result<Self, Error> {
                 Ok(Self { statistics: Statistics::new($kind, [weight, bias, running_mean, running_var], eps)? })
             }
@@ -82,7 +112,8 @@ macro_rules! batch_norm {
 
             fn arguments(&self) -> String {
                 let Statistics { a, eps, .. } = &self.statistics;
-                format!("{}, eps={eps:?}, momentum=0.1, affine=True, track_running_stats=True", a.len())
+                format!("{}, eps={eps:?}, momentum=0.1, affine=True, \
+                    track_running_stats=True", a.len())
             }
 
             fn parameters(&self) -> usize {
@@ -111,7 +142,8 @@ macro_rules! batch_norm {
     };
 }
 batch_norm!(
-    /// The normalization of a vector's values, or of the channels of a sequence, by what was seen in training.
+    /// The normalization of a vector's values, or of the channels of a sequence, by what was seen
+    /// in training.
     ///
     /// Merge it before you explain: [`Sequential::canonize`](crate::Sequential::canonize).
     BatchNorm1d, "BatchNorm1d", 1 | 2, "a vector, or channels x length"
@@ -150,7 +182,9 @@ impl<T: Scalar> LinearMap<T> for PerChannel<T> {
 
     fn apply(&self, x: &[T], y: &mut [T]) {
         let each = self.shape.size() / self.a.len();
-        for ((y, x), &a) in y.chunks_exact_mut(each).zip(x.chunks_exact(each)).zip(self.a.iter().cycle()) {
+        for ((y, x), &a) in
+            y.chunks_exact_mut(each).zip(x.chunks_exact(each)).zip(self.a.iter().cycle())
+        {
             y.iter_mut().zip(x).for_each(|(y, &x)| *y = a * x);
         }
     }
@@ -160,7 +194,11 @@ impl<T: Scalar> LinearMap<T> for PerChannel<T> {
     }
 
     fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>> {
-        Box::new(Self { a: self.a.iter().map(|&a| f.value(a)).collect(), b: None, shape: self.shape })
+        Box::new(Self {
+            a: self.a.iter().map(|&a| f.value(a)).collect(),
+            b: None,
+            shape: self.shape,
+        })
     }
 
     fn multiply_adds(&self) -> f64 {

@@ -7,7 +7,8 @@ use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// Layers that follow one another: a way from a layer's values to its outputs. Without layers it is the values themselves.
+/// Layers that follow one another: a way from a layer's values to its outputs. Without layers it is
+/// the values themselves.
 ///
 /// Made from a [`SequentialBuilder`](crate::SequentialBuilder).
 #[derive(Debug, Clone)]
@@ -24,8 +25,9 @@ pub(crate) struct Named<T: Scalar> {
 
 /// A residual block: the sum of its branches, y = b₁(z) + b₂(z) + …
 ///
-/// The branch of a shortcut has no layers, or those that bring it to the others' shape. Relevance is split by the rule
-/// [`Norm`](crate::Norm), a_i / (Σ a + ε sgn), and each branch carries its part on to z.
+/// The branch of a shortcut has no layers, or those that bring it to the others' shape. Relevance
+/// is split by the rule [`Norm`](crate::Norm), a_i / (Σ a + ε sgn), and each branch carries its
+/// part on to z.
 ///
 /// ```
 /// use relprop::{Linear, Relu, Residual, Rule, Sequential};
@@ -66,7 +68,9 @@ macro_rules! joined {
             ///
             /// # Errors
             /// [`Error::InvalidParameter`] where there is none.
-            pub fn new<B: Into<Branch<T>>>(branches: impl IntoIterator<Item = B>) -> Result<Self, Error> {
+            pub fn new<B: Into<Branch<T>>>(
+                branches: impl IntoIterator<Item = B>,
+            ) -> Result<Self, Error> {
                 let branches: Vec<Branch<T>> = branches.into_iter().map(Into::into).collect();
                 if branches.is_empty() {
                     return Err(Error::parameter($kind, "branches", 0, "at least one"));
@@ -84,12 +88,19 @@ macro_rules! joined {
                 Ok(Operator::Branches(self.branches.clone(), $how))
             }
 
-            fn with_branches(&self, f: &mut dyn FnMut(&Branch<T>) -> Branch<T>) -> Option<Arc<dyn Layer<T>>> {
+            fn with_branches(
+                &self,
+                f: &mut dyn FnMut(&Branch<T>) -> Branch<T>,
+            ) -> Option<Arc<dyn Layer<T>>> {
                 Some(Arc::new(Self { branches: self.branches.iter().map(f).collect() }))
             }
 
             fn parameters(&self) -> usize {
-                self.branches.iter().flat_map(|branch| &branch.layers).map(|node| node.layer.parameters()).sum()
+                self.branches
+                    .iter()
+                    .flat_map(|branch| &branch.layers)
+                    .map(|node| node.layer.parameters())
+                    .sum()
             }
         }
     };

@@ -72,22 +72,47 @@ impl<T: Scalar> Convolution<T> {
         bias: Option<Vec<T>>,
     ) -> Result<Self, Error> {
         let [outer, inner, ..] = shape;
-        let of_group = shape[1..].iter().try_fold(1_usize, |size, &dim| size.checked_mul(dim)).filter(|&size| size > 0);
+        let of_group = shape[1..]
+            .iter()
+            .try_fold(1_usize, |size, &dim| size.checked_mul(dim))
+            .filter(|&size| size > 0);
         let (Some(of_group), true) = (of_group, outer > 0) else {
             return Err(Error::ZeroSized { kind: kind.to_owned(), outputs: outer, inputs: inner });
         };
         if outer.checked_mul(of_group) != Some(weights.len()) {
-            return Err(Error::WeightCount { kind: kind.to_owned(), found: weights.len(), outputs: outer, inputs: of_group });
+            return Err(Error::WeightCount {
+                kind: kind.to_owned(),
+                found: weights.len(),
+                outputs: outer,
+                inputs: of_group,
+            });
         }
         if let Some((at, value)) = linalg::first_non_finite(&weights) {
             let (output, input) = (at / of_group, at % of_group);
-            return Err(Error::NonFiniteWeight { kind: kind.to_owned(), output, input, value: value.as_f64() });
+            return Err(Error::NonFiniteWeight {
+                kind: kind.to_owned(),
+                output,
+                input,
+                value: value.as_f64(),
+            });
         }
         let (bias, one) = (bias.map(Arc::from), [1, 1]);
         let (stride, dilation, groups) = (one, one, 1);
         let [padding, padding_end, output_padding] = [[0, 0]; 3];
-        let layer =
-            Self { kind, rank, transposed, weights, shape, bias, stride, padding, padding_end, output_padding, dilation, groups };
+        let layer = Self {
+            kind,
+            rank,
+            transposed,
+            weights,
+            shape,
+            bias,
+            stride,
+            padding,
+            padding_end,
+            output_padding,
+            dilation,
+            groups,
+        };
         if let (Some(bias), false) = (&layer.bias, transposed) {
             super::check_bias(kind, Bias::from(&**bias), outer, of_group)?;
         }
@@ -107,37 +132,76 @@ impl<T: Scalar> Convolution<T> {
     fn map(&self, input: Shape) -> Result<ConvolutionMap<T>, Error> {
         let kind = self.kind;
         let (channels, outputs) = self.channels();
-        for (name, values) in [("stride", self.stride), ("dilation", self.dilation), ("groups", [self.groups; 2])] {
+        for (name, values) in
+            [("stride", self.stride), ("dilation", self.dilation), ("groups", [self.groups; 2])]
+        {
             if values.contains(&0) {
                 return Err(Error::parameter(kind, name, values, "at least 1"));
             }
         }
         if !self.shape[0].is_multiple_of(self.groups) {
-            return Err(Error::parameter(kind, "groups", self.groups, &format!("a divisor of {} channels", self.shape[0])));
+            return Err(Error::parameter(
+                kind,
+                "groups",
+                self.groups,
+                &format!("a divisor of {} channels", self.shape[0]),
+            ));
         }
         if let Some(bias) = &self.bias {
-            super::check_bias(kind, Bias::from(&**bias), outputs, self.weights.len() / self.shape[0])?;
+            super::check_bias(
+                kind,
+                Bias::from(&**bias),
+                outputs,
+                self.weights.len() / self.shape[0],
+            )?;
         }
         if input.dims().len() != self.rank + 1 || input.channels() != channels {
-            return Err(Error::shape(kind, input, format!("{} with {channels} channels", dims(self.rank))));
+            return Err(Error::shape(
+                kind,
+                input,
+                format!("{} with {channels} channels", dims(self.rank)),
+            ));
         }
         let mut size = [0; 2];
         for (axis, size) in size.iter_mut().enumerate() {
             let (given, kernel, stride, padding) =
                 (input.plane()[axis], self.kernel()[axis], self.stride[axis], self.padding[axis]);
-            let too_small = || Error::shape(kind, input, format!("an input at least as long as its kernel of {kernel}"));
-            let reach = self.dilation[axis].checked_mul(kernel - 1).and_then(|reach| reach.checked_add(1)).ok_or_else(too_small)?;
+            let too_small = || {
+                Error::shape(
+                    kind,
+                    input,
+                    format!("an input at least as long as its kernel of {kernel}"),
+                )
+            };
+            let reach = self.dilation[axis]
+                .checked_mul(kernel - 1)
+                .and_then(|reach| reach.checked_add(1))
+                .ok_or_else(too_small)?;
             let both = padding.checked_add(self.padding_end[axis]).ok_or_else(too_small)?;
             *size = if self.transposed {
-                let far = (given.max(1) - 1).checked_mul(stride).and_then(|far| far.checked_add(reach));
+                let far =
+                    (given.max(1) - 1).checked_mul(stride).and_then(|far| far.checked_add(reach));
                 let whole = far.and_then(|far| far.checked_add(self.output_padding[axis]));
-                whole.and_then(|whole| whole.checked_sub(both)).filter(|&size| size > 0).ok_or_else(too_small)?
+                whole
+                    .and_then(|whole| whole.checked_sub(both))
+                    .filter(|&size| size > 0)
+                    .ok_or_else(too_small)?
             } else {
-                given.checked_add(both).and_then(|room| room.checked_sub(reach)).ok_or_else(too_small)? / stride + 1
+                given
+                    .checked_add(both)
+                    .and_then(|room| room.checked_sub(reach))
+                    .ok_or_else(too_small)?
+                    / stride
+                    + 1
             };
             if self.output_padding[axis] >= stride.max(self.dilation[axis]) {
                 let requirement = "below the stride or the dilation";
-                return Err(Error::parameter(kind, "output_padding", self.output_padding, requirement));
+                return Err(Error::parameter(
+                    kind,
+                    "output_padding",
+                    self.output_padding,
+                    requirement,
+                ));
             }
         }
         let output = input.with(outputs, size);
@@ -176,7 +240,11 @@ impl<T: Scalar> Convolution<T> {
             format!("kernel_size={}", pair(self.kernel())),
             format!("stride={}", pair(self.stride)),
         ];
-        let unusual = [("padding", self.padding, 0), ("dilation", self.dilation, 1), ("output_padding", self.output_padding, 0)];
+        let unusual = [
+            ("padding", self.padding, 0),
+            ("dilation", self.dilation, 1),
+            ("output_padding", self.output_padding, 0),
+        ];
         for (name, values, usual) in unusual {
             if Pair([usual; 2]).along(self.rank, values[0]) != values {
                 all.push(format!("{name}={}", pair(values)));
@@ -198,16 +266,26 @@ impl<T: Scalar> Convolution<T> {
     fn channel_of(&self, weight: usize, output: bool) -> usize {
         let area = self.shape[2] * self.shape[3];
         let (coarse, fine) = (weight / area / self.shape[1], weight / area % self.shape[1]);
-        if output == self.transposed { coarse / (self.shape[0] / self.groups) * self.shape[1] + fine } else { coarse }
+        if output == self.transposed {
+            coarse / (self.shape[0] / self.groups) * self.shape[1] + fine
+        } else {
+            coarse
+        }
     }
 
     fn scaled(&self, a: &[T], b: &[T]) -> Option<Self> {
         if !self.shape[0].is_multiple_of(self.groups) || a.len() != self.channels().1 {
             return None;
         }
-        let weights = self.weights.iter().enumerate().map(|(at, &w)| w * a[self.channel_of(at, true)]).collect();
+        let weights = self
+            .weights
+            .iter()
+            .enumerate()
+            .map(|(at, &w)| w * a[self.channel_of(at, true)])
+            .collect();
         let own = |k: usize| self.bias.as_ref().map_or(T::zero(), |bias| bias[k]);
-        let bias: Vec<T> = a.iter().zip(b).enumerate().map(|(k, (&a, &b))| a * own(k) + b).collect();
+        let bias: Vec<T> =
+            a.iter().zip(b).enumerate().map(|(k, (&a, &b))| a * own(k) + b).collect();
         self.with(weights, bias)
     }
 
@@ -215,11 +293,21 @@ impl<T: Scalar> Convolution<T> {
         let (inputs, outputs) = self.channels();
         let fits = self.shape[0].is_multiple_of(self.groups) && a.len() == inputs;
         // Padding is not shifted; and where windows differ in what they reach, so would the shift.
-        if !fits || self.transposed || ([self.padding, self.padding_end] != [[0, 0]; 2] && b.iter().any(|b| *b != T::zero())) {
+        if !fits
+            || self.transposed
+            || ([self.padding, self.padding_end] != [[0, 0]; 2]
+                && b.iter().any(|b| *b != T::zero()))
+        {
             return None;
         }
-        let weights = self.weights.iter().enumerate().map(|(at, &w)| w * a[self.channel_of(at, false)]).collect();
-        let mut bias = self.bias.as_ref().map_or_else(|| vec![T::zero(); outputs], |bias| bias.to_vec());
+        let weights = self
+            .weights
+            .iter()
+            .enumerate()
+            .map(|(at, &w)| w * a[self.channel_of(at, false)])
+            .collect();
+        let mut bias =
+            self.bias.as_ref().map_or_else(|| vec![T::zero(); outputs], |bias| bias.to_vec());
         for (at, &w) in self.weights.iter().enumerate() {
             bias[self.channel_of(at, true)] += w * b[self.channel_of(at, false)];
         }
@@ -228,7 +316,8 @@ impl<T: Scalar> Convolution<T> {
 
     /// The same with other weights, where they are finite.
     fn with(&self, weights: Vec<T>, bias: Vec<T>) -> Option<Self> {
-        let finite = linalg::first_non_finite(&weights).is_none() && linalg::first_non_finite(&bias).is_none();
+        let finite = linalg::first_non_finite(&weights).is_none()
+            && linalg::first_non_finite(&bias).is_none();
         finite.then(|| Self { weights: weights.into(), bias: Some(bias.into()), ..self.clone() })
     }
 
@@ -250,12 +339,13 @@ macro_rules! convolution {
         }
 
         impl<T: Scalar> $name<T> {
-            /// A layer with weights of this shape, in C order as in PyTorch, and a bias of one value for each output channel,
-            /// or `None`.
+            /// A layer with weights of this shape, in C order as in PyTorch, and a bias of one
+            /// value for each output channel, or `None`.
             ///
             /// # Errors
-            /// [`Error::ZeroSized`], [`Error::WeightCount`], [`Error::BiasShape`], [`Error::NonFiniteWeight`] and
-            /// [`Error::NonFiniteBias`]. Whether the settings fit the input is known when the model is built.
+            /// [`Error::ZeroSized`], [`Error::WeightCount`], [`Error::BiasShape`],
+            /// [`Error::NonFiniteWeight`] and [`Error::NonFiniteBias`]. Whether the settings fit
+            /// the input is known when the model is built.
             pub fn new($shape: $dims, weights: impl Into<Arc<[T]>>, bias: impl Into<Option<Vec<T>>>) -> Result<Self, Error> {
                 Ok(Self { inner: Convolution::new($kind, $rank, $transposed, $four, weights.into(), bias.into())? })
             }
@@ -275,7 +365,8 @@ macro_rules! convolution {
                 self
             }
 
-            /// The same with another number of zeros below and on the right than above and on the left.
+            /// The same with another number of zeros below and on the right than above and on the
+            /// left.
             #[must_use]
             pub fn padding_end(mut self, padding: impl Into<Pair>) -> Self {
                 self.inner.padding_end = padding.into().along($rank, 0);
@@ -347,7 +438,8 @@ convolution!(
     Conv1d, "Conv1d", 1, false, [usize; 3], |shape| [shape[0], shape[1], 1, shape[2]]
 );
 convolution!(
-    /// A transposed convolution of an image: weights of shape inputs x (outputs / groups) x height x width.
+    /// A transposed convolution of an image: weights of shape inputs x (outputs / groups) x height
+    /// x width.
     ConvTranspose2d, "ConvTranspose2d", 2, true, [usize; 4], |shape| shape
 );
 
@@ -366,8 +458,8 @@ struct ConvolutionMap<T> {
     geometry: Geometry,
     transposed: bool,
     weights: Arc<[T]>,
-    /// What the weights are mapped by, when they are put in the order of a product: of those in PyTorch's order there is no
-    /// copy for each rule.
+    /// What the weights are mapped by, when they are put in the order of a product: of those in
+    /// PyTorch's order there is no copy for each rule.
     mapped: Option<WeightFn<T>>,
     bias: Option<Arc<[T]>>,
     output: Shape,
@@ -390,8 +482,8 @@ struct Products<T> {
 struct Sizes<T> {
     /// The largest magnitude.
     largest: T,
-    /// A good part of them is zero, or far below the largest: as a rule's transform leaves them, or pruning. An output may then be far
-    /// smaller than the inputs that it sees.
+    /// A good part of them is zero, or far below the largest: as a rule's transform leaves them, or
+    /// pruning. An output may then be far smaller than the inputs that it sees.
     sparse: bool,
 }
 
@@ -429,15 +521,20 @@ impl<T: Scalar> ConvolutionMap<T> {
         let make = if of_sum { Correlation::plain } else { Correlation::new };
         cell.get_or_init(|| match &self.mapped {
             None => make(&self.geometry, direction, &self.weights),
-            Some(f) => make(&self.geometry, direction, &self.weights.iter().map(|&w| f.value(w)).collect::<Vec<T>>()),
+            Some(f) => make(
+                &self.geometry,
+                direction,
+                &self.weights.iter().map(|&w| f.value(w)).collect::<Vec<T>>(),
+            ),
         })
     }
 
     /// Wᵀ y for each column, and diag(u) Wᵀ y where each sample has a column u.
     ///
-    /// A product that is rounded relative to a patch may be wrong in all digits where the largest values of `y` meet weights of zero:
-    /// as when a rule divides by a small total. What the rounding can be is compared with what the column came to, and where it is
-    /// not far below, the column is made again.
+    /// A product that is rounded relative to a patch may be wrong in all digits where the largest
+    /// values of `y` meet weights of zero: as when a rule divides by a small total. What the
+    /// rounding can be is compared with what the column came to, and where it is not far below, the
+    /// column is made again.
     fn transposed_product(&self, y: &[T], u: Option<&[T]>, x: &mut [T]) {
         let (inputs, outputs) = self.sides();
         self.product(false, Rounding::OfPatch).apply(y, x);
@@ -445,11 +542,18 @@ impl<T: Scalar> ConvolutionMap<T> {
         let per_sample = u.map_or(1, |u| columns / (u.len() / inputs.values()).max(1));
         let scale = |column: usize, x: &mut [T]| {
             if let Some(u) = u {
-                super::scale_columns(x, &u[column / per_sample * inputs.values()..][..inputs.values()], inputs.values());
+                super::scale_columns(
+                    x,
+                    &u[column / per_sample * inputs.values()..][..inputs.values()],
+                    inputs.values(),
+                );
             }
         };
-        let largest_weight = if self.geometry.is_transformed() { self.sizes().largest } else { T::zero() };
-        for (column, (y, x)) in y.chunks_exact(outputs.values()).zip(x.chunks_exact_mut(inputs.values())).enumerate() {
+        let largest_weight =
+            if self.geometry.is_transformed() { self.sizes().largest } else { T::zero() };
+        for (column, (y, x)) in
+            y.chunks_exact(outputs.values()).zip(x.chunks_exact_mut(inputs.values())).enumerate()
+        {
             scale(column, x);
             if largest_weight == T::zero() {
                 continue;
@@ -466,7 +570,9 @@ impl<T: Scalar> ConvolutionMap<T> {
 
     fn sizes(&self) -> Sizes<T> {
         *self.products.sizes.get_or_init(|| {
-            let sizes = || self.weights.iter().map(|&w| self.mapped.as_ref().map_or(w, |f| f.value(w)).abs());
+            let sizes = || {
+                self.weights.iter().map(|&w| self.mapped.as_ref().map_or(w, |f| f.value(w)).abs())
+            };
             let largest = sizes().fold(T::zero(), T::max);
             let small = sizes().filter(|&size| size < largest * T::from_f64(1e-3)).count();
             Sizes { largest, sparse: small > self.weights.len() / 16 }
@@ -476,8 +582,17 @@ impl<T: Scalar> ConvolutionMap<T> {
     /// The same with other weights.
     fn with(&self, f: &WeightFn<T>) -> Self {
         let f = f.after(self.mapped.as_ref());
-        let (geometry, transposed, weights, output) = (self.geometry, self.transposed, self.weights.clone(), self.output);
-        Self { geometry, transposed, weights, mapped: Some(f), bias: None, output, products: Products::default() }
+        let (geometry, transposed, weights, output) =
+            (self.geometry, self.transposed, self.weights.clone(), self.output);
+        Self {
+            geometry,
+            transposed,
+            weights,
+            mapped: Some(f),
+            bias: None,
+            output,
+            products: Products::default(),
+        }
     }
 
     /// The sides of the inputs and the outputs.
@@ -511,7 +626,11 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
 
     fn apply(&self, x: &[T], y: &mut [T]) {
         // A rule may divide by what comes out.
-        let rounding = if self.geometry.is_transformed() && self.sizes().sparse { Rounding::OfSum } else { Rounding::OfPatch };
+        let rounding = if self.geometry.is_transformed() && self.sizes().sparse {
+            Rounding::OfSum
+        } else {
+            Rounding::OfPatch
+        };
         self.product(true, rounding).apply(x, y);
     }
 
@@ -531,12 +650,23 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
         let (fine, coarse) = (self.geometry.fine, self.geometry.coarse);
         let groups = self.geometry.groups;
         // One channel for each group says it all.
-        let geometry =
-            Geometry { fine: Planes { channels: groups, ..fine }, coarse: Planes { channels: groups, ..coarse }, ..self.geometry };
+        let geometry = Geometry {
+            fine: Planes { channels: groups, ..fine },
+            coarse: Planes { channels: groups, ..coarse },
+            ..self.geometry
+        };
         let [height, width] = self.geometry.kernel;
         let weights = vec![T::one(); groups * height * width].into();
         let (transposed, output) = (self.transposed, self.output);
-        let window = Self { geometry, transposed, weights, mapped: None, bias: None, output, products: Products::default() };
+        let window = Self {
+            geometry,
+            transposed,
+            weights,
+            mapped: None,
+            bias: None,
+            output,
+            products: Products::default(),
+        };
         let (inputs, outputs) = self.sides();
         Box::new(Ones { window, inputs, outputs })
     }
@@ -547,8 +677,8 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
     }
 }
 
-/// A convolution whose weights are all 1: the channels of a group are summed, go one way together, and are what each channel
-/// of the group gets.
+/// A convolution whose weights are all 1: the channels of a group are summed, go one way together,
+/// and are what each channel of the group gets.
 #[derive(Debug)]
 struct Ones<T: Scalar> {
     window: ConvolutionMap<T>,
@@ -558,10 +688,12 @@ struct Ones<T: Scalar> {
 
 impl<T: Scalar> Ones<T> {
     fn product(&self, forward: bool, x: &[T], y: &mut [T]) {
-        let (from, to) = if forward { (self.inputs, self.outputs) } else { (self.outputs, self.inputs) };
+        let (from, to) =
+            if forward { (self.inputs, self.outputs) } else { (self.outputs, self.inputs) };
         let groups = self.window.geometry.groups;
         let [of_from, of_to] = [from, to].map(|planes| planes.values() / planes.channels);
-        let (mut sums, mut windows) = (vec![T::zero(); groups * of_from], vec![T::zero(); groups * of_to]);
+        let (mut sums, mut windows) =
+            (vec![T::zero(); groups * of_from], vec![T::zero(); groups * of_to]);
         for (x, y) in x.chunks_exact(from.values()).zip(y.chunks_exact_mut(to.values())) {
             sums.fill(T::zero());
             for (channel, x) in x.chunks_exact(of_from).enumerate() {

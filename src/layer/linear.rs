@@ -22,10 +22,12 @@ pub struct Linear<T: Scalar> {
 }
 
 impl<T: Scalar> Linear<T> {
-    /// A layer with `weights` of shape outputs x inputs and a bias of one value for each output, or `None`.
+    /// A layer with `weights` of shape outputs x inputs and a bias of one value for each output, or
+    /// `None`.
     ///
     /// # Errors
-    /// [`Error::ZeroSized`], [`Error::BiasShape`], [`Error::NonFiniteWeight`] and [`Error::NonFiniteBias`].
+    /// [`Error::ZeroSized`], [`Error::BiasShape`], [`Error::NonFiniteWeight`] and
+    /// [`Error::NonFiniteBias`].
     ///
     /// # Example
     /// ```
@@ -46,7 +48,12 @@ impl<T: Scalar> Linear<T> {
             return Err(Error::ZeroSized { kind: kind(), outputs, inputs });
         }
         if let Some((k, value)) = linalg::first_non_finite(weights.as_slice()) {
-            return Err(Error::NonFiniteWeight { kind: kind(), output: k % outputs, input: k / outputs, value: value.as_f64() });
+            return Err(Error::NonFiniteWeight {
+                kind: kind(),
+                output: k % outputs,
+                input: k / outputs,
+                value: value.as_f64(),
+            });
         }
         if let Some(bias) = &bias {
             check_bias(KIND, bias.as_slice().into(), outputs, inputs)?;
@@ -54,7 +61,8 @@ impl<T: Scalar> Linear<T> {
         Ok(Self { weights: Arc::new(weights), bias: bias.map(Arc::new) })
     }
 
-    /// The same from slices: `weights` row by row (a C-order array of shape outputs x inputs, as in PyTorch and numpy).
+    /// The same from slices: `weights` row by row (a C-order array of shape outputs x inputs, as in
+    /// PyTorch and numpy).
     ///
     /// # Errors
     /// [`Error::WeightCount`] and those of [`Linear::new`].
@@ -65,11 +73,24 @@ impl<T: Scalar> Linear<T> {
     /// assert_eq!(layer.weights()[(1, 0)], 4.0);
     /// # Ok::<(), relprop::Error>(())
     /// ```
-    pub fn from_rows(outputs: usize, inputs: usize, weights: &[T], bias: Option<&[T]>) -> Result<Self, Error> {
+    pub fn from_rows(
+        outputs: usize,
+        inputs: usize,
+        weights: &[T],
+        bias: Option<&[T]>,
+    ) -> Result<Self, Error> {
         if outputs.checked_mul(inputs) != Some(weights.len()) {
-            return Err(Error::WeightCount { kind: KIND.to_owned(), found: weights.len(), outputs, inputs });
+            return Err(Error::WeightCount {
+                kind: KIND.to_owned(),
+                found: weights.len(),
+                outputs,
+                inputs,
+            });
         }
-        Self::new(DMatrix::from_row_slice(outputs, inputs, weights), bias.map(DVector::from_column_slice))
+        Self::new(
+            DMatrix::from_row_slice(outputs, inputs, weights),
+            bias.map(DVector::from_column_slice),
+        )
     }
 
     fn matrix(&self) -> Matrix<'_, T> {
@@ -91,12 +112,24 @@ impl<T: Scalar> Linear<T> {
 }
 
 /// A bias has one finite value for each output.
-pub(crate) fn check_bias<T: Scalar>(kind: &str, bias: Bias<'_, T>, outputs: usize, inputs: usize) -> Result<(), Error> {
+pub(crate) fn check_bias<T: Scalar>(
+    kind: &str,
+    bias: Bias<'_, T>,
+    outputs: usize,
+    inputs: usize,
+) -> Result<(), Error> {
     if bias.outputs() != outputs {
-        return Err(Error::BiasShape { kind: kind.to_owned(), found: bias.outputs(), outputs, inputs });
+        return Err(Error::BiasShape {
+            kind: kind.to_owned(),
+            found: bias.outputs(),
+            outputs,
+            inputs,
+        });
     }
     match linalg::first_non_finite(bias.values()) {
-        Some((output, value)) => Err(Error::NonFiniteBias { kind: kind.to_owned(), output, value: value.as_f64() }),
+        Some((output, value)) => {
+            Err(Error::NonFiniteBias { kind: kind.to_owned(), output, value: value.as_f64() })
+        }
         None => Ok(()),
     }
 }
@@ -110,7 +143,11 @@ impl<T: Scalar> Layer<T> for Linear<T> {
         match input.dims() {
             [size] if *size == self.weights.ncols() => Ok(Operator::linear(self.clone())),
             [_] => Err(Error::shape(KIND, input, format!("{} inputs", self.weights.ncols()))),
-            _ => Err(Error::shape(KIND, input, format!("a vector of {}: a Flatten is missing before it", self.weights.ncols()))),
+            _ => Err(Error::shape(
+                KIND,
+                input,
+                format!("a vector of {}: a Flatten is missing before it", self.weights.ncols()),
+            )),
         }
     }
 
@@ -128,8 +165,10 @@ impl<T: Scalar> Layer<T> for Linear<T> {
         }
         let mut weights = (*self.weights).clone();
         weights.row_iter_mut().zip(a).for_each(|(mut row, &a)| row *= a);
-        let own = self.bias.as_ref().map_or_else(|| DVector::zeros(b.len()), |bias| (**bias).clone());
-        let bias = own.component_mul(&DVector::from_column_slice(a)) + DVector::from_column_slice(b);
+        let own =
+            self.bias.as_ref().map_or_else(|| DVector::zeros(b.len()), |bias| (**bias).clone());
+        let bias =
+            own.component_mul(&DVector::from_column_slice(a)) + DVector::from_column_slice(b);
         Some(Arc::new(Self::new(weights, bias).ok()?))
     }
 
@@ -140,7 +179,8 @@ impl<T: Scalar> Layer<T> for Linear<T> {
         }
         let mut weights = (*self.weights).clone();
         weights.column_iter_mut().zip(a).for_each(|(mut column, &a)| column *= a);
-        let mut bias = self.bias.as_ref().map_or_else(|| DVector::zeros(outputs), |bias| (**bias).clone());
+        let mut bias =
+            self.bias.as_ref().map_or_else(|| DVector::zeros(outputs), |bias| (**bias).clone());
         for (column, &b) in self.weights.column_iter().zip(b) {
             bias += column * b;
         }
@@ -149,14 +189,20 @@ impl<T: Scalar> Layer<T> for Linear<T> {
 
     fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
         let (outputs, inputs) = self.weights.shape();
-        let mut tensors = vec![("weight", vec![outputs, inputs], self.weights.transpose().data.into())];
-        tensors.extend(self.bias.iter().map(|bias| ("bias", vec![outputs], bias.as_slice().to_vec())));
+        let mut tensors =
+            vec![("weight", vec![outputs, inputs], self.weights.transpose().data.into())];
+        tensors
+            .extend(self.bias.iter().map(|bias| ("bias", vec![outputs], bias.as_slice().to_vec())));
         tensors
     }
 
     fn arguments(&self) -> String {
         let bias = if self.bias.is_some() { "True" } else { "False" };
-        format!("in_features={}, out_features={}, bias={bias}", self.weights.ncols(), self.weights.nrows())
+        format!(
+            "in_features={}, out_features={}, bias={bias}",
+            self.weights.ncols(),
+            self.weights.nrows()
+        )
     }
 }
 
@@ -268,7 +314,9 @@ impl<T: Scalar> LinearMap<T> for Ones {
 
     fn apply_scaled(&self, u: &[T], x: &[T], y: &mut [T]) {
         let per_sample = x.len() / u.len().max(1);
-        for (sample, (x, y)) in x.chunks_exact(self.inputs).zip(y.chunks_exact_mut(self.outputs)).enumerate() {
+        for (sample, (x, y)) in
+            x.chunks_exact(self.inputs).zip(y.chunks_exact_mut(self.outputs)).enumerate()
+        {
             let u = &u[sample / per_sample * self.inputs..][..self.inputs];
             y.fill(T::from_f64(u.iter().zip(x).map(|(u, x)| u.as_f64() * x.as_f64()).sum()));
         }

@@ -24,37 +24,66 @@ struct Windows {
 
 impl Windows {
     fn new(kernel: [usize; 2]) -> Self {
-        Self { kernel, stride: kernel, padding: [0, 0], padding_end: [0, 0], dilation: [1, 1], ceil: false }
+        Self {
+            kernel,
+            stride: kernel,
+            padding: [0, 0],
+            padding_end: [0, 0],
+            dilation: [1, 1],
+            ceil: false,
+        }
     }
 
     /// How many windows an axis has, as PyTorch counts them.
     fn count(&self, kind: &str, input: Shape, axis: usize) -> Result<usize, Error> {
         let (size, kernel, stride) = (input.plane()[axis], self.kernel[axis], self.stride[axis]);
-        let (padding, padding_end, dilation) = (self.padding[axis], self.padding_end[axis], self.dilation[axis]);
+        let (padding, padding_end, dilation) =
+            (self.padding[axis], self.padding_end[axis], self.dilation[axis]);
         for (name, value) in [("kernel_size", kernel), ("stride", stride), ("dilation", dilation)] {
             if value == 0 {
                 return Err(Error::parameter(kind, name, value, "at least 1"));
             }
         }
-        let what = if self.ceil { "more than its stride leaves out of a" } else { "at least as much as its" };
-        let too_small = || Error::shape(kind, input, format!("{what} window of {kernel} (dilation {dilation})"));
-        let reach = dilation.checked_mul(kernel - 1).and_then(|reach| reach.checked_add(1)).ok_or_else(too_small)?;
+        let what = if self.ceil {
+            "more than its stride leaves out of a"
+        } else {
+            "at least as much as its"
+        };
+        let too_small = || {
+            Error::shape(kind, input, format!("{what} window of {kernel} (dilation {dilation})"))
+        };
+        let reach = dilation
+            .checked_mul(kernel - 1)
+            .and_then(|reach| reach.checked_add(1))
+            .ok_or_else(too_small)?;
         if padding.max(padding_end) > kernel / 2 {
-            return Err(Error::parameter(kind, "padding", padding.max(padding_end), "at most half of kernel_size"));
+            return Err(Error::parameter(
+                kind,
+                "padding",
+                padding.max(padding_end),
+                "at most half of kernel_size",
+            ));
         }
         if self.has_empty(axis, size) {
             return Err(Error::shape(
                 kind,
                 input,
-                format!("an input longer than {dilation}, the dilation: some window would cover padding only"),
+                format!(
+                    "an input longer than {dilation}, the dilation: some window would cover \
+                     padding only"
+                ),
             ));
         }
         let all = size.checked_add(padding + padding_end).ok_or_else(too_small)?;
         if !self.ceil {
             return Ok(all.checked_sub(reach).ok_or_else(too_small)? / stride + 1);
         }
-        // The last window may reach out of the input by less than a stride, but it does not begin in the padding after it.
-        let room = all.checked_add(stride - 1).and_then(|all| all.checked_sub(reach)).ok_or_else(too_small)?;
+        // The last window may reach out of the input by less than a stride, but it does not begin
+        // in the padding after it.
+        let room = all
+            .checked_add(stride - 1)
+            .and_then(|all| all.checked_sub(reach))
+            .ok_or_else(too_small)?;
         let count = room / stride + 1;
         Ok(if (count - 1) * stride >= size + padding { count - 1 } else { count })
     }
@@ -63,23 +92,34 @@ impl Windows {
     fn has_empty(&self, axis: usize, size: usize) -> bool {
         // Longer inputs are refused unseen.
         const LONGEST: usize = 1 << 20;
-        let [padding, dilation, stride] = [self.padding[axis], self.dilation[axis], self.stride[axis]].map(|value| value as i128);
+        let [padding, dilation, stride] =
+            [self.padding[axis], self.dilation[axis], self.stride[axis]].map(|value| value as i128);
         if self.padding[axis].max(self.padding_end[axis]) == 0 || self.dilation[axis] <= size {
             return false;
         }
         if size > LONGEST {
             return true;
         }
-        // Of a window that begins before the input, the first value that is not before it. After as many windows as there are values
-        // they come again.
-        let begins = (0..=size as i128).map(|window| window * stride - padding).take_while(|begin| *begin < 0);
+        // Of a window that begins before the input, the first value that is not before it. After as
+        // many windows as there are values they come again.
+        let begins = (0..=size as i128)
+            .map(|window| window * stride - padding)
+            .take_while(|begin| *begin < 0);
         begins.map(|begin| begin.rem_euclid(dilation)).any(|first| first >= size as i128)
     }
 
     /// The input's indices in a window of an axis, padding left out.
-    fn window(&self, axis: usize, index: usize, size: usize) -> impl Iterator<Item = usize> + Clone + use<> {
-        let (first, padding, dilation) = (index * self.stride[axis], self.padding[axis], self.dilation[axis]);
-        (0..self.kernel[axis]).filter_map(move |tap| (first + tap * dilation).checked_sub(padding)).filter(move |&at| at < size)
+    fn window(
+        &self,
+        axis: usize,
+        index: usize,
+        size: usize,
+    ) -> impl Iterator<Item = usize> + Clone + use<> {
+        let (first, padding, dilation) =
+            (index * self.stride[axis], self.padding[axis], self.dilation[axis]);
+        (0..self.kernel[axis])
+            .filter_map(move |tap| (first + tap * dilation).checked_sub(padding))
+            .filter(move |&at| at < size)
     }
 
     fn output(&self, kind: &str, input: Shape, rank: usize) -> Result<Shape, Error> {
@@ -92,9 +132,17 @@ impl Windows {
 
     fn arguments(&self, rank: usize) -> String {
         let text = |pair| pair_of(pair, rank);
-        let end =
-            if self.padding_end == self.padding { String::new() } else { format!(", padding_end={}", text(self.padding_end)) };
-        format!("kernel_size={}, stride={}, padding={}{end}", text(self.kernel), text(self.stride), text(self.padding))
+        let end = if self.padding_end == self.padding {
+            String::new()
+        } else {
+            format!(", padding_end={}", text(self.padding_end))
+        };
+        format!(
+            "kernel_size={}, stride={}, padding={}{end}",
+            text(self.kernel),
+            text(self.stride),
+            text(self.padding)
+        )
     }
 }
 
@@ -317,7 +365,8 @@ avg_pool!(
 );
 
 impl AvgPool2d {
-    /// The same with the sum of a window divided by this number, at least 1, whatever the window's size.
+    /// The same with the sum of a window divided by this number, at least 1, whatever the window's
+    /// size.
     ///
     /// ```
     /// use relprop::{AvgPool2d, Sequential};
@@ -353,7 +402,11 @@ impl Assumed {
             (self.count_include_pad && padded, "count_include_pad=True"),
             (self.divisor_override, "divisor_override=None"),
         ];
-        let settings: Vec<&str> = settings.into_iter().filter(|(matters, _)| *matters).map(|(_, setting)| setting).collect();
+        let settings: Vec<&str> = settings
+            .into_iter()
+            .filter(|(matters, _)| *matters)
+            .map(|(_, setting)| setting)
+            .collect();
         (!settings.is_empty()).then(|| settings.join(", "))
     }
 }
@@ -362,8 +415,8 @@ macro_rules! adaptive {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $rank:literal) => {
         $(#[$doc])*
         ///
-        /// With an output of 1 it is the mean of all (global average pooling). Relevance is shared by the rule
-        /// [`Norm`](crate::Norm).
+        /// With an output of 1 it is the mean of all (global average pooling). Relevance is shared
+        /// by the rule [`Norm`](crate::Norm).
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub struct $name {
             output: [usize; 2],
@@ -415,7 +468,8 @@ adaptive!(
 
 /// A sum over windows, of each channel by itself, with one weight for each window.
 struct Mean<T> {
-    /// Along an axis, what of the input the window of an index reaches, and how many values it counts for.
+    /// Along an axis, what of the input the window of an index reaches, and how many values it
+    /// counts for.
     window: Arc<dyn Fn(usize, usize) -> (Range<usize>, usize) + Send + Sync>,
     /// What a sum is divided by in the place of that number.
     divisor: Option<usize>,
@@ -441,8 +495,19 @@ impl<T> fmt::Debug for Mean<T> {
 }
 
 impl<T: Scalar> Mean<T> {
-    fn new(window: impl Fn(usize, usize) -> (Range<usize>, usize) + Send + Sync + 'static, input: Shape, output: Shape) -> Self {
-        Self { window: Arc::new(window), divisor: None, mapped: None, input, output, all: OnceLock::new() }
+    fn new(
+        window: impl Fn(usize, usize) -> (Range<usize>, usize) + Send + Sync + 'static,
+        input: Shape,
+        output: Shape,
+    ) -> Self {
+        Self {
+            window: Arc::new(window),
+            divisor: None,
+            mapped: None,
+            input,
+            output,
+            all: OnceLock::new(),
+        }
     }
 
     fn all(&self) -> &AllWindows<T> {
@@ -455,7 +520,8 @@ impl<T: Scalar> Mean<T> {
                 let weight = T::one() / T::from_f64(self.divisor.unwrap_or(a * b).max(1) as f64);
                 self.mapped.as_ref().map_or(weight, |f| f.value(weight))
             };
-            let weights = heights.iter().flat_map(|&a| widths.iter().map(move |&b| weight(a, b))).collect();
+            let weights =
+                heights.iter().flat_map(|&a| widths.iter().map(move |&b| weight(a, b))).collect();
             AllWindows { rows, columns, weights }
         })
     }
@@ -519,13 +585,23 @@ impl<T: Scalar> LinearMap<T> for Mean<T> {
     fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>> {
         let mapped = Some(f.after(self.mapped.as_ref()));
         let (window, divisor) = (self.window.clone(), self.divisor);
-        Box::new(Self { window, divisor, mapped, input: self.input, output: self.output, all: OnceLock::new() })
+        Box::new(Self {
+            window,
+            divisor,
+            mapped,
+            input: self.input,
+            output: self.output,
+            all: OnceLock::new(),
+        })
     }
 
     fn multiply_adds(&self) -> f64 {
         // Without the windows themselves: a plan is made before there is room for anything.
-        let along =
-            |axis: usize| (0..self.output.plane()[axis]).map(|index| (self.window)(axis, index).0.len() as f64).sum::<f64>();
+        let along = |axis: usize| {
+            (0..self.output.plane()[axis])
+                .map(|index| (self.window)(axis, index).0.len() as f64)
+                .sum::<f64>()
+        };
         self.input.channels() as f64 * along(0) * along(1)
     }
 }

@@ -81,15 +81,24 @@ pub struct Permute {
 }
 
 impl Permute {
-    /// For each axis of the outputs which one of the inputs it is, from 0: the samples are not counted.
+    /// For each axis of the outputs which one of the inputs it is, from 0: the samples are not
+    /// counted.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] where these are not all axes, each of them once.
     pub fn new(axes: &[usize]) -> Result<Self, Error> {
         let mut sorted = axes.to_vec();
         sorted.sort_unstable();
-        if axes.is_empty() || axes.len() > 3 || sorted.iter().enumerate().any(|(at, &axis)| at != axis) {
-            return Err(Error::parameter("Permute", "axes", axes, "one to three axes from 0, each of them once"));
+        if axes.is_empty()
+            || axes.len() > 3
+            || sorted.iter().enumerate().any(|(at, &axis)| at != axis)
+        {
+            return Err(Error::parameter(
+                "Permute",
+                "axes",
+                axes,
+                "one to three axes from 0, each of them once",
+            ));
         }
         Ok(Self { axes: axes.to_vec() })
     }
@@ -109,7 +118,8 @@ impl<T: Scalar> Layer<T> for Permute {
 
     /// PyTorch counts the samples' axis.
     fn arguments(&self) -> String {
-        let axes: Vec<usize> = std::iter::once(0).chain(self.axes.iter().map(|axis| axis + 1)).collect();
+        let axes: Vec<usize> =
+            std::iter::once(0).chain(self.axes.iter().map(|axis| axis + 1)).collect();
         format!("dims=({})", listed(&axes))
     }
 }
@@ -137,7 +147,8 @@ impl<T: Scalar> Route<T> for Permuted {
 
     fn route(&self, _values: &[T], from: &mut [usize]) {
         let dims = self.input.dims();
-        // Of the output's axes, from the left with axes of one index where there are fewer than three.
+        // Of the output's axes, from the left with axes of one index where there are fewer than
+        // three.
         let (mut counts, mut steps) = ([1; 3], [0; 3]);
         for (place, &axis) in self.axes.iter().enumerate() {
             let place = 3 - self.axes.len() + place;
@@ -173,7 +184,11 @@ impl Upsample {
     /// # Errors
     /// [`Error::InvalidParameter`] where the factor is 0.
     pub fn new(factor: usize) -> Result<Self, Error> {
-        if factor == 0 { Err(Error::parameter("Upsample", "scale_factor", factor, "at least 1")) } else { Ok(Self { factor }) }
+        if factor == 0 {
+            Err(Error::parameter("Upsample", "scale_factor", factor, "at least 1"))
+        } else {
+            Ok(Self { factor })
+        }
     }
 }
 
@@ -184,12 +199,20 @@ impl<T: Scalar> Layer<T> for Upsample {
 
     fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
         if input.dims().len() < 2 {
-            return Err(Error::shape("Upsample", input, "channels x height x width, or channels x length"));
+            return Err(Error::shape(
+                "Upsample",
+                input,
+                "channels x height x width, or channels x length",
+            ));
         }
         let [height, width] = input.plane();
         let along = |size: usize| size.saturating_mul(self.factor);
         let size = [if input.dims().len() == 3 { along(height) } else { 1 }, along(width)];
-        Ok(Operator::Route(Arc::new(Nearest { factor: self.factor, input, output: input.with(input.channels(), size) })))
+        Ok(Operator::Route(Arc::new(Nearest {
+            factor: self.factor,
+            input,
+            output: input.with(input.channels(), size),
+        })))
     }
 
     fn arguments(&self) -> String {
@@ -219,7 +242,9 @@ impl<T: Scalar> Route<T> for Nearest {
         for (line, from) in from.chunks_exact_mut(wide).enumerate() {
             let (channel, row) = (line / tall, line % tall);
             let first = (channel * height + row / down) * width;
-            from.iter_mut().enumerate().for_each(|(column, from)| *from = first + column / self.factor);
+            from.iter_mut()
+                .enumerate()
+                .for_each(|(column, from)| *from = first + column / self.factor);
         }
     }
 }

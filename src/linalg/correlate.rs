@@ -6,10 +6,11 @@
 //!     fine index = stride · coarse index - padding + dilation · tap          along each of two axes
 //! ```
 //!
-//! and its products go [`Down`](Direction::Down) from fine to coarse, and [`Up`](Direction::Up). Once a plane is written with
-//! zeros between its rows, a tap is nothing but an offset: every value of a result is Σ_k w_k source[offset_k + p], for runs
-//! of p as long as a plane. That is what [`kernel::combine`] does for columns of a matrix, so it serves here too, and nothing
-//! is ever unfolded. A stride splits the fine side into phases, each of them such a sum.
+//! and its products go [`Down`](Direction::Down) from fine to coarse, and [`Up`](Direction::Up).
+//! Once a plane is written with zeros between its rows, a tap is nothing but an offset: every value
+//! of a result is Σ_k w_k source[offset_k + p], for runs of p as long as a plane. That is what
+//! [`kernel::combine`] does for columns of a matrix, so it serves here too, and nothing is ever
+//! unfolded. A stride splits the fine side into phases, each of them such a sum.
 
 // Inlined into the function that the processor's features were switched on for.
 #![allow(clippy::inline_always)]
@@ -85,7 +86,8 @@ struct Source {
     as_is: bool,
 }
 
-/// The indices `first`, `first + step`, … of an axis, `count` of them, at the places `at`, `at + 1`, …
+/// The indices `first`, `first + step`, … of an axis, `count` of them, at the places `at`, `at +
+/// 1`, …
 #[derive(Debug, Clone, Copy)]
 struct Run {
     first: usize,
@@ -101,7 +103,8 @@ struct Phase<T> {
     /// For each channel of a group and each tap, where its source begins.
     offsets: Vec<usize>,
     taps: usize,
-    /// For each group and each of its tiles of channels: for each offset one weight for each channel.
+    /// For each group and each of its tiles of channels: for each offset one weight for each
+    /// channel.
     weights: Vec<T>,
 }
 
@@ -127,12 +130,18 @@ pub(super) fn tiles(channels: usize) -> impl Iterator<Item = Range<usize>> {
 impl Geometry {
     /// Whether the products are made by fewer multiplications than there are products.
     pub fn is_transformed(&self) -> bool {
-        let plain = self.kernel == [3, 3] && self.stride == [1, 1] && self.dilation == [1, 1] && self.groups == 1;
-        plain && self.padding.iter().all(|&padding| padding <= 2) && Winograd::<f32>::pays(self.fine, self.coarse)
+        let plain = self.kernel == [3, 3]
+            && self.stride == [1, 1]
+            && self.dilation == [1, 1]
+            && self.groups == 1;
+        plain
+            && self.padding.iter().all(|&padding| padding <= 2)
+            && Winograd::<f32>::pays(self.fine, self.coarse)
     }
 
-    /// For an axis, the runs of the target's phases, and for each tap the phase of the source and the place it begins at for
-    /// each target phase that it has a part in; and the runs of the source's phases, and how long a line has to be.
+    /// For an axis, the runs of the target's phases, and for each tap the phase of the source and
+    /// the place it begins at for each target phase that it has a part in; and the runs of the
+    /// source's phases, and how long a line has to be.
     fn axis(&self, axis: usize, direction: Direction) -> Axis {
         let (fine, coarse) = (self.fine.size[axis], self.coarse.size[axis]);
         let (stride, padding) = (self.stride[axis], self.padding[axis]);
@@ -148,10 +157,14 @@ impl Geometry {
                     // The places q with 0 <= stride q + phase - padding < fine.
                     let at = padding.saturating_sub(phase).div_ceil(stride);
                     let first = stride * at + phase - padding;
-                    let count = (coarse + furthest).saturating_sub(at).min(fine.saturating_sub(first).div_ceil(stride));
+                    let count = (coarse + furthest)
+                        .saturating_sub(at)
+                        .min(fine.saturating_sub(first).div_ceil(stride));
                     Run { first, step: stride, count, at }
                 });
-                let place = |tap: usize| phases.iter().position(|&phase| phase == reach(tap) % stride).unwrap_or(0);
+                let place = |tap: usize| {
+                    phases.iter().position(|&phase| phase == reach(tap) % stride).unwrap_or(0)
+                };
                 Axis {
                     sources: sources.collect(),
                     targets: vec![Run { first: 0, step: 1, count: coarse, at: 0 }],
@@ -159,7 +172,9 @@ impl Geometry {
                     length: coarse + furthest,
                     // Where there is one phase, the zeros behind a line are those before the next.
                     shared: if stride == 1 {
-                        (fine + padding).max(coarse).max((coarse + furthest).saturating_sub(padding))
+                        (fine + padding)
+                            .max(coarse)
+                            .max((coarse + furthest).saturating_sub(padding))
                     } else {
                         coarse + furthest
                     },
@@ -174,8 +189,18 @@ impl Geometry {
                     (from, Run { first, step: stride, count, at: 0 })
                 };
                 let runs: Vec<(usize, Run)> = (0..stride.min(fine + padding)).map(run).collect();
-                let least = runs.iter().filter(|(_, run)| run.count > 0).map(|(from, _)| *from).min().unwrap_or(0);
-                let most = runs.iter().filter(|(_, run)| run.count > 0).map(|(from, run)| from + run.count).max().unwrap_or(1);
+                let least = runs
+                    .iter()
+                    .filter(|(_, run)| run.count > 0)
+                    .map(|(from, _)| *from)
+                    .min()
+                    .unwrap_or(0);
+                let most = runs
+                    .iter()
+                    .filter(|(_, run)| run.count > 0)
+                    .map(|(from, run)| from + run.count)
+                    .max()
+                    .unwrap_or(1);
                 let front = (reach(taps - 1) / stride).saturating_sub(least);
                 let tap = |tap: usize| {
                     let (from, _) = runs.get(reach(tap) % stride)?;
@@ -211,17 +236,24 @@ impl<T: Scalar> Correlation<T> {
             return Self::Shifted(Shifted::new(geometry, direction, weights));
         }
         let Geometry { fine, coarse, padding, .. } = *geometry;
-        let at = |coarse: usize, fine_channel: usize, y: usize, x: usize| ((coarse * fine.channels + fine_channel) * 3 + y) * 3 + x;
+        let at = |coarse: usize, fine_channel: usize, y: usize, x: usize| {
+            ((coarse * fine.channels + fine_channel) * 3 + y) * 3 + x
+        };
         Self::Winograd(match direction {
-            Direction::Down => Winograd::new(fine, coarse, padding, |o, i, y, x| weights[at(o, i, y, x)]),
+            Direction::Down => {
+                Winograd::new(fine, coarse, padding, |o, i, y, x| weights[at(o, i, y, x)])
+            }
             Direction::Up => {
                 // The same with the kernel turned round, and as much padding as then is left to it.
-                Winograd::new(coarse, fine, padding.map(|padding| 2 - padding), |i, o, y, x| weights[at(o, i, 2 - y, 2 - x)])
+                Winograd::new(coarse, fine, padding.map(|padding| 2 - padding), |i, o, y, x| {
+                    weights[at(o, i, 2 - y, 2 - x)]
+                })
             }
         })
     }
 
-    /// The same as a sum of shifted planes, whatever the geometry: its rounding is relative to each output's own summands.
+    /// The same as a sum of shifted planes, whatever the geometry: its rounding is relative to each
+    /// output's own summands.
     pub fn plain(geometry: &Geometry, direction: Direction, weights: &[T]) -> Self {
         Self::Shifted(Shifted::new(geometry, direction, weights))
     }
@@ -240,13 +272,20 @@ impl<T: Scalar> Correlation<T> {
     }
 }
 
-/// The largest, over all targets of a 3 x 3 correlation of stride 1, of the sum of the magnitudes that a target sees, in all
-/// channels and with weights of 1; where there is `u`, times the largest |u| of the target's place in any channel.
-pub(crate) fn reach<T: Scalar>(geometry: &Geometry, direction: Direction, source: &[T], u: Option<&[T]>) -> T {
+/// The largest, over all targets of a 3 x 3 correlation of stride 1, of the sum of the magnitudes
+/// that a target sees, in all channels and with weights of 1; where there is `u`, times the largest
+/// |u| of the target's place in any channel.
+pub(crate) fn reach<T: Scalar>(
+    geometry: &Geometry,
+    direction: Direction,
+    source: &[T],
+    u: Option<&[T]>,
+) -> T {
     let Geometry { fine, coarse, padding, .. } = *geometry;
     let (from, to) = if direction == Direction::Down { (fine, coarse) } else { (coarse, fine) };
     // The first source of a target is at its own index less this.
-    let before = if direction == Direction::Down { padding } else { padding.map(|padding| 2 - padding) };
+    let before =
+        if direction == Direction::Down { padding } else { padding.map(|padding| 2 - padding) };
     T::with_scratch(|scratch| {
         let mut sums = std::mem::take(&mut scratch.parts);
         let (of_from, of_to) = (from.size[0] * from.size[1], to.size[0] * to.size[1]);
@@ -260,8 +299,10 @@ pub(crate) fn reach<T: Scalar>(geometry: &Geometry, direction: Direction, source
         for plane in u.into_iter().flat_map(|u| u.chunks_exact(of_to)) {
             largest.iter_mut().zip(plane).for_each(|(largest, u)| *largest = largest.max(u.abs()));
         }
-        let window =
-            |at: usize, axis: usize| at.saturating_sub(before[axis])..(at + 3).saturating_sub(before[axis]).min(from.size[axis]);
+        let window = |at: usize, axis: usize| {
+            at.saturating_sub(before[axis])
+                ..(at + 3).saturating_sub(before[axis]).min(from.size[axis])
+        };
         let mut most = T::zero();
         for row in 0..to.size[0] {
             for column in 0..to.size[1] {
@@ -288,9 +329,14 @@ impl<T: Scalar> Shifted<T> {
         };
         let [rows, columns] = [geometry.axis(0, direction), geometry.axis(1, direction)];
         let (height, pitch) = (rows.length, columns.shared);
-        let phases = rows.sources.iter().flat_map(|&row| columns.sources.iter().map(move |&column| [row, column]));
+        let phases = rows
+            .sources
+            .iter()
+            .flat_map(|&row| columns.sources.iter().map(move |&column| [row, column]));
         let phases: Vec<[Run; 2]> = phases.collect();
-        let whole = |run: Run, size: usize| run.first == 0 && run.step == 1 && run.at == 0 && run.count == size;
+        let whole = |run: Run, size: usize| {
+            run.first == 0 && run.step == 1 && run.at == 0 && run.count == size
+        };
         let as_is = phases.len() == 1
             && whole(phases[0][0], from.size[0])
             && whole(phases[0][1], from.size[1])
@@ -306,7 +352,10 @@ impl<T: Scalar> Shifted<T> {
                 // The taps that come to this phase, and where each begins.
                 let of_axis = |axis: &Axis, phase: usize| -> Vec<(usize, usize, usize)> {
                     let taps = axis.taps.iter().enumerate();
-                    taps.filter_map(|(tap, place)| place.filter(|p| p.0 == phase).map(|p| (tap, p.1, p.2))).collect()
+                    taps.filter_map(|(tap, place)| {
+                        place.filter(|p| p.0 == phase).map(|p| (tap, p.1, p.2))
+                    })
+                    .collect()
                 };
                 let (of_rows, of_columns) = (of_axis(&rows, r), of_axis(&columns, c));
                 if row.count == 0 || column.count == 0 {
@@ -316,11 +365,16 @@ impl<T: Scalar> Shifted<T> {
                     .iter()
                     .flat_map(|&(y, of_y, at_y)| {
                         let sources = columns.sources.len();
-                        let place = move |of_x: usize, at_x: usize| (of_y * sources + of_x) * plane + at_y * pitch + at_x;
-                        of_columns.iter().map(move |&(x, of_x, at_x)| (y * kernel[1] + x, place(of_x, at_x)))
+                        let place = move |of_x: usize, at_x: usize| {
+                            (of_y * sources + of_x) * plane + at_y * pitch + at_x
+                        };
+                        of_columns
+                            .iter()
+                            .map(move |&(x, of_x, at_x)| (y * kernel[1] + x, place(of_x, at_x)))
                     })
                     .collect();
-                let offsets = (0..sources).flat_map(|channel| taps.iter().map(move |(_, at)| channel * per_channel + at));
+                let offsets = (0..sources)
+                    .flat_map(|channel| taps.iter().map(move |(_, at)| channel * per_channel + at));
                 let offsets: Vec<usize> = offsets.collect();
                 let mut ordered = Vec::with_capacity(groups * targets * offsets.len());
                 let area = kernel[0] * kernel[1];
@@ -333,30 +387,45 @@ impl<T: Scalar> Shifted<T> {
                                         Direction::Down => (group * targets + of_target, channel),
                                         Direction::Up => (group * sources + channel, of_target),
                                     };
-                                    ordered.push(weights[(of_coarse * (fine.channels / groups) + of_fine) * area + tap]);
+                                    ordered.push(
+                                        weights[(of_coarse * (fine.channels / groups) + of_fine)
+                                            * area
+                                            + tap],
+                                    );
                                 }
                             }
                         }
                     }
                 }
-                made.push(Phase { runs: [row, column], offsets, taps: taps.len(), weights: ordered });
+                made.push(Phase {
+                    runs: [row, column],
+                    offsets,
+                    taps: taps.len(),
+                    weights: ordered,
+                });
             }
         }
         let multiply_adds = made
             .iter()
-            .map(|phase| (phase.runs[0].count * phase.runs[1].count) as f64 * (phase.offsets.len() * target.channels) as f64)
+            .map(|phase| {
+                (phase.runs[0].count * phase.runs[1].count) as f64
+                    * (phase.offsets.len() * target.channels) as f64
+            })
             .sum();
         Self { source, target, groups, phases: made, multiply_adds }
     }
 
     /// The product for every column.
     pub fn apply(&self, source: &[T], target: &mut [T]) {
-        let columns = source.chunks_exact(self.source.planes.values()).zip(target.chunks_exact_mut(self.target.values()));
+        let columns = source
+            .chunks_exact(self.source.planes.values())
+            .zip(target.chunks_exact_mut(self.target.values()));
         for (source, target) in columns {
             if self.source.as_is {
                 self.correlate(source, target);
             } else {
-                // Taken out, not borrowed: while it waits, this thread may come here again for another product.
+                // Taken out, not borrowed: while it waits, this thread may come here again for
+                // another product.
                 let mut laid_out = T::with_scratch(|scratch| std::mem::take(&mut scratch.planes));
                 let size = self.source.size();
                 grow(&mut laid_out, size);
@@ -373,7 +442,13 @@ impl<T: Scalar> Shifted<T> {
         let together = if self.groups == 1 { TILE } else { self.target.channels / self.groups };
         share_out(target, plane, together, self.multiply_adds >= SHARED, |first, target| {
             T::with_scratch(|scratch| {
-                T::run(Kernel(Which::Correlate(Correlate { of: self, source, first, target, block: &mut scratch.panel })));
+                T::run(Kernel(Which::Correlate(Correlate {
+                    of: self,
+                    source,
+                    first,
+                    target,
+                    block: &mut scratch.panel,
+                })));
             });
         });
     }
@@ -392,7 +467,9 @@ impl Source {
             plane.fill(T::zero());
             let [rows, columns] = &self.phases[number % phases];
             // Behind the last plane there are zeros alone.
-            let Some(channel) = values.chunks_exact(height * width).nth(number / phases) else { return };
+            let Some(channel) = values.chunks_exact(height * width).nth(number / phases) else {
+                return;
+            };
             for row in 0..rows.count {
                 let from = &channel[(rows.first + row * rows.step) * width..][..width];
                 let to = &mut plane[(rows.at + row) * self.pitch + columns.at..][..columns.count];
@@ -426,9 +503,17 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
         let plane = height * width;
         let channels = target.len() / plane;
         let of_group = of.target.channels / of.groups;
-        let group_size = of.source.planes.channels / of.groups * of.source.phases.len() * of.source.height * of.source.pitch;
+        let group_size = of.source.planes.channels / of.groups
+            * of.source.phases.len()
+            * of.source.height
+            * of.source.pitch;
         // Not every value is in a phase, where the stride is more than the kernel reaches.
-        let covered: usize = of.phases.iter().filter(|p| p.taps > 0).map(|p| p.runs[0].count * p.runs[1].count).sum();
+        let covered: usize = of
+            .phases
+            .iter()
+            .filter(|p| p.taps > 0)
+            .map(|p| p.runs[0].count * p.runs[1].count)
+            .sum();
         if covered < plane {
             target.fill(T::zero());
         }
@@ -436,8 +521,13 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
             let [rows, columns] = phase.runs;
             let (pitch, depth) = (of.source.pitch, phase.offsets.len());
             let length = (rows.count - 1) * pitch + columns.count;
-            let direct = rows.step == 1 && columns.step == 1 && pitch == width && rows.count == height && columns.count == width;
-            let together = (DEPTH / (BLOCK * size_of::<T>() / 4).max(1) * phase.taps).clamp(64, 512);
+            let direct = rows.step == 1
+                && columns.step == 1
+                && pitch == width
+                && rows.count == height
+                && columns.count == width;
+            let together =
+                (DEPTH / (BLOCK * size_of::<T>() / 4).max(1) * phase.taps).clamp(64, 512);
             let mut done = 0;
             while done < channels {
                 let group = (first + done) / of_group;
@@ -450,11 +540,16 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
                     if !direct {
                         grow(block, count * BLOCK);
                     }
-                    for some in (0..depth).step_by(together).map(|some| some..depth.min(some + together)) {
+                    for some in
+                        (0..depth).step_by(together).map(|some| some..depth.min(some + together))
+                    {
                         let add = some.start > 0;
-                        for tile in tiles(of_group).filter(|tile| tile.start >= in_group && tile.start < in_group + count) {
+                        for tile in tiles(of_group)
+                            .filter(|tile| tile.start >= in_group && tile.start < in_group + count)
+                        {
                             let offsets = &phase.offsets[some.clone()];
-                            let weights = &weights[tile.start * depth..][some.start * tile.len()..some.end * tile.len()];
+                            let weights = &weights[tile.start * depth..]
+                                [some.start * tile.len()..some.end * tile.len()];
                             let place = tile.start - in_group;
                             macro_rules! of_width {
                                 ($($n:literal),*) => {
@@ -497,7 +592,13 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
 
 /// Writes values of the lines of a phase, from the place `from` on, to where they belong.
 #[inline(always)]
-fn spread<T: Scalar>(made: &[T], from: usize, pitch: usize, [rows, columns]: [Run; 2], (out, width): (&mut [T], usize)) {
+fn spread<T: Scalar>(
+    made: &[T],
+    from: usize,
+    pitch: usize,
+    [rows, columns]: [Run; 2],
+    (out, width): (&mut [T], usize),
+) {
     let mut at = from;
     while at < from + made.len() {
         let (row, column) = (at / pitch, at % pitch);
@@ -510,7 +611,11 @@ fn spread<T: Scalar>(made: &[T], from: usize, pitch: usize, [rows, columns]: [Ru
             if columns.step == 1 {
                 out[first..first + count].copy_from_slice(values);
             } else {
-                out[first..].iter_mut().step_by(columns.step).zip(values).for_each(|(out, &v)| *out = v);
+                out[first..]
+                    .iter_mut()
+                    .step_by(columns.step)
+                    .zip(values)
+                    .for_each(|(out, &v)| *out = v);
             }
         }
         at += rest;
@@ -532,16 +637,29 @@ mod tests {
                         for groups in [1_usize, 2] {
                             let fine = Planes { channels: 2 * groups, size: [9, 11] };
                             let (stride, padding) = ([stride, 1], [padding, padding / 2]);
-                            // As much padding behind as before, but for the first axis one more where they are grouped.
+                            // As much padding behind as before, but for the first axis one more
+                            // where they are grouped.
                             let end = [padding[0] + groups - 1, padding[1]];
                             let size = |axis: usize, kernel: usize| {
                                 let room = fine.size[axis] + padding[axis] + end[axis];
-                                room.checked_sub(dilation * (kernel - 1) + 1).map(|rest| rest / stride[axis] + 1)
+                                room.checked_sub(dilation * (kernel - 1) + 1)
+                                    .map(|rest| rest / stride[axis] + 1)
                             };
-                            let (Some(height), Some(width)) = (size(0, kernel), size(1, other)) else { continue };
+                            let (Some(height), Some(width)) = (size(0, kernel), size(1, other))
+                            else {
+                                continue;
+                            };
                             let coarse = Planes { channels: 7 * groups, size: [height, width] };
                             let (kernel, dilation) = ([kernel, other], [dilation; 2]);
-                            let geometry = Geometry { fine, coarse, groups, kernel, stride, padding, dilation };
+                            let geometry = Geometry {
+                                fine,
+                                coarse,
+                                groups,
+                                kernel,
+                                stride,
+                                padding,
+                                dilation,
+                            };
                             check(&geometry);
                             // The other axis, too.
                             let turned = |[a, b]: [usize; 2]| [b, a];
@@ -566,13 +684,27 @@ mod tests {
     #[test]
     fn and_so_they_are_where_there_are_fewer_multiplications() {
         // The last number is how much more padding there is behind than before.
-        for (padding, size, more) in
-            [(0, [14, 15], 0), (1, [13, 12], 0), (1, [30, 41], 0), (2, [11, 11], 0), (0, [14, 15], 1), (1, [13, 12], 1)]
-        {
+        for (padding, size, more) in [
+            (0, [14, 15], 0),
+            (1, [13, 12], 0),
+            (1, [30, 41], 0),
+            (2, [11, 11], 0),
+            (0, [14, 15], 1),
+            (1, [13, 12], 1),
+        ] {
             let fine = Planes { channels: 17, size };
-            let coarse = Planes { channels: 21, size: size.map(|size| size + 2 * padding + more - 2) };
+            let coarse =
+                Planes { channels: 21, size: size.map(|size| size + 2 * padding + more - 2) };
             let one = [1, 1];
-            let geometry = Geometry { fine, coarse, groups: 1, kernel: [3, 3], stride: one, padding: [padding; 2], dilation: one };
+            let geometry = Geometry {
+                fine,
+                coarse,
+                groups: 1,
+                kernel: [3, 3],
+                stride: one,
+                padding: [padding; 2],
+                dilation: one,
+            };
             assert!(geometry.is_transformed());
             check(&geometry);
         }
@@ -583,7 +715,9 @@ mod tests {
         let mut state = 1_u64;
         let mut random = |count: usize| -> Vec<f64> {
             let mut next = || {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 (state >> 33) as f64 / f64::from(1_u32 << 30) - 1.0
             };
             (0..count).map(|_| next()).collect()
@@ -594,17 +728,24 @@ mod tests {
         let (mut down, mut up) = (vec![0.0; coarse.values()], vec![0.0; fine.values()]);
         for o in 0..coarse.channels {
             for i in 0..of_fine {
-                for (oy, ox) in (0..coarse.size[0]).flat_map(|oy| (0..coarse.size[1]).map(move |ox| (oy, ox))) {
-                    for (ky, kx) in (0..kernel[0]).flat_map(|ky| (0..kernel[1]).map(move |kx| (ky, kx))) {
-                        let at =
-                            |o: usize, k: usize, axis: usize| (o * stride[axis] + k * dilation[axis]).checked_sub(padding[axis]);
+                for (oy, ox) in
+                    (0..coarse.size[0]).flat_map(|oy| (0..coarse.size[1]).map(move |ox| (oy, ox)))
+                {
+                    for (ky, kx) in
+                        (0..kernel[0]).flat_map(|ky| (0..kernel[1]).map(move |kx| (ky, kx)))
+                    {
+                        let at = |o: usize, k: usize, axis: usize| {
+                            (o * stride[axis] + k * dilation[axis]).checked_sub(padding[axis])
+                        };
                         let (Some(iy), Some(ix)) = (at(oy, ky, 0), at(ox, kx, 1)) else { continue };
                         if iy >= fine.size[0] || ix >= fine.size[1] {
                             continue;
                         }
                         let channel = o / of_coarse * of_fine + i;
-                        let (fine_at, coarse_at) =
-                            ((channel * fine.size[0] + iy) * fine.size[1] + ix, (o * coarse.size[0] + oy) * coarse.size[1] + ox);
+                        let (fine_at, coarse_at) = (
+                            (channel * fine.size[0] + iy) * fine.size[1] + ix,
+                            (o * coarse.size[0] + oy) * coarse.size[1] + ox,
+                        );
                         let w = weights[((o * of_fine + i) * kernel[0] + ky) * kernel[1] + kx];
                         down[coarse_at] += w * x[fine_at];
                         up[fine_at] += w * y[coarse_at];
@@ -612,11 +753,16 @@ mod tests {
                 }
             }
         }
-        for (direction, source, expected) in [(Direction::Down, &x, &down), (Direction::Up, &y, &up)] {
+        for (direction, source, expected) in
+            [(Direction::Down, &x, &down), (Direction::Up, &y, &up)]
+        {
             let mut found = vec![f64::NAN; expected.len()];
             Correlation::new(geometry, direction, &weights).apply(source, &mut found);
             for (found, expected) in found.iter().zip(expected) {
-                assert!((found - expected).abs() < 1e-12, "{geometry:?} {direction:?}: {found} is not {expected}");
+                assert!(
+                    (found - expected).abs() < 1e-12,
+                    "{geometry:?} {direction:?}: {found} is not {expected}"
+                );
             }
         }
     }

@@ -1,9 +1,10 @@
 //! The two inner loops of every product, in the processor's widest vectors.
 //!
-//! A number's sum is made in an order that depends on the shape of the matrix alone. How columns are grouped, which zeros
-//! are left out and who computes what changes no bit of a result.
+//! A number's sum is made in an order that depends on the shape of the matrix alone. How columns
+//! are grouped, which zeros are left out and who computes what changes no bit of a result.
 
-// Everything here has to be inlined into the function that the processor's features were switched on for.
+// Everything here has to be inlined into the function that the processor's features were switched
+// on for.
 #![allow(clippy::inline_always, clippy::needless_range_loop)]
 
 use std::ops::Range;
@@ -28,7 +29,12 @@ pub trait Lanes: Copy + Default + 'static {
     /// a + b.
     fn add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
     /// a b + c.
-    fn mul_add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>, c: Self::Vector<S>) -> Self::Vector<S>;
+    fn mul_add<S: Simd>(
+        simd: S,
+        a: Self::Vector<S>,
+        b: Self::Vector<S>,
+        c: Self::Vector<S>,
+    ) -> Self::Vector<S>;
     /// The sum of the lanes.
     fn sum<S: Simd>(simd: S, vector: Self::Vector<S>) -> Self;
 
@@ -68,7 +74,12 @@ macro_rules! lanes {
                 simd.$add(a, b)
             }
             #[inline(always)]
-            fn mul_add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>, c: Self::Vector<S>) -> Self::Vector<S> {
+            fn mul_add<S: Simd>(
+                simd: S,
+                a: Self::Vector<S>,
+                b: Self::Vector<S>,
+                c: Self::Vector<S>,
+            ) -> Self::Vector<S> {
                 simd.$mul_add(a, b, c)
             }
             #[inline(always)]
@@ -103,8 +114,8 @@ lanes!(
     reduce_sum_f64s
 );
 
-/// y_c = Σ_a w_a x_ac for N columns of y, over `rows`, or added to what is there. w_a begins at `offsets[a]` of `w`, y_c at
-/// `columns[c]` of `y`.
+/// y_c = Σ_a w_a x_ac for N columns of y, over `rows`, or added to what is there. w_a begins at
+/// `offsets[a]` of `w`, y_c at `columns[c]` of `y`.
 #[inline(always)]
 pub fn combine<S: Simd, T: Lanes, const N: usize>(
     simd: S,
@@ -128,7 +139,8 @@ pub fn combine<S: Simd, T: Lanes, const N: usize>(
     let mut first = rows.start;
     while first < rows.end {
         let vectors = (rows.end - first).div_ceil(lanes);
-        // The last one may overlap the one before it, which then has to be in its tile: so never one alone is left.
+        // The last one may overlap the one before it, which then has to be in its tile: so never
+        // one alone is left.
         let together = if vectors <= most { vectors } else { most.min(vectors / 2) };
         let some = first..rows.end.min(first + together * lanes);
         macro_rules! of {
@@ -151,7 +163,8 @@ pub fn combine<S: Simd, T: Lanes, const N: usize>(
     }
 }
 
-/// [`combine`] over V vectors of rows, of which the last ends with the rows and may overlap the one before.
+/// [`combine`] over V vectors of rows, of which the last ends with the rows and may overlap the one
+/// before.
 #[inline(always)]
 fn tile<S: Simd, T: Lanes, const V: usize, const N: usize>(
     simd: S,
@@ -191,7 +204,8 @@ fn tile<S: Simd, T: Lanes, const V: usize, const N: usize>(
             }
         }
         for v in 0..V {
-            T::vectors_mut::<S>(&mut y[places[v]..places[v] + lanes]).0[0] = T::add(simd, before[v], sums[c][v]);
+            T::vectors_mut::<S>(&mut y[places[v]..places[v] + lanes]).0[0] =
+                T::add(simd, before[v], sums[c][v]);
         }
     }
 }
@@ -227,7 +241,11 @@ fn few<S: Simd, T: Lanes, const N: usize>(
 
 /// The M x N scalar products of M columns with N columns, all of one length.
 #[inline(always)]
-pub fn dots<S: Simd, T: Lanes, const M: usize, const N: usize>(simd: S, w: [&[T]; M], s: [&[T]; N]) -> [[T; N]; M] {
+pub fn dots<S: Simd, T: Lanes, const M: usize, const N: usize>(
+    simd: S,
+    w: [&[T]; M],
+    s: [&[T]; N],
+) -> [[T; N]; M] {
     // Loops, not closures: a closure is a function of its own, without the processor's features.
     let zero = T::splat(simd, T::default());
     let mut sums = [[zero; N]; M];

@@ -19,7 +19,8 @@ const FEW: usize = 64;
 const PAGE: usize = 4096;
 /// So many right hand sides are prepared at once.
 const SLAB: usize = 66;
-/// Below this density each column goes by itself, as columns of different patterns would fill up each other's zeros.
+/// Below this density each column goes by itself, as columns of different patterns would fill up
+/// each other's zeros.
 const SPARSE: f64 = 0.25;
 
 pub struct Apply<'a, T> {
@@ -36,9 +37,11 @@ impl<T: Scalar> WithSimd for Apply<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { w: Matrix { values: w, stride, outputs, inputs }, u, per_sample, x, y, scratch } = self;
+        let Self { w: Matrix { values: w, stride, outputs, inputs }, u, per_sample, x, y, scratch } =
+            self;
         let columns = x.len() / inputs;
-        // Columns far apart in memory share few cache lines and no page: copied closely together, in runs of a page, they do.
+        // Columns far apart in memory share few cache lines and no page: copied closely together,
+        // in runs of a page, they do.
         let apart = stride * size_of::<T>() >= PAGE;
         let height = PAGE / size_of::<T>();
         let together = if apart { FEW } else { DEPTH };
@@ -66,7 +69,8 @@ impl<T: Scalar> WithSimd for Apply<'_, T> {
                 for top in (0..outputs).step_by(height) {
                     let rows = top..outputs.min(top + height);
                     for (i, packed) in depth.clone().zip(panel.chunks_exact_mut(height)) {
-                        packed[..rows.len()].copy_from_slice(&w[i * stride + rows.start..i * stride + rows.end]);
+                        packed[..rows.len()]
+                            .copy_from_slice(&w[i * stride + rows.start..i * stride + rows.end]);
                     }
                     for group in groups.iter() {
                         group.combine(simd, panel, 0..rows.len(), offsets, x, (y, top), first > 0);
@@ -78,8 +82,8 @@ impl<T: Scalar> WithSimd for Apply<'_, T> {
 }
 
 impl<T: Scalar> Scratch<T> {
-    /// Lists, for the inputs in `depth`, what of the columns in `slab` is not zero: in `offsets` the input's place within
-    /// the depth, in `x` the values of a group's columns side by side.
+    /// Lists, for the inputs in `depth`, what of the columns in `slab` is not zero: in `offsets`
+    /// the input's place within the depth, in `x` the values of a group's columns side by side.
     #[inline(always)]
     fn prepare(
         &mut self,
@@ -93,7 +97,8 @@ impl<T: Scalar> Scratch<T> {
         let Self { groups, columns, offsets, x: prepared, .. } = self;
         groups.clear();
         columns.clear();
-        // Room for the most that there can be: memory does not depend on the values, and the loops below need not ask.
+        // Room for the most that there can be: memory does not depend on the values, and the loops
+        // below need not ask.
         groups.reserve(SLAB);
         columns.reserve(SLAB);
         grow(offsets, (SLAB + 1) * DEPTH);
@@ -114,7 +119,11 @@ impl<T: Scalar> Scratch<T> {
         let (mut first, mut at) = (0, 0);
         let mut rest = &columns[..];
         while !rest.is_empty() {
-            let width = if alone { 1 } else { [6, 4, 2, 1].into_iter().find(|&width| width <= rest.len()).unwrap_or(1) };
+            let width = if alone {
+                1
+            } else {
+                [6, 4, 2, 1].into_iter().find(|&width| width <= rest.len()).unwrap_or(1)
+            };
             let (group, others) = rest.split_at(width);
             rest = others;
             let mut starts = [0; GROUP];
@@ -130,11 +139,15 @@ impl<T: Scalar> Scratch<T> {
                 (2, scale) if one_sample || scale.is_none() => {
                     list::<T, 2>([values(group[0]), values(group[1])], scale, offsets, x)
                 }
-                (4, scale) if one_sample || scale.is_none() => {
-                    list::<T, 4>([values(group[0]), values(group[1]), values(group[2]), values(group[3])], scale, offsets, x)
-                }
+                (4, scale) if one_sample || scale.is_none() => list::<T, 4>(
+                    [values(group[0]), values(group[1]), values(group[2]), values(group[3])],
+                    scale,
+                    offsets,
+                    x,
+                ),
                 (6, scale) if one_sample || scale.is_none() => {
-                    let [a, b, c, d, e, f] = [group[0], group[1], group[2], group[3], group[4], group[5]].map(values);
+                    let [a, b, c, d, e, f] =
+                        [group[0], group[1], group[2], group[3], group[4], group[5]].map(values);
                     list::<T, 6>([a, b, c, d, e, f], scale, offsets, x)
                 }
                 _ => {
@@ -143,7 +156,8 @@ impl<T: Scalar> Scratch<T> {
                     for i in 0..depth.len() {
                         let mut any = false;
                         for (k, &c) in group.iter().enumerate() {
-                            let u = u.map_or(T::one(), |u| u[c / per_sample * inputs + depth.start + i]);
+                            let u = u
+                                .map_or(T::one(), |u| u[c / per_sample * inputs + depth.start + i]);
                             x[count * width + k] = u * values(c)[i];
                             any |= x[count * width + k] != T::zero();
                         }
@@ -160,9 +174,15 @@ impl<T: Scalar> Scratch<T> {
     }
 }
 
-/// Lists where any of N columns is not zero, and the columns' values there side by side, times `scale`. Gives how often.
+/// Lists where any of N columns is not zero, and the columns' values there side by side, times
+/// `scale`. Gives how often.
 #[inline(always)]
-fn list<T: Scalar, const N: usize>(columns: [&[T]; N], scale: Option<&[T]>, offsets: &mut [usize], x: &mut [T]) -> usize {
+fn list<T: Scalar, const N: usize>(
+    columns: [&[T]; N],
+    scale: Option<&[T]>,
+    offsets: &mut [usize],
+    x: &mut [T],
+) -> usize {
     let length = columns[0].len();
     let (x, _) = x.as_chunks_mut::<N>();
     let mut count = 0;

@@ -17,7 +17,8 @@ const LENGTH: usize = 2048;
 const CACHED: usize = 32_768;
 /// So many samples of one column each go together.
 const TOGETHER: usize = 15;
-/// Below this density each sample goes by itself, as those of different patterns would fill up each other's zeros.
+/// Below this density each sample goes by itself, as those of different patterns would fill up each
+/// other's zeros.
 const SPARSE: f64 = 0.4;
 
 pub struct ApplyTransposed<'a, T> {
@@ -34,21 +35,31 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { w: Matrix { values: w, stride, outputs, inputs }, u, per_sample, x, y, scratch } = self;
+        let Self { w: Matrix { values: w, stride, outputs, inputs }, u, per_sample, x, y, scratch } =
+            self;
         x.fill(T::zero());
         let samples = y.len() / outputs / per_sample.max(1);
         let Scratch { groups, offsets: lists, .. } = scratch;
         groups.clear();
         groups.reserve(samples);
         grow(lists, (samples + 1) * inputs);
-        let live = |u: Columns<'_, T>| (0..samples).map(|sample| count_nonzero(u.column(sample, inputs))).sum::<usize>();
+        let live = |u: Columns<'_, T>| {
+            (0..samples).map(|sample| count_nonzero(u.column(sample, inputs))).sum::<usize>()
+        };
         let dense = u.is_none_or(|u| live(u) as f64 >= SPARSE * (samples * inputs) as f64);
         if per_sample == 1 && samples > 1 && dense {
-            // Single columns of several samples are taken together: of a row that some do not need little is lost.
+            // Single columns of several samples are taken together: of a row that some do not need
+            // little is lost.
             lists[..inputs].iter_mut().enumerate().for_each(|(i, list)| *list = i);
             for first in (0..samples).step_by(TOGETHER) {
                 let width = TOGETHER.min(samples - first);
-                groups.push(Group { width, columns: [first; GROUP], first: 0, count: inputs, x: 0 });
+                groups.push(Group {
+                    width,
+                    columns: [first; GROUP],
+                    first: 0,
+                    count: inputs,
+                    x: 0,
+                });
             }
         } else {
             let mut first = 0;
@@ -59,7 +70,13 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
                     lists[first + count] = i;
                     count += usize::from(u.is_none_or(|u| u[i] != T::zero()));
                 }
-                groups.push(Group { width: per_sample, columns: [sample * per_sample; GROUP], first, count, x: 0 });
+                groups.push(Group {
+                    width: per_sample,
+                    columns: [sample * per_sample; GROUP],
+                    first,
+                    count,
+                    x: 0,
+                });
                 first += count;
             }
         }
@@ -75,7 +92,15 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
                     let count = list.partition_point(|&i| i < end);
                     group.x += count;
                     let columns = group.columns[0]..group.columns[0] + group.width;
-                    project(simd, (w, stride), length.clone(), &list[..count], columns, (y, outputs), (x, inputs));
+                    project(
+                        simd,
+                        (w, stride),
+                        length.clone(),
+                        &list[..count],
+                        columns,
+                        (y, outputs),
+                        (x, inputs),
+                    );
                 }
             }
         }
@@ -84,7 +109,8 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
             let u = u.column(sample, inputs);
             for x in x.chunks_exact_mut(inputs) {
                 for (x, &u) in x.iter_mut().zip(u) {
-                    // Without the question an infinity would become NaN where nothing was asked for.
+                    // Without the question an infinity would become NaN where nothing was asked
+                    // for.
                     *x = if u == T::zero() { u } else { *x * u };
                 }
             }

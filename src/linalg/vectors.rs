@@ -31,9 +31,15 @@ pub(crate) fn copy<T: Scalar>(x: &[T], y: &mut [T]) {
     super::zip_parts(y, x, |_, y, x| y.copy_from_slice(x));
 }
 
-/// Rows of a column-major matrix of `rows` x `columns`, one after another: the k-th is row `chosen(k)`, and there are as many
-/// as `out` has room for.
-pub(crate) fn copy_rows<T: Scalar>(values: &[T], rows: usize, columns: usize, chosen: impl Fn(usize) -> usize, out: &mut [T]) {
+/// Rows of a column-major matrix of `rows` x `columns`, one after another: the k-th is row
+/// `chosen(k)`, and there are as many as `out` has room for.
+pub(crate) fn copy_rows<T: Scalar>(
+    values: &[T],
+    rows: usize,
+    columns: usize,
+    chosen: impl Fn(usize) -> usize,
+    out: &mut [T],
+) {
     // A line of the cache is written before the next is begun.
     const BLOCK: usize = 16;
     for first in (0..columns).step_by(BLOCK) {
@@ -54,7 +60,9 @@ pub(super) fn spread<T: Scalar>(values: &[T], rows: &[usize], out: &mut [T]) {
         return out.fill(T::zero());
     }
     // Column by column: what is filled is still in the cache when it is written again.
-    for (values, out) in values.chunks_exact(rows.len()).zip(out.chunks_exact_mut(out.len() / columns)) {
+    for (values, out) in
+        values.chunks_exact(rows.len()).zip(out.chunks_exact_mut(out.len() / columns))
+    {
         out.fill(T::zero());
         for (&row, &v) in rows.iter().zip(values) {
             out[row] = v;
@@ -62,7 +70,8 @@ pub(super) fn spread<T: Scalar>(values: &[T], rows: &[usize], out: &mut [T]) {
     }
 }
 
-/// Lists the rows of a column-major matrix, as many as `list` is long, that are not all zero. Gives how many they are.
+/// Lists the rows of a column-major matrix, as many as `list` is long, that are not all zero. Gives
+/// how many they are.
 pub(crate) fn list_nonzero_rows<T: Scalar>(values: &[T], list: &mut [usize]) -> usize {
     let rows = list.len();
     list.fill(0);
@@ -137,7 +146,8 @@ pub(crate) fn sum<T: Scalar>([a, b, c]: [&[T]; 3], f: impl Fn(T, T, T) -> T + Sy
     const RUN: usize = 512;
     let of_run = |((a, b), c): ((&[T], &[T]), &[T])| {
         let mut lanes = [T::zero(); LANES];
-        let ((a, a_rest), (b, b_rest), (c, c_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>(), c.as_chunks::<LANES>());
+        let ((a, a_rest), (b, b_rest), (c, c_rest)) =
+            (a.as_chunks::<LANES>(), b.as_chunks::<LANES>(), c.as_chunks::<LANES>());
         for ((a, b), c) in a.iter().zip(b).zip(c) {
             for l in 0..LANES {
                 lanes[l] += f(a[l], b[l], c[l]);
@@ -154,13 +164,20 @@ pub(crate) fn sum<T: Scalar>([a, b, c]: [&[T]; 3], f: impl Fn(T, T, T) -> T + Sy
     sum_in_order(a.len().div_ceil(PART), a.len(), of_part)
 }
 
-/// The sum of so many terms, always in the same order; those that are worth it are made on all threads of the caller's pool.
+/// The sum of so many terms, always in the same order; those that are worth it are made on all
+/// threads of the caller's pool.
 pub(crate) fn sum_in_order(terms: usize, work: usize, term: impl Fn(usize) -> f64 + Sync) -> f64 {
     #[cfg(feature = "rayon")]
     if work > 2 * PART {
         use rayon::prelude::*;
         let least = (terms * PART).div_ceil(work);
-        return (0..terms).into_par_iter().with_min_len(least).map(&term).collect::<Vec<f64>>().into_iter().sum();
+        return (0..terms)
+            .into_par_iter()
+            .with_min_len(least)
+            .map(&term)
+            .collect::<Vec<f64>>()
+            .into_iter()
+            .sum();
     }
     let _ = work;
     (0..terms).map(term).sum()

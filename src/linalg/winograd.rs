@@ -1,15 +1,16 @@
 //! Correlations with kernels of 3 x 3, by fewer multiplications.
 //!
-//! Two outputs by two of such a correlation take 36 multiplications, or 16: with the patch d of 4 x 4 inputs that they see and
-//! the kernel g,
+//! Two outputs by two of such a correlation take 36 multiplications, or 16: with the patch d of 4 x
+//! 4 inputs that they see and the kernel g,
 //!
 //! ```text
 //!     Y = Aᵀ [(G g Gᵀ) ∘ (Bᵀ d B)] A
 //! ```
 //!
-//! where B and A add and subtract alone (S. Winograd 1980; A. Lavin and S. Gray 2016: Fast Algorithms for Convolutional Neural
-//! Networks, section 4.1). Summed over channels, each of the 16 places is a product of matrices of its own. The result's
-//! rounding is relative to all that the patch holds, not to what one output sees of it.
+//! where B and A add and subtract alone (S. Winograd 1980; A. Lavin and S. Gray 2016: Fast
+//! Algorithms for Convolutional Neural Networks, section 4.1). Summed over channels, each of the 16
+//! places is a product of matrices of its own. The result's rounding is relative to all that the
+//! patch holds, not to what one output sees of it.
 
 // Inlined into the function that the processor's features were switched on for.
 #![allow(clippy::inline_always)]
@@ -36,7 +37,8 @@ pub(crate) struct Winograd<T> {
     target: Planes,
     /// The zeros around the source.
     padding: [usize; 2],
-    /// For each place and tile of target channels: for each source channel one weight for each channel of the tile.
+    /// For each place and tile of target channels: for each source channel one weight for each
+    /// channel of the tile.
     weights: Vec<T>,
 }
 
@@ -48,20 +50,30 @@ impl<T: Scalar> Winograd<T> {
     }
 
     /// `weight` gives that of a target and a source channel at a row and a column of the kernel.
-    pub fn new(source: Planes, target: Planes, padding: [usize; 2], weight: impl Fn(usize, usize, usize, usize) -> T) -> Self {
+    pub fn new(
+        source: Planes,
+        target: Planes,
+        padding: [usize; 2],
+        weight: impl Fn(usize, usize, usize, usize) -> T,
+    ) -> Self {
         let mut weights = vec![T::zero(); PLACES * source.channels * target.channels];
         for tile in tiles(target.channels) {
             for channel in 0..source.channels {
                 for (n, of_target) in tile.clone().enumerate() {
-                    let g: [[f64; 3]; 3] =
-                        std::array::from_fn(|y| std::array::from_fn(|x| weight(of_target, channel, y, x).as_f64()));
-                    let along = |a: f64, b: f64, c: f64| [a, 0.5 * (a + b + c), 0.5 * (a - b + c), c];
-                    let columns: [[f64; 4]; 3] = std::array::from_fn(|x| along(g[0][x], g[1][x], g[2][x]));
+                    let g: [[f64; 3]; 3] = std::array::from_fn(|y| {
+                        std::array::from_fn(|x| weight(of_target, channel, y, x).as_f64())
+                    });
+                    let along =
+                        |a: f64, b: f64, c: f64| [a, 0.5 * (a + b + c), 0.5 * (a - b + c), c];
+                    let columns: [[f64; 4]; 3] =
+                        std::array::from_fn(|x| along(g[0][x], g[1][x], g[2][x]));
                     let rows = (0..4).map(|y| along(columns[0][y], columns[1][y], columns[2][y]));
                     for (y, row) in rows.enumerate() {
                         for (x, v) in row.into_iter().enumerate() {
                             let place = (y * 4 + x) * target.channels;
-                            weights[(place + tile.start) * source.channels + channel * tile.len() + n] = T::from_f64(v);
+                            weights[(place + tile.start) * source.channels
+                                + channel * tile.len()
+                                + n] = T::from_f64(v);
                         }
                     }
                 }
@@ -91,7 +103,13 @@ impl<T: Scalar> Winograd<T> {
                 let values = &source[channel * plane..][..plane];
                 T::with_scratch(|scratch| {
                     let lines = &mut scratch.panel;
-                    T::run(Kernel(Which::Transform(Transform { of: self, rows: rows.clone(), values, out, lines })));
+                    T::run(Kernel(Which::Transform(Transform {
+                        of: self,
+                        rows: rows.clone(),
+                        values,
+                        out,
+                        lines,
+                    })));
                 });
             });
             self.multiply(patches, rows, target);
@@ -105,7 +123,14 @@ impl<T: Scalar> Winograd<T> {
         share_out(target, plane, TILE, true, |first, target| {
             T::with_scratch(|scratch| {
                 let (rows, products) = (rows.clone(), &mut scratch.panel);
-                T::run(Kernel(Which::Multiply(Multiply { of: self, patches, first, rows, target, products })));
+                T::run(Kernel(Which::Multiply(Multiply {
+                    of: self,
+                    patches,
+                    first,
+                    rows,
+                    target,
+                    products,
+                })));
             });
         });
     }
@@ -137,21 +162,29 @@ impl<T: Scalar> WithSimd for Transform<'_, T> {
         let (lines, combined) = lines.split_at_mut(depth * 2 * size);
         for (line, out) in lines.chunks_exact_mut(2 * size).enumerate() {
             out.fill(T::zero());
-            let Some(y) = (2 * rows.start + line).checked_sub(of.padding[0]).filter(|&y| y < height) else { continue };
+            let Some(y) =
+                (2 * rows.start + line).checked_sub(of.padding[0]).filter(|&y| y < height)
+            else {
+                continue;
+            };
             let from = &values[y * width..][..width];
             let (even, odd) = out.split_at_mut(size);
             for (parity, half) in [even, odd].into_iter().enumerate() {
                 // Columns 2 t + parity - padding of the source.
                 let first = of.padding[1].saturating_sub(parity).div_ceil(2);
                 let at = 2 * first + parity - of.padding[1];
-                for (out, &v) in half[first..].iter_mut().zip(from[at.min(width)..].iter().step_by(2)) {
+                for (out, &v) in
+                    half[first..].iter_mut().zip(from[at.min(width)..].iter().step_by(2))
+                {
                     *out = v;
                 }
             }
         }
         for row in 0..rows.len() {
             let line = |k: usize| &lines[(2 * row + k) * 2 * size..][..2 * size];
-            for (y, (a, b, minus)) in [(0, 2, true), (1, 2, false), (2, 1, true), (1, 3, true)].into_iter().enumerate() {
+            for (y, (a, b, minus)) in
+                [(0, 2, true), (1, 2, false), (2, 1, true), (1, 3, true)].into_iter().enumerate()
+            {
                 let (a, b) = (line(a), line(b));
                 let combined = &mut combined[..2 * size];
                 if minus {
@@ -166,10 +199,14 @@ impl<T: Scalar> WithSimd for Transform<'_, T> {
                 let (even, odd) = combined.split_at(size);
                 let (even, next_even) = (&even[..across], &even[1..]);
                 let (odd, next_odd) = (&odd[..across], &odd[1..]);
-                for (x, (a, b, minus)) in
-                    [(even, next_even, true), (odd, next_even, false), (next_even, odd, true), (odd, next_odd, true)]
-                        .into_iter()
-                        .enumerate()
+                for (x, (a, b, minus)) in [
+                    (even, next_even, true),
+                    (odd, next_even, false),
+                    (next_even, odd, true),
+                    (odd, next_odd, true),
+                ]
+                .into_iter()
+                .enumerate()
                 {
                     let out = &mut out[(y * 4 + x) * count + row * across..][..across];
                     if minus {
@@ -187,8 +224,8 @@ impl<T: Scalar> WithSimd for Transform<'_, T> {
     }
 }
 
-/// The sums over the source's channels, place by place, and what they are of the target: for some of its channels, from `first`
-/// on, at some rows of patches.
+/// The sums over the source's channels, place by place, and what they are of the target: for some
+/// of its channels, from `first` on, at some rows of patches.
 pub(super) struct Multiply<'a, T> {
     of: &'a Winograd<T>,
     patches: &'a [T],
@@ -214,7 +251,9 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
         for place in 0..PLACES {
             let source = &patches[place * count..];
             let weights = &of.weights[place * of.target.channels * depth..];
-            for tile in tiles(of.target.channels).filter(|tile| tile.start >= first && tile.start < first + channels) {
+            for tile in tiles(of.target.channels)
+                .filter(|tile| tile.start >= first && tile.start < first + channels)
+            {
                 let weights = &weights[tile.start * depth..tile.end * depth];
                 macro_rules! of_width {
                     ($($n:literal),*) => {
@@ -240,7 +279,11 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
             for x in 0..4 {
                 let mut rest = &mut *products;
                 let mut lines: [&mut [T]; 4] = std::array::from_fn(|y| {
-                    let (_, line) = std::mem::take(&mut rest).split_at_mut(if y == 0 { x * count } else { 3 * count });
+                    let (_, line) = std::mem::take(&mut rest).split_at_mut(if y == 0 {
+                        x * count
+                    } else {
+                        3 * count
+                    });
                     let (line, behind) = line.split_at_mut(count);
                     rest = behind;
                     line

@@ -4,23 +4,27 @@
 //!     A_ij = z_i w_ij / (Σ_i |z_i w_ij| + ε)
 //! ```
 //!
-//! D. Vukadin, P. Afrić, M. Šilić, G. Delač: Advancing attribution-based neural network explainability through relative absolute
-//! magnitude layer-wise relevance propagation and multi-component evaluation. ACM Transactions on Intelligent Systems and
-//! Technology 15(3), 2024.
+//! D. Vukadin, P. Afrić, M. Šilić, G. Delač: Advancing attribution-based neural network
+//! explainability through relative absolute magnitude layer-wise relevance propagation and
+//! multi-component evaluation. ACM Transactions on Intelligent Systems and Technology 15(3), 2024.
 
-use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform, describe};
+use super::{
+    BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform,
+    describe,
+};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// Shares in proportion to what each input added, relative to the sum of the magnitudes: no share is larger than 1, however
-/// much cancels.
+/// Shares in proportion to what each input added, relative to the sum of the magnitudes: no share
+/// is larger than 1, however much cancels.
 ///
 /// | parameter | default | what for | range |
 /// |---|---|---|---|
 /// | stabilizer | 1e-6 | keeps the sum of magnitudes from zero | see [`Stabilizer`] |
 ///
-/// The bias has no part in it. Sinks: the stabilizer, and `rest`, twice the negative part of the magnitudes: the shares sum to
-/// (P - N) / (P + N) for positive parts P and negative parts N. So the relevances of an output below 0 sum to a positive number.
+/// The bias has no part in it. Sinks: the stabilizer, and `rest`, twice the negative part of the
+/// magnitudes: the shares sum to (P - N) / (P + N) for positive parts P and negative parts N. So
+/// the relevances of an output below 0 sum to a positive number.
 ///
 /// # Example
 /// ```

@@ -6,16 +6,17 @@
 //!
 //! with α - β = 1, p+ = max(p, 0), p- = min(p, 0).
 //!
-//! S. Bach, A. Binder, G. Montavon, F. Klauschen, K.-R. Müller, W. Samek: On pixel-wise explanations for non-linear
-//! classifier decisions by layer-wise relevance propagation. PLoS ONE 10(7): e0130140, 2015. Equation 60.
+//! S. Bach, A. Binder, G. Montavon, F. Klauschen, K.-R. Müller, W. Samek: On pixel-wise
+//! explanations for non-linear classifier decisions by layer-wise relevance propagation. PLoS ONE
+//! 10(7): e0130140, 2015. Equation 60.
 
 use super::zplus::of_sign;
 use super::{BiasMode, Decomposition, RelevanceRule, Site, Stabilizer, describe, settings};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The alpha-beta rule: what is positive counts α times and what is negative -β times, each over its own sum. No total
-/// cancels, and what speaks against an output still shows.
+/// The alpha-beta rule: what is positive counts α times and what is negative -β times, each over
+/// its own sum. No total cancels, and what speaks against an output still shows.
 ///
 /// (1, 0) is [`ZPlus`](crate::ZPlus).
 ///
@@ -25,8 +26,8 @@ use crate::scalar::Scalar;
 /// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
 /// | bias | [`BiasMode::Absorb`] | what becomes of b+ and b- | any mode |
 ///
-/// Sinks: the bias, α b_j+ / S - β b_j- / S (under `Absorb`), the stabilizer, and a group's coefficient, α or -β, where it is
-/// empty (`Empty`).
+/// Sinks: the bias, α b_j+ / S - β b_j- / S (under `Absorb`), the stabilizer, and a group's
+/// coefficient, α or -β, where it is empty (`Empty`).
 ///
 /// # Example
 /// ```
@@ -55,7 +56,12 @@ impl AlphaBeta {
         if alpha.is_finite() && alpha >= 1.0 && beta >= 0.0 && (alpha - beta - 1.0).abs() <= 1e-9 {
             return Ok(Self { alpha, beta, ..Self::default() });
         }
-        Err(Error::parameter("AlphaBeta", "(alpha, beta)", (alpha, beta), "alpha >= 1, beta >= 0, alpha - beta = 1"))
+        Err(Error::parameter(
+            "AlphaBeta",
+            "(alpha, beta)",
+            (alpha, beta),
+            "alpha >= 1, beta >= 0, alpha - beta = 1",
+        ))
     }
 }
 
@@ -73,7 +79,8 @@ impl<T: Scalar> RelevanceRule<T> for AlphaBeta {
     }
 
     fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
-        let mut groups = vec![of_sign(true, self.stabilizer, self.bias).times(T::from_f64(self.alpha))];
+        let mut groups =
+            vec![of_sign(true, self.stabilizer, self.bias).times(T::from_f64(self.alpha))];
         if self.beta > 0.0 {
             groups.push(of_sign(false, self.stabilizer, self.bias).times(T::from_f64(-self.beta)));
         }
@@ -93,7 +100,9 @@ mod tests {
 
     #[test]
     fn refuses_what_does_not_conserve() {
-        for (alpha, beta) in [(0.5, -0.5), (2.0, 0.0), (2.0, f64::NAN), (f64::INFINITY, f64::INFINITY)] {
+        for (alpha, beta) in
+            [(0.5, -0.5), (2.0, 0.0), (2.0, f64::NAN), (f64::INFINITY, f64::INFINITY)]
+        {
             assert!(matches!(AlphaBeta::new(alpha, beta), Err(Error::InvalidParameter { .. })));
         }
         assert!(AlphaBeta::new(1.0, 0.0).is_ok());

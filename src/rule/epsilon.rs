@@ -4,16 +4,22 @@
 //!     A_ij = z_i w_ij / (y_j + ε sgn y_j)        y_j = Σ_i z_i w_ij + b_j        sgn 0 = 1
 //! ```
 //!
-//! S. Bach, A. Binder, G. Montavon, F. Klauschen, K.-R. Müller, W. Samek: On pixel-wise explanations for non-linear
-//! classifier decisions by layer-wise relevance propagation. PLoS ONE 10(7): e0130140, 2015. Equation 58.
+//! S. Bach, A. Binder, G. Montavon, F. Klauschen, K.-R. Müller, W. Samek: On pixel-wise
+//! explanations for non-linear classifier decisions by layer-wise relevance propagation. PLoS ONE
+//! 10(7): e0130140, 2015. Equation 58.
 
-use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform, settings};
+use super::{
+    BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform,
+    settings,
+};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The epsilon rule, z_i w_ij / (y_j + ε sgn y_j): relevance in proportion to what each input added to the output.
+/// The epsilon rule, z_i w_ij / (y_j + ε sgn y_j): relevance in proportion to what each input added
+/// to the output.
 ///
-/// With an ε that vanishes against every total this is LRP-0, which in a ReLU network is gradient times input.
+/// With an ε that vanishes against every total this is LRP-0, which in a ReLU network is gradient
+/// times input.
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|
@@ -51,7 +57,8 @@ impl Epsilon {
         Self::default().with_stabilizer(Stabilizer::Absolute(epsilon))
     }
 
-    /// ε as a multiple of the root mean square of the layer's totals, taken anew at each layer and sample.
+    /// ε as a multiple of the root mean square of the layer's totals, taken anew at each layer and
+    /// sample.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] where ε is not finite or not above 0.
@@ -81,7 +88,9 @@ impl<T: Scalar> RelevanceRule<T> for Epsilon {
 
     fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
         let part = Part::new(Transform::Identity, Transform::Identity);
-        Ok(Group::new(vec![part], Divisor::Total(self.stabilizer)).with_bias(self.bias, Transform::Identity).into())
+        Ok(Group::new(vec![part], Divisor::Total(self.stabilizer))
+            .with_bias(self.bias, Transform::Identity)
+            .into())
     }
 }
 

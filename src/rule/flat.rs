@@ -4,8 +4,8 @@
 //!     A_ij = 1 / n_j        n_j: how many inputs output j has
 //! ```
 //!
-//! S. Lapuschkin, A. Binder, K.-R. Müller, W. Samek: Understanding and comparing deep neural networks for age and gender
-//! classification. ICCV workshops, 2017, pp. 1629-1638.
+//! S. Lapuschkin, A. Binder, K.-R. Müller, W. Samek: Understanding and comparing deep neural
+//! networks for age and gender classification. ICCV workshops, 2017, pp. 1629-1638.
 
 use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Transform};
 use crate::error::Error;
@@ -34,7 +34,9 @@ impl<T: Scalar> RelevanceRule<T> for Flat {
 
     fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
         let part = Part::new(Transform::One, Transform::One);
-        Ok(Group::new(vec![part], Divisor::FanIn).with_bias(BiasMode::Ignore, Transform::Identity).into())
+        Ok(Group::new(vec![part], Divisor::FanIn)
+            .with_bias(BiasMode::Ignore, Transform::Identity)
+            .into())
     }
 }
 

@@ -13,19 +13,24 @@
 //!     A_ij = z_i (w_ij + γ w_ij+) / S(their sum + b_j + γ b_j+)
 //! ```
 //!
-//! G. Montavon, A. Binder, S. Lapuschkin, W. Samek, K.-R. Müller: Layer-wise relevance propagation: an overview. In:
-//! Explainable AI, LNCS 11700, Springer, 2019, pp. 193-209.
+//! G. Montavon, A. Binder, S. Lapuschkin, W. Samek, K.-R. Müller: Layer-wise relevance propagation:
+//! an overview. In: Explainable AI, LNCS 11700, Springer, 2019, pp. 193-209.
 //!
-//! L. Andéol, Y. Kawakami, Y. Wada, T. Kanamori, K.-R. Müller, G. Montavon: Learning domain invariant representations by
-//! joint Wasserstein distance minimization. arXiv:2106.04923, 2021 (the form for both signs).
+//! L. Andéol, Y. Kawakami, Y. Wada, T. Kanamori, K.-R. Müller, G. Montavon: Learning domain
+//! invariant representations by joint Wasserstein distance minimization. arXiv:2106.04923, 2021
+//! (the form for both signs).
 
-use super::{BiasMode, Decomposition, Divisor, Gate, Group, Part, RelevanceRule, Site, Stabilizer, Transform, describe, settings};
+use super::{
+    BiasMode, Decomposition, Divisor, Gate, Group, Part, RelevanceRule, Site, Stabilizer,
+    Transform, describe, settings,
+};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
 const GAMMA: f64 = 0.25;
 
-/// The gamma rule: what has the sign of the output counts 1 + γ times. Less cancels, and what speaks against an output shows.
+/// The gamma rule: what has the sign of the output counts 1 + γ times. Less cancels, and what
+/// speaks against an output shows.
 ///
 /// γ = 0 is [`Epsilon`](crate::Epsilon), γ → ∞ is [`ZPlus`](crate::ZPlus) where y_j > 0.
 ///
@@ -55,10 +60,11 @@ pub struct Gamma {
     bias: BiasMode,
 }
 
-/// The plain gamma rule: positive weights count 1 + γ times, whatever the sign of inputs and output.
+/// The plain gamma rule: positive weights count 1 + γ times, whatever the sign of inputs and
+/// output.
 ///
-/// The parameters are those of [`Gamma`], which is the same where no input is negative and the output is positive. Where
-/// they are, it may divide by a total near zero: take [`Gamma`] there.
+/// The parameters are those of [`Gamma`], which is the same where no input is negative and the
+/// output is positive. Where they are, it may divide by a total near zero: take [`Gamma`] there.
 ///
 /// Sinks: the bias (under `Absorb`) and the stabilizer.
 ///
@@ -109,7 +115,10 @@ constructors!(GammaPlain);
 /// v + γ v+ and v + γ v-.
 fn preferring<T: Scalar>(gamma: f64) -> [Transform<T>; 2] {
     let gamma = T::from_f64(gamma);
-    [Transform::map(move |v: T| v + gamma * v.max(T::zero())), Transform::map(move |v: T| v + gamma * v.min(T::zero()))]
+    [
+        Transform::map(move |v: T| v + gamma * v.max(T::zero())),
+        Transform::map(move |v: T| v + gamma * v.min(T::zero())),
+    ]
 }
 
 impl<T: Scalar> RelevanceRule<T> for Gamma {
@@ -121,11 +130,18 @@ impl<T: Scalar> RelevanceRule<T> for Gamma {
         let [positive, negative] = preferring::<T>(self.gamma);
         // What z >= 0 and z < 0 are multiplied by, where the output has this sign.
         let group = |gate, [with, against]: [&Transform<T>; 2]| {
-            let parts = vec![Part::new(Transform::Positive, with.clone()), Part::new(Transform::Negative, against.clone())];
-            let group = Group::new(parts, Divisor::Total(self.stabilizer)).with_bias(self.bias, with.clone());
+            let parts = vec![
+                Part::new(Transform::Positive, with.clone()),
+                Part::new(Transform::Negative, against.clone()),
+            ];
+            let group = Group::new(parts, Divisor::Total(self.stabilizer))
+                .with_bias(self.bias, with.clone());
             group.where_output(gate)
         };
-        let groups = [group(Gate::Positive, [&positive, &negative]), group(Gate::Negative, [&negative, &positive])];
+        let groups = [
+            group(Gate::Positive, [&positive, &negative]),
+            group(Gate::Negative, [&negative, &positive]),
+        ];
         // (w + γ w+) + (w + γ w-) = (2 + γ) w.
         let [first, second] = groups;
         Ok(Decomposition::new(vec![first, second.completing(T::from_f64(2.0 + self.gamma))]))
@@ -140,7 +156,9 @@ impl<T: Scalar> RelevanceRule<T> for GammaPlain {
     fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
         let [positive, _] = preferring::<T>(self.gamma);
         let part = Part::new(Transform::Identity, positive.clone());
-        Ok(Group::new(vec![part], Divisor::Total(self.stabilizer)).with_bias(self.bias, positive).into())
+        Ok(Group::new(vec![part], Divisor::Total(self.stabilizer))
+            .with_bias(self.bias, positive)
+            .into())
     }
 }
 

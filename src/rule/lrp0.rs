@@ -4,17 +4,21 @@
 //!     A_ij = z_i w_ij / y_j        y_j = Σ_i z_i w_ij + b_j
 //! ```
 //!
-//! S. Bach, A. Binder, G. Montavon, F. Klauschen, K.-R. Müller, W. Samek: On pixel-wise explanations for non-linear
-//! classifier decisions by layer-wise relevance propagation. PLoS ONE 10(7): e0130140, 2015. Equation 56.
+//! S. Bach, A. Binder, G. Montavon, F. Klauschen, K.-R. Müller, W. Samek: On pixel-wise
+//! explanations for non-linear classifier decisions by layer-wise relevance propagation. PLoS ONE
+//! 10(7): e0130140, 2015. Equation 56.
 
-use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform};
+use super::{
+    BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform,
+};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The rule LRP-0, z_i w_ij / y_j: relevance in proportion to what each input added to the output, with nothing to keep
-/// y_j from zero.
+/// The rule LRP-0, z_i w_ij / y_j: relevance in proportion to what each input added to the output,
+/// with nothing to keep y_j from zero.
 ///
-/// In a network of linear layers and ReLUs it is gradient times input. Where y_j is exactly 0 the shares are 0.
+/// In a network of linear layers and ReLUs it is gradient times input. Where y_j is exactly 0 the
+/// shares are 0.
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|
@@ -56,7 +60,9 @@ impl<T: Scalar> RelevanceRule<T> for Lrp0 {
 
     fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
         let part = Part::new(Transform::Identity, Transform::Identity);
-        Ok(Group::new(vec![part], Divisor::Total(Stabilizer::None)).with_bias(self.bias, Transform::Identity).into())
+        Ok(Group::new(vec![part], Divisor::Total(Stabilizer::None))
+            .with_bias(self.bias, Transform::Identity)
+            .into())
     }
 }
 

@@ -4,14 +4,16 @@
 //!     A_ij = z_i w_ij / S(y_j)
 //! ```
 //!
-//! The name that zennit gives to the rule of poolings and sums (C. Anders, D. Neumann, W. Samek, K.-R. Müller, S. Lapuschkin:
-//! Software for dataset-wide XAI, arXiv:2106.13200, 2021): their weights are no parameters, only normalized.
+//! The name that zennit gives to the rule of poolings and sums (C. Anders, D. Neumann, W. Samek,
+//! K.-R. Müller, S. Lapuschkin: Software for dataset-wide XAI, arXiv:2106.13200, 2021): their
+//! weights are no parameters, only normalized.
 
 use super::{Decomposition, Epsilon, RelevanceRule, Site};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The rule for poolings and sums: in proportion to what each input added, as [`Epsilon::default`] does.
+/// The rule for poolings and sums: in proportion to what each input added, as [`Epsilon::default`]
+/// does.
 ///
 /// No parameters. Sinks: those of [`Epsilon`].
 ///

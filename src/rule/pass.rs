@@ -36,10 +36,15 @@ impl<T: Scalar> RelevanceRule<T> for Pass {
                 rule: RelevanceRule::<T>::name(self),
                 layer: site.layer,
                 kind: site.kind.to_owned(),
-                reason: format!("its inputs are {} and its outputs {}, not of one shape", site.input_shape, site.output_shape),
+                reason: format!(
+                    "its inputs are {} and its outputs {}, not of one shape",
+                    site.input_shape, site.output_shape
+                ),
             });
         }
-        Ok(Group::new(vec![Part::same()], Divisor::One).with_bias(BiasMode::Ignore, Transform::Identity).into())
+        Ok(Group::new(vec![Part::same()], Divisor::One)
+            .with_bias(BiasMode::Ignore, Transform::Identity)
+            .into())
     }
 }
 

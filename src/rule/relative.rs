@@ -4,7 +4,8 @@
 //!     A_ij = z_i w_ij / n        n: how many inputs output j has
 //! ```
 //!
-//! The forward-pass formulation of LRP with its divisor, the total, replaced by the constant fan-in.
+//! The forward-pass formulation of LRP with its divisor, the total, replaced by the constant
+//! fan-in.
 
 use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Transform};
 use crate::error::Error;
@@ -12,10 +13,10 @@ use crate::scalar::Scalar;
 
 /// The rule without a total, z_i w_ij / n: what an input adds, against the fan-in.
 ///
-/// Nothing is divided by data, so nothing is unstable and no stabilizer is needed. The shares do not sum to 1: what is
-/// missing (or too much) stands in the ledger as the rest. They shrink with every layer, and in a deep network below
-/// the number type's range; the scale is therefore kept apart
-/// ([`Explanation::exponent`](crate::Explanation::exponent)).
+/// Nothing is divided by data, so nothing is unstable and no stabilizer is needed. The shares do
+/// not sum to 1: what is missing (or too much) stands in the ledger as the rest. They shrink with
+/// every layer, and in a deep network below the number type's range; the scale is therefore kept
+/// apart ([`Explanation::exponent`](crate::Explanation::exponent)).
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|
@@ -43,7 +44,8 @@ impl Relative {
     /// The rule with a use of the bias.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] for [`BiasMode::Absorb`]: there is no total that could absorb the bias.
+    /// [`Error::InvalidParameter`] for [`BiasMode::Absorb`]: there is no total that could absorb
+    /// the bias.
     pub fn new(bias: BiasMode) -> Result<Self, Error> {
         if bias == BiasMode::Absorb {
             let requirement = "Ignore or Distribute (the rule has no total that could absorb it)";

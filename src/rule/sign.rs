@@ -4,23 +4,27 @@
 //!     A_ij = sgn(z_i) w_ij / (y_j + ε sgn y_j)        y_j = Σ_i z_i w_ij + b_j        sgn 0 = 1
 //! ```
 //!
-//! N. Gumpfer, J. Prim, T. Keller, B. Seeger, M. Guckert, J. Hannig: SIGNed explanations: unveiling relevant features by reducing
-//! bias. Information Fusion 99, 2023.
+//! N. Gumpfer, J. Prim, T. Keller, B. Seeger, M. Guckert, J. Hannig: SIGNed explanations: unveiling
+//! relevant features by reducing bias. Information Fusion 99, 2023.
 
-use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform, describe, settings};
+use super::{
+    BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform,
+    describe, settings,
+};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// Shares by the weights and the sign of the input in place of its size: a feature of 0 can be relevant too. Meant for the first
-/// layer, where the size of a value is the unit that it is measured in.
+/// Shares by the weights and the sign of the input in place of its size: a feature of 0 can be
+/// relevant too. Meant for the first layer, where the size of a value is the unit that it is
+/// measured in.
 ///
 /// | parameter | default | what for | range |
 /// |---|---|---|---|
 /// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
 /// | bias | [`BiasMode::Absorb`] | what becomes of b | any mode |
 ///
-/// Sinks: the bias b_j / S (under `Absorb`), the stabilizer, and `rest`, what shares, bias and stabilizer
-/// together differ from 1 by.
+/// Sinks: the bias b_j / S (under `Absorb`), the stabilizer, and `rest`, what shares, bias and
+/// stabilizer together differ from 1 by.
 ///
 /// # Example
 /// ```
@@ -48,7 +52,10 @@ impl<T: Scalar> RelevanceRule<T> for Sign {
     fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
         let sign = Transform::map(|z: T| if z < T::zero() { -T::one() } else { T::one() });
         let outputs = vec![Part::new(Transform::Identity, Transform::Identity)];
-        let group = Group::new(vec![Part::new(sign, Transform::Identity)], Divisor::TotalOf(outputs, self.stabilizer));
+        let group = Group::new(
+            vec![Part::new(sign, Transform::Identity)],
+            Divisor::TotalOf(outputs, self.stabilizer),
+        );
         Ok(group.with_bias(self.bias, Transform::Identity).into())
     }
 }

@@ -4,14 +4,19 @@
 //!     A_ij = w_ij² / S(Σ_i w_ij²)
 //! ```
 //!
-//! G. Montavon, S. Lapuschkin, A. Binder, W. Samek, K.-R. Müller: Explaining nonlinear classification decisions with deep
-//! Taylor decomposition. Pattern Recognition 65, 2017, pp. 211-222.
+//! G. Montavon, S. Lapuschkin, A. Binder, W. Samek, K.-R. Müller: Explaining nonlinear
+//! classification decisions with deep Taylor decomposition. Pattern Recognition 65, 2017, pp.
+//! 211-222.
 
-use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform, describe, settings};
+use super::{
+    BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform,
+    describe, settings,
+};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The w² rule: in proportion to the squared weights, whatever the inputs, for a first layer with inputs of any size.
+/// The w² rule: in proportion to the squared weights, whatever the inputs, for a first layer with
+/// inputs of any size.
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|
@@ -46,13 +51,21 @@ settings!(WSquare);
 
 impl<T: Scalar> RelevanceRule<T> for WSquare {
     fn name(&self) -> String {
-        describe("WSquare", &[], self.stabilizer, if self.bias == BiasMode::Ignore { BiasMode::default() } else { self.bias })
+        describe(
+            "WSquare",
+            &[],
+            self.stabilizer,
+            if self.bias == BiasMode::Ignore { BiasMode::default() } else { self.bias },
+        )
     }
 
     fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
         let square = Transform::map(|w: T| w * w);
         let part = Part::new(Transform::One, square.clone());
-        Ok(Group::new(vec![part], Divisor::Total(self.stabilizer)).with_bias(self.bias, square).of_one_sign().into())
+        Ok(Group::new(vec![part], Divisor::Total(self.stabilizer))
+            .with_bias(self.bias, square)
+            .of_one_sign()
+            .into())
     }
 }
 

@@ -4,19 +4,24 @@
 //!     A_ij = (z_i w_ij - l_i w_ij+ - h_i w_ij-) / S(their sum)        p+ = max(p, 0), p- = min(p, 0)
 //! ```
 //!
-//! G. Montavon, S. Lapuschkin, A. Binder, W. Samek, K.-R. Müller: Explaining nonlinear classification decisions with deep
-//! Taylor decomposition. Pattern Recognition 65, 2017, pp. 211-222. The bias cancels: b - b+ - b- = 0.
+//! G. Montavon, S. Lapuschkin, A. Binder, W. Samek, K.-R. Müller: Explaining nonlinear
+//! classification decisions with deep Taylor decomposition. Pattern Recognition 65, 2017, pp.
+//! 211-222. The bias cancels: b - b+ - b- = 0.
 
 use std::sync::Arc;
 
-use super::{BiasMode, Decomposition, Divisor, Group, Outside, Part, RelevanceRule, Site, Stabilizer, Transform};
+use super::{
+    BiasMode, Decomposition, Divisor, Group, Outside, Part, RelevanceRule, Site, Stabilizer,
+    Transform,
+};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The z-box rule, for a first layer whose inputs lie in a box, such as pixels: z_i against the corner that speaks
-/// most against the output.
+/// The z-box rule, for a first layer whose inputs lie in a box, such as pixels: z_i against the
+/// corner that speaks most against the output.
 ///
-/// No numerator is negative for a sample in the box, so that no total cancels; and an input of 0 gets relevance, too.
+/// No numerator is negative for a sample in the box, so that no total cancels; and an input of 0
+/// gets relevance, too.
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|
@@ -53,17 +58,31 @@ impl ZBox {
         Self::per_input(vec![low], vec![high])
     }
 
-    /// A box with sides of its own for each input, as pixels of normalized channels have. One value stands for all.
+    /// A box with sides of its own for each input, as pixels of normalized channels have. One value
+    /// stands for all.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] unless there are as many of both, and low <= high, all finite. Another number than the
-    /// layer's inputs is an error where the rule is used.
+    /// [`Error::InvalidParameter`] unless there are as many of both, and low <= high, all finite.
+    /// Another number than the layer's inputs is an error where the rule is used.
     pub fn per_input(low: Vec<f64>, high: Vec<f64>) -> Result<Self, Error> {
-        let ordered = low.iter().zip(&high).all(|(low, high)| low.is_finite() && high.is_finite() && low <= high);
+        let ordered = low
+            .iter()
+            .zip(&high)
+            .all(|(low, high)| low.is_finite() && high.is_finite() && low <= high);
         if low.len() != high.len() || low.is_empty() || !ordered {
-            return Err(Error::parameter("ZBox", "low, high", (low, high), "finite, as many of both, low <= high"));
+            return Err(Error::parameter(
+                "ZBox",
+                "low, high",
+                (low, high),
+                "finite, as many of both, low <= high",
+            ));
         }
-        Ok(Self { low: low.into(), high: high.into(), stabilizer: Stabilizer::default(), outside: Outside::default() })
+        Ok(Self {
+            low: low.into(),
+            high: high.into(),
+            stabilizer: Stabilizer::default(),
+            outside: Outside::default(),
+        })
     }
 
     /// The same with another stabilizer of the totals.
@@ -75,8 +94,8 @@ impl ZBox {
         Ok(self)
     }
 
-    /// The same with another treatment of samples outside the box, which are refused unless told otherwise: shares of such a
-    /// sample can have any sign and size.
+    /// The same with another treatment of samples outside the box, which are refused unless told
+    /// otherwise: shares of such a sample can have any sign and size.
     #[must_use]
     pub fn with_outside(mut self, outside: Outside) -> Self {
         self.outside = outside;
@@ -96,12 +115,18 @@ impl<T: Scalar> RelevanceRule<T> for ZBox {
         let of_inputs = |bounds: &[f64]| -> Result<Vec<T>, Error> {
             match bounds {
                 [all] => Ok(vec![T::from_f64(*all); site.inputs]),
-                each if each.len() == site.inputs => Ok(each.iter().map(|&bound| T::from_f64(bound)).collect()),
+                each if each.len() == site.inputs => {
+                    Ok(each.iter().map(|&bound| T::from_f64(bound)).collect())
+                }
                 each => Err(Error::Unsupported {
                     rule: RelevanceRule::<T>::name(self),
                     layer: site.layer,
                     kind: site.kind.to_owned(),
-                    reason: format!("the box has {} sides, the layer {} inputs", each.len(), site.inputs),
+                    reason: format!(
+                        "the box has {} sides, the layer {} inputs",
+                        each.len(),
+                        site.inputs
+                    ),
                 }),
             }
         };
@@ -112,7 +137,8 @@ impl<T: Scalar> RelevanceRule<T> for ZBox {
             Part::fixed(negated(&low), Transform::Positive),
             Part::fixed(negated(&high), Transform::Negative),
         ];
-        let group = Group::new(parts, Divisor::Total(self.stabilizer)).with_bias(BiasMode::Ignore, Transform::Identity);
+        let group = Group::new(parts, Divisor::Total(self.stabilizer))
+            .with_bias(BiasMode::Ignore, Transform::Identity);
         Ok(Decomposition::from(group).for_inputs(low, high, self.outside))
     }
 }

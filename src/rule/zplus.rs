@@ -4,14 +4,19 @@
 //!     A_ij = (z_i+ w_ij+ + z_i- w_ij-) / S(their sum + b_j+)        p+ = max(p, 0), p- = min(p, 0)
 //! ```
 //!
-//! G. Montavon, S. Lapuschkin, A. Binder, W. Samek, K.-R. Müller: Explaining nonlinear classification decisions with deep
-//! Taylor decomposition. Pattern Recognition 65, 2017, pp. 211-222. It is alpha-beta with α = 1, β = 0.
+//! G. Montavon, S. Lapuschkin, A. Binder, W. Samek, K.-R. Müller: Explaining nonlinear
+//! classification decisions with deep Taylor decomposition. Pattern Recognition 65, 2017, pp.
+//! 211-222. It is alpha-beta with α = 1, β = 0.
 
-use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform, describe, settings};
+use super::{
+    BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform,
+    describe, settings,
+};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The z⁺ rule: what is positive, over its sum. No relevance changes its sign, and no total cancels.
+/// The z⁺ rule: what is positive, over its sum. No relevance changes its sign, and no total
+/// cancels.
 ///
 /// Inputs, weights and the bias are clamped, so that inputs of both signs are right, too.
 ///
@@ -20,7 +25,8 @@ use crate::scalar::Scalar;
 /// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
 /// | bias | [`BiasMode::Absorb`] | what becomes of b+ | any mode |
 ///
-/// Sinks: the bias b_j+ / S (under `Absorb`), the stabilizer, and all of it (`Empty`) where nothing is positive.
+/// Sinks: the bias b_j+ / S (under `Absorb`), the stabilizer, and all of it (`Empty`) where nothing
+/// is positive.
 ///
 /// # Example
 /// ```
@@ -41,10 +47,18 @@ pub struct ZPlus {
 settings!(ZPlus);
 
 /// c times what has the sign of `of`, over its sum.
-pub(super) fn of_sign<T: Scalar>(positive: bool, stabilizer: Stabilizer, bias: BiasMode) -> Group<T> {
-    let [same, other] =
-        if positive { [Transform::Positive, Transform::Negative] } else { [Transform::Negative, Transform::Positive] };
-    let parts = vec![Part::new(Transform::Positive, same.clone()), Part::new(Transform::Negative, other)];
+pub(super) fn of_sign<T: Scalar>(
+    positive: bool,
+    stabilizer: Stabilizer,
+    bias: BiasMode,
+) -> Group<T> {
+    let [same, other] = if positive {
+        [Transform::Positive, Transform::Negative]
+    } else {
+        [Transform::Negative, Transform::Positive]
+    };
+    let parts =
+        vec![Part::new(Transform::Positive, same.clone()), Part::new(Transform::Negative, other)];
     Group::new(parts, Divisor::Total(stabilizer)).with_bias(bias, same).of_one_sign()
 }
 

@@ -1,5 +1,6 @@
-//! Random dense networks, and the rules written straight from their formulas: explicit loops over vectors of vectors, in
-//! double precision. Nothing here is shared with the crate, so that a mistake there is not repeated here.
+//! Random dense networks, and the rules written straight from their formulas: explicit loops over
+//! vectors of vectors, in double precision. Nothing here is shared with the crate, so that a
+//! mistake there is not repeated here.
 
 // Each test file uses its own part of this module.
 #![allow(dead_code)]
@@ -11,8 +12,8 @@ use proptest::test_runner::RngSeed;
 use relprop::nalgebra::{DMatrix, DVector};
 use relprop::rule::{Outside, Stabilizer};
 use relprop::{
-    AbsLrp, AlphaBeta, BiasMode, Cause, Epsilon, Explanation, Flat, Gamma, GammaPlain, Linear, Lrp0, Relative, RelevanceRule, Relu,
-    Scalar, Sequential, Sign, WSquare, ZBox, ZPlus,
+    AbsLrp, AlphaBeta, BiasMode, Cause, Epsilon, Explanation, Flat, Gamma, GammaPlain, Linear,
+    Lrp0, Relative, RelevanceRule, Relu, Scalar, Sequential, Sign, WSquare, ZBox, ZPlus,
 };
 
 /// Rows of numbers.
@@ -62,7 +63,12 @@ pub struct Expected {
 
 /// The same cases at every run; a failing one is printed and needs no file.
 pub fn config(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, rng_seed: RngSeed::Fixed(0x1234_5678), ..ProptestConfig::default() }
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(0x1234_5678),
+        ..ProptestConfig::default()
+    }
 }
 
 pub fn number() -> impl Strategy<Value = f64> {
@@ -83,7 +89,11 @@ pub fn net(biases: bool, relu: bool) -> impl Strategy<Value = Net> {
         let layers: Vec<_> = sizes
             .windows(2)
             .map(|pair| {
-                let bias = if biases { prop::option::of(vector(pair[1])).boxed() } else { Just(None).boxed() };
+                let bias = if biases {
+                    prop::option::of(vector(pair[1])).boxed()
+                } else {
+                    Just(None).boxed()
+                };
                 (matrix(pair[1], pair[0]), bias).prop_map(|(weights, bias)| Dense { weights, bias })
             })
             .collect();
@@ -91,9 +101,11 @@ pub fn net(biases: bool, relu: bool) -> impl Strategy<Value = Net> {
     })
 }
 
-/// Any rule, with an epsilon of at least `smallest`: with a vanishing one a total near zero leaves no digits to compare.
+/// Any rule, with an epsilon of at least `smallest`: with a vanishing one a total near zero leaves
+/// no digits to compare.
 pub fn formula(smallest: f64) -> impl Strategy<Value = Formula> {
-    let bias = || prop_oneof![Just(BiasMode::Absorb), Just(BiasMode::Ignore), Just(BiasMode::Distribute)];
+    let bias =
+        || prop_oneof![Just(BiasMode::Absorb), Just(BiasMode::Ignore), Just(BiasMode::Distribute)];
     let either = || prop_oneof![Just(BiasMode::Absorb), Just(BiasMode::Ignore)];
     let of_relative = prop_oneof![Just(BiasMode::Ignore), Just(BiasMode::Distribute)];
     let epsilon = move || smallest..1.0;
@@ -130,9 +142,17 @@ struct Column {
 }
 
 impl Column {
-    /// Adds `c` times each numerator over the stabilized sum of all of them and of what the bias comes to. Where there is
-    /// nothing to share by, `c` is lost.
-    fn share(&mut self, c: f64, numerators: &[f64], bias: f64, mode: BiasMode, epsilon: f64, lost: Cause) {
+    /// Adds `c` times each numerator over the stabilized sum of all of them and of what the bias
+    /// comes to. Where there is nothing to share by, `c` is lost.
+    fn share(
+        &mut self,
+        c: f64,
+        numerators: &[f64],
+        bias: f64,
+        mode: BiasMode,
+        epsilon: f64,
+        lost: Cause,
+    ) {
         let mut total = 0.0;
         for numerator in numerators {
             total += numerator;
@@ -147,7 +167,8 @@ impl Column {
         let signed = if total < 0.0 { -epsilon } else { epsilon };
         let divisor = total + signed;
         for (share, numerator) in self.shares.iter_mut().zip(numerators) {
-            let distributed = if mode == BiasMode::Distribute { bias / numerators.len() as f64 } else { 0.0 };
+            let distributed =
+                if mode == BiasMode::Distribute { bias / numerators.len() as f64 } else { 0.0 };
             *share += c * (numerator + distributed) / divisor;
         }
         if mode == BiasMode::Absorb {
@@ -158,13 +179,22 @@ impl Column {
 }
 
 impl Column {
-    /// Adds each numerator over a stabilized total that is not their sum; what the shares and sinks lack of 1 is the rest.
-    fn share_by(&mut self, numerators: &[f64], bias: f64, total: f64, mode: BiasMode, epsilon: f64) {
+    /// Adds each numerator over a stabilized total that is not their sum; what the shares and sinks
+    /// lack of 1 is the rest.
+    fn share_by(
+        &mut self,
+        numerators: &[f64],
+        bias: f64,
+        total: f64,
+        mode: BiasMode,
+        epsilon: f64,
+    ) {
         let signed = if total < 0.0 { -epsilon } else { epsilon };
         let divisor = total + signed;
         let mut rest = 1.0 - signed / divisor;
         for (share, numerator) in self.shares.iter_mut().zip(numerators) {
-            let distributed = if mode == BiasMode::Distribute { bias / numerators.len() as f64 } else { 0.0 };
+            let distributed =
+                if mode == BiasMode::Distribute { bias / numerators.len() as f64 } else { 0.0 };
             *share += (numerator + distributed) / divisor;
             rest -= (numerator + distributed) / divisor;
         }
@@ -183,15 +213,29 @@ impl Formula {
         let absolute = Stabilizer::Absolute;
         match self {
             Self::Lrp0 { bias } => Box::new(Lrp0::default().with_bias(bias)),
-            Self::Epsilon { epsilon, relative: false, bias } => Box::new(Epsilon::new(epsilon).unwrap().with_bias(bias)),
-            Self::Epsilon { epsilon, relative: true, bias } => Box::new(Epsilon::relative_to_rms(epsilon).unwrap().with_bias(bias)),
-            Self::Gamma { gamma, epsilon, bias } => {
-                Box::new(Gamma::new(gamma).unwrap().with_stabilizer(absolute(epsilon)).unwrap().with_bias(bias))
+            Self::Epsilon { epsilon, relative: false, bias } => {
+                Box::new(Epsilon::new(epsilon).unwrap().with_bias(bias))
             }
-            Self::GammaPlain { gamma, epsilon, bias } => {
-                Box::new(GammaPlain::new(gamma).unwrap().with_stabilizer(absolute(epsilon)).unwrap().with_bias(bias))
+            Self::Epsilon { epsilon, relative: true, bias } => {
+                Box::new(Epsilon::relative_to_rms(epsilon).unwrap().with_bias(bias))
             }
-            Self::ZPlus { epsilon, bias } => Box::new(ZPlus::default().with_stabilizer(absolute(epsilon)).unwrap().with_bias(bias)),
+            Self::Gamma { gamma, epsilon, bias } => Box::new(
+                Gamma::new(gamma)
+                    .unwrap()
+                    .with_stabilizer(absolute(epsilon))
+                    .unwrap()
+                    .with_bias(bias),
+            ),
+            Self::GammaPlain { gamma, epsilon, bias } => Box::new(
+                GammaPlain::new(gamma)
+                    .unwrap()
+                    .with_stabilizer(absolute(epsilon))
+                    .unwrap()
+                    .with_bias(bias),
+            ),
+            Self::ZPlus { epsilon, bias } => Box::new(
+                ZPlus::default().with_stabilizer(absolute(epsilon)).unwrap().with_bias(bias),
+            ),
             Self::AlphaBeta { alpha, epsilon, bias } => {
                 let rule = AlphaBeta::new(alpha, alpha - 1.0).unwrap();
                 Box::new(rule.with_stabilizer(absolute(epsilon)).unwrap().with_bias(bias))
@@ -200,49 +244,88 @@ impl Formula {
                 let zbox = ZBox::new(low, high).unwrap().with_outside(Outside::Report);
                 Box::new(zbox.with_stabilizer(absolute(epsilon)).unwrap())
             }
-            Self::WSquare { epsilon, bias } => {
-                Box::new(WSquare::default().with_stabilizer(absolute(epsilon)).unwrap().with_bias(bias))
-            }
+            Self::WSquare { epsilon, bias } => Box::new(
+                WSquare::default().with_stabilizer(absolute(epsilon)).unwrap().with_bias(bias),
+            ),
             Self::Flat => Box::new(Flat),
-            Self::AbsLrp { epsilon } => Box::new(AbsLrp::default().with_stabilizer(absolute(epsilon)).unwrap()),
-            Self::Sign { epsilon, bias } => Box::new(Sign::default().with_stabilizer(absolute(epsilon)).unwrap().with_bias(bias)),
+            Self::AbsLrp { epsilon } => {
+                Box::new(AbsLrp::default().with_stabilizer(absolute(epsilon)).unwrap())
+            }
+            Self::Sign { epsilon, bias } => Box::new(
+                Sign::default().with_stabilizer(absolute(epsilon)).unwrap().with_bias(bias),
+            ),
             Self::Relative { bias } => Box::new(Relative::new(bias).unwrap()),
         }
     }
 
-    /// The shares of one output with the weights w, the bias b and the value y; `rms` is that of the layer's totals.
+    /// The shares of one output with the weights w, the bias b and the value y; `rms` is that of
+    /// the layer's totals.
     fn column(self, z: &[f64], w: &[f64], b: f64, y: f64, rms: f64) -> Column {
         let n = z.len();
         let mut column = Column { shares: vec![0.0; n], sinks: Vec::new() };
-        let numerators = |f: &dyn Fn(f64, f64) -> f64| -> Vec<f64> { (0..n).map(|i| f(z[i], w[i])).collect() };
+        let numerators =
+            |f: &dyn Fn(f64, f64) -> f64| -> Vec<f64> { (0..n).map(|i| f(z[i], w[i])).collect() };
         let product = numerators(&|z, w| z * w);
         match self {
             Self::Lrp0 { bias } => column.share(1.0, &product, b, bias, 0.0, Cause::Dead),
             Self::Epsilon { epsilon, relative, bias } => {
-                column.share(1.0, &product, b, bias, if relative { epsilon * rms } else { epsilon }, Cause::Dead);
+                column.share(
+                    1.0,
+                    &product,
+                    b,
+                    bias,
+                    if relative { epsilon * rms } else { epsilon },
+                    Cause::Dead,
+                );
             }
             Self::Gamma { gamma: g, epsilon, bias } => {
                 let of = |with: fn(f64) -> f64, against: fn(f64) -> f64| {
-                    numerators(&|z, w| positive(z) * (w + g * with(w)) + negative(z) * (w + g * against(w)))
+                    numerators(&|z, w| {
+                        positive(z) * (w + g * with(w)) + negative(z) * (w + g * against(w))
+                    })
                 };
                 if y > 0.0 {
-                    column.share(1.0, &of(positive, negative), b + g * positive(b), bias, epsilon, Cause::Dead);
+                    column.share(
+                        1.0,
+                        &of(positive, negative),
+                        b + g * positive(b),
+                        bias,
+                        epsilon,
+                        Cause::Dead,
+                    );
                 } else if y < 0.0 {
-                    column.share(1.0, &of(negative, positive), b + g * negative(b), bias, epsilon, Cause::Dead);
+                    column.share(
+                        1.0,
+                        &of(negative, positive),
+                        b + g * negative(b),
+                        bias,
+                        epsilon,
+                        Cause::Dead,
+                    );
                 } else {
                     column.sinks.push((Cause::Dead, 1.0));
                 }
             }
             Self::GammaPlain { gamma: g, epsilon, bias } => {
-                column.share(1.0, &numerators(&|z, w| z * (w + g * positive(w))), b + g * positive(b), bias, epsilon, Cause::Dead);
+                column.share(
+                    1.0,
+                    &numerators(&|z, w| z * (w + g * positive(w))),
+                    b + g * positive(b),
+                    bias,
+                    epsilon,
+                    Cause::Dead,
+                );
             }
             Self::ZPlus { epsilon, bias } => {
-                let fors = numerators(&|z, w| positive(z) * positive(w) + negative(z) * negative(w));
+                let fors =
+                    numerators(&|z, w| positive(z) * positive(w) + negative(z) * negative(w));
                 column.share(1.0, &fors, positive(b), bias, epsilon, Cause::Empty);
             }
             Self::AlphaBeta { alpha, epsilon, bias } => {
-                let fors = numerators(&|z, w| positive(z) * positive(w) + negative(z) * negative(w));
-                let againsts = numerators(&|z, w| positive(z) * negative(w) + negative(z) * positive(w));
+                let fors =
+                    numerators(&|z, w| positive(z) * positive(w) + negative(z) * negative(w));
+                let againsts =
+                    numerators(&|z, w| positive(z) * negative(w) + negative(z) * positive(w));
                 column.share(alpha, &fors, positive(b), bias, epsilon, Cause::Empty);
                 if alpha > 1.0 {
                     column.share(1.0 - alpha, &againsts, negative(b), bias, epsilon, Cause::Empty);
@@ -261,8 +344,15 @@ impl Formula {
                 column.share_by(&product, 0.0, magnitude, BiasMode::Ignore, epsilon);
             }
             Self::Sign { epsilon, bias } => {
-                let total = product.iter().sum::<f64>() + if bias == BiasMode::Ignore { 0.0 } else { b };
-                column.share_by(&numerators(&|z, w| if z < 0.0 { -w } else { w }), b, total, bias, epsilon);
+                let total =
+                    product.iter().sum::<f64>() + if bias == BiasMode::Ignore { 0.0 } else { b };
+                column.share_by(
+                    &numerators(&|z, w| if z < 0.0 { -w } else { w }),
+                    b,
+                    total,
+                    bias,
+                    epsilon,
+                );
             }
             Self::Relative { bias } => {
                 let mut rest = 1.0;
@@ -281,7 +371,8 @@ impl Formula {
     fn factor(self, layer: &Dense, z: &[f64]) -> (Matrix, Vec<(Cause, Vec<f64>)>) {
         let outputs = layer.weights.len();
         let bias = layer.bias.clone().unwrap_or_else(|| vec![0.0; outputs]);
-        let products: Vec<f64> = layer.weights.iter().map(|w| w.iter().zip(z).map(|(w, z)| w * z).sum()).collect();
+        let products: Vec<f64> =
+            layer.weights.iter().map(|w| w.iter().zip(z).map(|(w, z)| w * z).sum()).collect();
         let y: Vec<f64> = products.iter().zip(&bias).map(|(product, b)| product + b).collect();
         let totals = match self {
             Self::Epsilon { bias: BiasMode::Ignore, .. } => &products,
@@ -298,7 +389,10 @@ impl Formula {
             for (cause, share) in column.sinks {
                 match sinks.iter_mut().find(|(known, _)| *known == cause) {
                     Some((_, row)) => row[j] += share,
-                    None => sinks.push((cause, (0..outputs).map(|k| if k == j { share } else { 0.0 }).collect())),
+                    None => sinks.push((
+                        cause,
+                        (0..outputs).map(|k| if k == j { share } else { 0.0 }).collect(),
+                    )),
                 }
             }
         }
@@ -360,8 +454,13 @@ impl Net {
     pub fn model<T: Scalar>(&self) -> Sequential<T> {
         let mut builder = Sequential::builder();
         for (index, layer) in self.layers.iter().enumerate() {
-            let weights = DMatrix::from_fn(layer.weights.len(), layer.weights[0].len(), |j, i| T::from_f64(layer.weights[j][i]));
-            let bias = layer.bias.as_ref().map(|b| DVector::from_iterator(b.len(), b.iter().map(|&v| T::from_f64(v))));
+            let weights = DMatrix::from_fn(layer.weights.len(), layer.weights[0].len(), |j, i| {
+                T::from_f64(layer.weights[j][i])
+            });
+            let bias = layer
+                .bias
+                .as_ref()
+                .map(|b| DVector::from_iterator(b.len(), b.iter().map(|&v| T::from_f64(v))));
             builder = builder.layer(Linear::new(weights, bias).unwrap());
             if self.relu && index + 1 < self.layers.len() {
                 builder = builder.layer(Relu);
@@ -378,12 +477,15 @@ impl Net {
     pub fn expected_by(&self, formulas: &[Formula]) -> Expected {
         let values = self.activations();
         let layers = self.layers.iter().zip(&values);
-        let factors: Vec<_> = layers.zip(formulas).map(|((layer, z), formula)| formula.factor(layer, z)).collect();
+        let factors: Vec<_> =
+            layers.zip(formulas).map(|((layer, z), formula)| formula.factor(layer, z)).collect();
         let mut shares: Option<Matrix> = None;
         let mut sinks = Vec::new();
         for (linear, (a, rows)) in factors.into_iter().enumerate().rev() {
             for (cause, row) in rows {
-                let row = shares.as_ref().map_or(row.clone(), |above| multiply(std::slice::from_ref(&row), above).remove(0));
+                let row = shares.as_ref().map_or(row.clone(), |above| {
+                    multiply(std::slice::from_ref(&row), above).remove(0)
+                });
                 sinks.push((self.index(linear), cause, row));
             }
             shares = Some(shares.map_or(a.clone(), |above| multiply(&a, &above)));
@@ -404,7 +506,11 @@ impl Expected {
         let largest_output = self.output.iter().fold(0.0, |max: f64, v| max.max(v.abs()));
         for (k, output) in self.output.iter().enumerate() {
             let error = (found.output()[k].as_f64() - output).abs();
-            assert!(error <= tolerance * largest_output.max(1.0), "output {k}: {} for {output}", found.output()[k]);
+            assert!(
+                error <= tolerance * largest_output.max(1.0),
+                "output {k}: {} for {output}",
+                found.output()[k]
+            );
         }
         let allowed = tolerance * self.largest();
         let scale = f64::from(found.exponent()).exp2();
@@ -412,18 +518,29 @@ impl Expected {
         for (i, row) in self.shares.iter().enumerate() {
             for (k, &share) in row.iter().enumerate() {
                 let is = found.shares()[(i, k)].as_f64() * scale;
-                assert!((is - share).abs() <= allowed, "share of input {i} in output {k}: {is} for {share}");
+                assert!(
+                    (is - share).abs() <= allowed,
+                    "share of input {i} in output {k}: {is} for {share}"
+                );
             }
         }
         for k in 0..self.output.len() {
             let ledger = found.ledger(k).unwrap();
             for (layer, cause, row) in &self.sinks {
-                let entries = ledger.entries().iter().filter(|e| e.layer() == *layer && e.cause() == *cause);
+                let entries =
+                    ledger.entries().iter().filter(|e| e.layer() == *layer && e.cause() == *cause);
                 let is: f64 = entries.map(relprop::LedgerEntry::share).sum();
-                assert!((is - row[k]).abs() <= allowed, "layer {layer} {cause:?} in output {k}: {is} for {}", row[k]);
+                assert!(
+                    (is - row[k]).abs() <= allowed,
+                    "layer {layer} {cause:?} in output {k}: {is} for {}",
+                    row[k]
+                );
             }
             for entry in ledger.entries().iter().filter(|entry| entry.share() != 0.0) {
-                let known = self.sinks.iter().any(|(layer, cause, _)| entry.layer() == *layer && entry.cause() == *cause);
+                let known = self
+                    .sinks
+                    .iter()
+                    .any(|(layer, cause, _)| entry.layer() == *layer && entry.cause() == *cause);
                 assert!(known, "a sink that the formulas do not have: {entry:?}");
             }
         }

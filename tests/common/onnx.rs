@@ -31,7 +31,12 @@ pub fn node(operator: &str, inputs: &[&str], output: &str, attributes: &[Vec<u8>
 }
 
 /// A node of several outputs.
-pub fn node_of(operator: &str, inputs: &[&str], outputs: &[&str], attributes: &[Vec<u8>]) -> Vec<u8> {
+pub fn node_of(
+    operator: &str,
+    inputs: &[&str],
+    outputs: &[&str],
+    attributes: &[Vec<u8>],
+) -> Vec<u8> {
     let inputs: Vec<u8> = inputs.iter().flat_map(|input| text(1, input)).collect();
     let outputs: Vec<u8> = outputs.iter().flat_map(|output| text(2, output)).collect();
     let attributes: Vec<u8> = attributes.iter().flat_map(|attribute| bytes(5, attribute)).collect();
@@ -53,7 +58,10 @@ pub fn tensor(name: &str, dims: &[i64], values: &[f32]) -> Vec<u8> {
 /// A tensor of whole numbers.
 pub fn whole_tensor(name: &str, values: &[i64]) -> Vec<u8> {
     let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    bytes(5, &[number(1, values.len() as i64), number(2, 7), text(8, name), bytes(9, &raw)].concat())
+    bytes(
+        5,
+        &[number(1, values.len() as i64), number(2, 7), text(8, name), bytes(9, &raw)].concat(),
+    )
 }
 
 fn info(tag: u64, name: &str, element: i64, dims: &[i64]) -> Vec<u8> {

@@ -7,7 +7,8 @@ use super::shortened;
 /// The place of an argument that is always printed with its name.
 pub(super) const NAMED: usize = usize::MAX;
 
-/// The arguments of a layer. Whatever is not asked for is refused in the end: it could change what the layer computes.
+/// The arguments of a layer. Whatever is not asked for is refused in the end: it could change what
+/// the layer computes.
 pub(super) struct Arguments<'a>(Vec<Argument<'a>>);
 
 struct Argument<'a> {
@@ -22,10 +23,11 @@ impl<'a> Arguments<'a> {
         let (mut depth, mut from, mut all) = (0, 0, Vec::new());
         let mut put = |text: &'a str| {
             // An equals sign in brackets is that of an argument of an argument.
-            let (name, value) = match text.split_once('=').filter(|(name, _)| !name.contains(['(', '['])) {
-                Some((name, value)) => (Some(name.trim()), value.trim()),
-                None => (None, text.trim()),
-            };
+            let (name, value) =
+                match text.split_once('=').filter(|(name, _)| !name.contains(['(', '['])) {
+                    Some((name, value)) => (Some(name.trim()), value.trim()),
+                    None => (None, text.trim()),
+                };
             if name.is_some() || !value.is_empty() {
                 all.push(Argument { name, value, seen: Cell::new(false) });
             }
@@ -44,14 +46,19 @@ impl<'a> Arguments<'a> {
     /// An argument by its name, or at its place where it has none.
     pub fn text(&self, name: &str, place: usize) -> Option<&'a str> {
         let named = self.0.iter().find(|argument| argument.name == Some(name));
-        let found = named.or_else(|| self.0.get(place).filter(|argument| argument.name.is_none()))?;
+        let found =
+            named.or_else(|| self.0.get(place).filter(|argument| argument.name.is_none()))?;
         found.seen.set(true);
         Some(found.value)
     }
 
     /// That all arguments have been asked for.
     pub fn finish(&self) -> Result<(), String> {
-        let Some(Argument { name, value, .. }) = self.0.iter().find(|argument| !argument.seen.get()) else { return Ok(()) };
+        let Some(Argument { name, value, .. }) =
+            self.0.iter().find(|argument| !argument.seen.get())
+        else {
+            return Ok(());
+        };
         let name = name.map_or_else(String::new, |name| format!("{name}="));
         Err(format!("the argument {} is unsupported", shortened(&format!("{name}{value}"))))
     }
@@ -61,7 +68,8 @@ impl<'a> Arguments<'a> {
         self.0.iter().for_each(|argument| argument.seen.set(true));
     }
 
-    /// Whether values are overwritten, which does not change them. PyTorch once printed the word alone.
+    /// Whether values are overwritten, which does not change them. PyTorch once printed the word
+    /// alone.
     pub fn inplace(&self, place: usize) -> Result<(), String> {
         match self.text("inplace", place) {
             None | Some("True" | "False" | "inplace") => Ok(()),
@@ -72,7 +80,9 @@ impl<'a> Arguments<'a> {
     /// Asks for an argument that has one supported value.
     pub fn only(&self, name: &str, place: usize, values: &[&str], why: &str) -> Result<(), String> {
         match self.text(name, place) {
-            Some(value) if !values.contains(&value) => Err(format!("{name}={} is unsupported: {why}", shortened(value))),
+            Some(value) if !values.contains(&value) => {
+                Err(format!("{name}={} is unsupported: {why}", shortened(value)))
+            }
             _ => Ok(()),
         }
     }
@@ -103,8 +113,15 @@ impl<'a> Arguments<'a> {
     }
 
     /// `3`, `(3,)` or, of an image, `(3, 4)`; `None` where it is not said.
-    pub fn pair(&self, name: &str, place: usize, rank: usize) -> Result<Option<[usize; 2]>, String> {
-        let Some(text) = self.text(name, place).filter(|text| *text != "None") else { return Ok(None) };
+    pub fn pair(
+        &self,
+        name: &str,
+        place: usize,
+        rank: usize,
+    ) -> Result<Option<[usize; 2]>, String> {
+        let Some(text) = self.text(name, place).filter(|text| *text != "None") else {
+            return Ok(None);
+        };
         match numbers(text).as_deref() {
             Some(&[both]) => Ok(Some([both, both])),
             Some(&[height, width]) if rank == 2 => Ok(Some([height, width])),
@@ -119,5 +136,10 @@ fn wrong(name: &str, text: &str, what: &str) -> String {
 
 fn numbers(text: &str) -> Option<Vec<usize>> {
     let inner = text.trim_start_matches(['(', '[']).trim_end_matches([')', ']']);
-    inner.split(',').map(str::trim).filter(|text| !text.is_empty()).map(|text| text.parse().ok()).collect()
+    inner
+        .split(',')
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+        .map(|text| text.parse().ok())
+        .collect()
 }

@@ -8,8 +8,8 @@ use super::constant::Constant;
 use super::expression::{Expression, unary};
 use super::step::{Given, Kind, Made, PART, Steps, UNSUPPORTED, refused};
 use crate::layer::{
-    Celu, Elementwise, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, Layer, LeakyRelu, Mish, Relu, Scaled, Selu, Sigmoid,
-    Silu, Softplus, Softsign, Tanh,
+    Celu, Elementwise, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, Layer, LeakyRelu,
+    Mish, Relu, Scaled, Selu, Sigmoid, Silu, Softplus, Softsign, Tanh,
 };
 use crate::scalar::Scalar;
 
@@ -20,9 +20,11 @@ impl<T: Scalar> Steps<T> {
             Function::Activation(layer, f) => {
                 let expressions = self.composed(step, |own| Expression::Activation(f.clone(), own));
                 // With a shift before it, a cut may be one of the hard activations.
-                let beyond = |(base, _): &&(usize, Rc<Expression>)| operator == "Clip" && *base != step;
+                let beyond =
+                    |(base, _): &&(usize, Rc<Expression>)| operator == "Clip" && *base != step;
                 let beyond: Vec<_> = expressions.iter().filter(beyond).cloned().collect();
-                let kind = recognized_but_cuts(&beyond).unwrap_or_else(|| Kind::Layers(step, vec![layer]));
+                let kind =
+                    recognized_but_cuts(&beyond).unwrap_or_else(|| Kind::Layers(step, vec![layer]));
                 Made::Step(kind, expressions)
             }
             Function::Part(f) => {
@@ -31,7 +33,11 @@ impl<T: Scalar> Steps<T> {
                     "Neg" => Kind::Factor(step, -1.0),
                     _ => Kind::Refused(vec![step], PART.to_owned()),
                 };
-                let kind = if operator == "Neg" { unscaled(&expressions) } else { recognized(&expressions) };
+                let kind = if operator == "Neg" {
+                    unscaled(&expressions)
+                } else {
+                    recognized(&expressions)
+                };
                 let kind = kind.unwrap_or_else(otherwise);
                 Made::Step(kind, expressions)
             }
@@ -46,7 +52,9 @@ enum Function<T: Scalar> {
     Part(fn(f64) -> f64),
 }
 
-fn function<T: Scalar>(activation: impl Layer<T> + Elementwise<f64> + Copy + 'static) -> Function<T> {
+fn function<T: Scalar>(
+    activation: impl Layer<T> + Elementwise<f64> + Copy + 'static,
+) -> Function<T> {
     Function::Activation(Arc::new(activation), Rc::new(activation))
 }
 
@@ -55,7 +63,10 @@ where
     F: Layer<T> + Layer<f64> + Elementwise<T> + Elementwise<f64> + Copy + 'static,
 {
     let layer = Scaled::<T>::new(activation, argument, value).map_err(refused)?;
-    Ok(Function::Activation(Arc::new(layer), Rc::new(Scaled::<f64>::new(activation, argument, value).map_err(refused)?)))
+    Ok(Function::Activation(
+        Arc::new(layer),
+        Rc::new(Scaled::<f64>::new(activation, argument, value).map_err(refused)?),
+    ))
 }
 
 fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<T>, String> {
@@ -71,15 +82,21 @@ fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<
         "HardSwish" => function(HardSwish),
         "HardSigmoid" if !near("beta", 0.5) => {
             let beta = node.float("beta", 0.5);
-            return Err(format!("its beta is {beta}: only 1/2 is supported, as PyTorch and Keras have it"));
+            return Err(format!(
+                "its beta is {beta}: only 1/2 is supported, as PyTorch and Keras have it"
+            ));
         }
         // Its own usual slope is not PyTorch's.
-        "HardSigmoid" if (node.float("alpha", 0.2) - 1.0 / 6.0).abs() < 1e-6 => function(HardSigmoid),
+        "HardSigmoid" if (node.float("alpha", 0.2) - 1.0 / 6.0).abs() < 1e-6 => {
+            function(HardSigmoid)
+        }
         "HardSigmoid" => scaled(HardSigmoid, 6.0 * node.decimal("alpha", 0.2), 1.0)?,
         "LeakyRelu" => function(LeakyRelu::new(node.decimal("alpha", 0.01)).map_err(refused)?),
         "PRelu" => {
-            let slope =
-                given.constant(1).and_then(Constant::scalar).ok_or("its slope has to be one constant number for all channels")?;
+            let slope = given
+                .constant(1)
+                .and_then(Constant::scalar)
+                .ok_or("its slope has to be one constant number for all channels")?;
             function(LeakyRelu::new(slope).map_err(refused)?)
         }
         "Elu" => function(Elu::new(node.decimal("alpha", 1.0)).map_err(refused)?),
@@ -92,7 +109,12 @@ fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<
         "Gelu" => match node.text("approximate") {
             "" | "none" => function(Gelu::Exact),
             "tanh" => function(Gelu::Tanh),
-            other => return Err(format!("its approximation '{}' is unsupported: 'none' and 'tanh' are", super::shortened(other))),
+            other => {
+                return Err(format!(
+                    "its approximation '{}' is unsupported: 'none' and 'tanh' are",
+                    super::shortened(other)
+                ));
+            }
         },
         "Swish" if near("alpha", 1.0) => function(Silu),
         "Swish" => match node.decimal("alpha", 1.0) {
@@ -100,18 +122,27 @@ fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<
             alpha => scaled(Silu, alpha, 1.0 / alpha)?,
         },
         "Clip" => {
-            let bound = |place: usize, name: &str| match (given.is_given(place), given.constant(place)) {
-                (false, _) => Ok(node.attribute(name).map(|_| node.decimal(name, 0.0))),
-                (true, Some(constant)) => Ok(Some(constant.scalar().ok_or("each of its bounds has to be one number")?)),
-                (true, None) => Err("its bounds have to be constants"),
-            };
+            let bound =
+                |place: usize, name: &str| match (given.is_given(place), given.constant(place)) {
+                    (false, _) => Ok(node.attribute(name).map(|_| node.decimal(name, 0.0))),
+                    (true, Some(constant)) => Ok(Some(
+                        constant.scalar().ok_or("each of its bounds has to be one number")?,
+                    )),
+                    (true, None) => Err("its bounds have to be constants"),
+                };
             // The least and the largest number there are bound nothing.
-            let (least, most) = (bound(1, "min")?.filter(|&least| least > -3e38), bound(2, "max")?.filter(|&most| most < 3e38));
+            let (least, most) = (
+                bound(1, "min")?.filter(|&least| least > -3e38),
+                bound(2, "max")?.filter(|&most| most < 3e38),
+            );
             match (least, most) {
                 (Some(0.0), None) => function(Relu),
-                (None, None) => return Err("it has no bounds: remove it, as it changes nothing".to_owned()),
+                (None, None) => {
+                    return Err("it has no bounds: remove it, as it changes nothing".to_owned());
+                }
                 (least, most) => {
-                    let (least, most) = (least.unwrap_or(f32::MIN.into()), most.unwrap_or(f32::MAX.into()));
+                    let (least, most) =
+                        (least.unwrap_or(f32::MIN.into()), most.unwrap_or(f32::MAX.into()));
                     function(HardTanh::new(least, most).map_err(refused)?)
                 }
             }

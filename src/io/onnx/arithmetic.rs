@@ -25,18 +25,25 @@ impl<T: Scalar> Steps<T> {
             [Some(Value::Step(step)), Some(Value::Constant(constant))] => {
                 self.with_constant(node, operator, *step, constant, false)
             }
-            [Some(Value::Constant(constant)), Some(Value::Step(step))] => self.with_constant(node, operator, *step, constant, true),
-            [Some(Value::Step(step))] if matches!(operator, "Sum" | "Max" | "Min") => Ok(Made::Same(*step)),
+            [Some(Value::Constant(constant)), Some(Value::Step(step))] => {
+                self.with_constant(node, operator, *step, constant, true)
+            }
+            [Some(Value::Step(step))] if matches!(operator, "Sum" | "Max" | "Min") => {
+                Ok(Made::Same(*step))
+            }
             _ if steps.len() == inputs.len() => {
                 let expressions = match (steps, binary(operator)) {
                     (&[a, b], Some(f)) => self.combined(a, b, f),
                     _ => Vec::new(),
                 };
                 let summed = matches!(operator, "Add" | "Sum");
-                let known = if summed { recognized_sum(&expressions) } else { recognized(&expressions) };
+                let known =
+                    if summed { recognized_sum(&expressions) } else { recognized(&expressions) };
                 // A sum of values that are known is a sum: its summands share its relevance.
-                let of_parts = || steps.iter().any(|&step| matches!(self[step].kind, Kind::Refused(..)));
-                let known = known.or_else(|| if summed && of_parts() { recognized(&expressions) } else { None });
+                let of_parts =
+                    || steps.iter().any(|&step| matches!(self[step].kind, Kind::Refused(..)));
+                let known = known
+                    .or_else(|| if summed && of_parts() { recognized(&expressions) } else { None });
                 if let Some(kind) = known {
                     return Ok(Made::Step(kind, expressions));
                 }
@@ -44,20 +51,30 @@ impl<T: Scalar> Steps<T> {
                     _ if summed => Kind::Joined { of: steps.to_vec(), summed: true },
                     _ => Kind::Refused(
                         steps.to_vec(),
-                        "both of its inputs depend on the model's input, and together they are not a known activation: products of values (gates, attention) are unsupported".to_owned(),
+                        "both of its inputs depend on the model's input, and together they are \
+                         not a known activation: products of values (gates, attention) are \
+                         unsupported"
+                            .to_owned(),
                     ),
                 };
                 Ok(Made::Step(kind, expressions))
             }
-            _ => Err("some of its inputs are constants, and there are more than two: unsupported".to_owned()),
+            _ => Err("some of its inputs are constants, and there are more than two: unsupported"
+                .to_owned()),
         }
     }
 
     /// One of two values, each of which may be a constant, as a third says.
-    pub(super) fn choice(&self, inputs: &[Option<Value>], steps: &[usize]) -> Result<Made<T>, String> {
+    pub(super) fn choice(
+        &self,
+        inputs: &[Option<Value>],
+        steps: &[usize],
+    ) -> Result<Made<T>, String> {
         let of = |value: &Option<Value>| match value {
             Some(Value::Step(step)) => Some(Ok(self.bases(*step))),
-            Some(Value::Constant(constant)) => Some(Err(Rc::new(Expression::Number(constant.scalar()?)))),
+            Some(Value::Constant(constant)) => {
+                Some(Err(Rc::new(Expression::Number(constant.scalar()?))))
+            }
             None => None,
         };
         for value in inputs.iter().flatten() {
@@ -67,20 +84,39 @@ impl<T: Scalar> Steps<T> {
         }
         let parts: Option<Vec<_>> = inputs.iter().map(of).collect();
         let parts = parts.filter(|parts| parts.len() == 3).ok_or(PART)?;
-        let at = |base: usize, part: &Result<Vec<(usize, Rc<Expression>)>, Rc<Expression>>| match part {
-            Ok(bases) => bases.iter().find(|(other, _)| *other == base).map(|(_, own)| own.clone()),
-            Err(number) => Some(number.clone()),
-        };
+        let at =
+            |base: usize, part: &Result<Vec<(usize, Rc<Expression>)>, Rc<Expression>>| match part {
+                Ok(bases) => {
+                    bases.iter().find(|(other, _)| *other == base).map(|(_, own)| own.clone())
+                }
+                Err(number) => Some(number.clone()),
+            };
         let with = |(base, _): (usize, Rc<Expression>)| {
-            Some((base, Expression::Choice(at(base, &parts[0])?, at(base, &parts[1])?, at(base, &parts[2])?).short()?))
+            Some((
+                base,
+                Expression::Choice(
+                    at(base, &parts[0])?,
+                    at(base, &parts[1])?,
+                    at(base, &parts[2])?,
+                )
+                .short()?,
+            ))
         };
         let expressions: Vec<_> = self.bases(steps[0]).into_iter().filter_map(with).collect();
-        let kind = recognized(&expressions).unwrap_or_else(|| Kind::Refused(steps.to_vec(), PART.to_owned()));
+        let kind = recognized(&expressions)
+            .unwrap_or_else(|| Kind::Refused(steps.to_vec(), PART.to_owned()));
         Ok(Made::Step(kind, expressions))
     }
 
     /// Values and a constant; `first` where the constant comes first.
-    fn with_constant(&self, node: &Node, operator: &str, step: usize, constant: &Constant, first: bool) -> Result<Made<T>, String> {
+    fn with_constant(
+        &self,
+        node: &Node,
+        operator: &str,
+        step: usize,
+        constant: &Constant,
+        first: bool,
+    ) -> Result<Made<T>, String> {
         let dims = self[step].dims.as_deref().unwrap_or_default();
         no_more_axes(constant, dims)?;
         let scalar = constant.scalar();
@@ -100,8 +136,10 @@ impl<T: Scalar> Steps<T> {
             ("Sub", true) if scalar == Some(0.0) => Some(-1.0),
             _ => None,
         };
-        let factor = factor.filter(|factor| factor.is_finite() && !matches!(self[step].kind, Kind::Refused(..)));
-        let known = if factor.is_some() { unscaled(&expressions) } else { recognized(&expressions) };
+        let factor = factor
+            .filter(|factor| factor.is_finite() && !matches!(self[step].kind, Kind::Refused(..)));
+        let known =
+            if factor.is_some() { unscaled(&expressions) } else { recognized(&expressions) };
         if let Some(kind) = known {
             return Ok(Made::Step(kind, expressions));
         }
@@ -116,22 +154,31 @@ impl<T: Scalar> Steps<T> {
         let values = per_channel(constant, dims, &self.budget)?;
         let (a, b): (Vec<f64>, Vec<f64>) = match (operator, first) {
             ("Add" | "Sum", _) => (vec![1.0; values.len()], values),
-            ("Sub", false) => (vec![1.0; values.len()], values.iter().map(|value| -value).collect()),
+            ("Sub", false) => {
+                (vec![1.0; values.len()], values.iter().map(|value| -value).collect())
+            }
             ("Sub", true) => (vec![-1.0; values.len()], values),
             ("Mul", _) => (values.clone(), vec![0.0; values.len()]),
-            ("Div", false) => (values.iter().map(|value| 1.0 / value).collect(), vec![0.0; values.len()]),
+            ("Div", false) => {
+                (values.iter().map(|value| 1.0 / value).collect(), vec![0.0; values.len()])
+            }
             _ => {
-                let reason = "it divides by values that depend on the input: unsupported".to_owned();
+                let reason =
+                    "it divides by values that depend on the input: unsupported".to_owned();
                 return Ok(Made::Step(Kind::Refused(vec![step], reason), expressions));
             }
         };
         // The bias of a dense layer or a convolution, written as an operator of its own.
         let plain = matches!(operator, "Add" | "Sum");
-        let read_once = |name: &String| self.uses.get(name) == Some(&1) && !self.outputs.contains(name);
-        let alone = node.input.get(usize::from(first)).is_some_and(read_once) && !self.aliased.contains(&step);
+        let read_once =
+            |name: &String| self.uses.get(name) == Some(&1) && !self.outputs.contains(name);
+        let alone = node.input.get(usize::from(first)).is_some_and(read_once)
+            && !self.aliased.contains(&step);
         if let (true, Kind::Layers(of, layers)) = (plain && alone, &self[step].kind) {
-            let (ones, b): (Vec<T>, Vec<T>) =
-                (a.iter().map(|&a| T::from_f64(a)).collect(), b.iter().map(|&b| T::from_f64(b)).collect());
+            let (ones, b): (Vec<T>, Vec<T>) = (
+                a.iter().map(|&a| T::from_f64(a)).collect(),
+                b.iter().map(|&b| T::from_f64(b)).collect(),
+            );
             let last = layers.last().filter(|last| last.per_channel().is_none());
             if let Some(layer) = last.and_then(|last| last.scaled(&ones, &b)) {
                 let mut layers = layers.clone();
@@ -150,8 +197,15 @@ impl<T: Scalar> Steps<T> {
     }
 
     /// A function of a step's values.
-    pub(super) fn composed(&self, step: usize, f: impl Fn(Rc<Expression>) -> Expression) -> Vec<(usize, Rc<Expression>)> {
-        self.bases(step).into_iter().filter_map(|(base, own)| Some((base, f(own).short()?))).collect()
+    pub(super) fn composed(
+        &self,
+        step: usize,
+        f: impl Fn(Rc<Expression>) -> Expression,
+    ) -> Vec<(usize, Rc<Expression>)> {
+        self.bases(step)
+            .into_iter()
+            .filter_map(|(base, own)| Some((base, f(own).short()?)))
+            .collect()
     }
 
     /// Two steps' values as a function of what both are functions of, the nearest first.
@@ -170,18 +224,25 @@ type Expressions = [(usize, Rc<Expression>)];
 
 /// The step that an expression is, where it is a known activation of another, the nearest first.
 pub(super) fn unscaled<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
-    expressions.iter().find_map(|(base, expression)| Some(Kind::Layers(*base, vec![expression.activation()?])))
+    expressions
+        .iter()
+        .find_map(|(base, expression)| Some(Kind::Layers(*base, vec![expression.activation()?])))
 }
 
-/// The same, also with a scaled argument and value, but not a mere cut: a cut of a shifted value may be more than that.
+/// The same, also with a scaled argument and value, but not a mere cut: a cut of a shifted value
+/// may be more than that.
 pub(super) fn recognized_but_cuts<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
-    let scaled = |(base, expression): &(usize, Rc<Expression>)| Some(Kind::Layers(*base, vec![expression.scaled_activation()?]));
+    let scaled = |(base, expression): &(usize, Rc<Expression>)| {
+        Some(Kind::Layers(*base, vec![expression.scaled_activation()?]))
+    };
     unscaled(expressions).or_else(|| expressions.iter().find_map(scaled))
 }
 
 /// All of them; of cuts the one that is of the farthest.
 pub(super) fn recognized<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
-    let cut = |(base, expression): &(usize, Rc<Expression>)| Some(Kind::Layers(*base, vec![expression.cut()?]));
+    let cut = |(base, expression): &(usize, Rc<Expression>)| {
+        Some(Kind::Layers(*base, vec![expression.cut()?]))
+    };
     recognized_but_cuts(expressions).or_else(|| expressions.iter().rev().find_map(cut))
 }
 
@@ -197,14 +258,19 @@ fn no_more_axes(constant: &Constant, dims: &[usize]) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "its constant has {} axes, and its values have {} (with that of the samples): a constant that adds axes is unsupported",
+        "its constant has {} axes, and its values have {} (with that of the samples): a constant \
+         that adds axes is unsupported",
         constant.dims.len(),
         dims.len() + 1
     ))
 }
 
 /// A constant's value for each channel, where it has one value for all of a channel.
-pub(super) fn per_channel(constant: &Constant, dims: &[usize], budget: &Budget) -> Result<Vec<f64>, String> {
+pub(super) fn per_channel(
+    constant: &Constant,
+    dims: &[usize],
+    budget: &Budget,
+) -> Result<Vec<f64>, String> {
     let channels = dims.first().copied().unwrap_or(1);
     // Of them, and of what a layer is made of.
     budget.keep(channels.saturating_mul(4))?;
@@ -212,7 +278,8 @@ pub(super) fn per_channel(constant: &Constant, dims: &[usize], budget: &Budget) 
     if let [value] = *values {
         return Ok(vec![value; channels]);
     }
-    // From the right, as shapes of different lengths are laid on one another: the channels' axis, and then those of space.
+    // From the right, as shapes of different lengths are laid on one another: the channels' axis,
+    // and then those of space.
     let space = dims.len().saturating_sub(1);
     let at = constant.dims.len().checked_sub(space + 1);
     let alone = constant.dims.iter().enumerate().all(|(axis, &dim)| dim == 1 || Some(axis) == at);
@@ -220,15 +287,18 @@ pub(super) fn per_channel(constant: &Constant, dims: &[usize], budget: &Budget) 
         return Ok(values);
     }
     Err(format!(
-        "its constant of shape {:?} is neither one number nor one for each of {channels} channels: unsupported",
+        "its constant of shape {:?} is neither one number nor one for each of {channels} \
+         channels: unsupported",
         constant.dims
     ))
 }
 
 /// y = a z + b for each channel.
 pub(super) fn affine<T: Scalar>(dims: &[usize], a: &[f64], b: &[f64]) -> Result<Layers<T>, String> {
-    let of = |values: &[f64]| -> Vec<T> { values.iter().map(|&value| T::from_f64(value)).collect() };
-    let (weight, bias, mean, variance) = (of(a), of(b), vec![T::zero(); a.len()], vec![T::one(); a.len()]);
+    let of =
+        |values: &[f64]| -> Vec<T> { values.iter().map(|&value| T::from_f64(value)).collect() };
+    let (weight, bias, mean, variance) =
+        (of(a), of(b), vec![T::zero(); a.len()], vec![T::one(); a.len()]);
     if dims.len() == 3 {
         Ok(one(BatchNorm2d::new(weight, bias, mean, variance, 0.0).map_err(refused)?))
     } else {

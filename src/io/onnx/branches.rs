@@ -1,7 +1,8 @@
 //! From steps to layers and branches.
 //!
-//! The steps from the input to the output are a graph; a value that all ways to a sum or concatenation pass is where its branches
-//! begin (it *dominates* it), so that a graph of nested sums and concatenations is read off from the output backwards.
+//! The steps from the input to the output are a graph; a value that all ways to a sum or
+//! concatenation pass is where its branches begin (it *dominates* it), so that a graph of nested
+//! sums and concatenations is read off from the output backwards.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -17,16 +18,21 @@ use crate::sequential::{Sequential, SequentialBuilder};
 const DEPTH: usize = 32;
 
 const PADDED: &str = "padding is supported directly before a convolution or a pooling only";
-const SOFTMAX: &str = "a softmax before other layers is unsupported, as only the logits of a last one can be explained: explain its input, \
+const SOFTMAX: &str = "a softmax before other layers is unsupported, as only the logits of a last \
+    one can be explained: explain its input, \
                        with OnnxFile::output";
-const STUCK: &str = "a transpose after a softmax whose probabilities are reshaped is unsupported: explain the softmax's input, with \
+const STUCK: &str = "a transpose after a softmax whose probabilities are reshaped is unsupported: \
+    explain the softmax's input, with \
                      OnnxFile::output";
-const CROSSING: &str = "several branches read its values at different places, so that the graph is no nesting of sums and concatenations: \
+const CROSSING: &str = "several branches read its values at different places, so that the graph \
+    is no nesting of sums and concatenations: \
                         unsupported";
 
-const NOTHING: &str = "its output is its input: the nodes between them change no value, so that there is nothing to explain; is it the \
+const NOTHING: &str = "its output is its input: the nodes between them change no value, so that \
+    there is nothing to explain; is it the \
                        right output?";
-const NO_LINEAR_LAYER: &str = "it has activations and reshapes only: without a dense layer or a convolution there is nothing to explain; is it \
+const NO_LINEAR_LAYER: &str = "it has activations and reshapes only: without a dense layer or a \
+    convolution there is nothing to explain; is it \
                                the right output?";
 
 impl<T: Scalar> Steps<T> {
@@ -49,7 +55,8 @@ impl<T: Scalar> Steps<T> {
         if let Some(layer) = link {
             layers.push(Named { name: Some(probabilities), layer });
         }
-        SequentialBuilder::from(Branch { layers }).input(input).build().map_err(|error| match error {
+        SequentialBuilder::from(Branch { layers }).input(input).build().map_err(|error| match error
+        {
             Error::EmptyModel => malformed(NOTHING.to_owned()),
             Error::NoLinearLayer { .. } => malformed(NO_LINEAR_LAYER.to_owned()),
             other => other,
@@ -63,14 +70,20 @@ impl<T: Scalar> Steps<T> {
         let reason = |at: usize| match &self[at].kind {
             Kind::Refused(_, reason) => Some(reason.as_str()),
             Kind::Padded(..) => Some(PADDED),
-            _ if at != last && matches!(&*self[at].operator, "Softmax" | "LogSoftmax") => Some(SOFTMAX),
+            _ if at != last && matches!(&*self[at].operator, "Softmax" | "LogSoftmax") => {
+                Some(SOFTMAX)
+            }
             _ if stuck.contains(&at) => Some(STUCK),
             _ => crossings.contains(&at).then_some(CROSSING),
         };
-        (0..=output).filter(|&at| needed[at]).filter_map(|at| Some(self[at].unsupported(reason(at)?))).collect()
+        (0..=output)
+            .filter(|&at| needed[at])
+            .filter_map(|at| Some(self[at].unsupported(reason(at)?)))
+            .collect()
     }
 
-    /// Gives each step a name that is its own, and fit for a model's text; gives back one for what makes probabilities of the output.
+    /// Gives each step a name that is its own, and fit for a model's text; gives back one for what
+    /// makes probabilities of the output.
     fn name_steps(&mut self, needed: &[bool], output: usize) -> String {
         let mut names = Names::default();
         for step in (0..needed.len()).filter(|&step| needed[step]) {
@@ -87,9 +100,17 @@ impl<T: Scalar> Steps<T> {
     }
 
     /// The layers from behind one step to another that it dominates.
-    fn chain(&self, dominators: &Dominators, from: usize, to: usize, depth: usize) -> Result<Vec<Named<T>>, Error> {
+    fn chain(
+        &self,
+        dominators: &Dominators,
+        from: usize,
+        to: usize,
+        depth: usize,
+    ) -> Result<Vec<Named<T>>, Error> {
         if depth > DEPTH {
-            return Err(malformed(format!("its branches are nested more than {DEPTH} deep: deeper ones are unsupported")));
+            return Err(malformed(format!(
+                "its branches are nested more than {DEPTH} deep: deeper ones are unsupported"
+            )));
         }
         let mut layers = Vec::new();
         let mut at = to;
@@ -98,8 +119,10 @@ impl<T: Scalar> Steps<T> {
             let name = |place: usize| layer_name(&step.name, place);
             match &step.kind {
                 Kind::Layers(of, own) => {
-                    let named =
-                        own.iter().enumerate().map(|(place, layer)| Named { name: Some(name(place)), layer: layer.clone() });
+                    let named = own.iter().enumerate().map(|(place, layer)| Named {
+                        name: Some(name(place)),
+                        layer: layer.clone(),
+                    });
                     layers.extend(named.rev());
                     at = *of;
                 }
@@ -109,7 +132,12 @@ impl<T: Scalar> Steps<T> {
                     layers.push(Named { name: Some(name(0)), layer });
                     at = begin;
                 }
-                _ => return Err(malformed(format!("node '{}' is at an unsupported place", shortened(&step.name)))),
+                _ => {
+                    return Err(malformed(format!(
+                        "node '{}' is at an unsupported place",
+                        shortened(&step.name)
+                    )));
+                }
             }
         }
         layers.reverse();
@@ -118,8 +146,8 @@ impl<T: Scalar> Steps<T> {
 }
 
 impl<T: Scalar> Steps<T> {
-    /// Branches that begin at one step and end at others. Neighbors that go the first part of their way together are joined by
-    /// themselves: exporters make one flat list of lists within lists.
+    /// Branches that begin at one step and end at others. Neighbors that go the first part of their
+    /// way together are joined by themselves: exporters make one flat list of lists within lists.
     fn join(
         &self,
         dominators: &Dominators,
@@ -137,12 +165,17 @@ impl<T: Scalar> Steps<T> {
             }
             branches.push(Branch { layers });
         }
-        Ok(if summed { Arc::new(Residual::new(branches)?) } else { Arc::new(Concat::new(branches)?) })
+        Ok(if summed {
+            Arc::new(Residual::new(branches)?)
+        } else {
+            Arc::new(Concat::new(branches)?)
+        })
     }
 }
 
 impl<T: Scalar> Steps<T> {
-    /// The steps whose values go into several branches, and not only where these begin, also among those that are refused.
+    /// The steps whose values go into several branches, and not only where these begin, also among
+    /// those that are refused.
     fn crossings(&self, dominators: &Dominators, output: usize) -> HashSet<usize> {
         let mut crossings = Crossings { met: vec![false; self.len()], found: HashSet::new() };
         self.meet(dominators, &mut crossings, (0, output), 0);
@@ -150,7 +183,13 @@ impl<T: Scalar> Steps<T> {
     }
 
     /// Goes from a step back to one that dominates it, as [`chain`](Self::chain) does.
-    fn meet(&self, dominators: &Dominators, crossings: &mut Crossings, (from, to): (usize, usize), depth: usize) {
+    fn meet(
+        &self,
+        dominators: &Dominators,
+        crossings: &mut Crossings,
+        (from, to): (usize, usize),
+        depth: usize,
+    ) {
         let mut at = to;
         // What is too deep is an error of its own.
         while at > from && depth <= DEPTH {
@@ -159,7 +198,13 @@ impl<T: Scalar> Steps<T> {
                 return;
             }
             // Shapes are no values.
-            let inputs: Vec<usize> = self[at].kind.inputs().iter().copied().filter(|&input| !self[input].uncomputed).collect();
+            let inputs: Vec<usize> = self[at]
+                .kind
+                .inputs()
+                .iter()
+                .copied()
+                .filter(|&input| !self[input].uncomputed)
+                .collect();
             let begin = dominators.immediate[at];
             if let [_, _, ..] = inputs.as_slice() {
                 self.meet_all(dominators, crossings, (begin, &inputs), depth);
@@ -168,7 +213,13 @@ impl<T: Scalar> Steps<T> {
         }
     }
 
-    fn meet_all(&self, dominators: &Dominators, crossings: &mut Crossings, (begin, ends): (usize, &[usize]), depth: usize) {
+    fn meet_all(
+        &self,
+        dominators: &Dominators,
+        crossings: &mut Crossings,
+        (begin, ends): (usize, &[usize]),
+        depth: usize,
+    ) {
         if depth > DEPTH {
             return;
         }
@@ -186,7 +237,8 @@ fn layer_name(step: &str, place: usize) -> String {
     if place == 0 { step.to_owned() } else { format!("{step}-{place}") }
 }
 
-/// The names that layers have, and those of them that join branches: the names of what is in these begin with theirs.
+/// The names that layers have, and those of them that join branches: the names of what is in these
+/// begin with theirs.
 #[derive(Default)]
 struct Names {
     taken: BTreeSet<String>,
@@ -196,7 +248,8 @@ struct Names {
 }
 
 impl Names {
-    /// Takes a name for a step of some layers: the one that is wanted, or else that one with a number, from `first` on.
+    /// Takes a name for a step of some layers: the one that is wanted, or else that one with a
+    /// number, from `first` on.
     fn free(&mut self, mut wanted: String, first: usize, layers: usize, joins: bool) -> String {
         if self.is_within(&wanted) {
             wanted = wanted.replace('.', "_");
@@ -216,14 +269,19 @@ impl Names {
 
     /// Whether a name would be that of something within branches.
     fn is_within(&self, name: &str) -> bool {
-        name.match_indices('.').any(|(at, _)| self.joins.contains(&name[..at]) || is_join(&name[..at]))
+        name.match_indices('.')
+            .any(|(at, _)| self.joins.contains(&name[..at]) || is_join(&name[..at]))
     }
 
     fn is_free(&self, name: &str, layers: usize, joins: bool) -> bool {
         let inner = format!("{name}.");
-        let has_inner = || self.taken.range(inner.clone()..).next().is_some_and(|next| next.starts_with(&inner));
+        let has_inner = || {
+            self.taken.range(inner.clone()..).next().is_some_and(|next| next.starts_with(&inner))
+        };
         let is_taken = |name: String| self.taken.contains(&name) || is_join(&name);
-        !(name.is_empty() || (0..layers).any(|place| is_taken(layer_name(name, place))) || joins && has_inner())
+        !(name.is_empty()
+            || (0..layers).any(|place| is_taken(layer_name(name, place)))
+            || joins && has_inner())
     }
 }
 
@@ -246,7 +304,9 @@ impl<T: Scalar> Step<T> {
         UnsupportedNode {
             name: shortened(&self.name),
             operator: shortened(&self.operator),
-            path: self.node.map_or_else(|| "graph.input".to_owned(), |index| format!("graph.node[{index}]")),
+            path: self
+                .node
+                .map_or_else(|| "graph.input".to_owned(), |index| format!("graph.node[{index}]")),
             reason: reason.to_owned(),
         }
     }
@@ -263,14 +323,16 @@ impl Dominators {
     fn of<T: Scalar>(steps: &Steps<T>, needed: &[bool]) -> Self {
         let mut known = Self { immediate: vec![0; steps.len()], depth: vec![0; steps.len()] };
         for at in (1..steps.len()).filter(|&at| needed[at]) {
-            let values = steps[at].kind.inputs().iter().copied().filter(|&input| !steps[input].uncomputed);
+            let values =
+                steps[at].kind.inputs().iter().copied().filter(|&input| !steps[input].uncomputed);
             let common = values.reduce(|a, b| known.common(a, b)).unwrap_or(0);
             (known.immediate[at], known.depth[at]) = (common, known.depth[common] + 1);
         }
         known
     }
 
-    /// Neighbors among some steps that go the first part of their way from `begin` together, each with the step where they part.
+    /// Neighbors among some steps that go the first part of their way from `begin` together, each
+    /// with the step where they part.
     fn groups<'a>(&self, begin: usize, ends: &'a [usize]) -> Vec<(usize, &'a [usize])> {
         let (mut groups, mut rest) = (Vec::new(), ends);
         while let Some(&first) = rest.first() {
@@ -292,7 +354,11 @@ impl Dominators {
     /// The last step that all ways to both of these pass.
     fn common(&self, mut a: usize, mut b: usize) -> usize {
         while a != b {
-            if self.depth[a] >= self.depth[b] { a = self.immediate[a] } else { b = self.immediate[b] }
+            if self.depth[a] >= self.depth[b] {
+                a = self.immediate[a]
+            } else {
+                b = self.immediate[b]
+            }
         }
         a
     }

@@ -4,7 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-/// So many numbers may be made of a file without a single byte of weights, by folding and for layers.
+/// So many numbers may be made of a file without a single byte of weights, by folding and for
+/// layers.
 const FOLDED: usize = 1 << 16;
 const KEPT: usize = 1 << 14;
 
@@ -19,7 +20,8 @@ pub(super) struct Budget {
 impl Budget {
     /// Of a file of so many bytes.
     pub fn of(file: usize) -> Self {
-        let budget = Self { folded: Cell::new(FOLDED), kept: Cell::new(KEPT), files: RefCell::default() };
+        let budget =
+            Self { folded: Cell::new(FOLDED), kept: Cell::new(KEPT), files: RefCell::default() };
         budget.grow(file);
         budget
     }
@@ -31,7 +33,8 @@ impl Budget {
         }
     }
 
-    /// A number of folding for each byte; two for layers, which may share weights of four bytes a number eight times over.
+    /// A number of folding for each byte; two for layers, which may share weights of four bytes a
+    /// number eight times over.
     fn grow(&self, bytes: usize) {
         self.folded.set(self.folded.get().saturating_add(bytes));
         self.kept.set(self.kept.get().saturating_add(bytes.saturating_mul(2)));
@@ -44,11 +47,10 @@ impl Budget {
 
     /// Takes so many numbers of what layers may hold.
     pub fn keep(&self, count: usize) -> Result<(), String> {
-        let left = self
-            .kept
-            .get()
-            .checked_sub(count)
-            .ok_or("its weights would be many times larger than the file: shared weights are supported up to a few copies")?;
+        let left = self.kept.get().checked_sub(count).ok_or(
+            "its weights would be many times larger than the file: shared weights are \
+                supported up to a few copies",
+        )?;
         self.kept.set(left);
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! What is made one layer when all of the graph is known: factors of activations, and probabilities at the end.
+//! What is made one layer when all of the graph is known: factors of activations, and probabilities
+//! at the end.
 
 use std::sync::Arc;
 
@@ -24,8 +25,8 @@ impl<T: Scalar> Steps<T> {
         needed
     }
 
-    /// Makes factors part of the activations that they are of, and probabilities at the end those of logits. What makes the
-    /// probabilities of a concatenation comes after it; it is given back.
+    /// Makes factors part of the activations that they are of, and probabilities at the end those
+    /// of logits. What makes the probabilities of a concatenation comes after it; it is given back.
     pub fn end(&mut self, output: usize) -> Result<Option<Arc<dyn Layer<T>>>, Error> {
         let last = self.without_moves(output);
         let link = if let Kind::Joined { of, summed: false } = &self[last].kind {
@@ -51,7 +52,11 @@ impl<T: Scalar> Steps<T> {
     /// Which step's values a step moves, where it does nothing else.
     fn moved(&self, step: usize) -> Option<usize> {
         match &self[step].kind {
-            Kind::Layers(of, layers) if layers.iter().all(|layer| matches!(layer.kind(), "Flatten" | "Unflatten" | "Permute")) => {
+            Kind::Layers(of, layers)
+                if layers
+                    .iter()
+                    .all(|layer| matches!(layer.kind(), "Flatten" | "Unflatten" | "Permute")) =>
+            {
                 Some(*of)
             }
             Kind::Behind(of) if MOVES.contains(&&*self[step].operator) => of.first().copied(),
@@ -67,28 +72,34 @@ impl<T: Scalar> Steps<T> {
         moves
     }
 
-    /// A last softmax makes probabilities of logits, which permutations after it would have to follow: as they move its values, they
-    /// can as well come before it, and move the logits.
+    /// A last softmax makes probabilities of logits, which permutations after it would have to
+    /// follow: as they move its values, they can as well come before it, and move the logits.
     fn permute_logits(&mut self, output: usize, last: usize) {
         let mut softmax = last;
         for next in self.moves_after(last, output) {
             let Some((of, layers)) = self.permuted(softmax, next) else { return };
-            // The two change places, with their names; the values of both now have the permuted shape.
+            // The two change places, with their names; the values of both now have the permuted
+            // shape.
             let (first, second) = (&self[softmax], &self[next]);
             let Kind::Layers(_, permutation) = &second.kind else { return };
             let (permutation, dims) = (Kind::Layers(of, permutation.clone()), second.dims.clone());
             let names = (first.name.clone(), first.node, second.name.clone(), second.node);
             let first = &mut self[softmax];
-            (first.kind, first.dims, first.name, first.node) = (permutation, dims, names.2, names.3);
+            (first.kind, first.dims, first.name, first.node) =
+                (permutation, dims, names.2, names.3);
             let second = &mut self[next];
-            (second.kind, second.name, second.node) = (Kind::Layers(softmax, layers), names.0, names.1);
+            (second.kind, second.name, second.node) =
+                (Kind::Layers(softmax, layers), names.0, names.1);
             softmax = next;
         }
     }
 
-    /// Of which step's values a softmax is, and its layers where the permutation after it comes before.
+    /// Of which step's values a softmax is, and its layers where the permutation after it comes
+    /// before.
     fn permuted(&self, softmax: usize, permutation: usize) -> Option<(usize, Layers<T>)> {
-        let (Kind::Layers(of, layers), Kind::Layers(_, moves)) = (&self[softmax].kind, &self[permutation].kind) else {
+        let (Kind::Layers(of, layers), Kind::Layers(_, moves)) =
+            (&self[softmax].kind, &self[permutation].kind)
+        else {
             return None;
         };
         let [permute] = moves.as_slice() else { return None };
@@ -101,14 +112,15 @@ impl<T: Scalar> Steps<T> {
             // Over all values, in whatever order they are.
             [flatten, softmax, _] => {
                 let back = Unflatten::new(shape_of(self[permutation].dims.as_deref()?).ok()?);
-                Some((*of, vec![flatten.clone(), softmax.clone(), Arc::new(back)])).filter(|_| is_permutation(moves))
+                Some((*of, vec![flatten.clone(), softmax.clone(), Arc::new(back)]))
+                    .filter(|_| is_permutation(moves))
             }
             _ => None,
         }
     }
 
-    /// The permutations that cannot come before the softmax that they follow, as they permute other axes than its own: its values have
-    /// been reshaped.
+    /// The permutations that cannot come before the softmax that they follow, as they permute other
+    /// axes than its own: its values have been reshaped.
     pub fn stuck(&self, output: usize) -> Vec<usize> {
         let last = self.without_moves(output);
         if !matches!(&*self[last].operator, "Softmax" | "LogSoftmax") {
@@ -129,7 +141,9 @@ impl<T: Scalar> Steps<T> {
     /// Of which values a step gives an activation, where it does.
     fn activated(&self, step: usize) -> Option<usize> {
         match &self[step].kind {
-            Kind::Layers(of, layers) => matches!(layers.as_slice(), [layer] if is_activation(layer)).then_some(*of),
+            Kind::Layers(of, layers) => {
+                matches!(layers.as_slice(), [layer] if is_activation(layer)).then_some(*of)
+            }
             _ => None,
         }
     }
@@ -142,10 +156,13 @@ impl<T: Scalar> Steps<T> {
         }
     }
 
-    /// p and 1 - p, as scikit-learn writes them, and several of them: a concatenation of logits, and what makes probabilities of them.
+    /// p and 1 - p, as scikit-learn writes them, and several of them: a concatenation of logits,
+    /// and what makes probabilities of them.
     fn probabilities(&mut self, last: usize, of: &[usize]) -> Option<Arc<dyn Layer<T>>> {
         let needed = self.needed(last);
-        let reads = |step: &usize| needed[*step] && self[*step].kind.inputs().iter().any(|input| of.contains(input));
+        let reads = |step: &usize| {
+            needed[*step] && self[*step].kind.inputs().iter().any(|input| of.contains(input))
+        };
         if (0..last).any(|step| reads(&step)) {
             return None;
         }
@@ -161,7 +178,9 @@ impl<T: Scalar> Steps<T> {
         let mut bases: Vec<usize> = parts.iter().map(|(base, ..)| *base).collect();
         if bases.iter().all(|base| *base == first) {
             let (mut base, mut readers) = (first, of.to_vec());
-            while let (false, &Kind::Factor(from, by)) = (self.has_other_readers(base, &readers, last), &self[base].kind) {
+            while let (false, &Kind::Factor(from, by)) =
+                (self.has_other_readers(base, &readers, last), &self[base].kind)
+            {
                 for argument in &mut arguments {
                     *argument *= by;
                 }
@@ -176,8 +195,11 @@ impl<T: Scalar> Steps<T> {
             }
             bases.fill(base);
         }
-        // Branches of factors, not a layer of weights: a rule would share a label's relevance among all.
-        let scale = |&argument: &f64| if is_one(argument) { Some(Vec::new()) } else { Some(vec![factor(argument)?]) };
+        // Branches of factors, not a layer of weights: a rule would share a label's relevance among
+        // all.
+        let scale = |&argument: &f64| {
+            if is_one(argument) { Some(Vec::new()) } else { Some(vec![factor(argument)?]) }
+        };
         let scales: Vec<Layers<T>> = arguments.iter().map(scale).collect::<Option<_>>()?;
         for ((&step, base), scale) in of.iter().zip(bases).zip(scales) {
             self[step].kind = Kind::Layers(base, scale);
@@ -185,21 +207,32 @@ impl<T: Scalar> Steps<T> {
         Some(link)
     }
 
-    /// A dense layer whose outputs are those of a last one times each of some factors, one after another.
+    /// A dense layer whose outputs are those of a last one times each of some factors, one after
+    /// another.
     fn stacked(&self, base: usize, factors: &[f64]) -> Option<Kind<T>> {
-        let (Kind::Layers(of, layers), &[size]) = (&self[base].kind, self[base].dims.as_deref()?) else { return None };
+        let (Kind::Layers(of, layers), &[size]) = (&self[base].kind, self[base].dims.as_deref()?)
+        else {
+            return None;
+        };
         let (dense, before) = layers.split_last().filter(|(last, _)| last.kind() == "Linear")?;
         let tensors = dense.tensors();
-        let of_name = |name: &str| tensors.iter().find(|(own, ..)| *own == name).map(|(.., values)| values);
+        let of_name =
+            |name: &str| tensors.iter().find(|(own, ..)| *own == name).map(|(.., values)| values);
         let weights = of_name("weight")?;
         self.budget.keep(weights.len().checked_mul(factors.len())?).ok()?;
         let times = |values: &Vec<T>| -> Vec<T> {
-            factors.iter().flat_map(|&factor| values.iter().map(move |&value| T::from_f64(factor) * value)).collect()
+            factors
+                .iter()
+                .flat_map(|&factor| values.iter().map(move |&value| T::from_f64(factor) * value))
+                .collect()
         };
         let (stacked, bias) = (times(weights), of_name("bias").map(times));
         let inputs = weights.len().checked_div(size)?;
-        let stacked = Linear::from_rows(size.checked_mul(factors.len())?, inputs, &stacked, bias.as_deref()).ok()?;
-        let layers = before.iter().cloned().chain([Arc::new(stacked) as Arc<dyn Layer<T>>]).collect();
+        let stacked =
+            Linear::from_rows(size.checked_mul(factors.len())?, inputs, &stacked, bias.as_deref())
+                .ok()?;
+        let layers =
+            before.iter().cloned().chain([Arc::new(stacked) as Arc<dyn Layer<T>>]).collect();
         Some(Kind::Layers(*of, layers))
     }
 
@@ -229,8 +262,14 @@ impl<T: Scalar> Steps<T> {
             // Its value.
             let Kind::Factor(of, by) = self[step].kind else { continue };
             if let Some(from) = self.activated(of) {
-                let merged = if alone(of) { self.merged(step, from, of, (1.0, by)).map(|layer| (from, layer)) } else { None };
-                let (from, layer) = merged.or_else(|| Some((of, factor(by)?))).ok_or_else(|| self.no_factor(step))?;
+                let merged = if alone(of) {
+                    self.merged(step, from, of, (1.0, by)).map(|layer| (from, layer))
+                } else {
+                    None
+                };
+                let (from, layer) = merged
+                    .or_else(|| Some((of, factor(by)?)))
+                    .ok_or_else(|| self.no_factor(step))?;
                 self[step].kind = Kind::Layers(from, vec![layer]);
             }
         }
@@ -249,11 +288,25 @@ impl<T: Scalar> Steps<T> {
         Ok(())
     }
 
-    /// What the activation that a step `of` is and factors are in one, as a function of the values of `from`.
-    fn merged(&self, step: usize, from: usize, of: usize, (argument, value): (f64, f64)) -> Option<Arc<dyn Layer<T>>> {
-        let expression = self[step].expressions.iter().find(|(base, _)| *base == from).map(|(_, expression)| expression);
+    /// What the activation that a step `of` is and factors are in one, as a function of the values
+    /// of `from`.
+    fn merged(
+        &self,
+        step: usize,
+        from: usize,
+        of: usize,
+        (argument, value): (f64, f64),
+    ) -> Option<Arc<dyn Layer<T>>> {
+        let expression = self[step]
+            .expressions
+            .iter()
+            .find(|(base, _)| *base == from)
+            .map(|(_, expression)| expression);
         let known = |expression: &std::rc::Rc<super::expression::Expression>| {
-            expression.activation().or_else(|| expression.scaled_activation()).or_else(|| expression.cut())
+            expression
+                .activation()
+                .or_else(|| expression.scaled_activation())
+                .or_else(|| expression.cut())
         };
         expression.and_then(known).or_else(|| {
             let Kind::Layers(_, layers) = &self[of].kind else { return None };
@@ -263,7 +316,10 @@ impl<T: Scalar> Steps<T> {
     }
 
     fn no_factor(&self, step: usize) -> Error {
-        malformed(format!("node '{}' multiplies by a number that is too large", shortened(&self[step].name)))
+        malformed(format!(
+            "node '{}' multiplies by a number that is too large",
+            shortened(&self[step].name)
+        ))
     }
 }
 

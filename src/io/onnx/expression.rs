@@ -1,12 +1,16 @@
 //! Functions of one value, as exporters spell them out: x · sigmoid(x), or x/2 · (1 + erf(x/√2)).
 //!
-//! They are told by what they give, not by how they are written: exporters, and their versions, write the same one differently.
+//! They are told by what they give, not by how they are written: exporters, and their versions,
+//! write the same one differently.
 
 use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::layer::{Elementwise, Elu, Gelu, HardSigmoid, HardSwish, Layer, Mish, Relu, Selu, Sigmoid, Silu, Softplus, Softsign};
+use crate::layer::{
+    Elementwise, Elu, Gelu, HardSigmoid, HardSwish, Layer, Mish, Relu, Selu, Sigmoid, Silu,
+    Softplus, Softsign,
+};
 use crate::scalar::Scalar;
 
 /// A function of x.
@@ -98,16 +102,21 @@ impl Expression {
             Self::Number(number) => found.push(*number),
             Self::Activation(_, a) | Self::Unary(_, a) => a.numbers(found),
             Self::Binary(_, a, b) => [a, b].iter().for_each(|part| part.numbers(found)),
-            Self::Choice(whether, a, b) => [whether, a, b].iter().for_each(|part| part.numbers(found)),
+            Self::Choice(whether, a, b) => {
+                [whether, a, b].iter().for_each(|part| part.numbers(found))
+            }
         }
     }
 
-    /// Where to look: close to 0 and far from it, and on both sides of wherever the expression's own numbers may make it turn.
+    /// Where to look: close to 0 and far from it, and on both sides of wherever the expression's
+    /// own numbers may make it turn.
     fn points(&self) -> Vec<f64> {
         let mut numbers = Vec::new();
         self.numbers(&mut numbers);
         numbers.truncate(NUMBERS);
-        let turns = numbers.iter().flat_map(|&a| numbers.iter().flat_map(move |&b| [a, a + b, a - b, a * b, a / b]));
+        let turns = numbers
+            .iter()
+            .flat_map(|&a| numbers.iter().flat_map(move |&b| [a, a + b, a - b, a * b, a / b]));
         let beside = turns.flat_map(|at| [at * 0.9999, at * 1.0001]).filter(|at| at.abs() <= FAR);
         // A cap may lie far out.
         let caps = numbers.iter().map(|number| number * 1.001).filter(|at| at.abs() <= 1e30);
@@ -118,14 +127,17 @@ impl Expression {
     /// The activation that has the same values, to the precision of f32.
     pub fn activation<T: Scalar>(&self) -> Option<Arc<dyn Layer<T>>> {
         let points = OnceCell::new();
-        let agree =
-            |known: &dyn Elementwise<f64>, x: f64| (self.value(x) - known.value(x)).abs() <= 2e-6 * known.value(x).abs().max(1.0);
+        let agree = |known: &dyn Elementwise<f64>, x: f64| {
+            (self.value(x) - known.value(x)).abs() <= 2e-6 * known.value(x).abs().max(1.0)
+        };
         let is = |known: &dyn Elementwise<f64>| {
             // Most are none, and few points tell.
-            FEW.iter().all(|&x| agree(known, x)) && points.get_or_init(|| self.points()).iter().all(|&x| agree(known, x))
+            FEW.iter().all(|&x| agree(known, x))
+                && points.get_or_init(|| self.points()).iter().all(|&x| agree(known, x))
         };
         // Exponentials overflow there.
-        let is_straight = |known: &dyn Elementwise<f64>| is(known) && far().all(|x| agree(known, x));
+        let is_straight =
+            |known: &dyn Elementwise<f64>| is(known) && far().all(|x| agree(known, x));
         macro_rules! first_that {
             ($is:ident: $($known:expr),+) => {
                 $(if $is(&$known) {
@@ -138,7 +150,8 @@ impl Expression {
         None
     }
 
-    /// Whether the values are c f(a x), to the precision of f32. A function that is straight far out is looked at there, too.
+    /// Whether the values are c f(a x), to the precision of f32. A function that is straight far
+    /// out is looked at there, too.
     pub fn agrees(&self, f: &dyn Elementwise<f64>, a: f64, c: f64, straight: bool) -> bool {
         let agree = |x: f64| {
             let (t, scaled) = (a * x, f.value(a * x));

@@ -13,7 +13,9 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
     let input = |at: usize| inputs.get(at).copied().flatten();
     let first = input(0);
     if node.op_type != "Shape" {
-        budget.fold(inputs.iter().flatten().fold(0, |sum, constant| sum.saturating_add(constant.count())))?;
+        budget.fold(
+            inputs.iter().flatten().fold(0, |sum, constant| sum.saturating_add(constant.count())),
+        )?;
     }
     match node.op_type.as_str() {
         "Dropout" if input(2).and_then(Constant::scalar) == Some(1.0) => None,
@@ -22,18 +24,25 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
             let attribute = node.attribute.first()?;
             match attribute.name.as_str() {
                 "value" => Constant::read(attribute.t.as_ref()?, None, budget).ok(),
-                "value_int" => Some(Constant { dims: Vec::new(), ..Constant::ints(vec![attribute.i]) }),
+                "value_int" => {
+                    Some(Constant { dims: Vec::new(), ..Constant::ints(vec![attribute.i]) })
+                }
                 "value_ints" => Some(Constant::ints(attribute.ints.clone())),
                 "value_float" => Some(Constant::floats(Vec::new(), &[attribute.f.into()])),
                 "value_floats" => {
-                    let values: Vec<f64> = attribute.floats.iter().map(|&value| value.into()).collect();
+                    let values: Vec<f64> =
+                        attribute.floats.iter().map(|&value| value.into()).collect();
                     Some(Constant::floats(vec![values.len()], &values))
                 }
                 _ => None,
             }
         }
         "ConstantOfShape" => {
-            let dims: Vec<usize> = first?.as_ints()?.iter().map(|&dim| usize::try_from(dim).ok()).collect::<Option<_>>()?;
+            let dims: Vec<usize> = first?
+                .as_ints()?
+                .iter()
+                .map(|&dim| usize::try_from(dim).ok())
+                .collect::<Option<_>>()?;
             let count = Tensor::count(&dims)?;
             budget.fold(count)?;
             let value = match node.attribute("value").and_then(|attribute| attribute.t.clone()) {
@@ -46,7 +55,8 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
             }
         }
         "Shape" => {
-            let dims: Vec<i64> = first?.dims.iter().map(|&dim| i64::try_from(dim).ok()).collect::<Option<_>>()?;
+            let dims: Vec<i64> =
+                first?.dims.iter().map(|&dim| i64::try_from(dim).ok()).collect::<Option<_>>()?;
             let end = node.attribute("end").map_or(i64::MAX, |attribute| attribute.i);
             let (start, _, count) = slice(dims.len(), node.int("start", 0), end, 1)?;
             Some(Constant::ints(dims[start..start + count].to_vec()))
@@ -58,7 +68,9 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
                 whole_numbers @ Constant { values: Values::Ints(_), .. } => {
                     let steps = Tensor::steps(&whole_numbers.dims);
                     let dims = order.iter().map(|&axis| whole_numbers.dims[axis]).collect();
-                    let place = |index: &[usize]| Some(index.iter().zip(&order).map(|(at, &axis)| at * steps[axis]).sum());
+                    let place = |index: &[usize]| {
+                        Some(index.iter().zip(&order).map(|(at, &axis)| at * steps[axis]).sum())
+                    };
                     gathered(whole_numbers, dims, budget, place)
                 }
                 other => other.transposed(&order),
@@ -69,8 +81,9 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
             first?.reshaped(dims)
         }
         "Flatten" => {
-            let axis =
-                usize::try_from(node.int("axis", 1)).ok().filter(|&axis| axis <= first.map_or(0, |first| first.dims.len()))?;
+            let axis = usize::try_from(node.int("axis", 1))
+                .ok()
+                .filter(|&axis| axis <= first.map_or(0, |first| first.dims.len()))?;
             let (before, behind) = first?.dims.split_at(axis);
             first?.reshaped(vec![Tensor::count(before)?, Tensor::count(behind)?])
         }
@@ -80,33 +93,45 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
         }
         "Concat" => {
             let parts: Vec<&Constant> = inputs.iter().copied().collect::<Option<_>>()?;
-            let values: Option<Vec<&[i64]>> = parts.iter().map(|part| part.as_ints().filter(|_| part.dims.len() == 1)).collect();
+            let values: Option<Vec<&[i64]>> =
+                parts.iter().map(|part| part.as_ints().filter(|_| part.dims.len() == 1)).collect();
             Some(Constant::ints(values?.concat()))
         }
         "Gather" => {
             let (from, indices) = (first?, input(1)?);
             let axis = wrapped(node.int("axis", 0), from.dims.len())?;
-            let chosen: Vec<usize> =
-                indices.as_ints()?.iter().map(|&index| wrapped(index, from.dims[axis])).collect::<Option<_>>()?;
+            let chosen: Vec<usize> = indices
+                .as_ints()?
+                .iter()
+                .map(|&index| wrapped(index, from.dims[axis]))
+                .collect::<Option<_>>()?;
             let (steps, own) = (Tensor::steps(&from.dims), Tensor::steps(&indices.dims));
             let dims = [&from.dims[..axis], &indices.dims, &from.dims[axis + 1..]].concat();
             let rank = indices.dims.len();
             gathered(from, dims, budget, |index| {
                 let (before, rest) = index.split_at(axis);
                 let (within, behind) = rest.split_at(rank);
-                let at = |index: &[usize], steps: &[usize]| index.iter().zip(steps).map(|(at, step)| at * step).sum::<usize>();
+                let at = |index: &[usize], steps: &[usize]| {
+                    index.iter().zip(steps).map(|(at, step)| at * step).sum::<usize>()
+                };
                 let pick = *chosen.get(at(within, &own))?;
-                Some(at(before, &steps[..axis]) + pick * steps[axis] + at(behind, &steps[axis + 1..]))
+                Some(
+                    at(before, &steps[..axis])
+                        + pick * steps[axis]
+                        + at(behind, &steps[axis + 1..]),
+                )
             })
         }
         "Slice" => {
             let from = first?;
-            let given = |at: usize, name: &str| input(at).and_then(Constant::as_ints).or(node.ints(name));
+            let given =
+                |at: usize, name: &str| input(at).and_then(Constant::as_ints).or(node.ints(name));
             let (starts, ends) = (given(1, "starts")?, given(2, "ends")?);
             let all: Vec<i64> = (0..i64::try_from(starts.len()).ok()?).collect();
             let (axes, ones) = (given(3, "axes").unwrap_or(&all), vec![1; starts.len()]);
             let strides = input(4).map_or(Some(ones.as_slice()), Constant::as_ints)?;
-            let mut parts: Vec<(usize, i64, usize)> = from.dims.iter().map(|&dim| (0, 1, dim)).collect();
+            let mut parts: Vec<(usize, i64, usize)> =
+                from.dims.iter().map(|&dim| (0, 1, dim)).collect();
             for (at, &axis) in axes.iter().enumerate() {
                 let axis = wrapped(axis, from.dims.len())?;
                 let (start, end, stride) = (*starts.get(at)?, *ends.get(at)?, *strides.get(at)?);
@@ -115,16 +140,28 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
             let steps = Tensor::steps(&from.dims);
             let dims = parts.iter().map(|&(.., count)| count).collect();
             gathered(from, dims, budget, |index| {
-                let along = |((&(start, stride, _), &at), &step): ((&(usize, i64, usize), &usize), &usize)| {
+                let along = |((&(start, stride, _), &at), &step): (
+                    (&(usize, i64, usize), &usize),
+                    &usize,
+                )| {
                     let at = i64::try_from(at).ok()?.checked_mul(stride)?;
                     Some(start.checked_add_signed(isize::try_from(at).ok()?)? * step)
                 };
-                parts.iter().zip(index).zip(&steps).map(along).try_fold(0, |sum, place| Some(sum + place?))
+                parts
+                    .iter()
+                    .zip(index)
+                    .zip(&steps)
+                    .map(along)
+                    .try_fold(0, |sum, place| Some(sum + place?))
             })
         }
         "Mod" => {
             // Without `fmod`, with the sign of the divisor.
-            let f: fn(f64, f64) -> f64 = if node.int("fmod", 0) == 0 { |a, b| a - (a / b).floor() * b } else { |a, b| a % b };
+            let f: fn(f64, f64) -> f64 = if node.int("fmod", 0) == 0 {
+                |a, b| a - (a / b).floor() * b
+            } else {
+                |a, b| a % b
+            };
             combine(first?, input(1)?, f, None, budget)
         }
         operator => match (unary(operator), binary(operator), inputs) {
@@ -143,7 +180,12 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
 }
 
 /// A tensor whose numbers are some of another's: of each index, at which place.
-fn gathered(from: &Constant, dims: Vec<usize>, budget: &Budget, place: impl Fn(&[usize]) -> Option<usize>) -> Option<Constant> {
+fn gathered(
+    from: &Constant,
+    dims: Vec<usize>,
+    budget: &Budget,
+    place: impl Fn(&[usize]) -> Option<usize>,
+) -> Option<Constant> {
     let count = Tensor::count(&dims)?;
     budget.fold(count)?;
     let mut index = vec![0; dims.len()];
@@ -163,7 +205,8 @@ fn gathered(from: &Constant, dims: Vec<usize>, budget: &Budget, place: impl Fn(&
         return Constant::ints(picked).reshaped(dims);
     }
     let numbers = from.numbers()?;
-    let picked: Vec<f64> = places.into_iter().map(|at| numbers.get(at).copied()).collect::<Option<_>>()?;
+    let picked: Vec<f64> =
+        places.into_iter().map(|at| numbers.get(at).copied()).collect::<Option<_>>()?;
     Some(Constant::floats(dims, &picked))
 }
 
@@ -193,7 +236,9 @@ fn cast(constant: &Constant, to: i64) -> Option<Constant> {
     };
     let values = match &constant.values {
         Values::Ints(values) => values.iter().map(|&value| whole(value)).collect(),
-        _ if to == 9 => constant.numbers()?.into_iter().map(|value| i64::from(value != 0.0)).collect(),
+        _ if to == 9 => {
+            constant.numbers()?.into_iter().map(|value| i64::from(value != 0.0)).collect()
+        }
         _ => constant.numbers()?.into_iter().map(|value| whole(value as i64)).collect(),
     };
     Constant::ints(values).reshaped(constant.dims.clone())
@@ -214,8 +259,15 @@ fn of_numbers(whole: bool, dims: Vec<usize>, values: &[f64]) -> Option<Constant>
     }
 }
 
-/// f of two tensors, of which the smaller is repeated; of whole numbers where both are, if it is not said.
-fn combine(a: &Constant, b: &Constant, f: fn(f64, f64) -> f64, whole: Option<bool>, budget: &Budget) -> Option<Constant> {
+/// f of two tensors, of which the smaller is repeated; of whole numbers where both are, if it is
+/// not said.
+fn combine(
+    a: &Constant,
+    b: &Constant,
+    f: fn(f64, f64) -> f64,
+    whole: Option<bool>,
+    budget: &Budget,
+) -> Option<Constant> {
     let rank = a.dims.len().max(b.dims.len());
     let padded = |dims: &[usize]| [vec![1; rank - dims.len()], dims.to_vec()].concat();
     let (da, db) = (padded(&a.dims), padded(&b.dims));
@@ -236,7 +288,8 @@ fn combine(a: &Constant, b: &Constant, f: fn(f64, f64) -> f64, whole: Option<boo
         }
         at
     };
-    let values: Vec<f64> = (0..count).map(|index| f(va[place(&da, index)], vb[place(&db, index)])).collect();
+    let values: Vec<f64> =
+        (0..count).map(|index| f(va[place(&da, index)], vb[place(&db, index)])).collect();
     of_numbers(whole.unwrap_or(a.as_ints().is_some() && b.as_ints().is_some()), dims, &values)
 }
 
@@ -246,11 +299,15 @@ mod tests {
 
     #[test]
     fn casts_are_those_of_their_types() {
-        let whole = |values: &[i64], to| cast(&Constant::ints(values.to_vec()), to).unwrap().numbers().unwrap();
+        let whole = |values: &[i64], to| {
+            cast(&Constant::ints(values.to_vec()), to).unwrap().numbers().unwrap()
+        };
         assert_eq!(whole(&[300, -1], 2), [44.0, 255.0]);
         assert_eq!(whole(&[300, -1], 3), [44.0, -1.0]);
         assert_eq!(whole(&[300, 0], 9), [1.0, 0.0]);
-        let floats = |values: &[f64], to| cast(&Constant::floats(vec![values.len()], values), to).unwrap().numbers().unwrap();
+        let floats = |values: &[f64], to| {
+            cast(&Constant::floats(vec![values.len()], values), to).unwrap().numbers().unwrap()
+        };
         assert_eq!(floats(&[2.9, -2.9, 0.5], 7), [2.0, -2.0, 0.0]);
         assert_eq!(floats(&[0.5, 0.0], 9), [1.0, 0.0]);
         assert_eq!(floats(&[1.0004], 10), [1.0]);
@@ -261,8 +318,13 @@ mod tests {
     fn numbers_have_the_type_of_what_they_are_made_of() {
         let budget = Budget::of(0);
         let (two, half) = (Constant::ints(vec![2]), Constant::floats(vec![1], &[0.5]));
-        let power =
-            |a: &Constant, b: &Constant| fold(&Node { op_type: "Pow".to_owned(), ..Node::default() }, &[Some(a), Some(b)], &budget);
+        let power = |a: &Constant, b: &Constant| {
+            fold(
+                &Node { op_type: "Pow".to_owned(), ..Node::default() },
+                &[Some(a), Some(b)],
+                &budget,
+            )
+        };
         assert_eq!(power(&two, &half).unwrap().as_ints(), Some(&[1][..]));
         assert_eq!(power(&half, &two).unwrap().numbers().unwrap(), [0.25]);
         assert!(budget.fold(1 << 16).is_none());

@@ -1,4 +1,5 @@
-//! From a graph's nodes to steps: each node whose values depend on the input becomes one, what does not is computed.
+//! From a graph's nodes to steps: each node whose values depend on the input becomes one, what does
+//! not is computed.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -27,49 +28,74 @@ const NOT_AHEAD: &str = "all of its inputs are constants, and it cannot be compu
 pub(super) struct Reader<T: Scalar> {
     steps: Steps<T>,
     values: HashMap<String, Value>,
-    /// The shapes that the file says, by their values' names: what comes after a node that is refused is looked at with their help.
+    /// The shapes that the file says, by their values' names: what comes after a node that is
+    /// refused is looked at with their help.
     shapes: Option<HashMap<String, Vec<usize>>>,
 }
 
 impl<T: Scalar> Reader<T> {
     /// With the graph's constants, and its one input of a shape that the file or the caller says.
-    pub fn new(graph: &proto::Graph, opset: i64, size: usize, folder: Option<&Path>, shape: Option<Shape>) -> Result<Self, Error> {
+    pub fn new(
+        graph: &proto::Graph,
+        opset: i64,
+        size: usize,
+        folder: Option<&Path>,
+        shape: Option<Shape>,
+    ) -> Result<Self, Error> {
         let mut values = HashMap::new();
         let budget = Budget::of(size);
         for bytes in &graph.initializer {
-            let tensor = proto::Tensor::decode(bytes.clone()).map_err(|e| malformed(e.to_string()))?;
+            let tensor =
+                proto::Tensor::decode(bytes.clone()).map_err(|e| malformed(e.to_string()))?;
             let name = tensor.name.clone();
-            let refused = |reason: String| malformed(format!("tensor '{}': {reason}", shortened(&name)));
+            let refused =
+                |reason: String| malformed(format!("tensor '{}': {reason}", shortened(&name)));
             let constant = Constant::read(&tensor, folder, &budget).map_err(refused)?;
             values.insert(name, Value::Constant(constant));
         }
-        let inputs: Vec<_> = graph.input.iter().filter(|input| !values.contains_key(&input.name)).collect();
+        let inputs: Vec<_> =
+            graph.input.iter().filter(|input| !values.contains_key(&input.name)).collect();
         let [input] = inputs.as_slice() else {
-            let names: Vec<_> = inputs.iter().take(20).map(|input| format!("'{}'", shortened(&input.name))).collect();
+            let names: Vec<_> = inputs
+                .iter()
+                .take(20)
+                .map(|input| format!("'{}'", shortened(&input.name)))
+                .collect();
             return Err(malformed(format!(
                 "it has {} inputs ({}), and one is supported: export the model with one input",
                 inputs.len(),
                 names.join(", ")
             )));
         };
-        let whole = match input.r#type.as_ref().and_then(|of| of.tensor.as_ref()).map_or(0, |tensor| tensor.elem_type) {
+        let whole = match input
+            .r#type
+            .as_ref()
+            .and_then(|of| of.tensor.as_ref())
+            .map_or(0, |tensor| tensor.elem_type)
+        {
             0 | 1 | 10 | 11 | 16 => false,
             2..=7 | 9 | 12 | 13 => true,
             _ => {
                 return Err(malformed(format!(
-                    "its input '{}' has a type other than numbers: export the model with an input of floating point",
+                    "its input '{}' has a type other than numbers: export the model with an input \
+                     of floating point",
                     shortened(&input.name)
                 )));
             }
         };
         let (batch, dims) = sample(input, shape)?;
         values.insert(input.name.clone(), Value::Step(0));
-        Ok(Self { steps: Steps::new(&input.name, opset, batch, dims, whole, budget), values, shapes: None })
+        Ok(Self {
+            steps: Steps::new(&input.name, opset, batch, dims, whole, budget),
+            values,
+            shapes: None,
+        })
     }
 
     /// The model from the input to an output.
     pub fn read(mut self, graph: &proto::Graph, output: &str) -> Result<Sequential<T>, Error> {
-        let decode = |bytes: &Bytes| Node::decode(bytes.clone()).map_err(|e| malformed(e.to_string()));
+        let decode =
+            |bytes: &Bytes| Node::decode(bytes.clone()).map_err(|e| malformed(e.to_string()));
         for bytes in &graph.node {
             for input in decode(bytes)?.input {
                 *self.steps.uses.entry(input).or_default() += 1;
@@ -81,13 +107,17 @@ impl<T: Scalar> Reader<T> {
         }
         match self.values.get(output) {
             Some(&Value::Step(step)) => self.steps.model(step),
-            Some(Value::Constant(_)) => Err(malformed(format!("its output '{}' does not depend on the input", shortened(output)))),
+            Some(Value::Constant(_)) => Err(malformed(format!(
+                "its output '{}' does not depend on the input",
+                shortened(output)
+            ))),
             None => Err(malformed(no_such_output(graph, output, self.values.keys()))),
         }
     }
 
     fn node(&mut self, graph: &proto::Graph, index: usize, node: &Node) -> Result<(), Error> {
-        let name = node.output.first().filter(|_| node.name.is_empty()).unwrap_or(&node.name).clone();
+        let name =
+            node.output.first().filter(|_| node.name.is_empty()).unwrap_or(&node.name).clone();
         let mut inputs = Vec::with_capacity(node.input.len());
         for input in &node.input {
             let value = self.values.get(input).cloned();
@@ -100,16 +130,26 @@ impl<T: Scalar> Reader<T> {
             }
             inputs.push(value);
         }
-        let steps: Vec<usize> =
-            inputs.iter().flatten().filter_map(|value| if let Value::Step(step) = value { Some(*step) } else { None }).collect();
-        let domain = if is_standard(&node.domain) { String::new() } else { format!("{}.", node.domain) };
+        let steps: Vec<usize> = inputs
+            .iter()
+            .flatten()
+            .filter_map(|value| if let Value::Step(step) = value { Some(*step) } else { None })
+            .collect();
+        let domain =
+            if is_standard(&node.domain) { String::new() } else { format!("{}.", node.domain) };
         let operator: Rc<str> = (domain + &node.op_type).into();
         let value = if steps.is_empty() {
             let constants: Vec<Option<&Constant>> = inputs
                 .iter()
-                .map(|value| if let Some(Value::Constant(constant)) = value { Some(constant) } else { None })
+                .map(|value| {
+                    if let Some(Value::Constant(constant)) = value { Some(constant) } else { None }
+                })
                 .collect();
-            let folded = if is_standard(&node.domain) { fold(node, &constants, &self.steps.budget) } else { None };
+            let folded = if is_standard(&node.domain) {
+                fold(node, &constants, &self.steps.budget)
+            } else {
+                None
+            };
             self.computed(index, &name, &operator, folded, steps)
         } else if &*operator == "Shape"
             && let Some(dims) = self.steps.full_dims(steps[0])
@@ -135,27 +175,42 @@ impl<T: Scalar> Reader<T> {
                     self.steps[step].expressions = expressions;
                     Value::Step(step)
                 }
-                Err(reason) => Value::Step(self.steps.push(index, &name, &operator, Kind::Refused(steps, reason))),
+                Err(reason) => Value::Step(self.steps.push(
+                    index,
+                    &name,
+                    &operator,
+                    Kind::Refused(steps, reason),
+                )),
             }
         };
-        for (place, output) in node.output.iter().enumerate().filter(|(_, output)| !output.is_empty()) {
+        for (place, output) in
+            node.output.iter().enumerate().filter(|(_, output)| !output.is_empty())
+        {
             let value = if place == 0 {
                 value.clone()
             } else {
                 let of = if let Value::Step(step) = value { vec![step] } else { Vec::new() };
-                let behind = |&step: &usize| matches!(self.steps[step].kind, Kind::Refused(..) | Kind::Behind(_));
+                let behind = |&step: &usize| {
+                    matches!(self.steps[step].kind, Kind::Refused(..) | Kind::Behind(_))
+                };
                 // It may be on the list already, or something before it.
                 let kind = if of.iter().any(behind) {
                     Kind::Behind(of)
                 } else {
-                    Kind::Refused(of, format!("only its first output is supported, and output {place} is used, too"))
+                    Kind::Refused(
+                        of,
+                        format!(
+                            "only its first output is supported, and output {place} is used, too"
+                        ),
+                    )
                 };
                 Value::Step(self.steps.push(index, output, &operator, kind))
             };
             if let Value::Step(step) = value
                 && self.steps[step].dims.is_none()
             {
-                self.steps[step].dims = gemm_outputs(node, &inputs).or_else(|| self.said_shape(graph, output));
+                self.steps[step].dims =
+                    gemm_outputs(node, &inputs).or_else(|| self.said_shape(graph, output));
             }
             self.values.insert(output.clone(), value);
         }
@@ -166,14 +221,24 @@ impl<T: Scalar> Reader<T> {
     fn said_shape(&mut self, graph: &proto::Graph, name: &str) -> Option<Vec<usize>> {
         let batch = self.steps.batch;
         let shapes = self.shapes.get_or_insert_with(|| {
-            let said = graph.value_info.iter().filter_map(|bytes| ValueInfo::decode(bytes.clone()).ok());
-            said.filter_map(|info| Some((sizes_of(&info, batch)?, info.name))).map(|(dims, name)| (name, dims)).collect()
+            let said =
+                graph.value_info.iter().filter_map(|bytes| ValueInfo::decode(bytes.clone()).ok());
+            said.filter_map(|info| Some((sizes_of(&info, batch)?, info.name)))
+                .map(|(dims, name)| (name, dims))
+                .collect()
         });
         shapes.get(name).cloned()
     }
 
     /// What was computed, or a step that is refused.
-    fn computed(&mut self, index: usize, name: &str, operator: &Rc<str>, folded: Option<Constant>, of: Vec<usize>) -> Value {
+    fn computed(
+        &mut self,
+        index: usize,
+        name: &str,
+        operator: &Rc<str>,
+        folded: Option<Constant>,
+        of: Vec<usize>,
+    ) -> Value {
         let refused = |of| Kind::Refused(of, NOT_AHEAD.to_owned());
         folded.map_or_else(|| self.uncomputed(index, name, operator, refused(of)), Value::Constant)
     }
@@ -207,37 +272,68 @@ fn sizes_of(info: &ValueInfo, batch: usize) -> Option<Vec<usize>> {
 }
 
 /// What is said of an output that there is not, with the name that was probably meant.
-fn no_such_output<'a>(graph: &'a proto::Graph, asked: &str, names: impl Iterator<Item = &'a String>) -> String {
-    let outputs = graph.output.iter().take(8).map(|output| format!("'{}'", shortened(&output.name))).collect::<Vec<_>>().join(", ");
+fn no_such_output<'a>(
+    graph: &'a proto::Graph,
+    asked: &str,
+    names: impl Iterator<Item = &'a String>,
+) -> String {
+    let outputs = graph
+        .output
+        .iter()
+        .take(8)
+        .map(|output| format!("'{}'", shortened(&output.name)))
+        .collect::<Vec<_>>()
+        .join(", ");
     let asked = shortened(asked);
     // Names of any length, and any number of them, may be in a file.
-    let mut names: Vec<&str> = names.map(String::as_str).filter(|name| !name.is_empty() && name.len() <= 120).collect();
+    let mut names: Vec<&str> =
+        names.map(String::as_str).filter(|name| !name.is_empty() && name.len() <= 120).collect();
     names.sort_unstable();
-    let meant = did_you_mean(&asked, graph.output.iter().map(|output| output.name.as_str()).take(8).chain(names).take(4096));
+    let meant = did_you_mean(
+        &asked,
+        graph.output.iter().map(|output| output.name.as_str()).take(8).chain(names).take(4096),
+    );
     format!("no node gives the output '{asked}' (the file's outputs are {outputs}){meant}")
 }
 
 /// A shape as a file says it, with `?` for a size that is left open.
 fn open_dims(dims: &[Option<usize>]) -> String {
-    let sizes: Vec<_> = dims.iter().take(8).map(|dim| dim.map_or_else(|| "?".to_owned(), |dim| dim.to_string())).collect();
+    let sizes: Vec<_> = dims
+        .iter()
+        .take(8)
+        .map(|dim| dim.map_or_else(|| "?".to_owned(), |dim| dim.to_string()))
+        .collect();
     sizes.join(" x ")
 }
 
 /// How many samples a file's input is made for, and the sizes of one.
 fn sample(input: &proto::ValueInfo, given: Option<Shape>) -> Result<(usize, Vec<usize>), Error> {
     let name = shortened(&input.name);
-    let shape = input.r#type.as_ref().and_then(|of| of.tensor.as_ref()).and_then(|tensor| tensor.shape.as_ref());
-    let known = |value: Option<i64>| value.and_then(|value| usize::try_from(value).ok()).filter(|&value| value > 0);
-    let dims: Vec<Option<usize>> = shape.iter().flat_map(|shape| &shape.dim).map(|dim| known(dim.value)).collect();
+    let shape = input
+        .r#type
+        .as_ref()
+        .and_then(|of| of.tensor.as_ref())
+        .and_then(|tensor| tensor.shape.as_ref());
+    let known = |value: Option<i64>| {
+        value.and_then(|value| usize::try_from(value).ok()).filter(|&value| value > 0)
+    };
+    let dims: Vec<Option<usize>> =
+        shape.iter().flat_map(|shape| &shape.dim).map(|dim| known(dim.value)).collect();
     let batch = dims.first().copied().flatten().unwrap_or(1);
     if let Some(given) = given {
         if given.size() == 0 {
-            return Err(malformed(format!("the shape {given} that was given has a size of 0: give sizes of at least 1")));
+            return Err(malformed(format!(
+                "the shape {given} that was given has a size of 0: give sizes of at least 1"
+            )));
         }
         let fits = |(dim, given): (&Option<usize>, &usize)| dim.is_none_or(|dim| dim == *given);
-        if !dims.is_empty() && (dims.len() != given.dims().len() + 1 || !dims[1..].iter().zip(given.dims()).all(fits)) {
+        if !dims.is_empty()
+            && (dims.len() != given.dims().len() + 1
+                || !dims[1..].iter().zip(given.dims()).all(fits))
+        {
             return Err(malformed(format!(
-                "the shape {given} that was given does not fit its input '{name}', which is {} (with the axis of the samples)",
+                "the shape {given} that was given does not fit its input '{name}', which is {} \
+                 (with the axis of the samples)",
                 open_dims(&dims)
             )));
         }
@@ -245,22 +341,26 @@ fn sample(input: &proto::ValueInfo, given: Option<Shape>) -> Result<(usize, Vec<
     }
     let [_, rest @ ..] = dims.as_slice() else {
         return Err(malformed(format!(
-            "the file does not say the shape of its input '{name}': give the shape of one sample, with OnnxFile::input"
+            "the file does not say the shape of its input '{name}': give the shape of one sample, \
+             with OnnxFile::input"
         )));
     };
     if rest.is_empty() {
-        let reason = "has one axis only: export the model with an input of shape samples x features";
+        let reason =
+            "has one axis only: export the model with an input of shape samples x features";
         return Err(malformed(format!("its input '{name}' {reason}")));
     }
     if rest.len() > 3 {
         return Err(malformed(format!(
-            "its input '{name}' has {} axes: with that of the samples, 2 (vectors), 3 (sequences) or 4 (images) are supported",
+            "its input '{name}' has {} axes: with that of the samples, 2 (vectors), 3 (sequences) \
+             or 4 (images) are supported",
             rest.len() + 1
         )));
     }
     let open = || {
         malformed(format!(
-            "the file leaves the shape of its input '{name}' open: give the shape of one sample, with OnnxFile::input"
+            "the file leaves the shape of its input '{name}' open: give the shape of one sample, \
+             with OnnxFile::input"
         ))
     };
     Ok((batch, rest.iter().copied().collect::<Option<_>>().ok_or_else(open)?))

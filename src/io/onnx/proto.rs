@@ -1,7 +1,8 @@
-//! The messages of ONNX, with the fields that are read here (`onnx.proto`, by the ONNX project); others are skipped.
+//! The messages of ONNX, with the fields that are read here (`onnx.proto`, by the ONNX project);
+//! others are skipped.
 //!
-//! Nodes and initializers are kept as bytes until they are looked at, so that a file that is full of empty ones takes no more
-//! memory than a multiple of its size.
+//! Nodes and initializers are kept as bytes until they are looked at, so that a file that is full
+//! of empty ones takes no more memory than a multiple of its size.
 
 use bytes::Bytes;
 use prost::Message;
@@ -161,7 +162,9 @@ impl Node {
 
     /// A text, empty where it is not given.
     pub fn text(&self, name: &str) -> &str {
-        self.attribute(name).and_then(|attribute| std::str::from_utf8(&attribute.s).ok()).unwrap_or("")
+        self.attribute(name)
+            .and_then(|attribute| std::str::from_utf8(&attribute.s).ok())
+            .unwrap_or("")
     }
 
     pub fn ints(&self, name: &str) -> Option<&[i64]> {

@@ -1,15 +1,16 @@
-//! Activations of scaled arguments, with scaled values: c f(a x) for some a and c, told by the values as [`Expression`] tells others.
+//! Activations of scaled arguments, with scaled values: c f(a x) for some a and c, told by the
+//! values as [`Expression`] tells others.
 //!
-//! For each kind of function its values at a few powers of two say what a and c would have to be, if it is of that kind; whether it is,
-//! the comparison at many points says.
+//! For each kind of function its values at a few powers of two say what a and c would have to be,
+//! if it is of that kind; whether it is, the comparison at many points says.
 
 use std::f64::consts::{FRAC_2_PI, LN_2, PI};
 use std::sync::Arc;
 
 use super::expression::Expression;
 use crate::layer::{
-    Celu, Elementwise, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Layer, LeakyRelu, Mish, Relu, Scaled, Sigmoid, Silu, Softplus,
-    Softsign, Tanh,
+    Celu, Elementwise, Elu, Gelu, HardSigmoid, HardSwish, HardTanh, Layer, LeakyRelu, Mish, Relu,
+    Scaled, Sigmoid, Silu, Softplus, Softsign, Tanh,
 };
 use crate::scalar::Scalar;
 
@@ -36,8 +37,11 @@ impl Expression {
             if sides.values.iter().all(|&[right, left]| near(right, -left)) {
                 return self.odd(&sides);
             }
-            let exponential = self.exponential(&sides, 1.0).or_else(|| self.exponential(&turned, -1.0));
-            return exponential.or_else(|| self.mish(&sides, 1.0)).or_else(|| self.mish(&turned, -1.0));
+            let exponential =
+                self.exponential(&sides, 1.0).or_else(|| self.exponential(&turned, -1.0));
+            return exponential
+                .or_else(|| self.mish(&sides, 1.0))
+                .or_else(|| self.mish(&turned, -1.0));
         }
         if sides.values.iter().all(|&values| near(even_part(values), zero)) {
             return self.step(&sides, zero);
@@ -54,7 +58,8 @@ impl Expression {
             return Some((Arc::new(Sigmoid), argument));
         }
         let argument = tidy((6.0 * value - 3.0) / x);
-        self.agrees(&HardSigmoid, argument, 1.0, true).then(|| (Arc::new(HardSigmoid) as Arc<dyn Layer<T>>, argument))
+        self.agrees(&HardSigmoid, argument, 1.0, true)
+            .then(|| (Arc::new(HardSigmoid) as Arc<dyn Layer<T>>, argument))
     }
 
     /// p x where x > 0, otherwise q x.
@@ -125,21 +130,27 @@ impl Expression {
         let a = tidy(slope / c);
         if near(a * c, 1.0) {
             let natural = Softplus::new(a, 20.0).ok()?;
-            return self.agrees(&Softplus::default(), a, c, false).then(|| Arc::new(natural) as Arc<dyn Layer<T>>);
+            return self
+                .agrees(&Softplus::default(), a, c, false)
+                .then(|| Arc::new(natural) as Arc<dyn Layer<T>>);
         }
         self.made(Softplus::default(), a, c, false)
     }
 
-    /// p x where x > 0, otherwise q (exp(b x) - 1): ELU, CELU and SELU; `sign` is -1 where the sides are turned.
+    /// p x where x > 0, otherwise q (exp(b x) - 1): ELU, CELU and SELU; `sign` is -1 where the
+    /// sides are turned.
     fn exponential<T: Scalar>(&self, sides: &Sides, sign: f64) -> Made<T> {
         let p = sides.slope(Side::Right)?;
-        let (x, [_, value], part) = sides.turned().find_part(0.52..=0.95).map(|(x, [a, b], part)| (x, [b, a], part))?;
+        let (x, [_, value], part) =
+            sides.turned().find_part(0.52..=0.95).map(|(x, [a, b], part)| (x, [b, a], part))?;
         let t = (part / (1.0 - part)).ln();
         let (p, b, q) = (tidy(p), tidy(t / x), tidy(value / (-t).exp_m1()));
         let (c, alpha) = (p / b, tidy(q * b / p));
         if near(alpha, 1.0) && near(p, 1.0) && sign > 0.0 {
             let natural = Celu::new(q).ok()?;
-            return self.agrees(&Elu::default(), b, c, false).then(|| Arc::new(natural) as Arc<dyn Layer<T>>);
+            return self
+                .agrees(&Elu::default(), b, c, false)
+                .then(|| Arc::new(natural) as Arc<dyn Layer<T>>);
         }
         self.made(Elu::new(alpha).ok()?, sign * b, c, false)
     }
@@ -162,7 +173,11 @@ impl Expression {
         // Constant far out, or straight through 0.
         let end = |sign: f64| {
             let (last, before) = (self.value(sign * 1e30), self.value(sign * 1e29));
-            if near(last, before) { Some(Some(last)) } else { near(last, 10.0 * before).then_some(None) }
+            if near(last, before) {
+                Some(Some(last))
+            } else {
+                near(last, 10.0 * before).then_some(None)
+            }
         };
         let ends = [end(-1.0)?, end(1.0)?];
         let within = |value: f64| ends.iter().flatten().all(|&bound| !near(value, bound));
@@ -173,12 +188,18 @@ impl Expression {
         let slope = Some(tidy(slope)).filter(|&slope| slope != 0.0 && slope.is_finite())?;
         let [at_left, at_right] = ends.map(|bound| bound.map(|bound| tidy(bound / slope)));
         // Where x is smallest it is lowest, once it is divided by its slope.
-        let scale = [at_left, at_right].into_iter().flatten().fold(0.0, |max: f64, bound| max.max(bound.abs()));
+        let scale = [at_left, at_right]
+            .into_iter()
+            .flatten()
+            .fold(0.0, |max: f64, bound| max.max(bound.abs()));
         if scale == 0.0 {
             return None;
         }
         let bounds = |scale: f64| {
-            let (low, high) = (at_left.map_or(f32::MIN.into(), |at| at / scale), at_right.map_or(f32::MAX.into(), |at| at / scale));
+            let (low, high) = (
+                at_left.map_or(f32::MIN.into(), |at| at / scale),
+                at_right.map_or(f32::MAX.into(), |at| at / scale),
+            );
             HardTanh::new(low, high).ok()
         };
         if !self.agrees(&bounds(scale)?, 1.0 / scale, slope * scale, true) {
@@ -192,12 +213,18 @@ impl Expression {
     where
         F: Layer<T> + Elementwise<T> + Elementwise<f64> + Copy + 'static,
     {
-        (a.is_finite() && c.is_finite() && self.agrees(&f, a, c, straight)).then(|| natural(f, a, c)).flatten()
+        (a.is_finite() && c.is_finite() && self.agrees(&f, a, c, straight))
+            .then(|| natural(f, a, c))
+            .flatten()
     }
 }
 
 /// The activation itself, where nothing is scaled.
-fn natural<T: Scalar>(f: impl Layer<T> + Elementwise<T> + Copy + 'static, a: f64, c: f64) -> Made<T> {
+fn natural<T: Scalar>(
+    f: impl Layer<T> + Elementwise<T> + Copy + 'static,
+    a: f64,
+    c: f64,
+) -> Made<T> {
     if near(a, 1.0) && near(c, 1.0) {
         return Some(Arc::new(f));
     }
@@ -226,8 +253,11 @@ struct Sides {
 
 impl Sides {
     fn of(expression: &Expression) -> Option<Self> {
-        let values = POWERS.map(|power| 2.0_f64.powi(power)).map(|x| [expression.value(x), expression.value(-x)]);
-        let values: Vec<_> = values.take_while(|values| values.iter().all(|value| value.is_finite())).collect();
+        let values = POWERS
+            .map(|power| 2.0_f64.powi(power))
+            .map(|x| [expression.value(x), expression.value(-x)]);
+        let values: Vec<_> =
+            values.take_while(|values| values.iter().all(|value| value.is_finite())).collect();
         (values.len() >= 8).then_some(Self { values })
     }
 
@@ -241,7 +271,8 @@ impl Sides {
     }
 
     fn all_near(&self, part: impl Fn(f64, [f64; 2]) -> f64) -> Option<f64> {
-        let parts: Vec<f64> = self.values.iter().enumerate().map(|(at, &values)| part(self.x(at), values)).collect();
+        let parts: Vec<f64> =
+            self.values.iter().enumerate().map(|(at, &values)| part(self.x(at), values)).collect();
         let last = *parts.last()?;
         parts.iter().all(|&part| near(part, last)).then_some(last)
     }
@@ -258,12 +289,20 @@ impl Sides {
     }
 
     /// The first x and its values of which something is in a range.
-    fn find_at(&self, of: impl Fn(f64, [f64; 2]) -> f64, range: std::ops::RangeInclusive<f64>) -> Option<(f64, [f64; 2])> {
+    fn find_at(
+        &self,
+        of: impl Fn(f64, [f64; 2]) -> f64,
+        range: std::ops::RangeInclusive<f64>,
+    ) -> Option<(f64, [f64; 2])> {
         let mut all = self.values.iter().enumerate().map(|(at, &values)| (self.x(at), values));
         all.find(|&(x, values)| range.contains(&of(x, values)))
     }
 
-    fn find(&self, of: impl Fn([f64; 2]) -> f64, range: std::ops::RangeInclusive<f64>) -> Option<(f64, [f64; 2])> {
+    fn find(
+        &self,
+        of: impl Fn([f64; 2]) -> f64,
+        range: std::ops::RangeInclusive<f64>,
+    ) -> Option<(f64, [f64; 2])> {
         self.find_at(|_, values| of(values), range)
     }
 
@@ -294,12 +333,16 @@ fn tidy(value: f64) -> f64 {
 
 /// t with Φ(t) = p, for p from 1/2 to 0.95: by Newton's method, which comes from below.
 fn normal_quantile(p: f64) -> f64 {
-    let step =
-        |t: f64| t - (0.5 * (1.0 + libm::erf(t * std::f64::consts::FRAC_1_SQRT_2)) - p) * (2.0 * PI).sqrt() * (0.5 * t * t).exp();
+    let step = |t: f64| {
+        t - (0.5 * (1.0 + libm::erf(t * std::f64::consts::FRAC_1_SQRT_2)) - p)
+            * (2.0 * PI).sqrt()
+            * (0.5 * t * t).exp()
+    };
     (0..12).fold(0.0, |t, _| step(t))
 }
 
 /// t with t + 0.044715 t³ = u, for u above 0.
 fn cubic_root(u: f64) -> f64 {
-    (0..12).fold(u, |t: f64, _| t - (t + 0.044_715 * t.powi(3) - u) / (1.0 + 3.0 * 0.044_715 * t * t))
+    (0..12)
+        .fold(u, |t: f64, _| t - (t + 0.044_715 * t.powi(3) - u) / (1.0 + 3.0 * 0.044_715 * t * t))
 }

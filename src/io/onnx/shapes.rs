@@ -32,7 +32,8 @@ pub(super) fn wrapped(index: i64, length: usize) -> Option<usize> {
 /// The order of the axes that a transpose asks for, the reverse where it says none.
 pub(super) fn permutation(asked: Option<&[i64]>, rank: usize) -> Option<Vec<usize>> {
     let Some(asked) = asked else { return Some((0..rank).rev().collect()) };
-    let order: Vec<usize> = asked.iter().map(|&axis| usize::try_from(axis).ok()).collect::<Option<_>>()?;
+    let order: Vec<usize> =
+        asked.iter().map(|&axis| usize::try_from(axis).ok()).collect::<Option<_>>()?;
     let mut sorted = order.clone();
     sorted.sort_unstable();
     sorted.into_iter().eq(0..rank).then_some(order)
@@ -87,7 +88,9 @@ mod tests {
     fn slices_are_cut_at_the_ends() {
         let picked = |dim: usize, start, end, stride| {
             let (first, stride, count) = slice(dim, start, end, stride).unwrap();
-            (0..i64::try_from(count).unwrap()).map(|at| i64::try_from(first).unwrap() + at * stride).collect::<Vec<_>>()
+            (0..i64::try_from(count).unwrap())
+                .map(|at| i64::try_from(first).unwrap() + at * stride)
+                .collect::<Vec<_>>()
         };
         assert_eq!(picked(5, 1, i64::MAX, 2), [1, 3]);
         assert_eq!(picked(5, -2, 5, 1), [3, 4]);

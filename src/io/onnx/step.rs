@@ -1,4 +1,5 @@
-//! Values that depend on the input, each of which a node makes: what all that reads nodes works with.
+//! Values that depend on the input, each of which a node makes: what all that reads nodes works
+//! with.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::{Index, IndexMut};
@@ -35,13 +36,14 @@ pub(super) struct Step<T: Scalar> {
     pub name: String,
     pub operator: Rc<str>,
     pub kind: Kind<T>,
-    /// The sizes of a sample's values, where they are known: they are not after a node that is refused.
+    /// The sizes of a sample's values, where they are known: they are not after a node that is
+    /// refused.
     pub dims: Option<Vec<usize>>,
     pub nonnegative: bool,
     /// The values are whole numbers.
     pub whole: bool,
-    /// It does not depend on the input's values, and yet is not known: it is computed of shapes after a node that is refused, or by
-    /// a node that cannot be computed.
+    /// It does not depend on the input's values, and yet is not known: it is computed of shapes
+    /// after a node that is refused, or by a node that cannot be computed.
     pub uncomputed: bool,
     /// The values as functions of other steps' values, one by one.
     pub expressions: Vec<(usize, Rc<Expression>)>,
@@ -52,7 +54,8 @@ pub(super) enum Kind<T: Scalar> {
     Input,
     /// Layers one after the other.
     Layers(usize, Vec<Arc<dyn Layer<T>>>),
-    /// Zeros before and behind along each of the axes of space, for the convolution or pooling that follows.
+    /// Zeros before and behind along each of the axes of space, for the convolution or pooling that
+    /// follows.
     Padded(usize, Vec<[usize; 2]>),
     /// The values times a number: a part of the activation before or after it, or else a scaling.
     Factor(usize, f64),
@@ -70,7 +73,9 @@ impl<T: Scalar> Kind<T> {
     pub fn inputs(&self) -> &[usize] {
         match self {
             Self::Input => &[],
-            Self::Layers(of, _) | Self::Padded(of, _) | Self::Factor(of, _) => std::slice::from_ref(of),
+            Self::Layers(of, _) | Self::Padded(of, _) | Self::Factor(of, _) => {
+                std::slice::from_ref(of)
+            }
             Self::Joined { of, .. } | Self::Refused(of, _) | Self::Behind(of) => of,
         }
     }
@@ -84,11 +89,13 @@ pub(super) enum Made<T: Scalar> {
 }
 
 /// Why an operator is refused that is unknown here.
-pub(super) const UNSUPPORTED: &str = "the operator is unsupported: explain the model up to its input, with OnnxFile::output, or export the \
+pub(super) const UNSUPPORTED: &str = "the operator is unsupported: explain the model up to its \
+    input, with OnnxFile::output, or export the \
                                       model without it";
 
 /// Why a function is refused by itself.
-pub(super) const PART: &str = "it is supported only as a part of a known activation, such as SiLU or GELU";
+pub(super) const PART: &str =
+    "it is supported only as a part of a known activation, such as SiLU or GELU";
 
 pub(super) type Layers<T> = Vec<Arc<dyn Layer<T>>>;
 
@@ -138,7 +145,14 @@ impl<T: Scalar> IndexMut<usize> for Steps<T> {
 
 impl<T: Scalar> Steps<T> {
     /// Begins with the input: its name, how large a sample is, and whether it is of whole numbers.
-    pub fn new(name: &str, opset: i64, batch: usize, dims: Vec<usize>, whole: bool, budget: Budget) -> Self {
+    pub fn new(
+        name: &str,
+        opset: i64,
+        batch: usize,
+        dims: Vec<usize>,
+        whole: bool,
+        budget: Budget,
+    ) -> Self {
         let first = Step {
             node: None,
             name: name.to_owned(),
@@ -151,7 +165,17 @@ impl<T: Scalar> Steps<T> {
             expressions: Vec::new(),
         };
         let (uses, outputs, aliased, concatenated) = Default::default();
-        Self { list: vec![first], opset, uses, outputs, aliased, batch, concatenated, joined: 0, budget }
+        Self {
+            list: vec![first],
+            opset,
+            uses,
+            outputs,
+            aliased,
+            batch,
+            concatenated,
+            joined: 0,
+            budget,
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -159,7 +183,13 @@ impl<T: Scalar> Steps<T> {
     }
 
     /// Adds a step, with the shape and sign of its values.
-    pub fn push(&mut self, index: usize, name: &str, operator: &Rc<str>, mut kind: Kind<T>) -> usize {
+    pub fn push(
+        &mut self,
+        index: usize,
+        name: &str,
+        operator: &Rc<str>,
+        mut kind: Kind<T>,
+    ) -> usize {
         if let Kind::Joined { of, .. } = &kind {
             self.joined += of.len();
         }
@@ -199,14 +229,20 @@ impl<T: Scalar> Steps<T> {
                     (shape, sign) = match layer.operator(shape).map_err(|e| e.to_string())? {
                         Operator::Linear(map) | Operator::Average(map) => {
                             if map.inputs() != shape.size() {
-                                return Err(format!("it needs {} values, and its input has {}", map.inputs(), shape.size()));
+                                return Err(format!(
+                                    "it needs {} values, and its input has {}",
+                                    map.inputs(),
+                                    shape.size()
+                                ));
                             }
                             (map.output_shape(), sign && map.keeps_sign())
                         }
                         Operator::Elementwise(function) => (shape, function.is_nonnegative(sign)),
                         Operator::Route(route) => (route.output_shape(), sign),
                         Operator::Reshape(shape) => (shape, sign),
-                        Operator::PerChannel(functions) => (shape, functions.iter().all(|function| function.is_nonnegative(sign))),
+                        Operator::PerChannel(functions) => {
+                            (shape, functions.iter().all(|function| function.is_nonnegative(sign)))
+                        }
                         Operator::Branches(..) | Operator::Softmax(_) => (shape, false),
                     };
                 }
@@ -215,11 +251,16 @@ impl<T: Scalar> Steps<T> {
             Kind::Padded(of, by) => {
                 let Some(mut dims) = self[*of].dims.clone() else { return Ok((None, false)) };
                 for (dim, [before, behind]) in dims.iter_mut().skip(1).zip(by) {
-                    *dim = dim.checked_add(*before).and_then(|dim| dim.checked_add(*behind)).ok_or("its sizes are too large")?;
+                    *dim = dim
+                        .checked_add(*before)
+                        .and_then(|dim| dim.checked_add(*behind))
+                        .ok_or("its sizes are too large")?;
                 }
                 Ok((Some(dims), self[*of].nonnegative))
             }
-            Kind::Factor(of, factor) => Ok((self[*of].dims.clone(), self[*of].nonnegative && *factor >= 0.0)),
+            Kind::Factor(of, factor) => {
+                Ok((self[*of].dims.clone(), self[*of].nonnegative && *factor >= 0.0))
+            }
             Kind::Joined { of, .. } if of.len() > JOINED => {
                 Err(format!("it has {} inputs, and at most {JOINED} are supported", of.len()))
             }
@@ -227,21 +268,29 @@ impl<T: Scalar> Steps<T> {
                 Err("sums and concatenations in this graph have too many inputs in all".to_owned())
             }
             Kind::Joined { of, summed } => {
-                let all: Option<Vec<&Vec<usize>>> = of.iter().map(|&step| self[step].dims.as_ref()).collect();
+                let all: Option<Vec<&Vec<usize>>> =
+                    of.iter().map(|&step| self[step].dims.as_ref()).collect();
                 let Some(all) = all else { return Ok((None, false)) };
                 let mut dims = (*all.first().ok_or("it has no inputs")?).clone();
                 let fits = |other: &&Vec<usize>| {
-                    if *summed { **other == dims } else { other.len() == dims.len() && other.get(1..) == dims.get(1..) }
+                    if *summed {
+                        **other == dims
+                    } else {
+                        other.len() == dims.len() && other.get(1..) == dims.get(1..)
+                    }
                 };
                 if !all.iter().all(fits) {
                     return Err(format!(
-                        "its inputs have different shapes, which is unsupported: {:?} (without the axis of the samples)",
+                        "its inputs have different shapes, which is unsupported: {:?} (without \
+                         the axis of the samples)",
                         &all[..all.len().min(8)]
                     ));
                 }
                 if !summed && !dims.is_empty() {
-                    dims[0] =
-                        all.iter().try_fold(0_usize, |sum, dims| sum.checked_add(dims[0])).ok_or("its sizes are too large")?;
+                    dims[0] = all
+                        .iter()
+                        .try_fold(0_usize, |sum, dims| sum.checked_add(dims[0]))
+                        .ok_or("its sizes are too large")?;
                 }
                 Ok((Some(dims), of.iter().all(|&step| self[step].nonnegative)))
             }
@@ -255,11 +304,15 @@ impl<T: Scalar> Steps<T> {
     }
 }
 
-/// Functions of each value, and normalizations: what they give has the shape of the largest of what they take, though they may
-/// not be read.
+/// Functions of each value, and normalizations: what they give has the shape of the largest of what
+/// they take, though they may not be read.
 fn keeps_shape(operator: &str) -> bool {
-    let settings = ["Where", "Clip", "PRelu", "HardSigmoid", "Selu", "Swish", "Softmax", "LogSoftmax"];
-    unary(operator).is_some() || binary(operator).is_some() || settings.contains(&operator) || operator.ends_with("Normalization")
+    let settings =
+        ["Where", "Clip", "PRelu", "HardSigmoid", "Selu", "Swish", "Softmax", "LogSoftmax"];
+    unary(operator).is_some()
+        || binary(operator).is_some()
+        || settings.contains(&operator)
+        || operator.ends_with("Normalization")
 }
 
 /// What a node is given.
@@ -274,7 +327,11 @@ pub(super) struct Given<'a> {
 
 impl Given<'_> {
     pub fn constant(&self, place: usize) -> Option<&Constant> {
-        if let Some(Some(Value::Constant(constant))) = self.inputs.get(place) { Some(constant) } else { None }
+        if let Some(Some(Value::Constant(constant))) = self.inputs.get(place) {
+            Some(constant)
+        } else {
+            None
+        }
     }
 
     pub fn is_given(&self, place: usize) -> bool {
@@ -287,7 +344,11 @@ impl Given<'_> {
     }
 
     /// The numbers of a constant, as a layer holds them.
-    pub fn convert<T: Scalar>(&self, constant: Option<&Constant>, what: &str) -> Result<Vec<T>, String> {
+    pub fn convert<T: Scalar>(
+        &self,
+        constant: Option<&Constant>,
+        what: &str,
+    ) -> Result<Vec<T>, String> {
         let Some(constant @ Constant { values: Values::Floats(tensor), .. }) = constant else {
             return Err(format!("its {what} has to be a constant of floating-point numbers"));
         };
@@ -309,7 +370,8 @@ impl Given<'_> {
         match self.dims.len() {
             2 | 3 => Ok(self.dims.len() - 1),
             axes => Err(format!(
-                "it is supported on sequences and images, and its values have {axes} axes (without that of the samples)"
+                "it is supported on sequences and images, and its values have {axes} axes \
+                 (without that of the samples)"
             )),
         }
     }
@@ -340,6 +402,10 @@ pub(super) fn shape_of(dims: &[usize]) -> Result<Shape, String> {
     if dims.is_empty() {
         return Ok(Shape::from(1));
     }
-    super::super::shape(dims)
-        .ok_or_else(|| format!("its values have {} axes (without that of the samples): at most 3 are supported", dims.len()))
+    super::super::shape(dims).ok_or_else(|| {
+        format!(
+            "its values have {} axes (without that of the samples): at most 3 are supported",
+            dims.len()
+        )
+    })
 }

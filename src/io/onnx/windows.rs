@@ -6,8 +6,8 @@ use super::constant::Constant;
 use super::shapes::wrapped;
 use super::step::{Given, Kind, Layers, Made, Steps, one, pair, refused};
 use crate::layer::{
-    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, Conv1d, Conv2d, ConvTranspose2d, Flatten, MaxPool1d, MaxPool2d,
-    Upsample,
+    AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, Conv1d, Conv2d, ConvTranspose2d,
+    Flatten, MaxPool1d, MaxPool2d, Upsample,
 };
 use crate::scalar::Scalar;
 
@@ -23,35 +23,54 @@ struct Windows {
 impl Windows {
     fn of(given: &Given<'_>, kernel: [usize; 2]) -> Result<Self, String> {
         let rank = given.rank()?;
-        let (stride, dilation) = (given.sizes("strides", rank, 1)?, given.sizes("dilations", rank, 1)?);
+        let (stride, dilation) =
+            (given.sizes("strides", rank, 1)?, given.sizes("dilations", rank, 1)?);
         let mut windows = Self { rank, stride, dilation, before: [0; 2], behind: [0; 2] };
         match given.node.text("auto_pad") {
             "" | "NOTSET" => {
                 if let Some(pads) = given.node.ints("pads") {
                     let (before, behind) = pads.split_at(pads.len() / 2);
-                    let both = (pair(before).filter(|_| before.len() == rank), pair(behind).filter(|_| behind.len() == rank));
-                    let (Some(before), Some(behind)) = both else { return Err(format!("its pads have to be {} sizes", 2 * rank)) };
+                    let both = (
+                        pair(before).filter(|_| before.len() == rank),
+                        pair(behind).filter(|_| behind.len() == rank),
+                    );
+                    let (Some(before), Some(behind)) = both else {
+                        return Err(format!("its pads have to be {} sizes", 2 * rank));
+                    };
                     (windows.before, windows.behind) = (before, behind);
                 }
             }
             "VALID" => {}
             same @ ("SAME_UPPER" | "SAME_LOWER") => {
-                // As many windows as strides, and what is missing in equal parts on both sides, or one more on one of them.
+                // As many windows as strides, and what is missing in equal parts on both sides, or
+                // one more on one of them.
                 for axis in 0..2 {
-                    let size = *given.dims.get(given.dims.len() - rank + axis.min(rank - 1)).unwrap_or(&1);
+                    let size =
+                        *given.dims.get(given.dims.len() - rank + axis.min(rank - 1)).unwrap_or(&1);
                     let (kernel, stride, dilation) = (kernel[axis], stride[axis], dilation[axis]);
-                    let reach = kernel.saturating_sub(1).checked_mul(dilation).and_then(|reach| reach.checked_add(1));
+                    let reach = kernel
+                        .saturating_sub(1)
+                        .checked_mul(dilation)
+                        .and_then(|reach| reach.checked_add(1));
                     let far = size.div_ceil(stride.max(1)).saturating_sub(1).checked_mul(stride);
-                    let whole = far.zip(reach).and_then(|(far, reach)| far.checked_add(reach)).ok_or("its sizes are too large")?;
+                    let whole = far
+                        .zip(reach)
+                        .and_then(|(far, reach)| far.checked_add(reach))
+                        .ok_or("its sizes are too large")?;
                     if whole.saturating_add(1) < size {
-                        return Err("its auto_pad is unsupported where the stride is larger than the window: export the model with explicit pads".to_owned());
+                        return Err("its auto_pad is unsupported where the stride is larger than \
+                            the window: export the model with explicit pads"
+                            .to_owned());
                     }
                     let missing = whole.saturating_sub(size);
                     let (less, more) = (missing / 2, missing.div_ceil(2));
-                    (windows.before[axis], windows.behind[axis]) = if same == "SAME_UPPER" { (less, more) } else { (more, less) };
+                    (windows.before[axis], windows.behind[axis]) =
+                        if same == "SAME_UPPER" { (less, more) } else { (more, less) };
                 }
             }
-            other => return Err(format!("its auto_pad '{}' is unsupported", super::shortened(other))),
+            other => {
+                return Err(format!("its auto_pad '{}' is unsupported", super::shortened(other)));
+            }
         }
         Ok(windows)
     }
@@ -61,7 +80,8 @@ impl Windows {
         for axis in 0..2 {
             let [before, behind] = by.get(axis.min(self.rank - 1)).copied().unwrap_or([0; 2]);
             let sum = |a: usize, b: usize| a.checked_add(b).ok_or("its padding is too large");
-            (self.before[axis], self.behind[axis]) = (sum(self.before[axis], before)?, sum(self.behind[axis], behind)?);
+            (self.before[axis], self.behind[axis]) =
+                (sum(self.before[axis], before)?, sum(self.behind[axis], behind)?);
         }
         Ok(self)
     }
@@ -74,9 +94,14 @@ macro_rules! with_windows {
 }
 
 impl<T: Scalar> Steps<T> {
-    /// What a step gives, or, where it pads, what it pads, and with how much along each axis of space.
+    /// What a step gives, or, where it pads, what it pads, and with how much along each axis of
+    /// space.
     fn unpadded<'a>(&'a self, given: &Given<'_>) -> (usize, &'a [[usize; 2]]) {
-        if let Kind::Padded(of, by) = &self[given.step].kind { (*of, by) } else { (given.step, &[]) }
+        if let Kind::Padded(of, by) = &self[given.step].kind {
+            (*of, by)
+        } else {
+            (given.step, &[])
+        }
     }
 
     pub(super) fn convolution(&self, operator: &str, given: &Given<'_>) -> Result<Made<T>, String> {
@@ -86,7 +111,8 @@ impl<T: Scalar> Steps<T> {
         let rank = given.rank()?;
         if shape.len() != rank + 2 {
             return Err(format!(
-                "its weights have {} axes, which does not fit values with {} (without that of the samples)",
+                "its weights have {} axes, which does not fit values with {} (without that of the \
+                 samples)",
                 shape.len(),
                 rank + 1
             ));
@@ -94,25 +120,39 @@ impl<T: Scalar> Steps<T> {
         let kernel = if rank == 1 { [shape[2]; 2] } else { [shape[2], shape[3]] };
         let (step, by) = self.unpadded(given);
         if operator == "ConvTranspose"
-            && (!matches!(node.text("auto_pad"), "" | "NOTSET") || node.attribute("output_shape").is_some())
+            && (!matches!(node.text("auto_pad"), "" | "NOTSET")
+                || node.attribute("output_shape").is_some())
         {
-            return Err("its auto_pad or output_shape is unsupported: export the model with explicit pads".to_owned());
+            return Err(
+                "its auto_pad or output_shape is unsupported: export the model with explicit pads"
+                    .to_owned(),
+            );
         }
         let windows = Windows::of(given, kernel)?;
         let windows = if operator == "Conv" { windows.padded(by)? } else { windows };
         let groups = usize::try_from(node.int("group", 1)).map_err(|_| "its group is negative")?;
-        let (weights, bias): (Vec<T>, Option<Vec<T>>) = (given.numbers(1, "weights")?, given.optional(2, "bias")?);
+        let (weights, bias): (Vec<T>, Option<Vec<T>>) =
+            (given.numbers(1, "weights")?, given.optional(2, "bias")?);
         macro_rules! with_settings {
             ($layer:expr) => {
-                with_windows!($layer.map_err(refused)?, windows).dilation(windows.dilation).groups(groups)
+                with_windows!($layer.map_err(refused)?, windows)
+                    .dilation(windows.dilation)
+                    .groups(groups)
             };
         }
         let layers = match (operator, rank) {
-            ("Conv", 1) => one(with_settings!(Conv1d::new([shape[0], shape[1], shape[2]], weights, bias))),
-            ("Conv", _) => one(with_settings!(Conv2d::new([shape[0], shape[1], shape[2], shape[3]], weights, bias))),
+            ("Conv", 1) => {
+                one(with_settings!(Conv1d::new([shape[0], shape[1], shape[2]], weights, bias)))
+            }
+            ("Conv", _) => one(with_settings!(Conv2d::new(
+                [shape[0], shape[1], shape[2], shape[3]],
+                weights,
+                bias
+            ))),
             (_, 2) if by.is_empty() => {
                 let more = given.sizes("output_padding", rank, 0)?;
-                let layer = ConvTranspose2d::new([shape[0], shape[1], shape[2], shape[3]], weights, bias);
+                let layer =
+                    ConvTranspose2d::new([shape[0], shape[1], shape[2], shape[3]], weights, bias);
                 one(with_settings!(layer).output_padding(more))
             }
             _ => return Err("it is supported on images only, without padding before it".to_owned()),
@@ -132,10 +172,17 @@ impl<T: Scalar> Steps<T> {
         let own = windows.before != [0; 2] || windows.behind != [0; 2];
         let ceil = node.int("ceil_mode", 0) != 0;
         if ceil && by.iter().any(|by| *by != [0; 2]) {
-            return Err("ceil_mode after a padding is unsupported, as its last window may begin in the padding".to_owned());
+            return Err(
+                "ceil_mode after a padding is unsupported, as its last window may begin in \
+                the padding"
+                    .to_owned(),
+            );
         }
         if windows.dilation != [1; 2] && node.text("auto_pad").starts_with("SAME") {
-            return Err("its auto_pad is unsupported with dilations: export the model with explicit pads".to_owned());
+            return Err(
+                "its auto_pad is unsupported with dilations: export the model with explicit pads"
+                    .to_owned(),
+            );
         }
         let counted = node.int("count_include_pad", 0) != 0;
         let windows = windows.padded(by)?;
@@ -148,7 +195,8 @@ impl<T: Scalar> Steps<T> {
             // Zeros are no larger than any value in a window where none is negative.
             if !by.is_empty() && !self[step].nonnegative {
                 return Err(
-                    "zeros are padded before it, and its values may be negative, so that a zero could be the largest: unsupported"
+                    "zeros are padded before it, and its values may be negative, so that a zero \
+                     could be the largest: unsupported"
                         .to_owned(),
                 );
             }
@@ -161,7 +209,10 @@ impl<T: Scalar> Steps<T> {
                 return Err("dilations are unsupported in an average".to_owned());
             }
             if !by.is_empty() && own && !counted {
-                return Err("its own padding does not count and that before it does: unsupported together".to_owned());
+                return Err(
+                    "its own padding does not count and that before it does: unsupported together"
+                        .to_owned(),
+                );
             }
             let counted = counted || !by.is_empty();
             match rank {
@@ -193,8 +244,10 @@ impl<T: Scalar> Steps<T> {
                 super::shortened(node.text("mode"))
             ));
         }
-        let value =
-            given.constant(2).and_then(Constant::scalar).or_else(|| (!given.is_given(2)).then(|| node.float("value", 0.0).into()));
+        let value = given
+            .constant(2)
+            .and_then(Constant::scalar)
+            .or_else(|| (!given.is_given(2)).then(|| node.float("value", 0.0).into()));
         if value != Some(0.0) {
             return Err("only zeros can be padded".to_owned());
         }
@@ -213,7 +266,9 @@ impl<T: Scalar> Steps<T> {
             match (axis.checked_sub(2), usize::try_from(before), usize::try_from(behind)) {
                 (Some(axis), Ok(before), Ok(behind)) => by[axis] = [before, behind],
                 _ if before == 0 && behind == 0 => {}
-                (None, ..) => return Err("padding of samples or channels is unsupported".to_owned()),
+                (None, ..) => {
+                    return Err("padding of samples or channels is unsupported".to_owned());
+                }
                 _ => return Err("negative pads (cropping) are unsupported".to_owned()),
             }
         }
@@ -226,29 +281,41 @@ impl<T: Scalar> Steps<T> {
 pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Layers<T>, String> {
     let (node, rank) = (given.node, given.rank()?);
     if !matches!(node.text("mode"), "" | "nearest") {
-        return Err(format!("its mode '{}' is unsupported: only 'nearest' is supported", super::shortened(node.text("mode"))));
+        return Err(format!(
+            "its mode '{}' is unsupported: only 'nearest' is supported",
+            super::shortened(node.text("mode"))
+        ));
     }
     let scales = if operator == "Upsample" || given.inputs.len() == 2 { 1 } else { 2 };
     let scales = match given.constant(scales).and_then(Constant::numbers) {
         Some(scales) if !scales.is_empty() => scales,
         _ => {
-            let sizes = given.constant(3).and_then(Constant::numbers).ok_or("its scales or sizes have to be constants")?;
-            let given_sizes =
-                std::iter::once(sizes.first().copied().unwrap_or(1.0)).chain(given.dims.iter().map(|&dim| dim as f64));
+            let sizes = given
+                .constant(3)
+                .and_then(Constant::numbers)
+                .ok_or("its scales or sizes have to be constants")?;
+            let given_sizes = std::iter::once(sizes.first().copied().unwrap_or(1.0))
+                .chain(given.dims.iter().map(|&dim| dim as f64));
             sizes.iter().zip(given_sizes).map(|(size, dim)| size / dim).collect()
         }
     };
     let factor = scales.last().copied().unwrap_or(0.0);
-    let even = scales.len() == rank + 2 && scales[2..].iter().all(|&scale| (scale - factor).abs() < 1e-9);
+    let even =
+        scales.len() == rank + 2 && scales[2..].iter().all(|&scale| (scale - factor).abs() < 1e-9);
     let rest = scales.iter().take(2).all(|&scale| (scale - 1.0).abs() < 1e-9);
     if !even || !rest || factor.fract() != 0.0 || !(1.0..=1024.0).contains(&factor) {
         return Err(format!(
-            "its scales {:?} are unsupported: one whole number for all axes of space is needed, and 1 for samples and channels",
+            "its scales {:?} are unsupported: one whole number for all axes of space is needed, \
+             and 1 for samples and channels",
             &scales[..scales.len().min(5)]
         ));
     }
-    if !matches!(node.text("keep_aspect_ratio_policy"), "" | "stretch") || node.attribute("axes").is_some() {
-        return Err("its keep_aspect_ratio_policy has to be 'stretch', and axes are unsupported".to_owned());
+    if !matches!(node.text("keep_aspect_ratio_policy"), "" | "stretch")
+        || node.attribute("axes").is_some()
+    {
+        return Err(
+            "its keep_aspect_ratio_policy has to be 'stretch', and axes are unsupported".to_owned()
+        );
     }
     let (mode, rounding) = match operator {
         "Upsample" => ("asymmetric", "floor"),
@@ -257,27 +324,44 @@ pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<
     // As it is computed elsewhere.
     let factor32 = factor as f32;
     for &size in &given.dims[1..] {
-        let count = size.checked_mul(factor as usize).filter(|&count| count <= 1 << 16).ok_or("its result is too large")?;
+        let count = size
+            .checked_mul(factor as usize)
+            .filter(|&count| count <= 1 << 16)
+            .ok_or("its result is too large")?;
         let (last, end) = (size as f32 - 1.0, size as f32 * factor32 - 1.0);
         for index in 0..count {
             let x = index as f32;
             let at = match mode {
-                "" | "half_pixel" | "pytorch_half_pixel" | "half_pixel_symmetric" => (x + 0.5) / factor32 - 0.5,
+                "" | "half_pixel" | "pytorch_half_pixel" | "half_pixel_symmetric" => {
+                    (x + 0.5) / factor32 - 0.5
+                }
                 "asymmetric" => x / factor32,
                 "tf_half_pixel_for_nn" => (x + 0.5) / factor32,
                 "align_corners" => x * last / end.max(1.0),
-                other => return Err(format!("its coordinate_transformation_mode '{}' is unsupported", super::shortened(other))),
+                other => {
+                    return Err(format!(
+                        "its coordinate_transformation_mode '{}' is unsupported",
+                        super::shortened(other)
+                    ));
+                }
             };
             let at = match rounding {
                 "" | "round_prefer_floor" => (at - 0.5).ceil(),
                 "round_prefer_ceil" => (at + 0.5).floor(),
                 "floor" => at.floor(),
                 "ceil" => at.ceil(),
-                other => return Err(format!("its nearest_mode '{}' is unsupported", super::shortened(other))),
+                other => {
+                    return Err(format!(
+                        "its nearest_mode '{}' is unsupported",
+                        super::shortened(other)
+                    ));
+                }
             };
             #[allow(clippy::float_cmp)] // whole numbers both
             if at.clamp(0.0, last) != (x / factor32).floor() {
-                return Err("its rounding does not repeat each value equally often: unsupported".to_owned());
+                return Err(
+                    "its rounding does not repeat each value equally often: unsupported".to_owned()
+                );
             }
         }
     }

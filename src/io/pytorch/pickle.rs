@@ -1,11 +1,13 @@
 //! Pickles: the programs in which Python writes objects down, read as far as state dicts need it.
 //!
 //! A pickle works on a stack; its instructions are one byte each, with an argument behind some
-//! (`pickletools` in Python's library documents them). What it would call is looked up in a short list of Python's dictionaries and
-//! of PyTorch's functions that build tensors, and these are told apart by name alone: everything else leaves
-//! [`Content::Unknown`], so that it can be said later what it was that was left out.
+//! (`pickletools` in Python's library documents them). What it would call is looked up in a short
+//! list of Python's dictionaries and of PyTorch's functions that build tensors, and these are told
+//! apart by name alone: everything else leaves [`Content::Unknown`], so that it can be said later
+//! what it was that was left out.
 //!
-//! Each instruction puts at most one value or object down, so what is allocated is a fixed multiple of the program's length.
+//! Each instruction puts at most one value or object down, so what is allocated is a fixed multiple
+//! of the program's length.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -13,7 +15,8 @@ use std::rc::Rc;
 use super::super::architecture::shortened;
 use super::super::tensor::{AXES, Number};
 
-/// What is on the stack. Objects can be changed after they are met, so they are in a list of their own.
+/// What is on the stack. Objects can be changed after they are met, so they are in a list of their
+/// own.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     Int(i64),
@@ -104,8 +107,12 @@ impl<'a> Machine<'a> {
         self.memo.clear();
         loop {
             let begin = self.at;
-            let unsound =
-                || format!("the instruction at byte {begin} of its pickle is not sound: the file is truncated or damaged");
+            let unsound = || {
+                format!(
+                    "the instruction at byte {begin} of its pickle is not sound: the file is \
+                     truncated or damaged"
+                )
+            };
             match self.step().ok_or_else(unsound)? {
                 Step::Push(value) => self.stack.push(value),
                 Step::Done => {}
@@ -191,7 +198,11 @@ impl<'a> Machine<'a> {
                 self.object(Content::List(items))
             }
             count @ 0x85..=0x87 => {
-                let first = self.stack.len().checked_sub((count - 0x84).into()).filter(|&first| first >= self.floor())?;
+                let first = self
+                    .stack
+                    .len()
+                    .checked_sub((count - 0x84).into())
+                    .filter(|&first| first >= self.floor())?;
                 let items = self.stack.split_off(first);
                 self.object(Content::List(items))
             }
@@ -249,7 +260,9 @@ impl<'a> Machine<'a> {
             }
             0x93 => match (self.pop()?, self.pop()?) {
                 // A name in the memo could be joined to others without end.
-                (Value::Text(name), Value::Text(module)) if name.len() + module.len() <= super::LONGEST => {
+                (Value::Text(name), Value::Text(module))
+                    if name.len() + module.len() <= super::LONGEST =>
+                {
                     Value::Global(format!("{module}.{name}").into())
                 }
                 _ => return None,
@@ -345,7 +358,11 @@ impl<'a> Machine<'a> {
 
     /// The object on top of the stack, where it is one.
     fn top(&mut self) -> Option<&mut Content> {
-        if let Some(Value::Object(at)) = self.stack.last() { self.objects.get_mut(*at) } else { None }
+        if let Some(Value::Object(at)) = self.stack.last() {
+            self.objects.get_mut(*at)
+        } else {
+            None
+        }
     }
 
     fn extend(&mut self, items: Vec<Value>) -> Step {
@@ -370,7 +387,9 @@ impl<'a> Machine<'a> {
 
     /// What a persistent identity stands for: `("storage", type, key, device, count)`.
     fn storage(&mut self, id: &Value) -> Option<Value> {
-        let [Value::Text(what), Value::Global(kind), Value::Text(key), ..] = self.list(id)? else { return None };
+        let [Value::Text(what), Value::Global(kind), Value::Text(key), ..] = self.list(id)? else {
+            return None;
+        };
         if &**what != "storage" || key.len() > super::LONGEST {
             return None;
         }
@@ -387,9 +406,14 @@ impl<'a> Machine<'a> {
     /// What a function would give, or a class: dictionaries and tensors.
     fn call(&mut self, function: &Value, arguments: &Value) -> Value {
         let Value::Global(name) = function else { return Value::Other };
-        let nth = |machine: &Self, index: usize| machine.list(arguments).and_then(|arguments| arguments.get(index).cloned());
+        let nth = |machine: &Self, index: usize| {
+            machine.list(arguments).and_then(|arguments| arguments.get(index).cloned())
+        };
         let made = match &**name {
-            "collections.OrderedDict" | "collections.Counter" | "builtins.dict" | "__builtin__.dict" => {
+            "collections.OrderedDict"
+            | "collections.Counter"
+            | "builtins.dict"
+            | "__builtin__.dict" => {
                 let of = nth(self, 0);
                 Some(self.object(Content::Dict(of, Vec::new())))
             }
@@ -398,7 +422,9 @@ impl<'a> Machine<'a> {
                 let of = nth(self, 1);
                 Some(self.object(Content::Dict(of, Vec::new())))
             }
-            "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" => self.tensor(arguments, None),
+            "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" => {
+                self.tensor(arguments, None)
+            }
             "torch._utils._rebuild_tensor_v3" => {
                 let number = match nth(self, 6) {
                     Some(Value::Global(dtype)) => number_of(&dtype),
@@ -411,20 +437,30 @@ impl<'a> Machine<'a> {
             | "torch._utils._rebuild_parameter_with_state"
             | "torch._utils._rebuild_device_tensor_from_cpu_tensor"
             | "torch.Size" => nth(self, 0),
-            PARAMETER => nth(self, 0).filter(|value| matches!(self.content(value), Some(Content::Tensor(_)))),
-            "torch._tensor._rebuild_from_type_v2" | "torch._tensor._rebuild_from_type" => self.of_type(arguments),
-            "copy_reg._reconstructor" | "copyreg._reconstructor" | "copyreg.__newobj__" => match nth(self, 0) {
-                Some(Value::Global(class)) => Some(self.object(Content::Unknown(class))),
-                _ => None,
-            },
+            PARAMETER => {
+                nth(self, 0).filter(|value| matches!(self.content(value), Some(Content::Tensor(_))))
+            }
+            "torch._tensor._rebuild_from_type_v2" | "torch._tensor._rebuild_from_type" => {
+                self.of_type(arguments)
+            }
+            "copy_reg._reconstructor" | "copyreg._reconstructor" | "copyreg.__newobj__" => {
+                match nth(self, 0) {
+                    Some(Value::Global(class)) => Some(self.object(Content::Unknown(class))),
+                    _ => None,
+                }
+            }
             _ => None,
         };
         made.unwrap_or_else(|| self.object(Content::Unknown(name.clone())))
     }
 
-    /// A tensor with attributes, or of a class of its own: `(function, class, its arguments, attributes)`.
+    /// A tensor with attributes, or of a class of its own: `(function, class, its arguments,
+    /// attributes)`.
     fn of_type(&mut self, arguments: &Value) -> Option<Value> {
-        let [Value::Global(function), Value::Global(class), inner, ..] = self.list(arguments)? else { return None };
+        let [Value::Global(function), Value::Global(class), inner, ..] = self.list(arguments)?
+        else {
+            return None;
+        };
         let (function, class, inner) = (function.clone(), class.clone(), inner.clone());
         if !matches!(&*class, "torch.Tensor" | PARAMETER | "torch.nn.parameter.Buffer") {
             return Some(self.object(Content::Subclass(class)));
@@ -436,7 +472,8 @@ impl<'a> Machine<'a> {
         Some(self.call(&Value::Global(function), &inner))
     }
 
-    /// Sets the state of the object on top of the stack: so the first versions of PyTorch filled tensors and parameters.
+    /// Sets the state of the object on top of the stack: so the first versions of PyTorch filled
+    /// tensors and parameters.
     fn build(&mut self, state: &Value) {
         let Some(Content::Unknown(class)) = self.top() else { return };
         let class = class.clone();
@@ -456,18 +493,29 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// A tensor of `(storage, offset, shape, strides, …)`, of the numbers of its storage or of others.
+    /// A tensor of `(storage, offset, shape, strides, …)`, of the numbers of its storage or of
+    /// others.
     fn tensor(&mut self, arguments: &Value, number: Option<Number>) -> Option<Value> {
-        let [storage, Value::Int(offset), shape, strides, ..] = self.list(arguments)? else { return None };
+        let [storage, Value::Int(offset), shape, strides, ..] = self.list(arguments)? else {
+            return None;
+        };
         let Some(Content::Storage(storage)) = self.content(storage) else { return None };
         let sizes = |value: &Value| -> Option<Vec<usize>> {
-            let size = |value: &Value| if let Value::Int(size) = value { usize::try_from(*size).ok() } else { None };
+            let size = |value: &Value| {
+                if let Value::Int(size) = value { usize::try_from(*size).ok() } else { None }
+            };
             // A shape in the memo could be asked for without end; no tensor has so many axes.
             self.list(value).filter(|list| list.len() <= AXES)?.iter().map(size).collect()
         };
         let (shape, strides) = (sizes(shape)?, sizes(strides)?);
         let number = number.unwrap_or_else(|| storage.number.clone());
-        let saved = Saved { storage: storage.clone(), number, offset: usize::try_from(*offset).ok()?, shape, strides };
+        let saved = Saved {
+            storage: storage.clone(),
+            number,
+            offset: usize::try_from(*offset).ok()?,
+            shape,
+            strides,
+        };
         Some(self.object(Content::Tensor(Rc::new(saved))))
     }
 }
@@ -495,7 +543,8 @@ fn pairs(items: Vec<Value>) -> Option<Vec<(Value, Value)>> {
     Some(pairs)
 }
 
-/// The numbers of a storage by the name of its class, and how many bytes each has; 0 where that is unknown.
+/// The numbers of a storage by the name of its class, and how many bytes each has; 0 where that is
+/// unknown.
 fn number(class: &str) -> (Number, usize) {
     let other = |size| (Number::Other(shortened(class)), size);
     match class {
@@ -510,7 +559,8 @@ fn number(class: &str) -> (Number, usize) {
         "ByteStorage" | "BoolStorage" => (Number::Uint(1), 1),
         "ComplexFloatStorage" => other(8),
         "QInt32Storage" => other(4),
-        "UntypedStorage" | "QInt8Storage" | "QUInt8Storage" | "QUInt4x2Storage" | "QUInt2x4Storage" => other(1),
+        "UntypedStorage" | "QInt8Storage" | "QUInt8Storage" | "QUInt4x2Storage"
+        | "QUInt2x4Storage" => other(1),
         "ComplexDoubleStorage" => other(16),
         _ => other(0),
     }
