@@ -222,11 +222,13 @@ impl StateDict {
     /// model.
     #[must_use]
     pub fn under(&self, prefix: &str) -> Self {
-        let stem = if prefix.is_empty() { String::new() } else { format!("{prefix}.") };
+        fn own<V: Clone>(named: &BTreeMap<String, V>, module: &str) -> BTreeMap<String, V> {
+            under(named, module).map(|(name, value)| (name.to_owned(), value.clone())).collect()
+        }
         Self {
-            tensors: under(&self.tensors, &stem),
+            tensors: own(&self.tensors, prefix),
             metadata: self.metadata.clone(),
-            left_out: under(&self.left_out, &stem),
+            left_out: own(&self.left_out, prefix),
         }
     }
 
@@ -319,11 +321,16 @@ impl StateDict {
     }
 }
 
-/// What has names that begin with `stem`, with the rest of the names.
-fn under<V: Clone>(named: &BTreeMap<String, V>, stem: &str) -> BTreeMap<String, V> {
-    let from = named.range(stem.to_owned()..);
-    from.map_while(|(name, value)| Some((name.strip_prefix(stem)?.to_owned(), value.clone())))
-        .collect()
+/// The entries whose names are within a module, with the rest of their names.
+fn under<'a, V>(
+    named: &'a BTreeMap<String, V>,
+    module: &str,
+) -> impl Iterator<Item = (&'a str, &'a V)> {
+    // They follow one another: only names that begin with `module.` lie between two that do.
+    let stem = if module.is_empty() { String::new() } else { format!("{module}.") };
+    named
+        .range(stem.clone()..)
+        .map_while(move |(name, value)| Some((name.strip_prefix(&*stem)?, value)))
 }
 
 /// What is said of a file that is none of weights, or whose reader is switched off.

@@ -230,6 +230,14 @@ pub(super) fn join(path: &str, name: &str) -> String {
     }
 }
 
+/// The part of a name after a module's, `None` where the name is not within that module.
+pub(super) fn within<'a>(name: &'a str, module: &str) -> Option<&'a str> {
+    match module {
+        "" => Some(name),
+        module => name.strip_prefix(module)?.strip_prefix('.'),
+    }
+}
+
 /// What is wrong with a text, and the name of the layer at which.
 struct Refused {
     path: String,
@@ -445,13 +453,9 @@ const KINDS: [&str; 44] = [
     "Tanh",
     "Unflatten",
     "Upsample",
-    "UpsamplingNearest2d",
     "UpsamplingNearest1d",
+    "UpsamplingNearest2d",
 ];
-
-fn is_known(kind: &str) -> bool {
-    KINDS.contains(&kind)
-}
 
 /// What is said of a layer of none of these kinds, with the one that is probably meant.
 fn unknown(kind: &str) -> String {
@@ -470,7 +474,7 @@ fn unknown(kind: &str) -> String {
 fn of_kind<T: Scalar>(kind: &str, text: &str) -> Result<Module<T>, String> {
     let arguments = Arguments::new(text);
     let layer = layer(kind, &arguments).and_then(|layer| arguments.finish().map(|()| layer));
-    layer.map_err(|reason| if is_known(kind) { format!("{kind}: {reason}") } else { reason })
+    layer.map_err(|reason| if KINDS.contains(&kind) { format!("{kind}: {reason}") } else { reason })
 }
 
 #[allow(clippy::too_many_lines)] // a table of the layers

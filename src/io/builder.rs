@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::StateDict;
-use super::architecture::{self, Module, Weighted, join, shortened};
+use super::architecture::{self, Module, Weighted, join, shortened, within};
 use crate::error::{Error, Misshapen};
 use crate::layer::Layer;
 use crate::scalar::Scalar;
@@ -177,7 +177,7 @@ impl StateDict {
             return misfit;
         };
         let inner = |(name, shape): &(String, Vec<usize>)| {
-            Some((name.strip_prefix(outer)?.strip_prefix('.')?.to_owned(), shape.clone()))
+            Some((within(name, outer)?.to_owned(), shape.clone()))
         };
         let inner: Option<Vec<_>> = asked.iter().map(inner).collect();
         if inner.is_some_and(|inner| self.misfit("", &inner).is_none()) {
@@ -192,9 +192,7 @@ impl StateDict {
 
     /// What of the tensors under a prefix does not fit, `None` where all do.
     fn misfit(&self, prefix: &str, asked: &[(String, Vec<usize>)]) -> Option<Misfit> {
-        let stem = if prefix.is_empty() { String::new() } else { format!("{prefix}.") };
-        let under = self.tensors.range(stem.clone()..).map(|(name, _)| name.as_str());
-        let under = under.map_while(|name| name.strip_prefix(&stem));
+        let under = super::under(&self.tensors, prefix).map(|(name, _)| name);
         // How many batches a normalization has seen is of no use here.
         let mut surplus: BTreeSet<&str> =
             under.filter(|name| !name.ends_with("num_batches_tracked")).collect();
@@ -260,10 +258,7 @@ impl Misfit {
         let whole = join(prefix, first);
         let module = whole.rsplit_once('.').map_or("", |(module, _)| module);
         let is_related = |name: &str| {
-            let inside = |inner: &str, outer: &str| {
-                inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.'))
-            };
-            name == prefix || inside(&whole, name) || module.is_empty() || inside(name, module)
+            name == prefix || within(&whole, name).is_some() || within(name, module).is_some()
         };
         let related: Vec<_> = left_out.iter().filter(|(name, _)| is_related(name)).collect();
         let notes = related

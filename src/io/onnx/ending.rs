@@ -25,6 +25,16 @@ impl<T: Scalar> Steps<T> {
         needed
     }
 
+    /// The steps on the way to the output that read each step's values.
+    fn readers(&self, output: usize) -> Vec<Vec<usize>> {
+        let needed = self.needed(output);
+        let mut readers = vec![Vec::new(); self.len()];
+        for step in (0..=output).filter(|&step| needed[step]) {
+            self[step].kind.inputs().iter().for_each(|&input| readers[input].push(step));
+        }
+        readers
+    }
+
     /// Makes factors part of the activations that they are of, and probabilities at the end those
     /// of logits. What makes the probabilities of a concatenation comes after it; it is given back.
     pub fn end(&mut self, output: usize) -> Result<Option<Arc<dyn Layer<T>>>, Error> {
@@ -159,11 +169,8 @@ impl<T: Scalar> Steps<T> {
     /// p and 1 - p, as scikit-learn writes them, and several of them: a concatenation of logits,
     /// and what makes probabilities of them.
     fn probabilities(&mut self, last: usize, of: &[usize]) -> Option<Arc<dyn Layer<T>>> {
-        let needed = self.needed(last);
-        let reads = |step: &usize| {
-            needed[*step] && self[*step].kind.inputs().iter().any(|input| of.contains(input))
-        };
-        if (0..last).any(|step| reads(&step)) {
+        let readers = self.readers(last);
+        if of.iter().any(|&step| readers[step].iter().any(|&reader| reader != last)) {
             return None;
         }
         let parts: Vec<_> = of.iter().map(|&step| self.link(step)).collect::<Option<_>>()?;
@@ -177,16 +184,19 @@ impl<T: Scalar> Steps<T> {
         let mut arguments: Vec<f64> = parts.iter().map(|(.., argument)| *argument).collect();
         let mut bases: Vec<usize> = parts.iter().map(|(base, ..)| *base).collect();
         if bases.iter().all(|base| *base == first) {
-            let (mut base, mut readers) = (first, of.to_vec());
+            let (mut base, mut known) = (first, of.to_vec());
+            let is_read_elsewhere = |base: usize, known: &[usize]| {
+                readers[base].iter().any(|reader| !known.contains(reader))
+            };
             while let (false, &Kind::Factor(from, by)) =
-                (self.has_other_readers(base, &readers, last), &self[base].kind)
+                (is_read_elsewhere(base, &known), &self[base].kind)
             {
                 for argument in &mut arguments {
                     *argument *= by;
                 }
-                (base, readers) = (from, vec![base]);
+                (base, known) = (from, vec![base]);
             }
-            if !self.has_other_readers(base, &readers, last)
+            if !is_read_elsewhere(base, &known)
                 && let Some(stacked) = self.stacked(base, &arguments)
             {
                 self[base].kind = stacked;
@@ -236,19 +246,9 @@ impl<T: Scalar> Steps<T> {
         Some(Kind::Layers(*of, layers))
     }
 
-    fn has_other_readers(&self, base: usize, readers: &[usize], last: usize) -> bool {
-        let needed = self.needed(last);
-        let reads = |step: &usize| needed[*step] && self[*step].kind.inputs().contains(&base);
-        (0..=last).filter(reads).any(|step| !readers.contains(&step))
-    }
-
     /// A factor before or after an activation is part of it. `last` makes the outputs.
     fn merge_factors(&mut self, output: usize, last: usize) -> Result<(), Error> {
-        let needed = self.needed(output);
-        let mut readers = vec![Vec::new(); self.len()];
-        for step in (0..=output).filter(|&step| needed[step]) {
-            self[step].kind.inputs().iter().for_each(|&input| readers[input].push(step));
-        }
+        let (needed, readers) = (self.needed(output), self.readers(output));
         let alone = |step: usize| readers[step].len() == 1;
         for step in (0..=output).filter(|&step| needed[step]) {
             // Its argument.

@@ -27,9 +27,8 @@ impl Expression {
         let turned = sides.turned();
         let even_part = |[right, left]: [f64; 2]| 0.5 * (right + left);
         if zero.abs() < 1e-12 {
-            let slopes = (sides.slope(Side::Right), sides.slope(Side::Left));
-            if let (Some(right), Some(left)) = slopes {
-                return self.bent(right, left);
+            if let (Some(right), Some(left)) = (sides.slope(), turned.slope()) {
+                return self.bent(right, -left);
             }
             if let Some(slope) = sides.slope_of_odd_part() {
                 return self.gate(&sides, slope);
@@ -140,9 +139,8 @@ impl Expression {
     /// p x where x > 0, otherwise q (exp(b x) - 1): ELU, CELU and SELU; `sign` is -1 where the
     /// sides are turned.
     fn exponential<T: Scalar>(&self, sides: &Sides, sign: f64) -> Made<T> {
-        let p = sides.slope(Side::Right)?;
-        let (x, [_, value], part) =
-            sides.turned().find_part(0.52..=0.95).map(|(x, [a, b], part)| (x, [b, a], part))?;
+        let p = sides.slope()?;
+        let (x, [value, _], part) = sides.turned().find_part(0.52..=0.95)?;
         let t = (part / (1.0 - part)).ln();
         let (p, b, q) = (tidy(p), tidy(t / x), tidy(value / (-t).exp_m1()));
         let (c, alpha) = (p / b, tidy(q * b / p));
@@ -231,21 +229,6 @@ fn natural<T: Scalar>(
     Some(Arc::new(Scaled::new(f, a, c).ok()?))
 }
 
-#[derive(Clone, Copy)]
-enum Side {
-    Right,
-    Left,
-}
-
-impl Side {
-    fn of(self, [right, left]: [f64; 2]) -> f64 {
-        match self {
-            Self::Right => right,
-            Self::Left => left,
-        }
-    }
-}
-
 /// A function's values at the powers of two and their opposites: as far as they are numbers.
 struct Sides {
     values: Vec<[f64; 2]>,
@@ -277,10 +260,9 @@ impl Sides {
         parts.iter().all(|&part| near(part, last)).then_some(last)
     }
 
-    /// The slope on one side, where the function is straight there.
-    fn slope(&self, side: Side) -> Option<f64> {
-        let sign = if matches!(side, Side::Right) { 1.0 } else { -1.0 };
-        self.all_near(|x, values| sign * side.of(values) / x)
+    /// The slope on the right, where the function is straight there.
+    fn slope(&self) -> Option<f64> {
+        self.all_near(|x, [right, _]| right / x)
     }
 
     /// That of f(x) - f(-x), where it is straight.
