@@ -58,6 +58,10 @@ impl<T: Scalar> Sequential<T> {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn canonize(&self) -> Result<(Self, Vec<Merged>), Error> {
+        (T::compiled().canonize)(self)
+    }
+
+    pub(crate) fn canonize_inner(&self) -> Result<(Self, Vec<Merged>), Error> {
         let mut merged = Vec::new();
         let branch =
             merge(self.branch(), self.chain(), "", &|place| place.to_string(), &mut merged);

@@ -106,6 +106,10 @@ impl<T: Scalar> Sequential<T> {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn check(&self, rule: impl RelevanceRule<T>) -> Result<Vec<Finding>, Error> {
+        (T::compiled().check)(self, &rule)
+    }
+
+    pub(crate) fn check_inner(&self, rule: &dyn RelevanceRule<T>) -> Result<Vec<Finding>, Error> {
         let values =
             self.nodes().into_iter().map(|node| node.output.size()).fold(self.inputs(), usize::max);
         let remedy = || "give the model a smaller input".to_owned();
@@ -124,14 +128,8 @@ impl<T: Scalar> Sequential<T> {
         // Asked only where there is a normalization: it costs a copy of the weights.
         let has_norm = self.layers().iter().any(|layer| is_norm(*layer));
         let merged = if has_norm { self.canonize()?.1 } else { Vec::new() };
-        let mut check = Check {
-            rule: &rule,
-            sites: self.sites(),
-            last,
-            merged,
-            dense: None,
-            findings: Vec::new(),
-        };
+        let mut check =
+            Check { rule, sites: self.sites(), last, merged, dense: None, findings: Vec::new() };
         let values = Values { squares: vec![T::one(); self.inputs()], below_zero: None };
         check.chain(self.chain(), self.input_shape(), values)?;
         Ok(check.findings)

@@ -150,14 +150,19 @@ impl<T: Scalar> Sequential<T> {
     /// [`Error::Unsupported`] where the rule cannot be used at a layer, [`Error::UnmatchedSetting`]
     /// for a composite with a setting that fits no layer, and whatever the rule itself returns.
     pub fn explainer(&self, rule: impl RelevanceRule<T>) -> Result<Explainer<T>, Error> {
-        let network = Network::new(self, &rule)?;
+        (T::compiled().explainer)(self, &rule)
+    }
+
+    pub(crate) fn explainer_inner(
+        &self,
+        rule: &dyn RelevanceRule<T>,
+    ) -> Result<Explainer<T>, Error> {
+        let network = Network::new(self, rule)?;
         let mut sites = self.sites();
         // As they are left.
         sites.sort_by_key(|(_, linear)| linear.factor);
-        let rules = sites
-            .iter()
-            .map(|(site, _)| (site.layer, rule_at(&rule, site).name_at(site)))
-            .collect();
+        let rules =
+            sites.iter().map(|(site, _)| (site.layer, rule_at(rule, site).name_at(site))).collect();
         let sinks = network.chain().flat_map(|prepared| &prepared.sinks);
         let sinks = sinks
             .map(|&(layer, cause)| Sink { layer, kind: self.kind(layer).to_owned(), cause })
@@ -194,8 +199,11 @@ impl<T: Scalar> Explainer<T> {
     /// # Errors
     /// [`Error::TargetOutOfRange`], [`Error::WeightingShape`], and [`Error::InvalidParameter`] for
     /// no targets or a weight that is not finite.
-    pub fn targets(mut self, targets: impl Into<Targets<T>>) -> Result<Self, Error> {
-        let targets = targets.into();
+    pub fn targets(self, targets: impl Into<Targets<T>>) -> Result<Self, Error> {
+        (T::compiled().targets)(self, targets.into())
+    }
+
+    pub(crate) fn targets_inner(mut self, targets: Targets<T>) -> Result<Self, Error> {
         let outputs = self.model.outputs();
         let none = || Error::parameter("Targets", "targets", 0, "at least one");
         self.explained = match &targets {
@@ -353,7 +361,11 @@ impl<T: Scalar> Explainer<T> {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     #[must_use]
-    pub fn with_health(mut self) -> Self {
+    pub fn with_health(self) -> Self {
+        (T::compiled().with_health)(self)
+    }
+
+    pub(crate) fn with_health_inner(mut self) -> Self {
         self.magnitudes = Some(Magnitudes::of(&self.network).into());
         self
     }
@@ -445,6 +457,14 @@ impl<T: Scalar> Explainer<T> {
         sample: &[T],
         workspace: &'w mut Workspace<T>,
     ) -> Result<&'w Explanation<T>, Error> {
+        (T::compiled().explain_into)(self, sample, workspace)
+    }
+
+    pub(crate) fn explain_into_inner<'w>(
+        &self,
+        sample: &[T],
+        workspace: &'w mut Workspace<T>,
+    ) -> Result<&'w Explanation<T>, Error> {
         self.model.check_input(sample.len())?;
         self.model.check_samples(sample)?;
         self.check_size(1, 1)?;
@@ -509,6 +529,14 @@ impl<T: Scalar> Explainer<T> {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn explain_batch_into<'w>(
+        &self,
+        samples: &[T],
+        workspace: &'w mut Workspace<T>,
+    ) -> Result<&'w [Explanation<T>], Error> {
+        (T::compiled().explain_batch_into)(self, samples, workspace)
+    }
+
+    pub(crate) fn explain_batch_into_inner<'w>(
         &self,
         samples: &[T],
         workspace: &'w mut Workspace<T>,

@@ -266,6 +266,10 @@ impl<T: Scalar> Explanation<T> {
     /// # Errors
     /// As [`relevance`](Self::relevance).
     pub fn ledger(&self, target: usize) -> Result<Ledger, Error> {
+        (T::compiled().ledger)(self, target)
+    }
+
+    pub(crate) fn ledger_inner(&self, target: usize) -> Result<Ledger, Error> {
         let column = self.column(target)?;
         let (scale, targets) = (f64::from(self.exponent).exp2(), self.shares.ncols());
         let shares = self.shares.column(column);

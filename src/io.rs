@@ -305,6 +305,14 @@ impl StateDict {
         architecture: &str,
         input: Option<Shape>,
     ) -> Result<Sequential<T>, Error> {
+        (T::compiled().model_of)(self, architecture, input)
+    }
+
+    pub(crate) fn model_of_inner<T: Scalar>(
+        &self,
+        architecture: &str,
+        input: Option<Shape>,
+    ) -> Result<Sequential<T>, Error> {
         let module = architecture::parse(architecture).map_err(malformed)?;
         if let Some(name) = builder::asked_twice(&module) {
             return Err(malformed(format!(

@@ -41,6 +41,7 @@ mod accumulate;
 mod buffer;
 mod canonize;
 mod check;
+mod compiled;
 mod composite;
 mod error;
 mod explainer;

@@ -33,26 +33,3 @@ impl MemoryLimit {
         Err(Error::TooLarge { what: what(), bytes: bytes as u64, limit: self.0, remedy: remedy() })
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tells_what_and_how_much() {
-        let check = |values| {
-            MemoryLimit(1 << 20).check::<f32>(
-                values,
-                || "the shares".to_owned(),
-                || "take fewer".to_owned(),
-            )
-        };
-        assert!(check(262_144.0).is_ok());
-        let text = check(262_145.0).unwrap_err().to_string();
-        assert_eq!(
-            text,
-            "the shares would take 1.0 MiB, more than the limit of 1.0 MiB: take fewer"
-        );
-        assert!(check(f64::INFINITY).unwrap_err().to_string().contains("16.0 EiB"));
-    }
-}

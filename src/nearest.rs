@@ -16,19 +16,3 @@ pub(crate) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) 
 pub(crate) fn did_you_mean<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     nearest(name, names).map_or_else(String::new, |name| format!(", did you mean '{name}'?"))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_what_was_meant() {
-        let names = ["Linear", "Conv2d", "head", "features.0"];
-        assert_eq!(nearest("linear", names), Some("Linear"));
-        assert_eq!(nearest("haed", names), Some("head"));
-        assert_eq!(nearest("features.O", names), Some("features.0"));
-        assert_eq!(nearest("LSTM", names), None);
-        assert_eq!(nearest("x", []), None);
-        assert_eq!(did_you_mean("Conv2D", names), ", did you mean 'Conv2d'?");
-    }
-}

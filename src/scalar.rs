@@ -6,6 +6,7 @@ use std::iter::Sum;
 
 use num_traits::{Float, NumAssign};
 
+use crate::compiled::Compiled;
 use crate::linalg::{self, Kernel, Lanes, Scratch};
 
 /// A network's number type: `f32` or `f64`.
@@ -57,12 +58,21 @@ pub trait Scalar:
     /// compiled once, with this crate, and not for everybody who uses it.
     #[doc(hidden)]
     fn run(kernel: Kernel<'_, Self>);
+
+    /// The crate's large functions for this type.
+    #[doc(hidden)]
+    fn compiled() -> &'static Compiled<Self>;
 }
 
-macro_rules! kernels {
+macro_rules! compiled_here {
     ($number:ty) => {
         fn run(kernel: Kernel<'_, Self>) {
             linalg::dispatch(kernel);
+        }
+
+        fn compiled() -> &'static Compiled<Self> {
+            static COMPILED: Compiled<$number> = Compiled::ALL;
+            &COMPILED
         }
 
         fn with_scratch<R>(f: impl FnOnce(&mut Scratch<Self>) -> R) -> R {
@@ -90,7 +100,7 @@ impl Scalar for f32 {
         libm::erff(self)
     }
 
-    kernels!(f32);
+    compiled_here!(f32);
 }
 
 impl Scalar for f64 {
@@ -108,7 +118,7 @@ impl Scalar for f64 {
         libm::erf(self)
     }
 
-    kernels!(f64);
+    compiled_here!(f64);
 }
 
 mod sealed {

@@ -152,6 +152,10 @@ impl<T: Scalar> SequentialBuilder<T> {
     /// [`Error::ZeroSized`], [`Error::BiasShape`] or [`Error::NonFiniteBias`] for a linear layer
     /// from outside the crate that is not sound.
     pub fn build(self) -> Result<Sequential<T>, Error> {
+        (T::compiled().build)(self)
+    }
+
+    pub(crate) fn build_inner(self) -> Result<Sequential<T>, Error> {
         let layers = &self.branch.layers;
         let Some(first) = layers.first() else { return Err(Error::EmptyModel) };
         // Activations take whatever the first layer that fixes it takes.
@@ -648,7 +652,7 @@ impl<T: Scalar> Sequential<T> {
     /// ```
     pub fn forward(&self, sample: &DVector<T>) -> Result<DVector<T>, Error> {
         self.check_input(sample.len())?;
-        self.run(sample.as_slice()).map(DVector::from_vec)
+        (T::compiled().forward)(self, sample.as_slice()).map(DVector::from_vec)
     }
 
     /// The model's outputs for a batch, samples as columns: inputs x samples in, outputs x samples
@@ -671,11 +675,11 @@ impl<T: Scalar> Sequential<T> {
     /// ```
     pub fn forward_batch(&self, samples: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
         self.check_input(samples.nrows())?;
-        let values = self.run(samples.as_slice())?;
+        let values = (T::compiled().forward)(self, samples.as_slice())?;
         Ok(DMatrix::from_vec(self.outputs(), samples.ncols(), values))
     }
 
-    fn run(&self, samples: &[T]) -> Result<Vec<T>, Error> {
+    pub(crate) fn forward_inner(&self, samples: &[T]) -> Result<Vec<T>, Error> {
         self.check_samples(samples)?;
         let mut buffers = Buffers::default();
         let outputs = self.pass(samples, &mut buffers, &mut Forget)?;

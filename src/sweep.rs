@@ -101,6 +101,10 @@ impl<T: Scalar> Sweep<T> {
     /// # Errors
     /// As [`Explainer::explain`].
     pub fn explain_slice(&self, sample: &[T]) -> Result<Vec<Explanation<T>>, Error> {
+        (T::compiled().explain_by_all)(self, sample)
+    }
+
+    pub(crate) fn explain_inner(&self, sample: &[T]) -> Result<Vec<Explanation<T>>, Error> {
         let Some(first) = self.explainers.first() else { return Ok(Vec::new()) };
         let model = first.model();
         model.check_input(sample.len())?;

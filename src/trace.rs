@@ -89,6 +89,10 @@ impl<T: Scalar> Explainer<T> {
     /// # Errors
     /// As [`explain`](Self::explain).
     pub fn trace_slice(&self, sample: &[T]) -> Result<Trace<T>, Error> {
+        (T::compiled().trace)(self, sample)
+    }
+
+    pub(crate) fn trace_inner(&self, sample: &[T]) -> Result<Trace<T>, Error> {
         let overflow = |at: Overflow| self.overflow(&at);
         let model = self.model();
         model.check_input(sample.len())?;
@@ -179,6 +183,10 @@ impl<T: Scalar> Trace<T> {
     /// # Errors
     /// [`Error::LayerOutOfRange`], [`Error::Overflow`], [`Error::TooLarge`].
     pub fn prefix(&self, layer: usize) -> Result<DMatrix<T>, Error> {
+        (T::compiled().prefix)(self, layer)
+    }
+
+    pub(crate) fn prefix_inner(&self, layer: usize) -> Result<DMatrix<T>, Error> {
         let linear = self.linear(layer)?;
         // A block and the one that it is made of, of the largest layer on the way.
         let largest = (0..=linear).map(|linear| self.units(linear)).max().unwrap_or(0);
@@ -209,6 +217,15 @@ impl<T: Scalar> Trace<T> {
         units: &[usize],
         target: usize,
     ) -> Result<DVector<T>, Error> {
+        (T::compiled().through)(self, layer, units, target)
+    }
+
+    pub(crate) fn through_inner(
+        &self,
+        layer: usize,
+        units: &[usize],
+        target: usize,
+    ) -> Result<DVector<T>, Error> {
         let (linear, relevance) = (self.linear(layer)?, self.relevance(layer, target)?);
         let mut buffers = Buffers::default();
         let mut chosen = buffers.values.take(relevance.len());
@@ -234,6 +251,14 @@ impl<T: Scalar> Trace<T> {
     /// As [`relevance`](Self::relevance), [`Error::NotLinear`] for a layer without weights, and
     /// [`Error::TooLarge`].
     pub fn of_weights(&self, layer: usize, target: usize) -> Result<DMatrix<T>, Error> {
+        (T::compiled().of_weights)(self, layer, target)
+    }
+
+    pub(crate) fn of_weights_inner(
+        &self,
+        layer: usize,
+        target: usize,
+    ) -> Result<DMatrix<T>, Error> {
         let linear = self.linear(layer)?;
         if linear == self.kept.len() || self.kept.layer(linear) != layer {
             return Err(Error::NotLinear { layer });
@@ -258,6 +283,10 @@ impl<T: Scalar> Trace<T> {
     /// As [`relevance`](Self::relevance), and [`Error::TooLarge`] where the share matrix of a layer
     /// is: a convolution's is not small.
     pub fn paths(&self, target: usize, count: usize) -> Result<Vec<Path<T>>, Error> {
+        (T::compiled().paths)(self, target, count)
+    }
+
+    pub(crate) fn paths_inner(&self, target: usize, count: usize) -> Result<Vec<Path<T>>, Error> {
         let (column, scale) = self.explanation.place(target)?;
         let (mut to_each, mut arrivals) = (1.0_f64, 0.0);
         for units in (0..=self.kept.len()).map(|linear| self.units(linear) as f64) {

@@ -4,9 +4,7 @@
 // What is compared exactly is the same sum in the same order.
 #![allow(clippy::float_cmp)]
 
-mod common;
-
-use common::{Dense, Net};
+use crate::common::{self, Dense, Net};
 use proptest::prelude::*;
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
 use relprop::{

@@ -396,6 +396,12 @@ fn settings_that_fit_no_layer() {
          these layers take a rule: 0 'features.0' (Linear), 2 'head' (Linear)"
     );
     assert!(refused(epsilon().kind("linear", Rule::Flat)).contains("did you mean 'Linear'?"));
+    let name = refused(epsilon().name("features.O", Rule::Flat));
+    assert!(name.contains(", did you mean 'features.0'?"), "{name}");
+    for far in ["LSTM", "x"] {
+        assert!(!refused(epsilon().name(far, Rule::Flat)).contains("did you mean"));
+        assert!(!refused(epsilon().kind(far, Rule::Flat)).contains("did you mean"));
+    }
     assert!(
         refused(epsilon().kind("Conv2d", Rule::Flat))
             .contains("would be used nowhere; these layers")
@@ -737,4 +743,30 @@ fn the_kind_of_an_unsupported_network_is_said_first() {
             .starts_with("the model has a node (of a recurrent network) that cannot be explained:")
     );
     assert!(error(&["Conv"]).starts_with("the model has a node that cannot be explained:"));
+}
+
+#[test]
+fn what_is_too_large_is_said_in_the_unit_that_fits() {
+    let text = |bytes: u64| {
+        let (what, remedy) = ("the shares".to_owned(), "take fewer".to_owned());
+        Error::TooLarge { what, bytes, limit: 1 << 20, remedy }.to_string()
+    };
+    assert_eq!(
+        text((1 << 20) + 4),
+        "the shares would take 1.0 MiB, more than the limit of 1.0 MiB: take fewer"
+    );
+    assert!(text(u64::MAX).contains("16.0 EiB"));
+}
+
+#[test]
+fn a_memory_limit_is_kept_to_the_byte() {
+    let model = Sequential::builder().layer(linear(3, 2)).build().unwrap();
+    let x = DVector::from_element(model.inputs(), 1.0);
+    let fits = |bytes: u64| {
+        model.explainer(Rule::Epsilon).unwrap().memory_limit(bytes).explain(&x).is_ok()
+    };
+    let least = (0..10_000).find(|&bytes| fits(bytes)).unwrap();
+    let values = |bytes: u64| bytes / size_of::<f64>() as u64;
+    assert!(least > 0 && values(least) * 8 == least, "{least} bytes are no whole number of values");
+    assert!(!fits(least - 1) && fits(least + 1));
 }

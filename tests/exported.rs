@@ -1,8 +1,6 @@
 //! Networks exported to ONNX by PyTorch, scikit-learn and Keras: onnxruntime's outputs, and
 //! zennit's relevances of the same network (`exported/generate.py`).
 
-#![cfg(all(feature = "onnx", feature = "safetensors"))]
-
 use std::path::{Path, PathBuf};
 
 use relprop::io::{OnnxFile, StateDict};

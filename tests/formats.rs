@@ -1,8 +1,6 @@
 //! The same weights in every format that is read, as PyTorch and NumPy write them
 //! (`formats/generate.py`).
 
-#![cfg(all(feature = "npz", feature = "pytorch", feature = "safetensors"))]
-
 use relprop::io::StateDict;
 use relprop::nalgebra::DVector;
 use relprop::{BatchNorm1d, Conv2d, Error, Flatten, Linear, Sequential};
@@ -664,4 +662,71 @@ fn poolings_of_every_size_are_as_in_pytorch() {
         small.forward(&DVector::from_vec(vec![1.0, 4.0, 2.0, 3.0])).unwrap().as_slice(),
         [4.0]
     );
+}
+
+/// Every format that is recognized, by its first bytes.
+#[test]
+fn files_are_called_what_they_are() {
+    let zip = |name: &str| {
+        let mut file = b"PK\x03\x04".to_vec();
+        file.resize(26, 0);
+        file.extend(u16::try_from(name.len()).unwrap().to_le_bytes());
+        file.extend([0, 0]);
+        file.extend(name.as_bytes());
+        file
+    };
+    let mut tar = vec![0; 512];
+    tar[257..262].copy_from_slice(b"ustar");
+    let cases: [(&[u8], &str); 30] = [
+        (b"", "an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a Git LFS pointer"),
+        (b"\n <!DOCTYPE HTML><html>", "an HTML page"),
+        (b"<html lang=en>", "an HTML page"),
+        (b"<?xml version='1.0'?>", "an XML document"),
+        (b"{\"error\": \"not found\"}", "a JSON document"),
+        (b"[1, 2, 3]", "a JSON document"),
+        (b"\x89HDF\r\n\x1a\n\0\0", "an HDF5 file"),
+        (b"GGUF\x03\0\0\0", "a GGUF file"),
+        (b"\x1f\x8b\x08\0", "packed with gzip"),
+        (&tar, "a tar archive"),
+        (b"\x93NUMPY\x01\0", "a NumPy array"),
+        (b"\x10\0\0\0\0\0\0\0{\"a\":", "a safetensors file"),
+        (b"\x80\x02\0\0\0\0\0\0{\"a\":", "a safetensors file"),
+        (b"\x1f\x8b\0\0\0\0\0\0{\"a\":", "a safetensors file"),
+        (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80", "a PyTorch checkpoint"),
+        (b"\x80\x04\x95", "a Python pickle"),
+        (b"(dp0\nS'a'\n", "a Python pickle"),
+        (b"\x08\x01\x12\xf0\x01\x0a\x05", "a TensorFlow saved model"),
+        (b"\x08\x08\x12\x07pytorch", "an ONNX model"),
+        (b"\x08\x01\x12\x07pytorch", "an ONNX model"),
+        (b"\x1c\0\0\0TFL3", "a TensorFlow Lite model"),
+        (b"Sequential(\n  (0): ReLU()\n)", "a text file"),
+        ("größe,\u{fc}".as_bytes(), "a text file"),
+        (&zip("metadata.json"), "a Keras model"),
+        (&zip("net/archive_format"), "a program of torch.export"),
+        (&zip("net/data.pkl"), "a PyTorch checkpoint"),
+        (&zip("0.weight.npy"), "an archive of NumPy arrays"),
+        (&zip("net/constants.pkl"), "a TorchScript archive"),
+        (&zip("readme.md"), "a zip archive"),
+    ];
+    let said = |beginning: &[u8]| {
+        let error = match beginning {
+            // A reader recognizes the files of others.
+            [_, _, _, _, _, _, 0, 0, b'{', ..] => StateDict::from_npz(beginning.to_vec()),
+            _ => StateDict::from_safetensors(beginning),
+        };
+        error.unwrap_err().to_string()
+    };
+    for (beginning, what) in cases {
+        let said = said(beginning);
+        assert!(said.contains(&format!(": it is {what}")), "{said} is not {what}");
+        // Bytes that are cut off anywhere are no reason to panic.
+        for end in 0..beginning.len() {
+            let _ = StateDict::from_safetensors(&beginning[..end]);
+        }
+    }
+    for unknown in [vec![0; 32], vec![0xfe; 32], b"   ".to_vec()] {
+        let said = StateDict::from_npz(unknown).unwrap_err().to_string();
+        assert!(said.contains("its format is unknown"), "{said}");
+    }
 }

@@ -1,7 +1,5 @@
 //! Numbers from zennit and PyTorch autograd (`golden/generate.py`) against ours, in f64 and f32.
 
-#![cfg(feature = "safetensors")]
-
 use std::collections::BTreeMap;
 
 use relprop::io::StateDict;

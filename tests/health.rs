@@ -3,9 +3,7 @@
 // Casts to f32 round on purpose.
 #![allow(clippy::cast_possible_truncation)]
 
-mod common;
-
-use common::{Dense, Formula, Net};
+use crate::common::{self, Dense, Formula, Net};
 use proptest::prelude::*;
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
 use relprop::{

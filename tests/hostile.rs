@@ -2,16 +2,12 @@
 //! file's size. What a fuzzer looks for is in `fuzz/`; here are the attacks that are known by name,
 //! and mutations of real files.
 
-#![cfg(all(feature = "npz", feature = "onnx", feature = "pytorch", feature = "safetensors"))]
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)] // bytes of files, put together by hand
-
-#[path = "common/onnx.rs"]
-mod protocol;
 
 use std::path::{Path, PathBuf};
 
+use crate::common::onnx::{bytes, dense, int, ints, model, node, node_of, number, tensor, text};
 use proptest::prelude::*;
-use protocol::{bytes, dense, int, ints, model, node, node_of, number, tensor, text};
 use relprop::Error;
 use relprop::io::{OnnxFile, StateDict};
 

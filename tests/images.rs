@@ -1,7 +1,6 @@
 //! Networks for images: their layers against PyTorch, their relevances against zennit
 //! (`golden-images/generate.py`), and what has to hold whatever the network.
 
-#![cfg(feature = "safetensors")]
 // Casts to f32 round on purpose.
 #![allow(clippy::cast_possible_truncation)]
 

@@ -1,7 +1,5 @@
 //! Files: what is read back is what was written, and no file makes the reader panic.
 
-#![cfg(feature = "safetensors")]
-
 use proptest::prelude::*;
 use relprop::io::StateDict;
 use relprop::nalgebra::{dmatrix, dvector};
@@ -516,6 +514,27 @@ fn layers_that_say_more_than_the_usual_are_read_exactly() {
     let text = "Conv1d(1, 1, kernel_size=(2,), stride=(1,), padding=same, bias=False)";
     let model = same.model_of::<f64>(text, Some([1, 3].into())).unwrap();
     assert_eq!(model.forward(&dvector![1.0, 2.0, 3.0]).unwrap(), dvector![21.0, 32.0, 3.0]);
+}
+
+/// The error of a printed layer of an unknown kind lists the kinds that there are.
+#[test]
+fn the_kinds_that_are_listed_are_those_that_can_be_read() {
+    let refused = |kind: &str| {
+        let weights =
+            StateDict::from_safetensors(&every_layer().to_safetensors().unwrap()).unwrap();
+        weights
+            .model_of::<f32>(&format!("{kind}()"), None)
+            .map_or_else(|e| e.to_string(), |_| String::new())
+    };
+    let said = refused("Softmin");
+    let listed =
+        said.split("the layers are ").nth(1).unwrap().split(", and the groups").next().unwrap();
+    let kinds: Vec<&str> = listed.split(", ").collect();
+    assert!(kinds.len() > 40, "{kinds:?}");
+    for kind in kinds {
+        let said = refused(kind);
+        assert!(!said.contains("the layers are"), "{said}");
+    }
 }
 
 proptest! {

@@ -1,14 +1,9 @@
 //! What the nodes of an ONNX model are taken for, where no exporter's model tells it; and what is
 //! said of those that are refused.
 
-#![cfg(feature = "onnx")]
-
-#[path = "common/onnx.rs"]
-mod protocol;
-
 use std::sync::Arc;
 
-use protocol::{
+use crate::common::onnx::{
     bytes, dense, float, int, ints, model, model_of, node, node_of, number, tensor, text,
     whole_tensor, word,
 };
@@ -1246,4 +1241,76 @@ fn a_last_softmax_over_an_axis() {
         let error = with(&[axis]).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
     }
+}
+
+/// The values of the constant `c`, of `count` values, in `parts`.
+fn folded(count: usize, parts: &[Vec<u8>]) -> Result<Vec<f64>, Error> {
+    let identity: Vec<f32> = DMatrix::<f32>::identity(count, count).as_slice().to_vec();
+    let size = i64::try_from(count).unwrap();
+    let rest = [
+        tensor("w", &[size, size], &identity),
+        node("Add", &["x", "c"], "h", &[]),
+        node("MatMul", &["h", "w"], "y", &[]),
+    ];
+    let model = read(&[1, size], &[parts, &rest].concat())?;
+    Ok(model.forward(&DVector::zeros(count))?.as_slice().to_vec())
+}
+
+#[test]
+fn constants_are_cast_as_their_types_are() {
+    let cast = |constant: Vec<u8>, count: usize, to: i64| {
+        let parts = [
+            constant,
+            node("Cast", &["a"], "b", &[int("to", to)]),
+            node("Cast", &["b"], "c", &[int("to", 1)]),
+        ];
+        folded(count, &parts)
+    };
+    let whole = |values: &[i64], to| cast(whole_tensor("a", values), values.len(), to).unwrap();
+    assert_eq!(whole(&[300, -1], 2), [44.0, 255.0]);
+    assert_eq!(whole(&[300, -1], 3), [44.0, -1.0]);
+    assert_eq!(whole(&[300, 0], 9), [1.0, 0.0]);
+    let floats = |values: &[f32], to| {
+        let count = values.len();
+        cast(tensor("a", &[i64::try_from(count).unwrap()], values), count, to).unwrap()
+    };
+    assert_eq!(floats(&[2.9, -2.9, 0.5], 7), [2.0, -2.0, 0.0]);
+    assert_eq!(floats(&[0.5, 0.0], 9), [1.0, 0.0]);
+    assert_eq!(floats(&[1.0004], 10), [1.0]);
+    // Numbers of 8 bits are unsupported.
+    assert!(cast(whole_tensor("a", &[1]), 1, 17).is_err());
+}
+
+#[test]
+fn constants_have_the_type_of_what_they_are_made_of() {
+    let constants = [whole_tensor("two", &[2]), tensor("half", &[1], &[0.5])];
+    let power = |a: &str, b: &str| {
+        let parts = [node("Pow", &[a, b], "p", &[]), node("Cast", &["p"], "c", &[int("to", 1)])];
+        folded(1, &[&constants[..], &parts].concat()).unwrap()
+    };
+    // The square root of 2, as a whole number.
+    assert_eq!(power("two", "half"), [1.0]);
+    assert_eq!(power("half", "two"), [0.25]);
+}
+
+#[test]
+fn slices_of_constants_are_cut_at_the_ends() {
+    let picked = |start: i64, end: i64, stride: i64, count: usize| {
+        let parts = [
+            tensor("a", &[5], &[0.0, 1.0, 2.0, 3.0, 4.0]),
+            whole_tensor("start", &[start]),
+            whole_tensor("end", &[end]),
+            whole_tensor("axis", &[0]),
+            whole_tensor("stride", &[stride]),
+            node("Slice", &["a", "start", "end", "axis", "stride"], "c", &[]),
+        ];
+        folded(count, &parts)
+    };
+    assert_eq!(picked(1, i64::MAX, 2, 2).unwrap(), [1.0, 3.0]);
+    assert_eq!(picked(-2, 5, 1, 2).unwrap(), [3.0, 4.0]);
+    assert_eq!(picked(i64::MAX, i64::MIN, -2, 3).unwrap(), [4.0, 2.0, 0.0]);
+    assert_eq!(picked(-9, -9, -1, 1).unwrap(), [0.0]);
+    // None, and a stride of 0.
+    assert!(picked(3, 0, 1, 1).is_err());
+    assert!(picked(0, 5, 0, 5).is_err());
 }

@@ -1,9 +1,7 @@
 //! What holds for every network: conservation, invariances, and the agreement of the orders of
 //! accumulation.
 
-mod common;
-
-use common::{Dense, Net};
+use crate::common::{self, Dense, Net};
 use proptest::prelude::*;
 use relprop::nalgebra::DMatrix;
 use relprop::rule::{Outside, Stabilizer};

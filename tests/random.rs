@@ -1,8 +1,6 @@
 //! Random networks with a rule for each layer against the rules' formulas and zennit
 //! (`random_networks.py`).
 
-#![cfg(feature = "safetensors")]
-
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -4,9 +4,7 @@
 // Casts to f32 round on purpose; what is compared exactly is exact.
 #![allow(clippy::cast_possible_truncation, clippy::float_cmp)]
 
-mod common;
-
-use common::{Dense, Formula, Net};
+use crate::common::{self, Dense, Formula, Net};
 use proptest::prelude::*;
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
 use relprop::{

@@ -1,6 +1,5 @@
 //! What the feature `serde` writes is what `docs/json.md` promises: its examples are compared with
 //! what the code writes.
-#![cfg(feature = "serde")]
 
 use relprop::nalgebra::{dmatrix, dvector};
 use relprop::{

@@ -1,8 +1,6 @@
 //! Inside the network: units, paths, weights, and rules that share a pass.
 
-mod common;
-
-use common::Net;
+use crate::common::{self, Net};
 use proptest::prelude::*;
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
 use relprop::{

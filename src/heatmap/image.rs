@@ -168,38 +168,3 @@ fn colors<T: Scalar>(image: &[T], shape: Shape) -> impl Fn(usize) -> Rgb + '_ {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_overlay_is_gray_where_nothing_is_relevant() {
-        let mut canvas = Canvas::new(8, 4, [0; 3]).unwrap();
-        let image = [0.0, 0.5, 1.0, 0.0, 0.0, 0.5, 1.0, 0.0, 0.0, 0.5, 1.0, 0.0];
-        let relevance = [0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0];
-        canvas.draw_overlay(0, 0, &image, &relevance, [3, 2, 2].into(), 2).unwrap();
-        assert_eq!(canvas.pixel(0, 0), Some([150; 3]));
-        assert_eq!(canvas.pixel(0, 3), Some([255; 3]));
-        assert_eq!(canvas.pixel(3, 3), Some(diverging(-1.0)));
-        canvas.draw_image(4, 0, &image, [3, 2, 2].into(), 2).unwrap();
-        assert_eq!([canvas.pixel(4, 0), canvas.pixel(4, 3)], [Some([0; 3]), Some([255; 3])]);
-    }
-
-    #[test]
-    fn what_is_no_image_is_an_error() {
-        let mut canvas = Canvas::new(8, 4, [0; 3]).unwrap();
-        assert!(matches!(over_channels(&[1.0; 5], [1, 2, 2].into()), Err(Error::Shape { .. })));
-        assert!(matches!(over_channels(&[1.0; 4], 4.into()), Err(Error::Shape { .. })));
-        assert!(canvas.draw_image(0, 0, &[1.0; 5], [1, 2, 2].into(), 1).is_err());
-        assert!(canvas.draw_overlay(0, 0, &[1.0; 4], &[1.0; 3], [1, 2, 2].into(), 1).is_err());
-        assert!(Canvas::grid(&[], 1, 1, [0; 3]).is_err());
-        assert!(Canvas::grid(&[canvas.clone(), canvas], 1, usize::MAX, [0; 3]).is_err());
-        // What is not finite is drawn as nothing.
-        let mut canvas = Canvas::new(2, 1, [0; 3]).unwrap();
-        canvas
-            .draw_overlay(0, 0, &[f64::NAN, 1.0], &[f64::INFINITY, 0.0], [1, 1, 2].into(), 1)
-            .unwrap();
-        assert_eq!(canvas.pixel(1, 0), Some([255; 3]));
-    }
-}

@@ -802,19 +802,3 @@ fn pooling<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Arc<dyn L
 pub(super) fn shortened(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(60).collect()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kinds_that_are_listed_are_those_that_can_be_read() {
-        for kind in KINDS {
-            if let Err(reason) = parse::<f32>(&format!("{kind}()")) {
-                assert!(!reason.contains("the layers are"), "{reason}");
-            }
-        }
-        let listed = unknown("Softmin").split("the layers are ").nth(1).map(str::len);
-        assert!(listed.is_some_and(|length| length > 300), "{listed:?}");
-    }
-}

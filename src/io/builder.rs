@@ -65,6 +65,10 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
     /// [`Error::NonFiniteBias`], with the tensor's name; and those of
     /// [`SequentialBuilder::build`](crate::SequentialBuilder::build).
     pub fn build(self) -> Result<Sequential<T>, Error> {
+        (T::compiled().model_of_layers)(self)
+    }
+
+    pub(crate) fn build_inner(self) -> Result<Sequential<T>, Error> {
         let Self { weights, modules, input } = self;
         let module = Module::Sequential(modules);
         let mut asked = Vec::new();

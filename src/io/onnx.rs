@@ -144,6 +144,10 @@ impl OnnxFile {
     /// how large a sample is; and those of
     /// [`SequentialBuilder::build`](crate::SequentialBuilder::build).
     pub fn to_model<T: Scalar>(&self) -> Result<Sequential<T>, Error> {
+        (T::compiled().model_of_onnx)(self)
+    }
+
+    pub(crate) fn to_model_inner<T: Scalar>(&self) -> Result<Sequential<T>, Error> {
         let graph = &self.graph;
         let output = self.output.as_deref().map_or_else(|| self.only(graph), Ok)?;
         Reader::new(graph, self.opset, self.size, self.folder.as_deref(), self.input)?

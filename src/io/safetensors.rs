@@ -95,6 +95,10 @@ impl<T: Scalar> Sequential<T> {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn to_safetensors(&self) -> Result<Vec<u8>, Error> {
+        (T::compiled().to_safetensors)(self)
+    }
+
+    pub(crate) fn to_safetensors_inner(&self) -> Result<Vec<u8>, Error> {
         let mut tensors = Vec::new();
         for node in self.nodes() {
             let known = matches!(node.bound, Bound::Branches { .. })

@@ -65,14 +65,3 @@ impl<T: Scalar> RelevanceRule<T> for AbsLrp {
         Ok(group.with_bias(BiasMode::Ignore, Transform::Identity).into())
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn is_send_sync_and_clone() {
-        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
-        check::<AbsLrp>();
-    }
-}

@@ -87,24 +87,3 @@ impl<T: Scalar> RelevanceRule<T> for AlphaBeta {
         Ok(Decomposition::new(groups))
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn is_send_sync_and_clone() {
-        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
-        check::<AlphaBeta>();
-    }
-
-    #[test]
-    fn refuses_what_does_not_conserve() {
-        for (alpha, beta) in
-            [(0.5, -0.5), (2.0, 0.0), (2.0, f64::NAN), (f64::INFINITY, f64::INFINITY)]
-        {
-            assert!(matches!(AlphaBeta::new(alpha, beta), Err(Error::InvalidParameter { .. })));
-        }
-        assert!(AlphaBeta::new(1.0, 0.0).is_ok());
-    }
-}

@@ -93,22 +93,3 @@ impl<T: Scalar> RelevanceRule<T> for Epsilon {
             .into())
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn is_send_sync_and_clone() {
-        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
-        check::<Epsilon>();
-    }
-
-    #[test]
-    fn refuses_what_is_no_epsilon() {
-        for bad in [0.0, -1e-6, f64::NAN, f64::INFINITY] {
-            assert!(matches!(Epsilon::new(bad), Err(Error::InvalidParameter { .. })));
-            assert!(matches!(Epsilon::relative_to_rms(bad), Err(Error::InvalidParameter { .. })));
-        }
-    }
-}

@@ -39,14 +39,3 @@ impl<T: Scalar> RelevanceRule<T> for Flat {
             .into())
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn is_send_sync_and_clone() {
-        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
-        check::<Flat>();
-    }
-}

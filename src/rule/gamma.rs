@@ -161,23 +161,3 @@ impl<T: Scalar> RelevanceRule<T> for GammaPlain {
             .into())
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn is_send_sync_and_clone() {
-        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
-        check::<Gamma>();
-    }
-
-    #[test]
-    fn refuses_what_is_no_gamma() {
-        for bad in [-1e-6, f64::NAN, f64::INFINITY] {
-            assert!(matches!(Gamma::new(bad), Err(Error::InvalidParameter { .. })));
-            assert!(matches!(GammaPlain::new(bad), Err(Error::InvalidParameter { .. })));
-        }
-        assert!(Gamma::new(0.0).is_ok());
-    }
-}

@@ -74,20 +74,3 @@ impl<T: Scalar> RelevanceRule<T> for Relative {
         Ok(Group::new(vec![part], Divisor::FanIn).with_bias(self.bias, Transform::Identity).into())
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn is_send_sync_and_clone() {
-        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
-        check::<Relative>();
-    }
-
-    #[test]
-    fn refuses_to_absorb() {
-        assert!(matches!(Relative::new(BiasMode::Absorb), Err(Error::InvalidParameter { .. })));
-        assert!(Relative::new(BiasMode::Distribute).is_ok());
-    }
-}

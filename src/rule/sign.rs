@@ -59,14 +59,3 @@ impl<T: Scalar> RelevanceRule<T> for Sign {
         Ok(group.with_bias(self.bias, Transform::Identity).into())
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn is_send_sync_and_clone() {
-        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
-        check::<Sign>();
-    }
-}

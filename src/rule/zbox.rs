@@ -142,22 +142,3 @@ impl<T: Scalar> RelevanceRule<T> for ZBox {
         Ok(Decomposition::from(group).for_inputs(low, high, self.outside))
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn is_send_sync_and_clone() {
-        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
-        check::<ZBox>();
-    }
-
-    #[test]
-    fn refuses_what_is_no_box() {
-        assert!(ZBox::new(1.0, 0.0).is_err());
-        assert!(ZBox::new(f64::NAN, 0.0).is_err());
-        assert!(ZBox::per_input(vec![0.0], vec![1.0, 1.0]).is_err());
-        assert!(ZBox::new(0.0, 0.0).is_ok());
-    }
-}

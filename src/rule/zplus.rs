@@ -71,14 +71,3 @@ impl<T: Scalar> RelevanceRule<T> for ZPlus {
         Ok(of_sign(true, self.stabilizer, self.bias).into())
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn is_send_sync_and_clone() {
-        fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
-        check::<ZPlus>();
-    }
-}

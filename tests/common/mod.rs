@@ -2,10 +2,11 @@
 //! vectors of vectors, in double precision. Nothing here is shared with the crate, so that a
 //! mistake there is not repeated here.
 
-// Each test file uses its own part of this module.
-#![allow(dead_code)]
 // The loops are the formulas, index by index.
 #![allow(clippy::needless_range_loop)]
+
+#[cfg(feature = "onnx")]
+pub mod onnx;
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;

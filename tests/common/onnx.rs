@@ -1,6 +1,5 @@
 //! ONNX models by hand, for what no exporter writes.
 
-#![allow(dead_code)] // not every test needs all of it
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)] // bytes put together
 
 /// A number of protocol buffers.

@@ -79,24 +79,3 @@ pub(super) fn resized(dims: &[usize], axes: Option<&[i64]>, insert: bool) -> Opt
     }
     Some(chosen.into_iter().zip(rest).filter(|(chosen, _)| !chosen).map(|(_, dim)| dim).collect())
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slices_are_cut_at_the_ends() {
-        let picked = |dim: usize, start, end, stride| {
-            let (first, stride, count) = slice(dim, start, end, stride).unwrap();
-            (0..i64::try_from(count).unwrap())
-                .map(|at| i64::try_from(first).unwrap() + at * stride)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(picked(5, 1, i64::MAX, 2), [1, 3]);
-        assert_eq!(picked(5, -2, 5, 1), [3, 4]);
-        assert_eq!(picked(5, i64::MAX, i64::MIN, -2), [4, 2, 0]);
-        assert_eq!(picked(5, -9, -9, -1), [0]);
-        assert!(picked(0, 0, 3, 1).is_empty());
-        assert_eq!(slice(5, 0, 5, 0), None);
-    }
-}

@@ -1,0 +1,89 @@
+//! The crate's large functions, compiled once for each number type, with this crate.
+//!
+//! A generic function is compiled again in every crate that uses it. Whoever calls one of these
+//! calls a function of this crate instead, so that a program, a test or an example does not compile
+//! the whole engine. A large function that is new belongs in this table; nothing else changes for
+//! it but the name of its body.
+
+use nalgebra::{DMatrix, DVector};
+
+use crate::canonize::Merged;
+use crate::check::Finding;
+use crate::error::Error;
+use crate::explainer::{Explainer, Workspace};
+use crate::explanation::Explanation;
+use crate::ledger::Ledger;
+use crate::rule::RelevanceRule;
+use crate::scalar::Scalar;
+use crate::sequential::{Sequential, SequentialBuilder};
+use crate::sweep::Sweep;
+use crate::targets::Targets;
+use crate::trace::{Path, Trace};
+
+#[cfg(feature = "io")]
+use crate::{io::StateDict, io::StateDictBuilder, shape::Shape};
+
+/// A function of the model, and what it may return.
+type Of<M, R> = fn(&M) -> Result<R, Error>;
+
+/// The bodies of the functions of the same names.
+pub struct Compiled<T: Scalar> {
+    pub(crate) build: fn(SequentialBuilder<T>) -> Result<Sequential<T>, Error>,
+    pub(crate) forward: fn(&Sequential<T>, &[T]) -> Result<Vec<T>, Error>,
+    pub(crate) canonize: Of<Sequential<T>, (Sequential<T>, Vec<Merged>)>,
+    pub(crate) check: fn(&Sequential<T>, &dyn RelevanceRule<T>) -> Result<Vec<Finding>, Error>,
+    pub(crate) explainer: fn(&Sequential<T>, &dyn RelevanceRule<T>) -> Result<Explainer<T>, Error>,
+    pub(crate) targets: fn(Explainer<T>, Targets<T>) -> Result<Explainer<T>, Error>,
+    pub(crate) with_health: fn(Explainer<T>) -> Explainer<T>,
+    pub(crate) explain_into:
+        for<'w> fn(&Explainer<T>, &[T], &'w mut Workspace<T>) -> Result<&'w Explanation<T>, Error>,
+    pub(crate) explain_batch_into: for<'w> fn(
+        &Explainer<T>,
+        &[T],
+        &'w mut Workspace<T>,
+    ) -> Result<&'w [Explanation<T>], Error>,
+    pub(crate) explain_by_all: fn(&Sweep<T>, &[T]) -> Result<Vec<Explanation<T>>, Error>,
+    pub(crate) trace: fn(&Explainer<T>, &[T]) -> Result<Trace<T>, Error>,
+    pub(crate) prefix: fn(&Trace<T>, usize) -> Result<DMatrix<T>, Error>,
+    pub(crate) through: fn(&Trace<T>, usize, &[usize], usize) -> Result<DVector<T>, Error>,
+    pub(crate) of_weights: fn(&Trace<T>, usize, usize) -> Result<DMatrix<T>, Error>,
+    pub(crate) paths: fn(&Trace<T>, usize, usize) -> Result<Vec<Path<T>>, Error>,
+    pub(crate) ledger: fn(&Explanation<T>, usize) -> Result<Ledger, Error>,
+    #[cfg(feature = "io")]
+    pub(crate) model_of: fn(&StateDict, &str, Option<Shape>) -> Result<Sequential<T>, Error>,
+    #[cfg(feature = "io")]
+    pub(crate) model_of_layers: fn(StateDictBuilder<'_, T>) -> Result<Sequential<T>, Error>,
+    #[cfg(feature = "safetensors")]
+    pub(crate) to_safetensors: Of<Sequential<T>, Vec<u8>>,
+    #[cfg(feature = "onnx")]
+    pub(crate) model_of_onnx: Of<crate::io::OnnxFile, Sequential<T>>,
+}
+
+impl<T: Scalar> Compiled<T> {
+    pub(crate) const ALL: Self = Self {
+        build: SequentialBuilder::build_inner,
+        forward: Sequential::forward_inner,
+        canonize: Sequential::canonize_inner,
+        check: Sequential::check_inner,
+        explainer: Sequential::explainer_inner,
+        targets: Explainer::targets_inner,
+        with_health: Explainer::with_health_inner,
+        explain_into: Explainer::explain_into_inner,
+        explain_batch_into: Explainer::explain_batch_into_inner,
+        explain_by_all: Sweep::explain_inner,
+        trace: Explainer::trace_inner,
+        prefix: Trace::prefix_inner,
+        through: Trace::through_inner,
+        of_weights: Trace::of_weights_inner,
+        paths: Trace::paths_inner,
+        ledger: Explanation::ledger_inner,
+        #[cfg(feature = "io")]
+        model_of: StateDict::model_of_inner,
+        #[cfg(feature = "io")]
+        model_of_layers: |builder| builder.build_inner(),
+        #[cfg(feature = "safetensors")]
+        to_safetensors: Sequential::to_safetensors_inner,
+        #[cfg(feature = "onnx")]
+        model_of_onnx: crate::io::OnnxFile::to_model_inner,
+    };
+}

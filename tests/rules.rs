@@ -1,0 +1,156 @@
+//! Rules by themselves: which settings they accept, and which rule a composite
+//! uses where.
+
+use relprop::nalgebra::{self, dmatrix};
+use relprop::{
+    AbsLrp, AlphaBeta, AvgPool2d, BiasMode, Composite, Conv2d, Epsilon, Error, Flat, Flatten,
+    Gamma, GammaPlain, Identity, Linear, Lrp0, Norm, Pass, Relative, RelevanceRule, Residual,
+    Sequential, Sign, WSquare, ZBox, ZPlus,
+};
+
+#[test]
+fn rules_are_send_sync_and_clone() {
+    fn check<R: RelevanceRule<f64> + Send + Sync + Clone + 'static>() {}
+    check::<AbsLrp>();
+    check::<AlphaBeta>();
+    check::<Epsilon>();
+    check::<Flat>();
+    check::<Gamma>();
+    check::<Lrp0>();
+    check::<Norm>();
+    check::<Pass>();
+    check::<Relative>();
+    check::<Sign>();
+    check::<WSquare>();
+    check::<ZBox>();
+    check::<ZPlus>();
+}
+
+#[test]
+fn refuses_what_does_not_conserve() {
+    for (alpha, beta) in [(0.5, -0.5), (2.0, 0.0), (2.0, f64::NAN), (f64::INFINITY, f64::INFINITY)]
+    {
+        assert!(matches!(AlphaBeta::new(alpha, beta), Err(Error::InvalidParameter { .. })));
+    }
+    assert!(AlphaBeta::new(1.0, 0.0).is_ok());
+}
+
+#[test]
+fn refuses_what_is_no_epsilon() {
+    for bad in [0.0, -1e-6, f64::NAN, f64::INFINITY] {
+        assert!(matches!(Epsilon::new(bad), Err(Error::InvalidParameter { .. })));
+        assert!(matches!(Epsilon::relative_to_rms(bad), Err(Error::InvalidParameter { .. })));
+    }
+}
+
+#[test]
+fn refuses_what_is_no_gamma() {
+    for bad in [-1e-6, f64::NAN, f64::INFINITY] {
+        assert!(matches!(Gamma::new(bad), Err(Error::InvalidParameter { .. })));
+        assert!(matches!(GammaPlain::new(bad), Err(Error::InvalidParameter { .. })));
+    }
+    assert!(Gamma::new(0.0).is_ok());
+}
+
+#[test]
+fn refuses_to_absorb() {
+    assert!(matches!(Relative::new(BiasMode::Absorb), Err(Error::InvalidParameter { .. })));
+    assert!(Relative::new(BiasMode::Distribute).is_ok());
+}
+
+#[test]
+fn refuses_what_is_no_box() {
+    assert!(ZBox::new(1.0, 0.0).is_err());
+    assert!(ZBox::new(f64::NAN, 0.0).is_err());
+    assert!(ZBox::per_input(vec![0.0], vec![1.0, 1.0]).is_err());
+    assert!(ZBox::new(0.0, 0.0).is_ok());
+}
+
+/// The name of the rule of each layer that shares relevance, in the layers' order.
+fn names(model: &Sequential<f64>, composite: Composite<f64>) -> Vec<String> {
+    let explainer = model.explainer(composite).unwrap();
+    let mut rules: Vec<(usize, &str)> = explainer.rules().collect();
+    rules.sort_unstable();
+    rules.into_iter().map(|(_, rule)| rule.to_owned()).collect()
+}
+
+fn convolution() -> Conv2d<f64> {
+    Conv2d::new([1, 1, 1, 1], vec![1.0], None).unwrap()
+}
+
+fn dense() -> Linear<f64> {
+    Linear::new(dmatrix![1.0], None).unwrap()
+}
+
+#[test]
+fn the_last_setting_that_fits_holds() {
+    let composite = || {
+        Composite::<f64>::new(Epsilon::default())
+            .kind("Conv2d", ZPlus::default())
+            .range(1..3, Gamma::default())
+            .name("head", Flat)
+            .layer(2, Norm)
+            .first(AlphaBeta::default())
+    };
+    let (alpha, gamma) = ("AlphaBeta(2.0, 1.0)", "Gamma(0.25)");
+    let start = || Sequential::builder().input([1, 1, 1]).layer(convolution()).layer(convolution());
+
+    let model = start().layer(convolution()).layer(convolution()).layer(Flatten);
+    let model = model.named("head", dense()).layer(dense()).build().unwrap();
+    let expected = [alpha, gamma, "Norm", "ZPlus", "Flat", "Epsilon(1e-6)"];
+    assert_eq!(names(&model, composite()), expected);
+    let last = [&expected[..5], &["Flat"]].concat();
+    assert_eq!(names(&model, composite().last(Flat)), last);
+
+    // The place of the head is said after its name.
+    let model = start().named("head", convolution()).build().unwrap();
+    assert_eq!(names(&model, composite()), [alpha, gamma, "Norm"]);
+}
+
+#[test]
+fn presets_are_those_of_the_literature() {
+    let inner = || Sequential::builder().layer(Identity);
+    let model = Sequential::builder()
+        .input([1, 1, 1])
+        .layer(convolution())
+        .layer(convolution())
+        .layer(AvgPool2d::new(1))
+        .layer(Residual::new([inner(), Sequential::builder()]).unwrap())
+        .layer(Flatten)
+        .layer(dense())
+        .build()
+        .unwrap();
+    let names = |composite| names(&model, composite);
+    assert_eq!(
+        names(Composite::epsilon_plus()),
+        ["ZPlus", "ZPlus", "Norm", "Norm", "Epsilon(1e-6)"]
+    );
+    assert_eq!(
+        names(Composite::epsilon_plus_flat()),
+        ["Flat", "ZPlus", "Norm", "Norm", "Epsilon(1e-6)"]
+    );
+    let alpha = "AlphaBeta(2.0, 1.0)";
+    assert_eq!(
+        names(Composite::epsilon_alpha2_beta1()),
+        [alpha, alpha, "Norm", "Norm", "Epsilon(1e-6)"]
+    );
+    assert_eq!(
+        names(Composite::epsilon_alpha2_beta1_flat()),
+        ["Flat", alpha, "Norm", "Norm", "Epsilon(1e-6)"]
+    );
+    let gamma = Composite::epsilon_gamma_box(-1.0, 1.0).unwrap();
+    assert_eq!(names(gamma), ["ZBox(-1.0, 1.0)", "Gamma(0.25)", "Norm", "Norm", "Epsilon(1e-6)"]);
+    assert!(Composite::<f64>::epsilon_gamma_box(1.0, -1.0).is_err());
+    assert_eq!(RelevanceRule::name(&Composite::<f64>::epsilon_plus_flat()), "EpsilonPlusFlat");
+    let changed = Composite::<f64>::new(Epsilon::default())
+        .first(Flat)
+        .kind("Conv2d", Norm)
+        .layer(3, Flat)
+        .name("head", Flat);
+    let name = "Composite(Epsilon(1e-6), first: Flat, Conv2d: Norm, layer 3: Flat, 'head': Flat)";
+    assert_eq!(RelevanceRule::name(&changed), name);
+    assert!(
+        RelevanceRule::name(&Composite::<f64>::epsilon_plus_flat().last(Flat))
+            .ends_with("first: Flat, last: Flat)")
+    );
+}
