@@ -73,7 +73,7 @@ fn worst_imbalances<T: Scalar>(network: &str, rules: &[Rule]) -> Vec<f64> {
     let of_rule = |rule: &Rule| {
         let explainer = model.explainer(*rule).unwrap();
         let mut worst = 0.0_f64;
-        for part in digits.as_slice().chunks(784 * 20) {
+        for part in digits.as_slice().chunks(784 * 100) {
             for explanation in explainer.explain_batch_into(part, &mut workspace).unwrap() {
                 for target in 0..10 {
                     worst = worst.max(explanation.ledger(target).unwrap().imbalance());

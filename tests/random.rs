@@ -110,7 +110,7 @@ fn differences(path: &Path) -> Result<Vec<(String, f64)>, relprop::Error> {
 ///
 /// ```text
 /// python tests/random_networks.py target/random --count 500
-/// RELPROP_RANDOM=target/random cargo test --test random -- --ignored --nocapture
+/// RELPROP_RANDOM=target/random cargo test --test relprop random -- --ignored --nocapture
 /// ```
 #[test]
 #[ignore = "reads a folder that random_networks.py writes"]

@@ -1,4 +1,4 @@
-"""Draws small networks with a rule for each layer and writes them with their relevances, for `cargo test --test random`.
+"""Draws small networks with a rule for each layer and writes them with their relevances, for `cargo test random`.
 
     python tests/random_networks.py FOLDER [--count 500] [--seed 0]
 
