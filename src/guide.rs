@@ -21,6 +21,14 @@ pub mod adding_a_layer {}
 #[doc = concat!("## The example\n\n```\n", include_str!("../examples/custom_rule.rs"), "```")]
 pub mod adding_a_rule {}
 
+/// How to make the reader of ONNX models understand another operator.
+///
+/// [adding-a-layer]: crate::guide::adding_a_layer
+/// [from-python]: crate::guide::from_python
+///
+#[doc = include_str!("../docs/adding-an-onnx-operator.md")]
+pub mod adding_an_onnx_operator {}
+
 /// How relprop, zennit and captum differ, and how long each takes.
 ///
 /// [performance]: crate::guide::performance
@@ -53,6 +61,11 @@ pub mod inside_the_network {}
 ///
 #[doc = include_str!("../docs/json.md")]
 pub mod json {}
+
+/// What a user of an earlier version writes instead.
+///
+#[doc = include_str!("../docs/migrating.md")]
+pub mod migrating {}
 
 /// How arrays of ndarray become samples, and results arrays, without a copy.
 ///
