@@ -143,7 +143,7 @@ pub enum Error {
     /// The length of a batch is not a multiple of the model's number of inputs.
     #[error(
         "{found} values are not a whole number of samples: the model expects {inputs} values per \
-         sample, so after {} samples {} values remain",
+         sample, which gives {} samples and a remainder of {}",
         .found / .inputs, .found % .inputs
     )]
     BatchLength {
@@ -234,7 +234,9 @@ pub enum Error {
     },
 
     /// A weight is NaN or infinite.
-    #[error("{kind}: the weight of output {output} for input {input} is {value}; it must be finite")]
+    #[error(
+        "{kind}: the weight of output {output} for input {input} is {value}; it must be finite"
+    )]
     NonFiniteWeight {
         /// The layer's kind.
         kind: String,

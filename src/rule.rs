@@ -450,7 +450,7 @@ impl<T: Scalar> Part<T> {
 /// A function of one number that is applied to each input, weight or bias.
 ///
 /// The crate recognizes all variants except [`Map`](Self::Map), which makes them cheaper: for
-/// example, unchanged weights are not copied, and a matrix of ones is never formed.
+/// example, unchanged weights are not copied, and a dense matrix of ones has rank one.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Transform<T> {
