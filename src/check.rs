@@ -80,15 +80,15 @@ impl fmt::Display for Finding {
 }
 
 impl<T: Scalar> Sequential<T> {
-    /// Finds what can make explanations of this model by this rule misleading, as far as this can
-    /// be seen without a sample.
+    /// Finds problems that can make explanations of this model by this rule misleading, without
+    /// needing a sample.
     ///
     /// Biases are compared with what inputs of rms 1 would add to the outputs; the true size of the
     /// inputs is unknown. Cost: a forward pass, and a copy of the weights of one layer at a time.
     ///
     /// # Errors
     /// The rule's own error if it cannot be used at some layer, and [`Error::TooLarge`] if the
-    /// largest layer does not fit in memory.
+    /// check would exceed the memory limit.
     ///
     /// # Example
     /// ```
@@ -187,7 +187,7 @@ impl<T: Scalar> Check<'_, T> {
                     let first = below.next().flatten();
                     values.below_zero =
                         if below.all(|other| other == first) { first } else { None };
-                    // The mean over a value of typical size and its negative.
+                    // Averages over a value of typical size and its negative.
                     for (at, square) in values.squares.iter_mut().enumerate() {
                         let function = functions.at(at);
                         let (a, b) =

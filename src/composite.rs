@@ -17,9 +17,9 @@ use crate::scalar::Scalar;
 
 /// A rule for each layer, selected by kind, position or name. A composite is itself a rule.
 ///
-/// If several settings match a layer, the last one wins. A setting that matches no layer is an error
-/// when the explainer is created ([`Error::UnmatchedSetting`]), and the error suggests a similar
-/// name. The settings of presets are exempt.
+/// If several settings match a layer, the last one wins. If a setting matches no layer, creating
+/// the explainer fails with [`Error::UnmatchedSetting`], which suggests a similar name. The
+/// settings of presets are exempt.
 ///
 /// ```
 /// use relprop::{Composite, Epsilon, Gamma, Linear, Relu, Rule, Sequential};
@@ -146,7 +146,7 @@ impl<T: Scalar> Composite<T> {
     }
 
     fn set(mut self, place: Place, rule: Arc<dyn RelevanceRule<T>>, wanted: bool) -> Self {
-        // A preset that has been changed no longer deserves its name.
+        // A modified preset must not keep the preset's name.
         self.name = None;
         self.settings.push(Setting { place, rule, wanted });
         self
@@ -158,8 +158,7 @@ impl<T: Scalar> Composite<T> {
         self.with(Place::Kind(kind.to_owned()), rule)
     }
 
-    /// Sets the rule for the layer with this index. Activations count as layers too, and the first
-    /// layer has index 0.
+    /// Sets the rule for the layer with this index, counted from 0 and including activations.
     #[must_use]
     pub fn layer(self, index: usize, rule: impl RelevanceRule<T> + 'static) -> Self {
         self.with(Place::Layer(index), rule)
@@ -206,7 +205,8 @@ impl<T: Scalar> Composite<T> {
         Self { name: Some(name.into()), ..self }
     }
 
-    /// [`ZPlus`] for convolutions, [`Epsilon`] for dense layers, and [`Norm`] for poolings and sums.
+    /// [`ZPlus`] for convolutions, [`Epsilon`] for dense layers, and [`Norm`] for poolings and
+    /// sums.
     #[must_use]
     pub fn epsilon_plus() -> Self {
         Self::by_convolutions(ZPlus::default()).called("EpsilonPlus")
@@ -252,7 +252,8 @@ impl<T: Scalar> Composite<T> {
 }
 
 impl<T: Scalar> RelevanceRule<T> for Composite<T> {
-    /// The preset's name, or a list of all settings such as `Composite(Epsilon(1e-6), first: Flat)`.
+    /// The preset's name, or a list of all settings, such as
+    /// `Composite(Epsilon(1e-6), first: Flat)`.
     fn name(&self) -> String {
         let setting = |Setting { place, rule, .. }: &Setting<T>| match place {
             Place::Any => rule.name(),

@@ -5,8 +5,8 @@ use crate::shape::Shape;
 /// Everything that can go wrong. Each variant carries what you need to fix the problem.
 ///
 /// Layers are counted from 0 in the order in which they were added, as in PyTorch's
-/// `nn.Sequential`. `kind` is the name of the layer's PyTorch class (`"Linear"`, `"ReLU"`). A call
-/// that returns an error has changed nothing.
+/// `nn.Sequential`. `kind` is the layer's name in PyTorch (`"Linear"`, `"ReLU"`). A call that
+/// returns an error has changed nothing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -274,7 +274,7 @@ pub enum Error {
     /// number type.
     #[error(
         "output {index} of layer {layer} ({kind}) is {value}: the network overflows the number \
-         type for this sample; smaller inputs or f64 may help"
+         type for this sample; smaller inputs may help"
     )]
     NonFiniteOutput {
         /// The layer's index.
@@ -342,8 +342,8 @@ pub enum Error {
     /// [`ZBox`](crate::ZBox).
     #[error(
         "input {input} of layer {layer} ({kind}) is {value} in sample {sample}, outside the range \
-         from {low} to {high} that {rule} assumes (inputs outside: {count}); widen the range, or \
-         have such samples explained and reported (Outside::Report)"
+         from {low} to {high} that {rule} assumes (inputs outside: {count}): widen the range, or \
+         let the rule report such samples (Outside::Report)"
     )]
     OutsideRange {
         /// The rule's name.
@@ -417,7 +417,7 @@ pub enum Error {
         notes: Vec<String>,
     },
 
-    /// An ONNX model has operators that are unsupported, or unsupported in their place.
+    /// An ONNX model has operators that are unsupported, in general or at their position.
     #[error(
         "the model has {}{} that cannot be explained:{}",
         count(.nodes.len()),
@@ -489,7 +489,7 @@ fn count(nodes: usize) -> String {
     if nodes == 1 { "a node".to_owned() } else { format!("{nodes} nodes") }
 }
 
-/// The kind of network that the nodes belong to, if it tells more than their list.
+/// The kind of network that the nodes belong to, if that tells more than the list of nodes.
 fn family(nodes: &[UnsupportedNode]) -> &'static str {
     let has =
         |operators: &[&str]| nodes.iter().any(|node| operators.contains(&node.operator.as_str()));

@@ -15,8 +15,8 @@
 //! | [`Operator::Softmax`] | softmax, at the end only | the logits are explained |
 //!
 //! A function at the end that [gives a probability](Elementwise::gives_probability), such as
-//! [`Sigmoid`], is treated like a softmax: the explanation is of the logit, and it also reports the
-//! probability.
+//! [`Sigmoid`], is treated like a softmax: the logit is explained, and the explanation also reports
+//! the probability.
 //!
 //! To add your own layer, implement [`Layer`] together with [`LinearMap`], [`Elementwise`] or
 //! [`Route`]:
@@ -145,7 +145,7 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         None
     }
 
-    /// A copy of this layer with each branch replaced by `f` of it, if it has branches.
+    /// A copy of this layer with `f` applied to each branch, or `None` if it has no branches.
     fn with_branches(
         &self,
         f: &mut dyn FnMut(&Branch<T>) -> Branch<T>,
@@ -230,10 +230,10 @@ pub enum Operator<T: Scalar> {
     Average(Arc<dyn LinearMap<T>>),
     /// yᵢ = f(zᵢ). Relevance passes unchanged (Bach et al. 2015).
     Elementwise(Arc<dyn Elementwise<T>>),
-    /// yᵢ = f_c(zᵢ), with one function per channel c, the first axis of the values. Relevance
-    /// passes unchanged.
+    /// yᵢ = f_c(zᵢ), with one function per channel c. The first axis of the values holds the
+    /// channels. Relevance passes unchanged.
     PerChannel(Vec<Arc<dyn Elementwise<T>>>),
-    /// Each output is one of the inputs, which receives its relevance.
+    /// Each output is one of the inputs. That input receives the output's relevance.
     Route(Arc<dyn Route<T>>),
     /// The same values in another shape of the same size.
     Reshape(Shape),
@@ -345,10 +345,11 @@ pub trait Elementwise<T: Scalar>: Debug + Send + Sync {
         None
     }
 
-    /// Whether f turns a logit into a probability, rising from 0 to 1 as the logistic function does.
+    /// Whether f turns a logit into a probability: it rises from 0 to 1, like the logistic
+    /// function.
     ///
-    /// At the end of a model, such a function makes the explanation one of the logit; the
-    /// explanation also reports the probability.
+    /// If such a function ends a model, the logit is explained, and the explanation also reports
+    /// the probability.
     fn gives_probability(&self) -> bool {
         false
     }
@@ -408,7 +409,7 @@ impl<T: Scalar> Functions<T> {
         &*self.functions[index / self.each % self.functions.len()]
     }
 
-    /// Whether all values are nonnegative, given (with `input`) that all arguments are.
+    /// Whether all values are nonnegative. If `input` is true, all arguments are known to be.
     pub fn is_nonnegative(&self, input: bool) -> bool {
         self.iter().all(|function| function.is_nonnegative(input))
     }
@@ -462,7 +463,7 @@ impl<T> Debug for WeightFn<T> {
 /// column-major order. Each column is a sample or a row of relevance. Every rule needs only these
 /// two products, of this map or of the same map with other weights, so a convolution or any other
 /// linear layer has nothing else to provide. The methods with defaults are scaled or partial
-/// products. Override one where your map can compute it at a lower cost.
+/// products. Override those that your map can compute at a lower cost.
 pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
     /// The length of z.
     fn inputs(&self) -> usize;
@@ -539,8 +540,7 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
         scale_columns(x, u, self.inputs());
     }
 
-    /// Adds the columns of diag(t) W diag(u) for the listed inputs to `out`, one column of `out` for
-    /// each.
+    /// Adds the columns of diag(t) W diag(u) for the listed inputs to the columns of `out`.
     ///
     /// Override it if the matrix is stored: the default computes a product for each listed input.
     fn add_scaled_inputs(&self, listed: &[usize], u: &[T], t: &[T], out: &mut [T]) {
@@ -556,8 +556,7 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
         }
     }
 
-    /// Adds the columns of diag(u) Wᵀ diag(t) for the listed outputs to `out`, one column of `out`
-    /// for each.
+    /// Adds the columns of diag(u) Wᵀ diag(t) for the listed outputs to the columns of `out`.
     ///
     /// Override it if the matrix is stored: the default computes a product for each listed output.
     fn add_scaled_outputs(&self, listed: &[usize], u: &[T], t: &[T], out: &mut [T]) {
@@ -644,7 +643,7 @@ pub(crate) fn fan_in<T: Scalar>(map: &dyn LinearMap<T>) -> Vec<T> {
     counts
 }
 
-/// A softmax over an axis, that is over `size` values at a time that are `step` apart.
+/// A softmax over an axis: over groups of `size` values that are `step` apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SoftmaxOver {
     size: usize,

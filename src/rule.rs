@@ -1,7 +1,7 @@
 //! Rules: how the relevance of a linear layer is shared among its inputs.
 //!
-//! For a linear map y = W z + b, every rule is a short sum, and a rule returns the *data* of that
-//! sum ([`Decomposition`]):
+//! Every rule for a linear map y = W z + b is a short sum. A rule returns the *data* of that sum
+//! ([`Decomposition`]):
 //!
 //! ```text
 //!     A_ij = Σ_groups c Σ_parts  f(z_i) g(w_ij) / d_j        R_i = Σ_j A_ij R_j
@@ -126,7 +126,7 @@ pub(crate) fn rule_at<'a, T: Scalar>(
 
 /// The published rules with their usual parameters.
 ///
-/// The table shows which share of output j's relevance input i receives. A *contribution* is a
+/// The table shows the share of output j's relevance that input i receives. A *contribution* is a
 /// summand z_i w_ij of the output y_j.
 ///
 /// | rule | share of input i | source |
@@ -137,7 +137,7 @@ pub(crate) fn rule_at<'a, T: Scalar>(
 /// | `GammaPlain` | positive weights are multiplied by 1 + γ, γ = 0.25: [`GammaPlain::default`] | Montavon et al. 2019 |
 /// | `ZPlus` | positive contributions, divided by their sum: [`ZPlus::default`] | Montavon et al. 2017 |
 /// | `AlphaBeta` | positive contributions weighted by α, negative ones by -β, each divided by their sum, α = 2, β = 1: [`AlphaBeta::default`] | Bach et al. 2015 |
-/// | `WSquare` | w_ij² divided by their sum: [`WSquare::default`] | Montavon et al. 2017 |
+/// | `WSquare` | w_ij² divided by the sum of all w_ij²: [`WSquare::default`] | Montavon et al. 2017 |
 /// | `Flat` | 1 / n for n inputs: [`Flat`] | Lapuschkin et al. 2017 |
 /// | `Pass` | everything for the input with the same index: [`Pass`] | |
 /// | `Norm` | like `Epsilon`, for poolings and sums: [`Norm`] | |
@@ -353,7 +353,7 @@ impl<T: Scalar> Group<T> {
         self
     }
 
-    /// Sets how the bias is treated. The bias is first mapped by `transform`, as g maps the weights.
+    /// Sets how the bias is treated. `transform` maps the bias first, as g maps the weights.
     #[must_use]
     pub fn with_bias(mut self, mode: BiasMode, transform: Transform<T>) -> Self {
         self.bias_mode = mode;
@@ -361,7 +361,7 @@ impl<T: Scalar> Group<T> {
         self
     }
 
-    /// Restricts the group to outputs of one sign. The other outputs do not have this group.
+    /// Restricts the group to outputs of one sign. For the other outputs the group is skipped.
     #[must_use]
     pub fn where_output(mut self, gate: Gate) -> Self {
         self.gate = gate;
@@ -390,7 +390,7 @@ impl<T: Scalar> Group<T> {
     }
 }
 
-/// The outputs that have a group, by the sign of the layer's output y_j.
+/// The outputs to which a group applies, by the sign of the layer's output y_j.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Gate {
@@ -449,8 +449,8 @@ impl<T: Scalar> Part<T> {
 
 /// A function of one number that is applied to each input, weight or bias.
 ///
-/// The crate recognizes all variants except [`Map`](Self::Map), which makes them cheaper: for
-/// example, unchanged weights are not copied, and a dense matrix of ones has rank one.
+/// Prefer the other variants over [`Map`](Self::Map) because they cost less: for example, unchanged
+/// weights are not copied, and a dense matrix of ones has rank one.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Transform<T> {

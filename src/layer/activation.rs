@@ -93,8 +93,8 @@ activation!(
 );
 /// The logistic function σ(z) = 1 / (1 + exp(-z)).
 ///
-/// At the end of a model it turns each logit into a probability. As with [`Softmax`], the
-/// explanation is then of the logits, and it also reports the probabilities.
+/// At the end of a model it turns each logit into a probability. As with [`Softmax`], the logits
+/// are then explained, and the explanation also reports the probabilities.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sigmoid;
 elementwise!(
@@ -533,8 +533,8 @@ impl<T: Scalar> Elementwise<T> for Scaled<T> {
             || (self.value > 0.0 && self.function.is_nonnegative(input && self.argument >= 0.0))
     }
 
-    /// The activations are accurate to 2 units in the last place of |a z| + |f(a z)|, so c f(a z) is
-    /// accurate to the required 8 units of |z| + |c f(a z)| if |a c| is small.
+    /// The activations are accurate to 2 units in the last place of |a z| + |f(a z)|. If |a c| is
+    /// small, c f(a z) is therefore accurate to the required 8 units of |z| + |c f(a z)|.
     fn steepest(&self) -> Option<f64> {
         let slope = (self.argument * self.value).abs();
         self.function.steepest().filter(|_| slope <= 4.0).map(|steepest| slope * steepest)
@@ -567,13 +567,14 @@ impl<T: Scalar> Layer<T> for Scaled<T> {
     }
 }
 
-/// Softmax over the values of a vector, at the end of a model only. [`Softmax::over`] is the softmax
-/// over an axis.
+/// Softmax over the values of a vector, at the end of a model only.
 ///
-/// The model's [`forward`](crate::Sequential::forward) returns the probabilities. An explanation is
-/// of the logits, and it also reports the probabilities. Probabilities are not explained because
-/// each one also depends on the inputs of its rivals, and relevance that is multiplied by a
-/// saturated softmax vanishes.
+/// For the softmax over an axis, use [`Softmax::over`].
+///
+/// The model's [`forward`](crate::Sequential::forward) returns the probabilities. An explanation
+/// explains the logits and also reports the probabilities. It does not explain the probabilities,
+/// because each of them also depends on the inputs of its rivals, and because relevance that is
+/// multiplied by a saturated softmax vanishes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Softmax;
 

@@ -138,7 +138,7 @@ macro_rules! batch_norm {
                 let weight = own.iter().zip(a).map(|(&own, &a)| own * a).collect();
                 let bias =
                     shift.iter().zip(a).zip(b).map(|((&shift, &a), &b)| a * shift + b).collect();
-                // With mean 0, variance 1 and eps 0, the weight and the bias alone are the map.
+                // With mean 0, variance 1 and eps 0, the layer is y = weight z + bias.
                 let (mean, variance) = (vec![T::zero(); a.len()], vec![T::one(); a.len()]);
                 Some(Arc::new(Self::new(weight, bias, mean, variance, 0.0).ok()?))
             }

@@ -377,7 +377,7 @@ avg_pool!(
 );
 
 impl AvgPool2d {
-    /// Sets the divisor of each window's sum, at least 1, which otherwise is the window's size.
+    /// Sets the divisor of each window's sum, at least 1. By default it is the window's size.
     ///
     /// ```
     /// use relprop::{AvgPool2d, Sequential};
@@ -428,8 +428,9 @@ macro_rules! adaptive {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $rank:literal) => {
         $(#[$doc])*
         ///
-        /// An output size of 1 gives the mean of each channel (global average pooling). Relevance is
-        /// shared by the rule [`Norm`](crate::Norm).
+        /// An output size of 1 gives the mean of each channel (global average pooling).
+        ///
+        /// Relevance is shared by the rule [`Norm`](crate::Norm).
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub struct $name {
             output: [usize; 2],
@@ -472,11 +473,11 @@ macro_rules! adaptive {
     };
 }
 adaptive!(
-    /// The means of a fixed number of windows of an image, whatever its size.
+    /// Average pooling to a fixed output size, for images of any size.
     AdaptiveAvgPool2d, "AdaptiveAvgPool2d", 2
 );
 adaptive!(
-    /// The means of a fixed number of windows of a sequence, whatever its length.
+    /// Average pooling to a fixed output length, for sequences of any length.
     AdaptiveAvgPool1d, "AdaptiveAvgPool1d", 1
 );
 

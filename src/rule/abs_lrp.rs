@@ -22,9 +22,11 @@ use crate::scalar::Scalar;
 /// |---|---|---|---|
 /// | stabilizer | 1e-6 | keeps the sum of magnitudes away from zero | see [`Stabilizer`] |
 ///
-/// The bias is ignored. Sinks: the stabilizer and the `Rest`. If the positive contributions sum to P
-/// and the negative ones to -N, the shares sum to (P - N) / (P + N), and the rest is 2 N / (P + N).
-/// For an output below 0, the relevances therefore sum to a positive number.
+/// The bias is ignored. Sinks: the stabilizer and the `Rest`.
+///
+/// If the positive contributions sum to P and the negative ones to -N, the shares sum to
+/// (P - N) / (P + N), and the rest is 2 N / (P + N). For an output below 0, the relevances
+/// therefore sum to a positive number.
 ///
 /// # Example
 /// ```

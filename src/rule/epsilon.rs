@@ -15,8 +15,8 @@ use super::{
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The epsilon rule, z_i w_ij / (y_j + ε sgn y_j): shares in proportion to each input's contribution
-/// to the output.
+/// The epsilon rule, z_i w_ij / (y_j + ε sgn y_j): shares in proportion to each input's
+/// contribution to the output.
 ///
 /// If ε is negligible compared with every total, this is LRP-0, which in a ReLU network equals
 /// gradient times input.
@@ -58,8 +58,9 @@ impl Epsilon {
         Self::default().with_stabilizer(Stabilizer::Absolute(epsilon))
     }
 
-    /// Creates the rule with ε as a multiple of the root mean square of the layer's totals, which is
-    /// computed for each layer and sample.
+    /// Creates the rule with ε as a multiple of the root mean square of the layer's totals.
+    ///
+    /// The root mean square is computed separately for each layer and sample.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless ε is finite and above 0.

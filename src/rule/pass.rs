@@ -8,8 +8,8 @@ use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, 
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The pass-through rule: each input receives the relevance of the output with the same index, as if
-/// the layer were absent.
+/// The pass-through rule: each input receives the relevance of the output with the same index, as
+/// if the layer were absent.
 ///
 /// No parameters and no sinks. If the inputs and outputs of a layer have different shapes, the rule
 /// returns [`Error::Unsupported`].

@@ -16,8 +16,8 @@ use crate::scalar::Scalar;
 
 /// The SIGN rule: shares by the weight and the sign of each input, regardless of the input's size.
 ///
-/// A feature with the value 0 can be relevant too. Use the rule for the first layer if the size of
-/// a value depends only on its unit of measurement.
+/// A feature with the value 0 can be relevant too. The rule is designed for the first layer, where
+/// the size of a value depends on its unit of measurement.
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|

@@ -26,7 +26,7 @@ use crate::scalar::Scalar;
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|
-/// | low, high | none | the box, common to all inputs or one range per input | finite, low <= high |
+/// | low, high | none | the box: a range for all inputs or for each | finite, low <= high |
 /// | stabilizer | 1e-6 | keeps totals away from zero | see [`Stabilizer`] |
 ///
 /// Sink: the stabilizer.
@@ -38,8 +38,8 @@ use crate::scalar::Scalar;
 ///
 /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -1.0], None)?).build()?;
 /// let explanation = model.explain(&dvector![1.0, 0.0], ZBox::new(0.0, 1.0)?)?;
-/// // 1 - 0 and 0 - 1 · -1: the bright pixel speaks for the output, and so does the dark pixel, which
-/// // would speak against it if it were bright.
+/// // 1 - 0 and 0 - 1 · -1: the bright pixel speaks for the output, and so does the dark pixel,
+/// // which would speak against the output if it were bright.
 /// assert!((explanation.shares() - dmatrix![0.5; 0.5]).amax() < 1e-6);
 /// # Ok::<(), relprop::Error>(())
 /// ```
