@@ -1,10 +1,10 @@
-//! Canonizing: normalizations merged into the linear layers beside them.
+//! Canonization: merging normalizations into neighboring linear layers.
 //!
-//! A batch normalization is, at inference, y = a z + b for each channel, and after a linear map it
-//! is part of that map: a (W z + c) + b = (a W) z + (a c + b). The network stays the same function;
-//! its explanation by most rules does not, and the published rules are meant for the merged one
-//! (Guillemot et al. 2020: Breaking Batch Normalization for better explainability of Deep Neural
-//! Networks through Layer-wise Relevance Propagation).
+//! At inference, a batch normalization is y = a z + b for each channel. After a linear map it can
+//! become part of that map: a (W z + c) + b = (a W) z + (a c + b). The network still computes the
+//! same function, but most rules then explain it differently, and the published rules are designed
+//! for the merged network (Guillemot et al. 2020: Breaking Batch Normalization for better
+//! explainability of Deep Neural Networks through Layer-wise Relevance Propagation).
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ use crate::sequential::{Bound, Chain, Sequential, SequentialBuilder};
 pub struct Merged {
     /// The normalization's name in the model.
     pub norm: String,
-    /// The name of the layer that does its work now.
+    /// The name of the layer that now includes it.
     pub into: String,
 }
 
@@ -31,17 +31,20 @@ impl fmt::Display for Merged {
 }
 
 impl<T: Scalar> Sequential<T> {
-    /// The same network with its batch normalizations merged into the linear layers before them,
-    /// or, where there is none, after them; and what was merged. The other layers keep their names.
+    /// Merges batch normalizations into neighboring linear layers, and returns the new model with a
+    /// list of what was merged.
     ///
-    /// Dropouts, identities and reshapes between the two make no difference. A normalization stays
-    /// where neither neighbor is linear, or where the one after it is a padded convolution, as
-    /// zeros in the padding are not shifted; [`check`](Self::check) then says so. The outputs are
-    /// the same up to rounding. Cost: a copy of the weights.
+    /// A normalization is merged into the linear layer before it or, if there is none, after it.
+    /// Dropouts, identities and reshapes between the two do not matter. A normalization remains if
+    /// neither neighbor is linear, or if only a padded convolution follows it, because zeros in the
+    /// padding are not shifted. [`check`](Self::check) reports the normalizations that remain.
+    ///
+    /// The other layers keep their names, and the outputs are the same up to rounding. Cost: a copy
+    /// of the weights.
     ///
     /// # Errors
-    /// Those of [`SequentialBuilder::build`](crate::SequentialBuilder::build) that a layer from
-    /// outside the crate can cause.
+    /// The errors of [`SequentialBuilder::build`](crate::SequentialBuilder::build) that a layer
+    /// from outside the crate can cause.
     ///
     /// # Example
     /// ```
@@ -49,7 +52,8 @@ impl<T: Scalar> Sequential<T> {
     /// use relprop::nalgebra::{self, dmatrix, dvector};
     ///
     /// let norm = BatchNorm1d::new(vec![2.0], vec![1.0], vec![0.5], vec![4.0], 0.0)?;
-    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -1.0], None)?).layer(norm).layer(Relu).build()?;
+    /// let linear = Linear::new(dmatrix![1.0, -1.0], None)?;
+    /// let model = Sequential::builder().layer(linear).layer(norm).layer(Relu).build()?;
     /// let (merged, what) = model.canonize()?;
     /// assert_eq!(what[0].to_string(), "1 into 0");
     /// assert_eq!(merged.names(), ["0", "2"]);
@@ -69,9 +73,10 @@ impl<T: Scalar> Sequential<T> {
     }
 }
 
-/// The same layers with what can be merged of them merged, under the names they had. `chain` is
-/// what the layers do in their place, `path` the name of the layer whose branch they are, `unnamed`
-/// what a layer without a name is called there.
+/// Merges the normalizations of a branch where possible. All layers keep their names.
+///
+/// `chain` is the bound form of the branch, `path` is the name of the layer to which the branch
+/// belongs, and `unnamed` returns the name of a layer at a given place that has no name of its own.
 fn merge<T: Scalar>(
     branch: &Branch<T>,
     chain: &Chain<T>,
@@ -81,8 +86,8 @@ fn merge<T: Scalar>(
 ) -> Branch<T> {
     let full = |own: &str| if path.is_empty() { own.to_owned() } else { format!("{path}.{own}") };
     let mut layers: Vec<Named<T>> = Vec::with_capacity(branch.layers.len());
-    // The place of the last layer that does more than leave values as they are: dropouts and
-    // reshapes do not part a normalization from its neighbor.
+    // The place of the last layer that changes values. Dropouts and reshapes between a
+    // normalization and its neighbor are skipped.
     let mut last: Option<usize> = None;
     for (place, (Named { name, layer }, node)) in branch.layers.iter().zip(&chain.nodes).enumerate()
     {
@@ -97,6 +102,7 @@ fn merge<T: Scalar>(
             None => branch.clone(),
         });
         let layer = inner.unwrap_or_else(|| layer.clone());
+        // A normalization after a layer that can absorb it.
         if let (Some((a, b)), Some(before)) =
             (layer.per_channel(), last.map(|last| &mut layers[last]))
             && let Some(scaled) = before.layer.scaled(a, b)
@@ -108,6 +114,7 @@ fn merge<T: Scalar>(
             before.layer = scaled;
             continue;
         }
+        // A layer after a normalization that it can absorb.
         let scaled = last
             .and_then(|last| layers[last].layer.per_channel())
             .and_then(|(a, b)| layer.of_scaled(a, b));

@@ -1,4 +1,4 @@
-//! The check of a model and a rule, before there is any sample.
+//! The check of a model and a rule, without a sample.
 
 use std::fmt;
 
@@ -11,28 +11,28 @@ use crate::scalar::Scalar;
 use crate::sequential::{Bound, Chain, Linear, Node, Sequential};
 use crate::shape::Shape;
 
-/// The kinds of [`Finding`]s, such as units that are never active.
+/// The kinds of [`Finding`]s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Code {
-    /// The model ends with a softmax, and its logits are explained.
+    /// The model ends with a softmax, so its logits are explained.
     SoftmaxLast,
-    /// The model ends with a sigmoid, and its logits are explained.
+    /// The model ends with a sigmoid, so its logits are explained.
     SigmoidLast,
-    /// An activation is not 0 at 0, so that relevance changes its sign on the way through it.
+    /// An activation is not 0 at 0, so relevance can have the wrong sign after passing through it.
     NonzeroAtZero,
-    /// A rule gives relevance to units that are shut.
+    /// A rule gives relevance to units that an activation sets to 0.
     DeadUnits,
-    /// A normalization is a layer of its own.
+    /// A normalization is a separate layer.
     UnmergedNorm,
-    /// Biases are large against what inputs add to the outputs.
+    /// Biases are large compared with what inputs add to the outputs.
     LargeBiases,
-    /// A dense layer follows another without an activation between them.
+    /// Two dense layers follow each other without an activation between them.
     NoActivation,
-    /// A sample has values outside the range that a rule supposes, such as the box of
+    /// A sample has values outside the range that a rule assumes, such as the box of
     /// [`ZBox`](crate::ZBox).
     OutsideRange,
-    /// A layer was read from a text that leaves out settings that could make a difference.
+    /// A layer was read from a text that omits settings that can matter.
     AssumedSettings,
 }
 
@@ -57,7 +57,7 @@ impl fmt::Display for Code {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Finding {
-    /// What it is about.
+    /// The kind of finding.
     pub code: Code,
     /// The layer's index.
     pub layer: usize,
@@ -65,7 +65,7 @@ pub struct Finding {
     pub kind: String,
     /// What was found, as a sentence.
     pub sentence: String,
-    /// What to do.
+    /// What to do about it.
     pub advice: String,
 }
 
@@ -80,14 +80,15 @@ impl fmt::Display for Finding {
 }
 
 impl<T: Scalar> Sequential<T> {
-    /// What makes explanations of this model by this rule misleading, as far as it shows without a
-    /// sample.
+    /// Finds problems that can make explanations of this model by this rule misleading, without
+    /// needing a sample.
     ///
-    /// Biases are compared with what inputs of rms 1 would add to the outputs, which is a guess at
-    /// the inputs' size. Cost: a forward pass, and one copy of a layer's weights at a time.
+    /// Biases are compared with what inputs of rms 1 would add to the outputs; the true size of the
+    /// inputs is unknown. Cost: a forward pass, and a copy of the weights of one layer at a time.
     ///
     /// # Errors
-    /// Whatever the rule itself returns where it cannot be used.
+    /// The rule's own error if it cannot be used at some layer, and [`Error::TooLarge`] if the
+    /// check would exceed the memory limit.
     ///
     /// # Example
     /// ```
@@ -115,7 +116,7 @@ impl<T: Scalar> Sequential<T> {
         let remedy = || "give the model a smaller input".to_owned();
         MemoryLimit::default().check::<T>(
             2.0 * values as f64,
-            || format!("a check of layers of {values} values"),
+            || format!("a check of layers with {values} values"),
             remedy,
         )?;
         let last = self
@@ -125,7 +126,7 @@ impl<T: Scalar> Sequential<T> {
             .rev()
             .find(|node| !matches!(node.bound, Bound::Reshape))
             .map(|node| node.index);
-        // Asked only where there is a normalization: it costs a copy of the weights.
+        // Canonizing copies the weights, so it runs only if there is a normalization.
         let has_norm = self.layers().iter().any(|layer| is_norm(*layer));
         let merged = if has_norm { self.canonize()?.1 } else { Vec::new() };
         let mut check =
@@ -136,23 +137,24 @@ impl<T: Scalar> Sequential<T> {
     }
 }
 
-/// What is known of a layer's values before there is any sample.
+/// What is known about a layer's values without a sample.
 #[derive(Clone)]
 struct Values<T> {
-    /// The mean square of each value, had the inputs one of 1.
+    /// The estimated mean square of each value, for inputs with a mean square of 1.
     squares: Vec<T>,
-    /// What a unit below zero becomes until the next linear layer: nothing is known of the inputs.
+    /// The values that the functions since the last linear layer assign to the arguments -1 and -2,
+    /// as examples of arguments below zero. `None` if they are unknown, as for the model's inputs.
     below_zero: Option<[T; 2]>,
 }
 
 struct Check<'a, T: Scalar> {
     rule: &'a dyn RelevanceRule<T>,
     sites: Vec<(Site<'a>, &'a Linear<T>)>,
-    /// The index of the layer that makes the outputs.
+    /// The index of the last layer that is more than a reshape.
     last: Option<usize>,
     /// The normalizations that can be merged.
     merged: Vec<Merged>,
-    /// The name of a dense layer, until something other than a dense layer follows it.
+    /// The name of the previous layer if it is a dense layer.
     dense: Option<String>,
     findings: Vec<Finding>,
 }
@@ -176,14 +178,14 @@ impl<T: Scalar> Check<'_, T> {
                 Bound::Linear(linear) => values = self.linear(node, linear, values)?,
                 Bound::Elementwise(functions) => {
                     self.nonzero_at_zero(node, functions);
-                    // Where channels have functions of their own, a unit of any of them may be
-                    // shut.
+                    // If the functions of the channels disagree, nothing is known.
                     let mut below = functions
                         .iter()
                         .map(|f| values.below_zero.map(|values| values.map(|v| f.value(v))));
                     let first = below.next().flatten();
                     values.below_zero =
                         if below.all(|other| other == first) { first } else { None };
+                    // Averages over a value of typical size and its negative.
                     for (at, square) in values.squares.iter_mut().enumerate() {
                         let function = functions.at(at);
                         let (a, b) =
@@ -214,22 +216,22 @@ impl<T: Scalar> Check<'_, T> {
                 Bound::Softmax(_) => self.find(
                     node,
                     Code::SoftmaxLast,
-                    "The model ends with a softmax; its logits are explained, not the \
+                    "The model ends with a softmax. The logits are explained, not the \
                      probabilities."
                         .to_owned(),
-                    "Nothing needs to be done if you mean the logits. To see why one output wins \
-                     over another, explain their difference.",
+                    "No action is needed if you want to explain the logits. To see why one output \
+                     wins over another, explain the difference between them.",
                 ),
                 Bound::Link(_) => self.find(
                     node,
                     Code::SigmoidLast,
                     format!(
-                        "The model ends with {}; its logits are explained, not the \
+                        "The model ends with {}. The logits are explained, not the \
                         probabilities.",
                         node.layer.kind()
                     ),
-                    "Nothing needs to be done if you mean the logits: positive relevance raises \
-                     the probability, negative relevance lowers it.",
+                    "No action is needed if you want to explain the logits: positive relevance \
+                     raises the probability, negative relevance lowers it.",
                 ),
             }
             input = node.output;
@@ -237,8 +239,8 @@ impl<T: Scalar> Check<'_, T> {
         Ok(values)
     }
 
-    /// An activation passes relevance on unchanged, which supposes that argument and value have one
-    /// sign.
+    /// Reports an activation that is not 0 at 0. Relevance passes through an activation unchanged,
+    /// which assumes that its argument and its value have the same sign.
     fn nonzero_at_zero(&mut self, node: &Node<T>, functions: &Functions<T>) {
         let Some(value) =
             functions.iter().map(|f| f.value(T::zero())).find(|value| *value != T::zero())
@@ -249,28 +251,27 @@ impl<T: Scalar> Check<'_, T> {
         let (sentence, advice) = if self.last == Some(node.index) {
             (
                 format!(
-                    "The model ends with {kind}, which is {value:.3} at 0: where its argument and \
-                     its value have different signs, \
-                     inputs that raise the output have negative relevance."
+                    "The model ends with {kind}, which is {value:.3} at 0. If its argument and its \
+                     value have different signs, inputs that raise the output have negative \
+                     relevance."
                 ),
-                "Explain the argument in its place: end the model before this layer.",
+                "End the model before this layer, so that the argument is explained instead.",
             )
         } else {
             (
                 format!(
-                    "{kind} is {value:.3} at 0: a unit whose argument is negative can have a \
-                     positive value, and the relevance of \
-                     the inputs that raised it is then negative."
+                    "{kind} is {value:.3} at 0, so a unit with a negative argument can have a \
+                     positive value. The inputs that raised it then have negative relevance."
                 ),
-                "Compare with gradient x input before you trust signs; an activation that is 0 at \
-                 0, such as Tanh, has no such units.",
+                "Compare with gradient x input before you trust the signs. An activation that is 0 \
+                 at 0, such as Tanh, does not have this problem.",
             )
         };
         self.find(node, Code::NonzeroAtZero, sentence, advice);
     }
 
-    /// Two dense layers in a row are one, so that a network seldom has them: more often an
-    /// activation was left out.
+    /// Reports two dense layers in a row. Together they are a single linear map, so networks rarely
+    /// have them. More often an activation was left out.
     fn no_activation(&mut self, node: &Node<T>) {
         let before = match &node.bound {
             Bound::Reshape => return,
@@ -292,8 +293,8 @@ impl<T: Scalar> Check<'_, T> {
                     '{}'.",
                     node.name
                 ),
-                "If the network has one, such as a function that its forward calls, add it to the \
-                 architecture: the outputs are wrong without it.",
+                "If the network has one, such as a function that its forward method calls, add it \
+                 to the architecture. Without it the outputs are wrong.",
             );
         }
     }
@@ -304,11 +305,11 @@ impl<T: Scalar> Check<'_, T> {
             node,
             Code::AssumedSettings,
             format!(
-                "The text that the layer was read from does not say all of its settings. They \
-                are taken to be {settings}."
+                "The text that the layer was read from omits some of its settings. They are \
+                assumed to be {settings}."
             ),
-            "Write them into the text if they are others: PyTorch does not print them \
-             (relprop::io has lines of Python that do).",
+            "If they have other values, write them into the text. PyTorch does not print them, but \
+             the Python code in the docs of relprop::io does.",
         );
     }
 
@@ -329,35 +330,36 @@ impl<T: Scalar> Check<'_, T> {
             && gives_to_zeros(&decomposition, map)
         {
             let advice = if site.linear_index > 0 {
-                "Use it at the first layer only, as Composite::first does, or at one whose inputs \
-                 are never shut."
+                "Use it only at the first layer, with Composite::first, or at a layer whose inputs \
+                 are never set to 0."
             } else {
-                "Use a rule here that shares by the values of the inputs, such as ZPlus or Epsilon."
+                "Use a rule here that depends on the values of the inputs, such as ZPlus or \
+                 Epsilon."
             };
             self.find(
                 node,
                 Code::DeadUnits,
                 format!(
-                    "{name} gives relevance to units that the activation before it has shut, \
-                    although they added nothing."
+                    "{name} gives relevance to units that the activation before the layer sets to \
+                    0, although they contribute nothing."
                 ),
                 advice,
             );
         }
         if is_norm(&*node.layer) {
             let advice = if self.merged.iter().any(|merged| merged.norm == node.name) {
-                "Merge it into the linear layer beside it, with Sequential::canonize: most rules \
-                 give another answer then, and the published one."
+                "Merge it into the neighboring linear layer with Sequential::canonize. Most rules \
+                 then give a different result, the published one."
             } else {
-                "Nothing merges it: the layer beside it is not linear, or a padded convolution \
-                 after it. Look at its biases in the ledger."
+                "It cannot be merged, because neither neighbor is a linear layer that allows it \
+                 (a padded convolution after it does not). Check its biases in the ledger."
             };
             self.find(
                 node,
                 Code::UnmergedNorm,
                 format!(
-                    "The normalization is explained by {name} as a layer of its own, so that \
-                    relevance is lost to its shift."
+                    "{name} explains the normalization as a separate layer, so relevance is lost \
+                    to its shift."
                 ),
                 advice,
             );
@@ -369,17 +371,18 @@ impl<T: Scalar> Check<'_, T> {
                 Code::LargeBiases,
                 format!(
                     "The biases (rms {of_bias:.2}) are larger than what inputs of rms 1 add to \
-                     the outputs (rms {of_sum:.2}); under {name} much of the relevance may end in \
-                     them."
+                     the outputs (rms {of_sum:.2}), so under {name} they may absorb much of the \
+                     relevance."
                 ),
-                "Look at the ledger, and compare with BiasMode::Ignore or BiasMode::Distribute.",
+                "Check the ledger, and compare with BiasMode::Ignore or BiasMode::Distribute.",
             );
         }
         let mut squares = typical;
         if let Some(bias) = map.bias() {
             squares.iter_mut().zip(bias.iter()).for_each(|(square, b)| *square += b * b);
         }
-        // An average of values that are shut is shut; of the others nothing is new.
+        // A linear layer can produce values below zero, which the next function maps anew. An
+        // average without a bias does not: the average of units set to 0 is 0 again.
         let below_zero = if linear.learned || map.bias().is_some() {
             Some([-T::one(), -T::one() - T::one()])
         } else {
@@ -393,7 +396,7 @@ fn is_norm<T: Scalar>(layer: &dyn Layer<T>) -> bool {
     layer.per_channel().is_some() || layer.kind().starts_with("BatchNorm")
 }
 
-/// Whether an input of zero can get a share.
+/// Whether an input of zero can receive a share.
 fn gives_to_zeros<T: Scalar>(decomposition: &Decomposition<T>, map: &dyn LinearMap<T>) -> bool {
     decomposition.groups.iter().any(|group| {
         let distributes = group.bias_mode == BiasMode::Distribute && map.bias().is_some();
@@ -405,15 +408,15 @@ fn gives_to_zeros<T: Scalar>(decomposition: &Decomposition<T>, map: &dyn LinearM
     })
 }
 
-/// The mean squares of W z, of independent z with these mean squares.
+/// The mean squares of W z for independent z with the given mean squares.
 fn mean_squares<T: Scalar>(map: &dyn LinearMap<T>, squares: &[T]) -> Vec<T> {
     let mut sums = vec![T::zero(); map.outputs()];
     map.map_weights(&WeightFn::new(|w| w * w)).apply(squares, &mut sums);
     sums
 }
 
-/// The root mean squares of the biases and of W z, where the former is larger and the rule gives
-/// biases a share.
+/// The root mean squares of the biases and of W z, if the biases are larger and the rule assigns
+/// them a share.
 fn bias_against<T: Scalar>(
     map: &dyn LinearMap<T>,
     typical: &[T],

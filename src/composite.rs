@@ -1,8 +1,8 @@
-//! Composites: which rule for which layer.
+//! Composites: different rules for different layers.
 //!
-//! Deep networks are best explained by different rules in different places: one that is robust
-//! where features are coarse, one that is exact near the output, one for the pixels at the first
-//! layer (Montavon et al. 2019; Kohlbrenner et al. 2020).
+//! Deep networks are best explained with several rules: a robust one where features are coarse, an
+//! exact one near the output, and one for the pixels at the first layer (Montavon et al. 2019;
+//! Kohlbrenner et al. 2020).
 
 use std::fmt;
 use std::ops::Range;
@@ -15,11 +15,11 @@ use crate::rule::{
 };
 use crate::scalar::Scalar;
 
-/// A rule for each layer, by kind, place or name. It goes wherever a rule goes.
+/// A rule for each layer, selected by kind, position or name. A composite is itself a rule.
 ///
-/// Of all settings that fit a layer the one that was made last holds. A setting that fits no layer
-/// is an error when the explainer is made, with the name that was probably meant
-/// ([`Error::UnmatchedSetting`]); only those of presets need not fit.
+/// If several settings match a layer, the last one wins. If a setting matches no layer, creating
+/// the explainer fails with [`Error::UnmatchedSetting`], which suggests a similar name. The
+/// settings of presets are exempt.
 ///
 /// ```
 /// use relprop::{Composite, Epsilon, Gamma, Linear, Relu, Rule, Sequential};
@@ -30,7 +30,9 @@ use crate::scalar::Scalar;
 ///     .layer(Relu)
 ///     .named("head", Linear::new(dmatrix![1.0, 1.0, -1.0], dvector![0.05])?)
 ///     .build()?;
-/// let composite = Composite::new(Gamma::new(0.1)?).first(Rule::WSquare).name("head", Epsilon::new(0.01)?);
+/// let composite = Composite::new(Gamma::new(0.1)?)
+///     .first(Rule::WSquare)
+///     .name("head", Epsilon::new(0.01)?);
 /// let explainer = model.explainer(composite)?;
 /// println!("{explainer}"); // which rule each layer gets
 /// assert_eq!(explainer.rules().collect::<Vec<_>>(), [(0, "WSquare"), (2, "Epsilon(0.01)")]);
@@ -47,7 +49,8 @@ pub struct Composite<T: Scalar> {
 struct Setting<T: Scalar> {
     place: Place,
     rule: Arc<dyn RelevanceRule<T>>,
-    /// It has to fit some layer. A preset's need not: not every model has convolutions.
+    /// Whether the setting must match some layer. Those of presets need not, because not every
+    /// model has convolutions.
     wanted: bool,
 }
 
@@ -89,7 +92,7 @@ impl Place {
         }
     }
 
-    /// What is said of a setting that fits none of these layers.
+    /// The error for a setting that matches none of these layers.
     fn unmatched(&self, rule: String, sites: &[Site<'_>]) -> Error {
         let names = sites.iter().map(|site| site.name);
         let (setting, nearest) = match self {
@@ -110,7 +113,7 @@ impl Place {
     }
 }
 
-/// The layers that take a rule, as an error lists them.
+/// Lists the layers to which rules apply, for an error message.
 fn list_sites(sites: &[Site<'_>]) -> String {
     const LISTED: usize = 12;
     let one = |site: &Site<'_>| match site.layer.to_string() {
@@ -122,16 +125,17 @@ fn list_sites(sites: &[Site<'_>]) -> String {
         listed.push(format!("and {} more", sites.len() - LISTED));
     }
     if listed.is_empty() {
-        "no layer takes a rule".to_owned()
+        "rules apply to no layer of the model".to_owned()
     } else {
-        format!("these layers take a rule: {}", listed.join(", "))
+        format!("rules apply to these layers: {}", listed.join(", "))
     }
 }
 
 const CONVOLUTIONS: [&str; 3] = ["Conv1d", "Conv2d", "ConvTranspose2d"];
 
 impl<T: Scalar> Composite<T> {
-    /// This rule for every layer, until other settings follow.
+    /// Creates a composite with this rule for every layer with learned weights. Later settings take
+    /// precedence.
     #[must_use]
     pub fn new(rule: impl RelevanceRule<T> + 'static) -> Self {
         Self { name: None, settings: Vec::new() }.set(Place::Any, Arc::new(rule), false)
@@ -142,44 +146,44 @@ impl<T: Scalar> Composite<T> {
     }
 
     fn set(mut self, place: Place, rule: Arc<dyn RelevanceRule<T>>, wanted: bool) -> Self {
-        // A preset that was changed is no longer the one of that name.
+        // A modified preset must not keep the preset's name.
         self.name = None;
         self.settings.push(Setting { place, rule, wanted });
         self
     }
 
-    /// For the layers of a kind, such as `"Linear"`.
+    /// Sets the rule for layers of a kind, such as `"Linear"`.
     #[must_use]
     pub fn kind(self, kind: &str, rule: impl RelevanceRule<T> + 'static) -> Self {
         self.with(Place::Kind(kind.to_owned()), rule)
     }
 
-    /// For the layer of this index in the model, counted from 0 with the activations.
+    /// Sets the rule for the layer with this index, counted from 0 and including activations.
     #[must_use]
     pub fn layer(self, index: usize, rule: impl RelevanceRule<T> + 'static) -> Self {
         self.with(Place::Layer(index), rule)
     }
 
-    /// For the layers of these indices.
+    /// Sets the rule for the layers with these indices.
     #[must_use]
     pub fn range(self, indices: Range<usize>, rule: impl RelevanceRule<T> + 'static) -> Self {
         self.with(Place::Range(indices), rule)
     }
 
-    /// For the layer of this name: the one it was given, in a state dict that of its tensors, else
-    /// its index.
+    /// Sets the rule for the layer with this name: the name that it was given, or that its tensors
+    /// have in a state dict, or otherwise its index.
     #[must_use]
     pub fn name(self, name: &str, rule: impl RelevanceRule<T> + 'static) -> Self {
         self.with(Place::Name(name.to_owned()), rule)
     }
 
-    /// For the first linear layer: the one whose inputs are the model's.
+    /// Sets the rule for the first linear layer, which receives the model's inputs.
     #[must_use]
     pub fn first(self, rule: impl RelevanceRule<T> + 'static) -> Self {
         self.with(Place::First, rule)
     }
 
-    /// For the last linear layer.
+    /// Sets the rule for the last linear layer.
     #[must_use]
     pub fn last(self, rule: impl RelevanceRule<T> + 'static) -> Self {
         self.with(Place::Last, rule)
@@ -201,7 +205,8 @@ impl<T: Scalar> Composite<T> {
         Self { name: Some(name.into()), ..self }
     }
 
-    /// Convolutions by [`ZPlus`], dense layers by [`Epsilon`], poolings and sums by [`Norm`].
+    /// [`ZPlus`] for convolutions, [`Epsilon`] for dense layers, and [`Norm`] for poolings and
+    /// sums.
     #[must_use]
     pub fn epsilon_plus() -> Self {
         Self::by_convolutions(ZPlus::default()).called("EpsilonPlus")
@@ -213,8 +218,8 @@ impl<T: Scalar> Composite<T> {
         Self::epsilon_plus().preset_first(Flat).called("EpsilonPlusFlat")
     }
 
-    /// Convolutions by [`AlphaBeta`] (2, 1), dense layers by [`Epsilon`], poolings and sums by
-    /// [`Norm`].
+    /// [`AlphaBeta`] (2, 1) for convolutions, [`Epsilon`] for dense layers, and [`Norm`] for
+    /// poolings and sums.
     #[must_use]
     pub fn epsilon_alpha2_beta1() -> Self {
         Self::by_convolutions(AlphaBeta::default()).called("EpsilonAlpha2Beta1")
@@ -226,18 +231,18 @@ impl<T: Scalar> Composite<T> {
         Self::epsilon_alpha2_beta1().preset_first(Flat).called("EpsilonAlpha2Beta1Flat")
     }
 
-    /// Convolutions by [`Gamma`] (0.25), dense layers by [`Epsilon`], poolings and sums by
-    /// [`Norm`], the first layer by [`ZBox`] with the bounds of the inputs.
+    /// [`Gamma`] (0.25) for convolutions, [`Epsilon`] for dense layers, [`Norm`] for poolings and
+    /// sums, and [`ZBox`] with the bounds of the inputs for the first layer.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] unless low <= high, both finite.
+    /// [`Error::InvalidParameter`] unless both bounds are finite and low <= high.
     pub fn epsilon_gamma_box(low: f64, high: f64) -> Result<Self, Error> {
         let composite = Self::by_convolutions(Gamma::default()).preset_first(ZBox::new(low, high)?);
         Ok(composite.called(format!("EpsilonGammaBox({low:?}, {high:?})")))
     }
 
     fn at(&self, site: &Site<'_>) -> &dyn RelevanceRule<T> {
-        // The first setting is for any layer with weights of its own.
+        // The first setting matches all layers with learned weights. Norm is for the others.
         self.settings
             .iter()
             .rev()
@@ -247,7 +252,8 @@ impl<T: Scalar> Composite<T> {
 }
 
 impl<T: Scalar> RelevanceRule<T> for Composite<T> {
-    /// The preset's name, or all settings: `Composite(Epsilon(1e-6), first: Flat)`.
+    /// The preset's name, or a list of all settings, such as
+    /// `Composite(Epsilon(1e-6), first: Flat)`.
     fn name(&self) -> String {
         let setting = |Setting { place, rule, .. }: &Setting<T>| match place {
             Place::Any => rule.name(),
@@ -265,7 +271,8 @@ impl<T: Scalar> RelevanceRule<T> for Composite<T> {
         true
     }
 
-    /// Every setting fits some layer, and what is set there looks at those layers in its turn.
+    /// Checks that every required setting matches some layer, and lets each rule check the layers
+    /// that its setting matches.
     fn check_sites(&self, sites: &[Site<'_>]) -> Result<(), Error> {
         for Setting { place, rule, wanted } in &self.settings {
             let fitting: Vec<Site<'_>> =

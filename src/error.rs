@@ -2,65 +2,66 @@
 
 use crate::shape::Shape;
 
-/// What can go wrong, each case with what is needed to mend it.
+/// Everything that can go wrong. Each variant carries what you need to fix the problem.
 ///
 /// Layers are counted from 0 in the order in which they were added, as in PyTorch's
-/// `nn.Sequential`; `kind` is the layer's name there (`"Linear"`, `"ReLU"`). A call that returns an
-/// error has changed nothing.
+/// `nn.Sequential`. `kind` is the layer's name in PyTorch (`"Linear"`, `"ReLU"`). A call that
+/// returns an error has changed nothing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A model was built without a single layer.
-    #[error("the model has no layers")]
+    /// A model was built without any layers.
+    #[error("the model has no layers; add at least one linear layer")]
     EmptyModel,
 
-    /// No layer of the model fixes how many inputs it takes.
+    /// A model has no linear layer.
     #[error(
-        "none of the model's {layers} layers says how many inputs it takes; a model needs at least one linear layer"
+        "none of the model's {layers} layers is linear; a model needs at least one linear layer"
     )]
     NoLinearLayer {
         /// How many layers the model has.
         layers: usize,
     },
 
-    /// A layer does not take as many values as the layers before it give.
-    #[error("layer {layer} ({kind}) takes {expected}, but {} {found}", before(*.layer))]
+    /// A layer does not accept the shape that it gets from the layers before it.
+    #[error("layer {layer} ({kind}) expects {expected}, but {} {found}", before(*.layer))]
     LayerShape {
         /// The layer's index.
         layer: usize,
         /// The layer's kind.
         kind: String,
-        /// What the layer takes.
+        /// What the layer accepts.
         expected: String,
-        /// The shape that it would be given.
+        /// The shape it would get.
         found: Shape,
     },
 
-    /// A layer cannot take values of the shape that the layers before it give.
-    #[error("{kind} takes {expected}, but is given {found}")]
+    /// A layer does not accept values of this shape.
+    #[error("{kind} expects {expected}, but got {found}")]
     Shape {
-        /// The layer's kind, with its place in the model where that is known.
+        /// The layer's kind, with its place in the model if that is known.
         kind: String,
-        /// What the layer takes.
+        /// What the layer accepts.
         expected: String,
         /// The shape found.
         found: Shape,
     },
 
-    /// A model does not begin with a layer that says how many inputs it takes, and was not told its
-    /// input's shape.
+    /// The first layer of a model accepts inputs of more than one shape, and no input shape was
+    /// set.
     #[error(
-        "layer 0 ({kind}) takes inputs of many shapes: say which, with SequentialBuilder::input"
+        "layer 0 ({kind}) accepts inputs of more than one shape; set the shape with \
+         SequentialBuilder::input"
     )]
     UnknownInput {
         /// The first layer's kind.
         kind: String,
     },
 
-    /// A layer's bias has not one value for each of its outputs.
+    /// The length of a bias differs from the number of outputs.
     #[error(
-        "{kind}: the bias has {found} values for {outputs} outputs (weights are {outputs} x \
-         {inputs})"
+        "{kind}: the bias has {found} values, but the layer has {outputs} outputs (its weights \
+         are {outputs} x {inputs})"
     )]
     BiasShape {
         /// The layer's kind.
@@ -73,22 +74,25 @@ pub enum Error {
         inputs: usize,
     },
 
-    /// A slice of weights has not the length that its shape says.
-    #[error("{kind}: {found} weights were given for a shape of {outputs} x {inputs}")]
+    /// The length of a slice of weights does not match its shape.
+    #[error(
+        "{kind}: got {found} weights for a shape of {outputs} x {inputs}; pass one weight for \
+         each output and input"
+    )]
     WeightCount {
         /// The layer's kind.
         kind: String,
         /// How many values the slice has.
         found: usize,
-        /// How many outputs were asked for.
+        /// How many outputs the shape has.
         outputs: usize,
-        /// How many inputs were asked for.
+        /// How many inputs the shape has.
         inputs: usize,
     },
 
     /// A layer has no inputs or no outputs.
     #[error(
-        "{kind}: a layer needs at least one input and one output, the weights are {outputs} x \
+        "{kind}: a layer needs at least one input and one output, but the weights are {outputs} x \
          {inputs}"
     )]
     ZeroSized {
@@ -100,31 +104,33 @@ pub enum Error {
         inputs: usize,
     },
 
-    /// A softmax stands anywhere but at the end of the model.
+    /// A softmax is not the last layer of the model.
     #[error(
         "layer {layer} (Softmax) is followed by other layers; only a softmax at the very end can \
-         be explained (its logits are), \
-         so end the model before layer {next} or remove the softmax"
+         be explained (through its logits), so end the model before layer {next} or remove the \
+         softmax"
     )]
     SoftmaxInMiddle {
         /// The softmax's index.
         layer: usize,
-        /// The index of the layer behind it.
+        /// The index of the layer after it.
         next: usize,
     },
 
     /// A softmax is in a branch.
     #[error(
-        "layer {layer} (Softmax) is in a branch; only a softmax at the very end can be explained \
-         (its logits are), so remove it"
+        "layer {layer} (Softmax) is in a branch; only a softmax at the very end of the model can \
+         be explained (through its logits), so remove it"
     )]
     SoftmaxInBranch {
         /// The softmax's index.
         layer: usize,
     },
 
-    /// A sample has not as many values as the model has inputs.
-    #[error("the model takes {expected} inputs (layer 0 is {kind}), the sample has {found}")]
+    /// The length of a sample differs from the model's number of inputs.
+    #[error(
+        "the model expects {expected} inputs (layer 0 is {kind}), but the sample has {found} values"
+    )]
     InputShape {
         /// The first layer's kind.
         kind: String,
@@ -134,9 +140,10 @@ pub enum Error {
         found: usize,
     },
 
-    /// A slice is not one sample after another: its length is no multiple of the model's inputs.
+    /// The length of a batch is not a multiple of the model's number of inputs.
     #[error(
-        "{found} values are not a whole number of samples: the model takes {inputs} values a sample, so {} samples leave {} over",
+        "{found} values are not a whole number of samples: the model expects {inputs} values per \
+         sample, which gives {} samples and a remainder of {}",
         .found / .inputs, .found % .inputs
     )]
     BatchLength {
@@ -146,8 +153,8 @@ pub enum Error {
         found: usize,
     },
 
-    /// A slice to write to has not the length of what is written.
-    #[error("the {what} has {expected} values, the slice to write it to has {found}")]
+    /// A result does not fit the slice it is written to.
+    #[error("the {what} has {expected} values, but the slice to write it to has {found}")]
     SliceLength {
         /// What is written.
         what: String,
@@ -157,45 +164,56 @@ pub enum Error {
         found: usize,
     },
 
-    /// An output was asked for that the model does not have.
-    #[error("output {target} was asked for, the model has outputs 0 to {last}", last = .outputs - 1)]
+    /// The model does not have the requested output.
+    #[error(
+        "output {target} was requested, but the model has outputs 0 to {last}",
+        last = .outputs - 1
+    )]
     TargetOutOfRange {
-        /// The output asked for.
+        /// The output that was requested.
         target: usize,
         /// How many outputs the model has.
         outputs: usize,
     },
 
-    /// An output was asked for that the model has but the explainer was not asked to explain.
-    #[error("output {target} was asked for, but the explainer's targets are {explained:?}")]
+    /// The model has the requested output, but it is not among the explainer's targets.
+    #[error(
+        "output {target} was requested, but the explainer's targets are {explained:?}; add it to \
+         the targets"
+    )]
     NotExplained {
-        /// The output asked for.
+        /// The output that was requested.
         target: usize,
         /// The outputs that are explained.
         explained: Vec<usize>,
     },
 
-    /// A layer was asked for that the model does not have.
-    #[error("layer {layer} was asked for, the model has layers 0 to {last}, and {layers} means \
-        the outputs", last = .layers - 1)]
+    /// The model does not have the requested layer.
+    #[error(
+        "layer {layer} was requested, but the model has layers 0 to {last}; for the outputs, use \
+         {layers}",
+        last = .layers - 1
+    )]
     LayerOutOfRange {
-        /// The layer asked for.
+        /// The layer that was requested.
         layer: usize,
         /// How many layers the model has.
         layers: usize,
     },
 
-    /// The weights of a layer were asked for that has none.
-    #[error("layer {layer} is not a linear layer: it has no weights")]
+    /// The weights of a layer without weights were requested.
+    #[error("layer {layer} has no weights because it is not a linear layer")]
     NotLinear {
-        /// The layer asked for.
+        /// The layer that was requested.
         layer: usize,
     },
 
-    /// A unit was asked for that a layer does not have.
-    #[error("unit {unit} was asked for, layer {layer} has {units} inputs")]
+    /// A layer does not have the requested unit.
+    #[error(
+        "unit {unit} was requested, but layer {layer} has {units} inputs (units are counted from 0)"
+    )]
     UnitOutOfRange {
-        /// The unit asked for.
+        /// The unit that was requested.
         unit: usize,
         /// The layer.
         layer: usize,
@@ -203,8 +221,11 @@ pub enum Error {
         units: usize,
     },
 
-    /// Weightings of outputs have not one weight for each output.
-    #[error("the weightings have {found} rows, the model has {outputs} outputs")]
+    /// A weighting of outputs does not have exactly one weight per output.
+    #[error(
+        "the weightings have {found} rows, but the model has {outputs} outputs; use one row per \
+         output"
+    )]
     WeightingShape {
         /// How many rows the weightings have.
         found: usize,
@@ -213,7 +234,9 @@ pub enum Error {
     },
 
     /// A weight is NaN or infinite.
-    #[error("{kind}: the weight of output {output} for input {input} is {value}")]
+    #[error(
+        "{kind}: the weight of output {output} for input {input} is {value}; it must be finite"
+    )]
     NonFiniteWeight {
         /// The layer's kind.
         kind: String,
@@ -226,7 +249,7 @@ pub enum Error {
     },
 
     /// A bias is NaN or infinite.
-    #[error("{kind}: the bias of output {output} is {value}")]
+    #[error("{kind}: the bias of output {output} is {value}; it must be finite")]
     NonFiniteBias {
         /// The layer's kind.
         kind: String,
@@ -237,7 +260,7 @@ pub enum Error {
     },
 
     /// A value of a sample is NaN or infinite.
-    #[error("input {index} of sample {sample} is {value}")]
+    #[error("input {index} of sample {sample} is {value}; it must be finite")]
     NonFiniteInput {
         /// The input's index.
         index: usize,
@@ -247,11 +270,11 @@ pub enum Error {
         value: f64,
     },
 
-    /// A layer's output is NaN or infinite, though its input was finite: the network overflows the
+    /// A layer's output is NaN or infinite although its input is finite: the network overflows the
     /// number type.
     #[error(
         "output {index} of layer {layer} ({kind}) is {value}: the network overflows the number \
-         type at this sample"
+         type for this sample; smaller inputs may help"
     )]
     NonFiniteOutput {
         /// The layer's index.
@@ -264,10 +287,10 @@ pub enum Error {
         value: f64,
     },
 
-    /// Relevances became too large for the number type.
+    /// Relevances are too large for the number type.
     #[error(
-        "the relevances at layer {layer} ({kind}) are too large for the number type; a larger \
-         epsilon or f64 helps"
+        "the relevances at layer {layer} ({kind}) are too large for the number type; use a larger \
+         epsilon or f64"
     )]
     Overflow {
         /// The layer's index.
@@ -277,7 +300,7 @@ pub enum Error {
     },
 
     /// A parameter of a rule or of a layer is outside its range.
-    #[error("{of}: {parameter} must be {requirement}, it is {value}")]
+    #[error("{of}: {parameter} must be {requirement}, but is {value}")]
     InvalidParameter {
         /// The rule or the kind of layer.
         of: String,
@@ -285,11 +308,11 @@ pub enum Error {
         parameter: String,
         /// The value given.
         value: String,
-        /// What a value has to be.
+        /// The condition that a valid value meets.
         requirement: String,
     },
 
-    /// A rule does not know what to do at a layer.
+    /// A rule does not support a layer.
     #[error("{rule} cannot be used at layer {layer} ({kind}): {reason}")]
     Unsupported {
         /// The rule's name.
@@ -298,30 +321,29 @@ pub enum Error {
         layer: usize,
         /// The layer's kind.
         kind: String,
-        /// Why not.
+        /// Why the rule cannot be used.
         reason: String,
     },
 
-    /// A setting of a composite fits no layer.
-    #[error("{setting} fits no layer, so {rule} would be used nowhere{nearest}; {layers}")]
+    /// A setting of a composite matches no layer.
+    #[error("{setting} matches no layer, so {rule} would not be used{nearest}; {layers}")]
     UnmatchedSetting {
         /// The setting, such as `Composite::name("haed")`.
         setting: String,
         /// The rule's name.
         rule: String,
-        /// `, did you mean 'head'?`, where a name is near; else empty.
+        /// `, did you mean 'head'?` if some layer has a similar name, otherwise empty.
         nearest: String,
-        /// Which layers take a rule.
+        /// The layers to which rules apply, as part of a sentence.
         layers: String,
     },
 
-    /// A value is outside the range that a rule supposes of a layer's inputs, such as the box of
+    /// A value is outside the range that a rule assumes for a layer's inputs, such as the box of
     /// [`ZBox`](crate::ZBox).
     #[error(
         "input {input} of layer {layer} ({kind}) is {value} in sample {sample}, outside the range \
-         from {low} to {high} that {rule} \
-         supposes (inputs outside: {count}): widen the range, or let the rule report such samples \
-         (Outside::Report)"
+         from {low} to {high} that {rule} assumes (inputs outside: {count}): widen the range, or \
+         let the rule report such samples (Outside::Report)"
     )]
     OutsideRange {
         /// The rule's name.
@@ -336,20 +358,24 @@ pub enum Error {
         input: usize,
         /// Its value.
         value: f64,
-        /// The least value it may have.
+        /// The lower bound of its range.
         low: f64,
-        /// The largest value it may have.
+        /// The upper bound of its range.
         high: f64,
         /// How many inputs of the sample are outside.
         count: usize,
     },
 
-    /// A call would take more memory than its limit.
-    #[error("{what} would take {}, more than the limit of {}: {remedy}", memory(*.bytes), memory(*.limit))]
+    /// A call would use more memory than its limit.
+    #[error(
+        "{what} would take {}, more than the limit of {}: {remedy}",
+        memory(*.bytes),
+        memory(*.limit)
+    )]
     TooLarge {
-        /// What would take it.
+        /// What needs the memory.
         what: String,
-        /// How many bytes.
+        /// How many bytes it needs.
         bytes: u64,
         /// The limit in bytes.
         limit: u64,
@@ -362,11 +388,11 @@ pub enum Error {
     Io {
         /// The file.
         path: String,
-        /// What the operating system said.
+        /// What the operating system reported.
         source: std::io::Error,
     },
 
-    /// A file is not what its format demands.
+    /// A file is invalid or unsupported.
     #[error("not a usable {format} file: {reason}")]
     Malformed {
         /// The format's name.
@@ -375,28 +401,40 @@ pub enum Error {
         reason: String,
     },
 
-    /// The tensors of a file are not those that the architecture asks for.
-    #[error("the weights do not fit the architecture:{}", list_tensors(.missing, .surplus, .misshapen, .notes))]
+    /// The tensors of a file do not match the architecture.
+    #[error(
+        "the weights do not fit the architecture:{}",
+        list_tensors(.missing, .surplus, .misshapen, .notes)
+    )]
     StateDict {
-        /// Tensors that the architecture asks for and the file does not have.
+        /// Tensors that the architecture needs but the file does not have.
         missing: Vec<String>,
-        /// Tensors of the file that the architecture does not ask for.
+        /// Tensors of the file that the architecture does not use.
         surplus: Vec<String>,
-        /// Tensors of another shape than the architecture asks for.
+        /// Tensors whose shape differs from the one that the architecture needs.
         misshapen: Vec<Misshapen>,
-        /// What may be why, and what to do, a sentence each.
+        /// Possible causes and what to do about them, one sentence each.
         notes: Vec<String>,
     },
 
-    /// An ONNX model has operators that are not read, or not in that place.
-    #[error("the model has {}{} that cannot be explained:{}", count(.nodes.len()), family(.nodes), list_nodes(.nodes))]
+    /// An ONNX model has operators that are unsupported, in general or at their position.
+    #[error(
+        "the model has {}{} that cannot be explained:{}",
+        count(.nodes.len()),
+        family(.nodes),
+        list_nodes(.nodes)
+    )]
     UnsupportedNodes {
-        /// All of them on the way from the input to the output.
+        /// All unsupported nodes between the input and the output.
         nodes: Vec<UnsupportedNode>,
     },
 
-    /// A layer cannot be written to a file, because reading it back would not know its kind.
-    #[error("layer {layer} ({kind}) is not one of the crate's own and cannot be written to a file")]
+    /// A layer cannot be written to a file, because it is not one of the crate's own and could not
+    /// be read back.
+    #[error(
+        "layer {layer} ({kind}) cannot be written to a file because it is not one of the crate's \
+         own layers"
+    )]
     NotWritable {
         /// The layer's index.
         layer: usize,
@@ -405,15 +443,15 @@ pub enum Error {
     },
 }
 
-/// A tensor of another shape than the architecture asks for.
+/// A tensor whose shape differs from the one that the architecture needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Misshapen {
     /// The tensor's name.
     pub name: String,
-    /// The shape asked for.
+    /// The shape that the architecture needs.
     pub expected: Vec<usize>,
-    /// The shape found.
+    /// The shape in the file.
     pub found: Vec<usize>,
 }
 
@@ -421,22 +459,22 @@ pub struct Misshapen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct UnsupportedNode {
-    /// The node's name, or that of its first output where it has none.
+    /// The node's name, or the name of its first output if it has none.
     pub name: String,
-    /// The operator, with its domain where that is not ONNX's own.
+    /// The operator, with its domain unless that is ONNX's own.
     pub operator: String,
-    /// Where it stands in the file, such as `graph.node[3]`.
+    /// The node's place in the file, such as `graph.node[3]`.
     pub path: String,
-    /// Why not.
+    /// Why it cannot be explained.
     pub reason: String,
 }
 
-/// Where what a layer is given comes from.
+/// The source of a layer's input, as part of a sentence.
 fn before(layer: usize) -> &'static str {
-    if layer == 0 { "the model's inputs are" } else { "the layers before it give" }
+    if layer == 0 { "the model's input shape is" } else { "the layers before it produce" }
 }
 
-/// Bytes in the unit in which they are read best.
+/// A number of bytes, in the unit that is easiest to read.
 fn memory(bytes: u64) -> String {
     let units = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let (mut size, mut unit) = (bytes as f64, 0);
@@ -451,7 +489,7 @@ fn count(nodes: usize) -> String {
     if nodes == 1 { "a node".to_owned() } else { format!("{nodes} nodes") }
 }
 
-/// What kind of network nodes are of, where that says more than their list.
+/// The kind of network that the nodes belong to, if that tells more than the list of nodes.
 fn family(nodes: &[UnsupportedNode]) -> &'static str {
     let has =
         |operators: &[&str]| nodes.iter().any(|node| operators.contains(&node.operator.as_str()));
@@ -495,13 +533,14 @@ fn list_tensors(
 }
 
 impl Error {
-    /// The error for what the operating system says of a file.
+    /// Wraps an operating system error about a file.
     #[cfg(any(feature = "io", feature = "heatmap"))]
     pub(crate) fn io(path: &std::path::Path, source: std::io::Error) -> Self {
         Self::Io { path: path.display().to_string(), source }
     }
 
-    /// The same of a sample in a part of a batch that begins here.
+    /// Converts the sample's index in a part of a batch that begins at `first` to its index in the
+    /// whole batch.
     pub(crate) fn in_batch(mut self, first: usize) -> Self {
         if let Self::OutsideRange { sample, .. } = &mut self {
             *sample += first;
@@ -509,7 +548,7 @@ impl Error {
         self
     }
 
-    /// The same, with the file in which something is wrong.
+    /// Prefixes the reason of [`Error::Malformed`] with the file's path.
     #[cfg(feature = "io")]
     pub(crate) fn in_file(mut self, path: &std::path::Path) -> Self {
         if let Self::Malformed { reason, .. } = &mut self {
@@ -518,11 +557,12 @@ impl Error {
         self
     }
 
-    /// The error for a shape that a layer cannot take.
+    /// The error for a shape that a layer does not accept.
     pub(crate) fn shape(kind: &str, found: Shape, expected: impl Into<String>) -> Self {
         Self::Shape { kind: kind.to_owned(), expected: expected.into(), found }
     }
 
+    /// The error for a parameter outside its range.
     pub(crate) fn parameter(
         of: &str,
         parameter: &str,

@@ -1,24 +1,24 @@
-//! Layers: what a network is made of.
+//! Layers: the building blocks of a network.
 //!
-//! A layer is a description; for values of a certain shape it is one of a few *operators*, and the
-//! operator says both how values go forward and how relevance comes back:
+//! A [`Layer`] is a description. For values of a given shape it provides one of a few *operators*,
+//! and the operator defines both the forward pass and how relevance flows back:
 //!
 //! | operator | values | relevance |
 //! |---|---|---|
-//! | [`Operator::Linear`] | y = W z + b | is shared among the inputs by the rule |
-//! | [`Operator::Average`] | y = W z, with weights that are not learned | is shared by the rule [`Norm`](crate::Norm) |
+//! | [`Operator::Linear`] | y = W z + b | shared among the inputs by the rule |
+//! | [`Operator::Average`] | y = W z + b, for poolings and normalizations | shared by the rule [`Norm`](crate::Norm) |
 //! | [`Operator::Elementwise`] | yᵢ = f(zᵢ) | passes unchanged |
-//! | [`Operator::PerChannel`] | yᵢ = f_c(zᵢ), with a function for each channel c | passes unchanged |
-//! | [`Operator::Route`] | each output is one of the inputs | goes to that input |
-//! | [`Operator::Reshape`] | the same, in another shape | passes unchanged |
-//! | [`Operator::Branches`] | several branches of the same values, summed or one after another | is split among them |
-//! | [`Operator::Softmax`] | at the end only | the logits are explained |
+//! | [`Operator::PerChannel`] | yᵢ = f_c(zᵢ), with one function per channel c | passes unchanged |
+//! | [`Operator::Route`] | each output is one of the inputs | assigned to that input |
+//! | [`Operator::Reshape`] | the same values in another shape | passes unchanged |
+//! | [`Operator::Branches`] | several branches from the same values, summed or concatenated | split among the branches |
+//! | [`Operator::Softmax`] | softmax, at the end only | the logits are explained |
 //!
 //! A function at the end that [gives a probability](Elementwise::gives_probability), such as
-//! [`Sigmoid`], is treated as a softmax is: the logit is explained, and the probability given
-//! beside it.
+//! [`Sigmoid`], is treated like a softmax: the logit is explained, and the explanation also reports
+//! the probability.
 //!
-//! A layer of your own implements [`Layer`] and, with it, [`LinearMap`], [`Elementwise`] or
+//! To add your own layer, implement [`Layer`] together with [`LinearMap`], [`Elementwise`] or
 //! [`Route`]:
 //!
 //! ```
@@ -87,64 +87,65 @@ pub use pooling::{
 };
 pub use reshape::{Flatten, Permute, Unflatten, Upsample};
 
-/// One layer of a [`Sequential`](crate::Sequential): the trait that a layer of your own implements.
+/// One layer of a [`Sequential`](crate::Sequential). Implement this trait for your own layers.
 pub trait Layer<T: Scalar>: Debug + Send + Sync {
-    /// The layer's name, as PyTorch calls it where it has the layer; it stands in errors and
-    /// ledgers.
+    /// The layer's name, as it appears in errors and ledgers: that of the PyTorch class if there is
+    /// one.
     fn kind(&self) -> &str;
 
-    /// What the layer does with values of this shape, and with their relevance.
+    /// The layer's operator for values of this shape.
     ///
     /// # Errors
-    /// Where the layer cannot take values of this shape: best [`Error::Shape`].
+    /// If the layer does not accept this shape, preferably [`Error::Shape`].
     fn operator(&self, input: Shape) -> Result<Operator<T>, Error>;
 
-    /// The layer's settings as PyTorch prints them between the brackets, such as
-    /// `negative_slope=0.01`.
+    /// The layer's settings as PyTorch prints them in parentheses, such as `negative_slope=0.01`.
     fn arguments(&self) -> String {
         String::new()
     }
 
-    /// Settings that could make a difference for values of this shape, as they are taken to be
-    /// because the text that the layer was read from does not say them:
+    /// The settings that were assumed because the text that the layer was read from omits them, if
+    /// they can matter for values of this shape.
+    ///
     /// [`Sequential::check`](crate::Sequential::check) reports them.
     fn assumed(&self, input: Shape) -> Option<String> {
         let _ = input;
         None
     }
 
-    /// How many inputs the layer takes, where it takes that many and no others: a model that begins
-    /// with such a layer need not be told its input's shape.
+    /// The number of inputs, if it is fixed. A model that begins with such a layer does not need an
+    /// input shape.
     fn inputs(&self) -> Option<usize> {
         None
     }
 
-    /// How many numbers have been learned.
+    /// The number of learned values.
     fn parameters(&self) -> usize {
         0
     }
 
-    /// a and b, where the layer is y = a z + b with one of each for each channel: a normalization,
-    /// which [`canonize`](crate::Sequential::canonize) merges into a neighbor.
+    /// a and b, if the layer is a normalization y = a z + b with one a and one b per channel.
+    ///
+    /// [`canonize`](crate::Sequential::canonize) merges such a layer into a neighbor.
     fn per_channel(&self) -> Option<(&[T], &[T])> {
         None
     }
 
-    /// The layer that does what this layer and then y = a z + b do, with an a and a b for each of
-    /// its output channels.
+    /// This layer followed by y = a z + b, as a single layer, with one a and one b per output
+    /// channel.
     fn scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
         let _ = (a, b);
         None
     }
 
-    /// The layer that does what y = a z + b, with an a and a b for each of its input channels, and
-    /// then this layer do.
+    /// This layer preceded by y = a z + b, as a single layer, with one a and one b per input
+    /// channel.
     fn of_scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
         let _ = (a, b);
         None
     }
 
-    /// The same layer with other branches, where it has some.
+    /// A copy of this layer with `f` applied to each branch, or `None` if it has no branches.
     fn with_branches(
         &self,
         f: &mut dyn FnMut(&Branch<T>) -> Branch<T>,
@@ -153,8 +154,8 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         None
     }
 
-    /// What has been learned, as it is written to a file: the names, shapes and values of PyTorch's
-    /// state dict.
+    /// The learned tensors as they are written to a file, with the names, shapes and values of
+    /// PyTorch's state dict.
     fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
         Vec::new()
     }
@@ -199,7 +200,10 @@ macro_rules! forward_layer {
                 (**self).of_scaled(a, b)
             }
 
-            fn with_branches(&self, f: &mut dyn FnMut(&Branch<T>) -> Branch<T>) -> Option<Arc<dyn Layer<T>>> {
+            fn with_branches(
+                &self,
+                f: &mut dyn FnMut(&Branch<T>) -> Branch<T>,
+            ) -> Option<Arc<dyn Layer<T>>> {
                 (**self).with_branches(f)
             }
 
@@ -211,44 +215,47 @@ macro_rules! forward_layer {
 }
 forward_layer!(Box<L>, Arc<L>);
 
-/// How a layer turns values into values and relevance into relevance.
+/// How a layer maps values forward and relevance backward.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Operator<T: Scalar> {
-    /// y = W z + b; a rule shares the relevance.
+    /// y = W z + b, with its relevance shared by the rule.
     Linear(Arc<dyn LinearMap<T>>),
-    /// The same where the rules are not meant for the weights, such as those of a pooling or of a
-    /// normalization: shared by the rule [`Norm`](crate::Norm), unless a
-    /// [`Composite`](crate::Composite) says otherwise, and passed over when the first linear layer
-    /// is looked for.
+    /// y = W z + b with weights for which the rules are not designed, such as those of a pooling or
+    /// a normalization.
+    ///
+    /// Relevance is shared by the rule [`Norm`](crate::Norm) unless a
+    /// [`Composite`](crate::Composite) sets another rule. Such a layer never counts as the first
+    /// linear layer.
     Average(Arc<dyn LinearMap<T>>),
-    /// yᵢ = f(zᵢ); relevance passes unchanged (Bach et al. 2015).
+    /// yᵢ = f(zᵢ). Relevance passes unchanged (Bach et al. 2015).
     Elementwise(Arc<dyn Elementwise<T>>),
-    /// The same with a function for each channel: as many as the first axis of the values is long.
+    /// yᵢ = f_c(zᵢ), with one function per channel c. The first axis of the values holds the
+    /// channels. Relevance passes unchanged.
     PerChannel(Vec<Arc<dyn Elementwise<T>>>),
-    /// Each output is one of the inputs, and its relevance goes there.
+    /// Each output is one of the inputs. That input receives the output's relevance.
     Route(Arc<dyn Route<T>>),
-    /// The values as they are, in another shape of the same size.
+    /// The same values in another shape of the same size.
     Reshape(Shape),
-    /// Several branches, each of the same values, and what becomes of their outputs.
+    /// Several branches that start from the same values, and how their outputs are combined.
     Branches(Vec<Branch<T>>, Joined),
-    /// A softmax over this axis of the values, allowed at the end of a model only: the logits are
-    /// explained.
+    /// A softmax over this axis of the values. It is allowed only at the end of a model, and the
+    /// logits are explained.
     Softmax(usize),
 }
 
 impl<T: Scalar> Operator<T> {
-    /// [`Operator::Linear`].
+    /// Creates an [`Operator::Linear`].
     pub fn linear(map: impl LinearMap<T> + 'static) -> Self {
         Self::Linear(Arc::new(map))
     }
 
-    /// [`Operator::Elementwise`].
+    /// Creates an [`Operator::Elementwise`].
     pub fn elementwise(function: impl Elementwise<T> + 'static) -> Self {
         Self::Elementwise(Arc::new(function))
     }
 
-    /// [`Operator::PerChannel`].
+    /// Creates an [`Operator::PerChannel`].
     pub fn per_channel(functions: impl IntoIterator<Item = impl Elementwise<T> + 'static>) -> Self {
         Self::PerChannel(
             functions
@@ -259,37 +266,40 @@ impl<T: Scalar> Operator<T> {
     }
 }
 
-/// What becomes of the outputs of branches.
+/// How the outputs of branches are combined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Joined {
-    /// They are added, and the sum's relevance is shared by the rule [`Norm`](crate::Norm).
+    /// They are added. The relevance of the sum is shared by the rule [`Norm`](crate::Norm).
     Summed,
-    /// They stand one after another along the channels.
+    /// They are concatenated along the channels.
     Concatenated,
 }
 
-/// A layer whose outputs are each one of its inputs.
+/// A layer in which each output is one of the inputs.
 pub trait Route<T: Scalar>: Debug + Send + Sync {
     /// The shape of the outputs.
     fn output_shape(&self) -> Shape;
 
-    /// For each output the index of the input that it is, for the values of one sample.
+    /// Writes to `from`, for each output, the index of the input that it equals, given the values
+    /// of one sample.
     fn route(&self, values: &[T], from: &mut [usize]);
 
-    /// Whether the values make no difference: it is the same route for all samples.
+    /// Whether the route is the same for all samples.
     fn is_fixed(&self) -> bool {
         false
     }
 }
 
-/// An activation: a function of one value, applied to each.
+/// An activation: a function that is applied to each value separately.
 ///
-/// It is the same function for all values of a layer. A layer whose function has a parameter for
-/// each channel, such as PyTorch's `PReLU`, gives a function for each: [`Operator::per_channel`].
+/// The function is the same for all values of a layer. A layer with one parameter per channel, such
+/// as PyTorch's `PReLU`, uses [`Operator::per_channel`] with one function for each channel:
 ///
 /// ```
-/// use relprop::{Elementwise, Error, Layer, LeakyRelu, Linear, Operator, Scalar, Sequential, Shape};
+/// use relprop::{
+///     Elementwise, Error, Layer, LeakyRelu, Linear, Operator, Scalar, Sequential, Shape,
+/// };
 /// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
 /// /// z where z > 0, otherwise z times the slope of its channel.
@@ -301,7 +311,8 @@ pub trait Route<T: Scalar>: Debug + Send + Sync {
 ///         "PReLU"
 ///     }
 ///     fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
-///         let functions: Result<Vec<_>, Error> = self.0.iter().map(|&slope| LeakyRelu::new(slope)).collect();
+///         let functions: Result<Vec<_>, Error> =
+///             self.0.iter().map(|&slope| LeakyRelu::new(slope)).collect();
 ///         Ok(Operator::per_channel(functions?))
 ///     }
 /// }
@@ -317,32 +328,36 @@ pub trait Elementwise<T: Scalar>: Debug + Send + Sync {
     /// f(z).
     fn value(&self, z: T) -> T;
 
-    /// Whether f(z) is never negative, or, where `input` is true, not where z is not: a rule's
-    /// terms for negative values are left out after such a function.
+    /// Whether f(z) >= 0 for every z or, if `input` is true, for every z >= 0.
+    ///
+    /// After such a function a rule's terms for negative values are skipped.
     fn is_nonnegative(&self, input: bool) -> bool {
         let _ = input;
         false
     }
 
-    /// An upper bound of |f(a) - f(b)| / |a - b|, where it is known; without it an explanation's
-    /// [`health`](crate::Explanation::health) has no bound of the rounding errors. `value` is taken
-    /// to be right to 8 units in the last place of |z| + |f(z)|.
+    /// An upper bound on |f(a) - f(b)| / |a - b|, if one is known.
+    ///
+    /// Without it, an explanation's [`health`](crate::Explanation::health) has no bound on the
+    /// rounding errors. That bound assumes that `value` is accurate to 8 units in the last place of
+    /// |z| + |f(z)|.
     fn steepest(&self) -> Option<f64> {
         None
     }
 
-    /// Whether f turns a logit into a probability, as the logistic function does: growing, and from
-    /// 0 to 1. At the end of a model the logit is then explained, and the probability given beside
-    /// it.
+    /// Whether f turns a logit into a probability: it rises from 0 to 1, like the logistic
+    /// function.
+    ///
+    /// If such a function ends a model, the logit is explained, and the explanation also reports
+    /// the probability.
     fn gives_probability(&self) -> bool {
         false
     }
 
-    /// Replaces each value by f(value).
+    /// Replaces each value with f(value).
     ///
-    /// A call covers any part of the layer's values, and which part is not told: a layer of many
-    /// values is shared out among threads, and a batch is one row of values. So an implementation
-    /// must treat all values alike.
+    /// A call can receive any part of the layer's values: a large layer is split among threads, and
+    /// a batch is passed as one slice. An implementation must therefore treat all values alike.
     fn apply(&self, values: &mut [T]) {
         for value in values {
             *value = self.value(*value);
@@ -350,11 +365,11 @@ pub trait Elementwise<T: Scalar>: Debug + Send + Sync {
     }
 }
 
-/// The functions of a layer: one for all of its values, or one for each channel.
+/// The functions of a layer: one for all of its values, or one per channel.
 #[derive(Debug)]
 pub(crate) struct Functions<T: Scalar> {
     functions: Vec<Arc<dyn Elementwise<T>>>,
-    /// How many values in a row a function is for.
+    /// How many consecutive values share a function.
     each: usize,
 }
 
@@ -364,7 +379,7 @@ impl<T: Scalar> Functions<T> {
     }
 
     /// # Errors
-    /// [`Error::Shape`] unless there is a function for each channel.
+    /// [`Error::Shape`] unless there is exactly one function per channel.
     pub fn per_channel(
         functions: Vec<Arc<dyn Elementwise<T>>>,
         kind: &str,
@@ -384,26 +399,27 @@ impl<T: Scalar> Functions<T> {
         self.functions.iter().map(|function| &**function)
     }
 
-    /// The function of all values, if it is one.
+    /// The function that all values share, if there is only one.
     pub fn single(&self) -> Option<&dyn Elementwise<T>> {
         if let [function] = self.functions.as_slice() { Some(&**function) } else { None }
     }
 
-    /// The function of the value at this place among those of a sample.
+    /// The function of the value at this index of a sample.
     pub fn at(&self, index: usize) -> &dyn Elementwise<T> {
         &*self.functions[index / self.each % self.functions.len()]
     }
 
-    /// Whether no value is negative, if no argument is, or whatever they are.
+    /// Whether all values are nonnegative. If `input` is true, all arguments are known to be.
     pub fn is_nonnegative(&self, input: bool) -> bool {
         self.iter().all(|function| function.is_nonnegative(input))
     }
 
-    /// Replaces the values of some samples, each as a column.
+    /// Applies the functions in place to one or more samples, one sample per column.
     pub fn apply(&self, values: &mut [T]) {
         if let Some(function) = self.single() {
             return linalg::each_part(values, |values| function.apply(values));
         }
+        // The chunks are the channels of one sample after another, so the functions repeat.
         let count = self.functions.len();
         linalg::each_chunk(values, self.each, |chunk, values| {
             self.functions[chunk % count].apply(values)
@@ -416,19 +432,19 @@ impl<T: Scalar> Functions<T> {
 pub struct WeightFn<T>(Arc<dyn Fn(T) -> T + Send + Sync>);
 
 impl<T> WeightFn<T> {
-    /// Any function that is finite where its argument is.
+    /// Wraps a function, which must be finite for finite arguments.
     pub fn new(f: impl Fn(T) -> T + Send + Sync + 'static) -> Self {
         Self(Arc::new(f))
     }
 
-    /// The function's value.
+    /// The function's value at `weight`.
     pub fn value(&self, weight: T) -> T {
         (self.0)(weight)
     }
 }
 
 impl<T: Scalar> WeightFn<T> {
-    /// This function of another one's value, where there is one.
+    /// The composition `self(inner(w))`, or `self` if there is no inner function.
     pub(crate) fn after(&self, inner: Option<&Self>) -> Self {
         let (f, Some(inner)) = (self.clone(), inner.cloned()) else { return self.clone() };
         Self::new(move |w| f.value(inner.value(w)))
@@ -441,13 +457,13 @@ impl<T> Debug for WeightFn<T> {
     }
 }
 
-/// A linear map y = W z + b, given by its two products.
+/// A linear map y = W z + b, defined by its products with W and Wᵀ.
 ///
-/// The products take any number of columns at once: a slice of `inputs()` x columns in column-major
-/// order, each column a sample or a row of relevance. Every rule, in both directions, is made of
-/// these two products of the map or of the same map with other weights, so this is all that a
-/// convolution or any other linear layer has to offer. The methods with a default are the same with
-/// a scaling, or with a part left out: worth overriding where that costs less.
+/// A product accepts any number of columns at once, as a slice of `inputs()` x columns in
+/// column-major order. Each column is a sample or a row of relevance. Every rule needs only these
+/// two products, of this map or of the same map with other weights, so a convolution or any other
+/// linear layer has nothing else to provide. The methods with defaults are scaled or partial
+/// products. Override those that your map can compute at a lower cost.
 pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
     /// The length of z.
     fn inputs(&self) -> usize;
@@ -455,77 +471,78 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
     /// The length of y.
     fn outputs(&self) -> usize;
 
-    /// The shape of y, of size [`outputs`](Self::outputs); a vector unless the map says otherwise.
+    /// The shape of y, whose size is [`outputs`](Self::outputs). By default a vector.
     fn output_shape(&self) -> Shape {
         self.outputs().into()
     }
 
-    /// Whether no weight is negative and there is no bias, so that y is not negative where z is
-    /// not.
+    /// Whether all weights are nonnegative and there is no bias, so that z >= 0 implies y >= 0.
     fn keeps_sign(&self) -> bool {
         false
     }
 
-    /// b; `None` stands for zeros.
+    /// The bias b, or `None` if it is zero.
     fn bias(&self) -> Option<Bias<'_, T>>;
 
-    /// y = W x without the bias, for every column; all of `y` is overwritten.
+    /// Computes y = W x, without the bias, for every column. Overwrites all of `y`.
     fn apply(&self, x: &[T], y: &mut [T]);
 
-    /// x = Wᵀ y for every column; all of `x` is overwritten.
+    /// Computes x = Wᵀ y for every column. Overwrites all of `x`.
     fn apply_transposed(&self, y: &[T], x: &mut [T]);
 
-    /// The same map, without a bias and with every weight w replaced by `f.value(w)`. Padding is
-    /// not a weight.
+    /// This map without its bias and with every weight w replaced by `f.value(w)`. Padding does not
+    /// count as weights.
     fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>>;
 
-    /// The same map with every weight replaced by 1; worth overriding where that has a shorter
-    /// form.
+    /// This map without its bias and with every weight replaced by 1.
+    ///
+    /// Override it if that map has a cheaper form.
     fn ones(&self) -> Box<dyn LinearMap<T>> {
         self.map_weights(&WeightFn::new(|_| T::one()))
     }
 
-    /// Whether a product's entries are sums of products, so that their rounding is bounded by the
-    /// sum of the magnitudes. Where they are made otherwise, an explanation's
-    /// [`health`](crate::Explanation::health) has no bound of the rounding errors.
+    /// Whether each entry of a product is computed as a plain sum of products, so that its rounding
+    /// error is bounded by the sum of their magnitudes.
+    ///
+    /// If not, an explanation's [`health`](crate::Explanation::health) has no bound on the rounding
+    /// errors.
     fn sums_products(&self) -> bool {
         true
     }
 
-    /// Whether the matrix is at hand, so that one of its rows or columns costs no more than its
+    /// Whether the matrix is stored, so that reading a row or a column costs no more than its
     /// length.
     fn forms_matrix(&self) -> bool {
         false
     }
 
-    /// How many multiply-adds a product costs for one column; the order of accumulation is chosen
-    /// by it.
+    /// The number of multiply-adds in a product with one column. It determines the order of
+    /// accumulation.
     fn multiply_adds(&self) -> f64 {
         self.inputs() as f64 * self.outputs() as f64
     }
 
-    /// y = W diag(u) x. `u` has one column for each sample, and `x` as many for each sample as for
-    /// any other.
+    /// Computes y = W diag(u) x. `u` has one column per sample, and `x` has the same number of
+    /// columns for each sample.
     ///
-    /// Worth overriding where a u_i of zero can save work. The default makes a copy of `x`.
+    /// Override it if zeros in u can save work. The default copies `x`.
     fn apply_scaled(&self, u: &[T], x: &[T], y: &mut [T]) {
         let mut scaled = x.to_vec();
         scale_columns(&mut scaled, u, self.inputs());
         self.apply(&scaled, y);
     }
 
-    /// x = diag(u) Wᵀ y, with `u` as in [`apply_scaled`](Self::apply_scaled).
+    /// Computes x = diag(u) Wᵀ y, with `u` as in [`apply_scaled`](Self::apply_scaled).
     ///
-    /// Worth overriding where a u_i of zero can save work.
+    /// Override it if zeros in u can save work.
     fn apply_transposed_scaled(&self, y: &[T], u: &[T], x: &mut [T]) {
         self.apply_transposed(y, x);
         scale_columns(x, u, self.inputs());
     }
 
-    /// Adds some columns of diag(t) W diag(u) to `out` (outputs x those columns): those of the
-    /// listed inputs.
+    /// Adds the columns of diag(t) W diag(u) for the listed inputs to the columns of `out`.
     ///
-    /// Worth overriding where the matrix is at hand: the default costs a product for each.
+    /// Override it if the matrix is stored: the default computes a product for each listed input.
     fn add_scaled_inputs(&self, listed: &[usize], u: &[T], t: &[T], out: &mut [T]) {
         let mut unit = vec![T::zero(); self.inputs()];
         let mut column = vec![T::zero(); self.outputs()];
@@ -539,10 +556,9 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
         }
     }
 
-    /// Adds some columns of diag(u) Wᵀ diag(t) to `out` (inputs x those columns): those of the
-    /// listed outputs.
+    /// Adds the columns of diag(u) Wᵀ diag(t) for the listed outputs to the columns of `out`.
     ///
-    /// Worth overriding where the matrix is at hand: the default costs a product for each.
+    /// Override it if the matrix is stored: the default computes a product for each listed output.
     fn add_scaled_outputs(&self, listed: &[usize], u: &[T], t: &[T], out: &mut [T]) {
         let mut unit = vec![T::zero(); self.outputs()];
         let mut column = vec![T::zero(); self.inputs()];
@@ -557,7 +573,7 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
     }
 }
 
-/// The bias of a linear map: a value for each output, or one for each channel.
+/// The bias of a linear map: one value per output, or one per channel.
 #[derive(Debug, Clone, Copy)]
 pub struct Bias<'a, T> {
     values: &'a [T],
@@ -565,25 +581,25 @@ pub struct Bias<'a, T> {
 }
 
 impl<'a, T: Scalar> Bias<'a, T> {
-    /// `values` are those of the channels, each of `each` outputs in a row.
+    /// A bias with one value per channel, for channels of `each` consecutive outputs.
     #[must_use]
     pub fn per_channel(values: &'a [T], each: usize) -> Self {
         Self { values, each: each.max(1) }
     }
 
-    /// The values: one for each channel.
+    /// The values, one per channel.
     #[must_use]
     pub fn values(&self) -> &'a [T] {
         self.values
     }
 
-    /// For how many outputs in a row a value stands.
+    /// How many consecutive outputs share a value.
     #[must_use]
     pub fn each(&self) -> usize {
         self.each
     }
 
-    /// How many outputs there are.
+    /// The number of outputs.
     pub(crate) fn outputs(&self) -> usize {
         self.values.len().saturating_mul(self.each)
     }
@@ -596,7 +612,7 @@ impl<'a, T: Scalar> Bias<'a, T> {
 }
 
 impl<'a, T: Scalar> From<&'a [T]> for Bias<'a, T> {
-    /// One value for each output.
+    /// A bias with one value per output.
     fn from(values: &'a [T]) -> Self {
         Self { values, each: 1 }
     }
@@ -606,7 +622,7 @@ impl<'a, T: Scalar> From<&'a [T]> for Bias<'a, T> {
 pub(crate) fn scale_columns<T: Scalar>(values: &mut [T], by: &[T], rows: usize) {
     let per_sample = values.len() / by.len().max(1);
     if per_sample == 0 {
-        // No columns at all, such as the sinks of a rule that loses nothing.
+        // There are no columns, as for the sinks of a rule that loses no relevance.
         return;
     }
     for (values, by) in values.chunks_exact_mut(rows * per_sample).zip(by.chunks_exact(rows)) {
@@ -620,14 +636,14 @@ pub(crate) fn scale_columns<T: Scalar>(values: &mut [T], by: &[T], rows: usize) 
     }
 }
 
-/// How many inputs each output of a map has: its fan-in, with padding left out.
+/// The fan-in of each output: how many inputs it has, not counting padding.
 pub(crate) fn fan_in<T: Scalar>(map: &dyn LinearMap<T>) -> Vec<T> {
     let mut counts = vec![T::zero(); map.outputs()];
     map.ones().apply(&vec![T::one(); map.inputs()], &mut counts);
     counts
 }
 
-/// A softmax over an axis: each `size` values that lie `step` apart.
+/// A softmax over an axis: over groups of `size` values that are `step` apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SoftmaxOver {
     size: usize,
@@ -636,24 +652,25 @@ pub(crate) struct SoftmaxOver {
 
 impl SoftmaxOver {
     /// # Errors
-    /// [`Error::Shape`] where the values have no such axis.
+    /// [`Error::Shape`] if the values have no such axis.
     pub fn new(axis: usize, kind: &str, shape: Shape) -> Result<Self, Error> {
         match shape.dims().get(axis..) {
             Some([size, inner @ ..]) => Ok(Self { size: *size, step: inner.iter().product() }),
             _ => Err(Error::shape(
                 kind,
                 shape,
-                format!("values of at least {} axes", axis.saturating_add(1)),
+                format!("values with at least {} axes", axis.saturating_add(1)),
             )),
         }
     }
 
-    /// Replaces the values of some samples, each as a column, without overflow.
+    /// Applies the softmax in place to one or more samples, one sample per column.
     pub fn apply<T: Scalar>(self, values: &mut [T]) {
         let Self { size, step } = self;
         for block in values.chunks_exact_mut(size * step) {
             for first in 0..step {
                 let places = || (first..size * step).step_by(step);
+                // Subtracting the maximum changes no quotient and keeps exp from overflowing.
                 let max = places().fold(T::neg_infinity(), |max, at| max.max(block[at]));
                 let mut sum = T::zero();
                 for at in places() {
@@ -666,7 +683,7 @@ impl SoftmaxOver {
     }
 }
 
-/// Adds b to every column.
+/// Adds the bias to every column.
 pub(crate) fn add_bias<T: Scalar>(bias: Option<Bias<'_, T>>, values: &mut [T]) {
     let Some(bias) = bias else { return };
     for column in values.chunks_exact_mut(bias.outputs()) {

@@ -1,20 +1,20 @@
-//! Rules: how a linear layer's relevance is shared among its inputs.
+//! Rules: how the relevance of a linear layer is shared among its inputs.
 //!
-//! Every rule on a linear map y = W z + b is a short sum, and a rule is the *data* of that sum
+//! Every rule for a linear map y = W z + b is a short sum. A rule returns the *data* of that sum
 //! ([`Decomposition`]):
 //!
 //! ```text
 //!     A_ij = Σ_groups c Σ_parts  f(z_i) g(w_ij) / d_j        R_i = Σ_j A_ij R_j
 //! ```
 //!
-//! f and g are functions of one number ([`Transform`]), c is the group's coefficient, d_j its
-//! divisor ([`Divisor`]), and a group may be there for outputs of one sign only ([`Gate`]). From
-//! that data the crate makes the factors diag(u) V diag(t), with u = f(z), V = g(W) and t = c / d.
-//! V does not depend on the sample and is prepared once. Nothing else in the crate knows one rule
-//! from another.
+//! f and g are functions of one number ([`Transform`]), c is the group's coefficient, and d_j is
+//! its divisor ([`Divisor`]). A group can be restricted to outputs of one sign ([`Gate`]). From
+//! that data the crate computes the factors diag(u) V diag(t), with u = f(z), V = g(W) and
+//! t = c / d. V does not depend on the sample and is prepared once. No other part of the crate
+//! distinguishes between rules.
 //!
-//! A rule of your own implements [`RelevanceRule`]; [the guide](crate::guide::adding_a_rule) shows
-//! one.
+//! To add your own rule, implement [`RelevanceRule`]. [The guide](crate::guide::adding_a_rule) has
+//! an example.
 
 mod abs_lrp;
 mod alpha_beta;
@@ -51,40 +51,40 @@ pub use wsquare::WSquare;
 pub use zbox::ZBox;
 pub use zplus::ZPlus;
 
-/// How relevance is shared at each linear layer: the trait of all rules, and of your own.
+/// How relevance is shared at each linear layer. Implement this trait for your own rules.
 ///
 /// References, boxes and `Arc`s of a rule are rules too.
 pub trait RelevanceRule<T: Scalar>: Send + Sync {
-    /// The rule's name with its parameters, as it stands in results.
+    /// The rule's name with its parameters, as it appears in results.
     fn name(&self) -> String;
 
-    /// The name of the rule at one layer, where that depends on the layer.
+    /// The rule's name at one layer, if it depends on the layer.
     fn name_at(&self, site: &Site<'_>) -> String {
         let _ = site;
         self.name()
     }
 
-    /// Whether the rule knows itself what to do with poolings, sums of branches and normalizations.
-    /// Where it does not, they are shared by [`Norm`].
+    /// Whether the rule itself covers poolings, sums of branches and normalizations. If not, their
+    /// relevance is shared by [`Norm`].
     fn is_composite(&self) -> bool {
         false
     }
 
-    /// Looks at all layers that share relevance, before any is asked about, and refuses what cannot
-    /// be meant.
+    /// Checks the layers that share relevance, before [`decompose`](Self::decompose) is called for
+    /// any of them.
     ///
     /// # Errors
-    /// Such as [`Error::UnmatchedSetting`] of a [`Composite`](crate::Composite) with a setting that
-    /// fits no layer.
+    /// Any error in the rule's settings, such as [`Error::UnmatchedSetting`] from a
+    /// [`Composite`](crate::Composite) with a setting that matches no layer.
     fn check_sites(&self, sites: &[Site<'_>]) -> Result<(), Error> {
         let _ = sites;
         Ok(())
     }
 
-    /// The rule at one layer.
+    /// The rule's decomposition at one layer.
     ///
     /// # Errors
-    /// Whatever keeps the rule from being used there, best as [`Error::Unsupported`] or
+    /// If the rule cannot be used there, preferably [`Error::Unsupported`] or
     /// [`Error::InvalidParameter`].
     fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error>;
 }
@@ -116,7 +116,7 @@ macro_rules! forward_rule {
 }
 forward_rule!(&R, Box<R>, Arc<R>);
 
-/// What a rule says at a layer, by its name there: [`Norm`] where it does not decide itself.
+/// The rule that applies at a layer: `rule`, or [`Norm`] if `rule` does not cover the layer.
 pub(crate) fn rule_at<'a, T: Scalar>(
     rule: &'a dyn RelevanceRule<T>,
     site: &Site<'_>,
@@ -126,23 +126,26 @@ pub(crate) fn rule_at<'a, T: Scalar>(
 
 /// The published rules with their usual parameters.
 ///
-/// | rule | share of output j's relevance that goes to input i | source |
+/// The table shows the share of output j's relevance that input i receives. A *contribution* is a
+/// summand z_i w_ij of the output y_j.
+///
+/// | rule | share of input i | source |
 /// |---|---|---|
 /// | `Lrp0` | z_i w_ij / y_j: [`Lrp0::default`] | Bach et al. 2015 |
 /// | `Epsilon` | z_i w_ij / (y_j + ε sgn y_j), ε = 1e-6: [`Epsilon::default`] | Bach et al. 2015 |
-/// | `Gamma` | what has the sign of y_j counts 1 + γ times, γ = 0.25: [`Gamma::default`] | Montavon et al. 2019; Andéol et al. 2021 |
-/// | `GammaPlain` | positive weights count 1 + γ times, γ = 0.25: [`GammaPlain::default`] | Montavon et al. 2019 |
-/// | `ZPlus` | what is positive, over its sum: [`ZPlus::default`] | Montavon et al. 2017 |
-/// | `AlphaBeta` | what is positive α times, what is negative -β times, α = 2, β = 1: [`AlphaBeta::default`] | Bach et al. 2015 |
-/// | `WSquare` | w_ij² over its sum: [`WSquare::default`] | Montavon et al. 2017 |
-/// | `Flat` | 1 / n, n inputs: [`Flat`] | Lapuschkin et al. 2017 |
-/// | `Pass` | all to the input of the same index: [`Pass`] | |
-/// | `Norm` | as `Epsilon`, for poolings and sums: [`Norm`] | |
-/// | `AbsLrp` | z_i w_ij over the sum of |z_i w_ij|: [`AbsLrp::default`] | Vukadin et al. 2024 |
+/// | `Gamma` | contributions with the sign of y_j are weighted by 1 + γ, γ = 0.25: [`Gamma::default`] | Montavon et al. 2019; Andéol et al. 2021 |
+/// | `GammaPlain` | positive weights are multiplied by 1 + γ, γ = 0.25: [`GammaPlain::default`] | Montavon et al. 2019 |
+/// | `ZPlus` | positive contributions, divided by their sum: [`ZPlus::default`] | Montavon et al. 2017 |
+/// | `AlphaBeta` | positive contributions weighted by α, negative ones by -β, each divided by their sum, α = 2, β = 1: [`AlphaBeta::default`] | Bach et al. 2015 |
+/// | `WSquare` | w_ij² divided by the sum of all w_ij²: [`WSquare::default`] | Montavon et al. 2017 |
+/// | `Flat` | 1 / n for n inputs: [`Flat`] | Lapuschkin et al. 2017 |
+/// | `Pass` | everything for the input with the same index: [`Pass`] | |
+/// | `Norm` | like `Epsilon`, for poolings and sums: [`Norm`] | |
+/// | `AbsLrp` | z_i w_ij divided by the sum of \|z_i w_ij\|: [`AbsLrp::default`] | Vukadin et al. 2024 |
 /// | `Sign` | sgn(z_i) w_ij / (y_j + ε sgn y_j): [`Sign::default`] | Gumpfer et al. 2023 |
-/// | `Relative` | z_i w_ij / n, n inputs: [`Relative::default`] | fan-in instead of the total |
+/// | `Relative` | z_i w_ij / n for n inputs: [`Relative::default`] | fan-in instead of the total |
 ///
-/// [`ZBox`] has no usual parameters: its box is that of the data.
+/// [`ZBox`] is not included because it has no usual parameters: its box depends on the data.
 ///
 /// ```
 /// use relprop::{Epsilon, Linear, Rule, Sequential};
@@ -188,7 +191,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// All of them.
+    /// All rules.
     pub const ALL: [Self; 13] = [
         Self::Lrp0,
         Self::Epsilon,
@@ -234,13 +237,13 @@ impl<T: Scalar> RelevanceRule<T> for Rule {
     }
 }
 
-/// The layer at which a rule is asked what to do.
+/// The layer at which a rule is applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Site<'a> {
     /// The layer's index in the model.
     pub layer: usize,
-    /// The layer's name: the one it was given, else its index.
+    /// The name that the layer was given, or otherwise its index.
     pub name: &'a str,
     /// The layer's kind.
     pub kind: &'a str,
@@ -248,15 +251,16 @@ pub struct Site<'a> {
     pub inputs: usize,
     /// How many outputs the layer has.
     pub outputs: usize,
-    /// The shape of its inputs.
+    /// The shape of the inputs.
     pub input_shape: Shape,
-    /// The shape of its outputs.
+    /// The shape of the outputs.
     pub output_shape: Shape,
-    /// Whether it is a layer such as a dense one or a convolution, whose learned weights a rule is
-    /// meant for; a pooling, a sum of branches or a normalization is not.
+    /// Whether rules are designed for the layer's weights. This is true for the learned weights of
+    /// a layer such as a dense one or a convolution, and false for a pooling, a sum of branches or
+    /// a normalization.
     pub learned: bool,
-    /// The layer's place among the linear layers with learned weights, from 0; of another, how many
-    /// of them are before it.
+    /// The layer's position among the linear layers with learned weights, counted from 0. For any
+    /// other layer, the number of such layers before it.
     pub linear_index: usize,
     /// How many linear layers with learned weights the model has.
     pub linear_count: usize,
@@ -269,7 +273,7 @@ pub struct Decomposition<T> {
     pub(crate) range: Option<InputRange<T>>,
 }
 
-/// What a rule supposes of the inputs of a layer.
+/// The range that a rule assumes for a layer's inputs.
 #[derive(Debug, Clone)]
 pub(crate) struct InputRange<T> {
     pub low: Arc<[T]>,
@@ -277,26 +281,27 @@ pub(crate) struct InputRange<T> {
     pub outside: Outside,
 }
 
-/// What becomes of a sample with inputs outside the range that a rule supposes.
+/// How to treat a sample with inputs outside the range that a rule assumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Outside {
-    /// Explaining it is the error [`Error::OutsideRange`].
+    /// Explaining the sample fails with [`Error::OutsideRange`].
     #[default]
     Refuse,
-    /// It is explained, and the explanation has a finding:
-    /// [`Explanation::findings`](crate::Explanation::findings).
+    /// The sample is explained, and [`Explanation::findings`](crate::Explanation::findings) reports
+    /// it.
     Report,
 }
 
 impl<T: Scalar> Decomposition<T> {
-    /// The sum of these groups.
+    /// Creates the sum of these groups.
     #[must_use]
     pub fn new(groups: Vec<Group<T>>) -> Self {
         Self { groups, range: None }
     }
 
-    /// The same for inputs from `low` to `high` only, with a value for each input of the layer.
+    /// Restricts the inputs to the range from `low` to `high`, each with one value per input of the
+    /// layer.
     #[must_use]
     pub fn for_inputs(
         mut self,
@@ -315,7 +320,7 @@ impl<T: Scalar> From<Group<T>> for Decomposition<T> {
     }
 }
 
-/// Numerators f(z_i) g(w_ij) that have one divisor in common.
+/// Numerators f(z_i) g(w_ij) with a common divisor.
 #[derive(Debug, Clone)]
 pub struct Group<T> {
     pub(crate) coefficient: T,
@@ -329,10 +334,10 @@ pub struct Group<T> {
 }
 
 impl<T: Scalar> Group<T> {
-    /// The sum of `parts` over `divisor`, with coefficient 1 and the layer's bias as it is,
-    /// absorbed in the total.
+    /// Creates a group: the sum of `parts` divided by `divisor`, with coefficient 1.
     ///
-    /// A [`Divisor::FanIn`] knows no total: set another bias mode there.
+    /// The total includes the layer's unchanged bias ([`BiasMode::Absorb`]). [`Divisor::FanIn`] and
+    /// [`Divisor::One`] are not totals and cannot absorb a bias, so set another bias mode for them.
     #[must_use]
     pub fn new(parts: Vec<Part<T>>, divisor: Divisor<T>) -> Self {
         let (bias, bias_mode) = (Transform::Identity, BiasMode::Absorb);
@@ -340,15 +345,15 @@ impl<T: Scalar> Group<T> {
         Self { coefficient: T::one(), parts, bias, bias_mode, divisor, gate, one_sign, completes }
     }
 
-    /// The same times c. Where the coefficients of a decomposition do not sum to 1, the ledger
-    /// shows the rest.
+    /// Multiplies the group by c. If the coefficients of a decomposition do not sum to 1, the
+    /// ledger shows the difference.
     #[must_use]
     pub fn times(mut self, c: T) -> Self {
         self.coefficient = c;
         self
     }
 
-    /// The same with another use of the bias, which `transform` maps first, as g maps the weights.
+    /// Sets how the bias is treated. `transform` maps the bias first, as g maps the weights.
     #[must_use]
     pub fn with_bias(mut self, mode: BiasMode, transform: Transform<T>) -> Self {
         self.bias_mode = mode;
@@ -356,25 +361,28 @@ impl<T: Scalar> Group<T> {
         self
     }
 
-    /// The same for outputs of one sign only; for the others the group is not there.
+    /// Restricts the group to outputs of one sign. For the other outputs the group is skipped.
     #[must_use]
     pub fn where_output(mut self, gate: Gate) -> Self {
         self.gate = gate;
         self
     }
 
-    /// The same, and all of its numerators, with the bias, have one sign: a total of 0 then means
-    /// that there are none, and the group's coefficient goes to the sink
-    /// [`Cause::Empty`](crate::Cause::Empty).
+    /// Declares that all numerators of the group and the bias have the same sign.
+    ///
+    /// A total of 0 then means that all of them are 0, and the group's coefficient is assigned to
+    /// the sink [`Cause::Empty`](crate::Cause::Empty).
     #[must_use]
     pub fn of_one_sign(mut self) -> Self {
         self.one_sign = true;
         self
     }
 
-    /// The same, and its numerators and those of the group before it sum to k z_i w_ij for all i
-    /// and j: its totals then follow from the layer's own outputs and that group's, and cost
-    /// nothing.
+    /// Declares that the numerators of this group and of the previous one sum to k z_i w_ij for all
+    /// i and j.
+    ///
+    /// The totals of this group then follow from the layer's outputs and the previous group's
+    /// totals, at no cost.
     #[must_use]
     pub fn completing(mut self, k: T) -> Self {
         self.completes = Some(k);
@@ -382,16 +390,16 @@ impl<T: Scalar> Group<T> {
     }
 }
 
-/// For which outputs a group is there, by the sign of the layer's own output y_j.
+/// The outputs to which a group applies, by the sign of the layer's output y_j.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Gate {
-    /// For all.
+    /// All outputs.
     #[default]
     Always,
-    /// Where y_j > 0.
+    /// Outputs with y_j > 0.
     Positive,
-    /// Where y_j < 0.
+    /// Outputs with y_j < 0.
     Negative,
 }
 
@@ -402,47 +410,47 @@ pub struct Part<T> {
     pub(crate) weight: Weight<T>,
 }
 
-/// What a numerator takes of an input.
+/// The factor of a numerator that belongs to the input.
 #[derive(Debug, Clone)]
 pub(crate) enum Input<T> {
     Of(Transform<T>),
-    /// Values of the rule's own, one for each input.
+    /// Values that the rule provides, one per input.
     Fixed(Arc<[T]>),
 }
 
-/// What a numerator takes of a weight.
+/// The factor of a numerator that belongs to the weight.
 #[derive(Debug, Clone)]
 pub(crate) enum Weight<T> {
     Of(Transform<T>),
-    /// 1 between an input and the output of the same index, else 0.
+    /// 1 between an input and the output with the same index, otherwise 0.
     Same,
 }
 
 impl<T: Scalar> Part<T> {
-    /// f(z_i) g(w_ij) with f = `input` and g = `weight`.
+    /// The numerator f(z_i) g(w_ij) with f = `input` and g = `weight`.
     #[must_use]
     pub fn new(input: Transform<T>, weight: Transform<T>) -> Self {
         Self { input: Input::Of(input), weight: Weight::Of(weight) }
     }
 
-    /// l_i g(w_ij) with g = `weight` and a value of the rule's own for each input of the layer.
+    /// The numerator l_i g(w_ij) with g = `weight` and fixed values l, one per input of the layer.
     #[must_use]
     pub fn fixed(values: impl Into<Arc<[T]>>, weight: Transform<T>) -> Self {
         Self { input: Input::Fixed(values.into()), weight: Weight::Of(weight) }
     }
 
-    /// 1 for the input of the same index as the output, else 0; for layers with as many inputs as
-    /// outputs.
+    /// The numerator that is 1 if the input has the same index as the output, otherwise 0. The
+    /// layer must have the same number of inputs and outputs.
     #[must_use]
     pub fn same() -> Self {
         Self { input: Input::Of(Transform::One), weight: Weight::Same }
     }
 }
 
-/// A function of one number, applied to each input, weight or bias.
+/// A function of one number that is applied to each input, weight or bias.
 ///
-/// The named ones are recognized and cost less: an unchanged weight matrix is not copied, one of
-/// ones is of rank one.
+/// Prefer the other variants over [`Map`](Self::Map) because they cost less: for example, unchanged
+/// weights are not copied, and a dense matrix of ones has rank one.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Transform<T> {
@@ -455,17 +463,17 @@ pub enum Transform<T> {
     Positive,
     /// min(v, 0).
     Negative,
-    /// Any other function; it must be finite where its argument is.
+    /// Any other function. It must be finite for finite arguments.
     Map(Arc<dyn Fn(T) -> T + Send + Sync>),
 }
 
 impl<T: Scalar> Transform<T> {
-    /// Any function.
+    /// Creates a [`Transform::Map`] from a function.
     pub fn map(f: impl Fn(T) -> T + Send + Sync + 'static) -> Self {
         Self::Map(Arc::new(f))
     }
 
-    /// Whether both are known to be the same function.
+    /// Whether the two are known to be the same function.
     pub(crate) fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Map(f), Self::Map(g)) => Arc::ptr_eq(f, g),
@@ -473,7 +481,7 @@ impl<T: Scalar> Transform<T> {
         }
     }
 
-    /// The function's value.
+    /// The function's value at v.
     #[must_use]
     pub fn value(&self, v: T) -> T {
         match self {
@@ -502,28 +510,27 @@ impl<T> Debug for Transform<T> {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Divisor<T> {
-    /// The total: the sum of the numerators over i and, where it is not ignored, the bias;
-    /// stabilized.
+    /// The stabilized total: the sum of the numerators over i, plus the bias unless it is ignored.
     Total(Stabilizer),
-    /// The total of other parts and, where it is not ignored, the bias; stabilized. What the
-    /// numerators' sum differs from it by is the sink [`Cause::Rest`](crate::Cause::Rest).
+    /// The stabilized total of other parts, plus the bias unless it is ignored. The difference
+    /// between it and the sum of the numerators is the sink [`Cause::Rest`](crate::Cause::Rest).
     TotalOf(Vec<Part<T>>, Stabilizer),
-    /// The number of inputs that the output has, a constant.
+    /// The number of inputs of the output, a constant.
     FanIn,
     /// 1.
     One,
 }
 
-/// What keeps a total away from zero: S(t) = t + ε sgn(t), with sgn(0) = 1.
+/// The ε that keeps a total away from zero: S(t) = t + ε sgn(t), with sgn(0) = 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Stabilizer {
-    /// ε = 0. Where a total is exactly 0 the shares are 0, and the relevance goes to the sink
+    /// ε = 0. If a total is exactly 0, the shares are 0 and the relevance is assigned to the sink
     /// [`Cause::Dead`](crate::Cause::Dead).
     None,
-    /// ε itself.
+    /// A fixed ε.
     Absolute(f64),
-    /// ε as a multiple of the root mean square of the layer's totals at the sample.
+    /// ε as a multiple of the root mean square of the layer's totals for the sample.
     RelativeToRms(f64),
 }
 
@@ -535,7 +542,7 @@ impl Default for Stabilizer {
 }
 
 impl Stabilizer {
-    /// An ε is finite and above 0.
+    /// Checks that ε is finite and above 0.
     fn check(self, rule: &str) -> Result<Self, Error> {
         match self {
             Self::Absolute(epsilon) | Self::RelativeToRms(epsilon)
@@ -543,8 +550,8 @@ impl Stabilizer {
             {
                 let none = match rule {
                     _ if epsilon != 0.0 => "",
-                    "Epsilon" => " (Rule::Lrp0 has none)",
-                    _ => " (Stabilizer::None has none)",
+                    "Epsilon" => " (for no stabilizer, use Rule::Lrp0)",
+                    _ => " (for no stabilizer, use Stabilizer::None)",
                 };
                 Err(Error::parameter(
                     rule,
@@ -568,21 +575,21 @@ impl fmt::Display for Stabilizer {
     }
 }
 
-/// Where the bias's part of the relevance goes: to the ledger, nowhere, or to the inputs.
+/// How a rule treats the bias of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum BiasMode {
-    /// The bias is in the total, and its share is a sink of the ledger.
+    /// The bias is part of the total. Its share of the relevance is a sink in the ledger.
     #[default]
     Absorb,
-    /// The bias is left out of the total: the inputs get it all.
+    /// The bias is left out of the total, so the inputs receive all of the relevance.
     Ignore,
-    /// b_j / n is added to each of the n numerators of output j (the LRP toolbox of Lapuschkin et
-    /// al. 2016).
+    /// b_j / n is added to each of the n numerators of output j, as in the LRP toolbox of
+    /// Lapuschkin et al. 2016.
     Distribute,
 }
 
-/// A rule's name with its parameters, and its settings where they are not the usual ones.
+/// A rule's name with its parameters and all settings that differ from the defaults.
 fn describe(rule: &str, parameters: &[f64], stabilizer: Stabilizer, bias: BiasMode) -> String {
     let mut inner: Vec<String> = parameters.iter().map(|p| format!("{p:?}")).collect();
     if stabilizer != Stabilizer::default() {
@@ -594,15 +601,15 @@ fn describe(rule: &str, parameters: &[f64], stabilizer: Stabilizer, bias: BiasMo
     if inner.is_empty() { rule.to_owned() } else { format!("{rule}({})", inner.join(", ")) }
 }
 
-/// The settings of a rule that divides by totals.
+/// The setters of a rule that divides by totals.
 macro_rules! settings {
     ($rule:ident) => {
         impl $rule {
-            /// The same with another stabilizer of the totals.
+            /// Sets the stabilizer of the totals.
             ///
             /// # Errors
-            /// [`Error::InvalidParameter`](crate::Error::InvalidParameter) where ε is not finite or
-            /// not above 0.
+            /// [`Error::InvalidParameter`](crate::Error::InvalidParameter) unless ε is finite and
+            /// above 0.
             pub fn with_stabilizer(
                 mut self,
                 stabilizer: crate::rule::Stabilizer,
@@ -611,7 +618,7 @@ macro_rules! settings {
                 Ok(self)
             }
 
-            /// The same with another use of the bias.
+            /// Sets how the bias is treated.
             #[must_use]
             pub fn with_bias(mut self, bias: crate::BiasMode) -> Self {
                 self.bias = bias;

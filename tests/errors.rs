@@ -34,10 +34,10 @@ fn models_that_do_not_fit() {
     assert!(matches!(shape, Error::LayerShape { layer: 2, .. }));
     assert_eq!(
         shape.to_string(),
-        "layer 2 (Linear) takes 4 inputs, but the layers before it give 3"
+        "layer 2 (Linear) expects 4 inputs, but the layers before it produce 3"
     );
     let first = Sequential::builder().input(5).layer(linear(3, 2)).build().unwrap_err().to_string();
-    assert_eq!(first, "layer 0 (Linear) takes 2 inputs, but the model's inputs are 5");
+    assert_eq!(first, "layer 0 (Linear) expects 2 inputs, but the model's input shape is 5");
     assert!(matches!(Sequential::<f64>::builder().build(), Err(Error::EmptyModel)));
     let activations = Sequential::<f64>::builder().layer(Relu).layer(Softmax).build();
     assert!(matches!(activations, Err(Error::NoLinearLayer { layers: 2 })));
@@ -51,10 +51,16 @@ fn models_that_do_not_fit() {
 fn weights_that_do_not_fit() {
     let bias = Linear::new(DMatrix::from_element(3, 2, 1.0), dvector![1.0, 2.0]).unwrap_err();
     assert!(matches!(bias, Error::BiasShape { found: 2, outputs: 3, inputs: 2, .. }));
-    assert_eq!(bias.to_string(), "Linear: the bias has 2 values for 3 outputs (weights are 3 x 2)");
+    assert_eq!(
+        bias.to_string(),
+        "Linear: the bias has 2 values, but the layer has 3 outputs (its weights are 3 x 2)"
+    );
     let count = Linear::from_rows(2, 3, &[1.0; 5], None).unwrap_err();
     assert!(matches!(count, Error::WeightCount { found: 5, outputs: 2, inputs: 3, .. }));
-    assert_eq!(count.to_string(), "Linear: 5 weights were given for a shape of 2 x 3");
+    assert_eq!(
+        count.to_string(),
+        "Linear: got 5 weights for a shape of 2 x 3; pass one weight for each output and input"
+    );
     assert!(matches!(
         Linear::from_rows(usize::MAX, 2, &[1.0; 2], None),
         Err(Error::WeightCount { .. })
@@ -107,7 +113,10 @@ fn samples_of_another_length() {
         }
     }
     let batch = explainer.model().forward_batch(&DMatrix::from_element(4, 1, 1.0)).unwrap_err();
-    assert_eq!(batch.to_string(), "the model takes 2 inputs (layer 0 is Linear), the sample has 4");
+    assert_eq!(
+        batch.to_string(),
+        "the model expects 2 inputs (layer 0 is Linear), but the sample has 4 values"
+    );
     assert_eq!(explainer.explain(&dvector![1.0, 2.0]).unwrap(), before);
 }
 
@@ -122,7 +131,7 @@ fn outputs_that_are_not_there() {
     for result in results {
         let error = result.unwrap_err();
         assert!(matches!(error, Error::TargetOutOfRange { target: 2, outputs: 2 }));
-        assert_eq!(error.to_string(), "output 2 was asked for, the model has outputs 0 to 1");
+        assert_eq!(error.to_string(), "output 2 was requested, but the model has outputs 0 to 1");
     }
 }
 
@@ -151,7 +160,7 @@ fn parameters_out_of_range() {
     assert!(bad(Dropout::new(1.1).map(drop)));
     assert_eq!(
         Epsilon::new(-1.0).unwrap_err().to_string(),
-        "Epsilon: epsilon must be finite and above 0, it is -1.0"
+        "Epsilon: epsilon must be finite and above 0, but is -1.0"
     );
 }
 
@@ -391,9 +400,9 @@ fn settings_that_fit_no_layer() {
     let epsilon = || Composite::new(Rule::Epsilon);
     assert_eq!(
         refused(epsilon().name("haed", Rule::Flat)),
-        "Composite::name(\"haed\", ..) fits no layer, so Flat would be used nowhere, did you mean \
+        "Composite::name(\"haed\", ..) matches no layer, so Flat would not be used, did you mean \
          'head'?; \
-         these layers take a rule: 0 'features.0' (Linear), 2 'head' (Linear)"
+         rules apply to these layers: 0 'features.0' (Linear), 2 'head' (Linear)"
     );
     assert!(refused(epsilon().kind("linear", Rule::Flat)).contains("did you mean 'Linear'?"));
     let name = refused(epsilon().name("features.O", Rule::Flat));
@@ -404,20 +413,20 @@ fn settings_that_fit_no_layer() {
     }
     assert!(
         refused(epsilon().kind("Conv2d", Rule::Flat))
-            .contains("would be used nowhere; these layers")
+            .contains("would not be used; rules apply to these layers")
     );
     assert!(
         refused(epsilon().layer(99, Rule::Flat))
-            .starts_with("Composite::layer(99, ..) fits no layer")
+            .starts_with("Composite::layer(99, ..) matches no layer")
     );
     // A ReLU passes relevance on: no rule is used there.
     assert!(
         refused(epsilon().layer(1, Rule::Flat))
-            .starts_with("Composite::layer(1, ..) fits no layer")
+            .starts_with("Composite::layer(1, ..) matches no layer")
     );
     assert!(
         refused(epsilon().range(1..2, Rule::Flat))
-            .starts_with("Composite::range(1..2, ..) fits no layer")
+            .starts_with("Composite::range(1..2, ..) matches no layer")
     );
     // A composite in a composite sees the layers of its setting alone.
     assert!(
@@ -587,20 +596,23 @@ fn words_that_say_what_to_do() {
         .to_string();
     assert_eq!(
         uneven,
-        "7 values are not a whole number of samples: the model takes 2 values a sample, so 3 samples leave 1 over"
+        "7 values are not a whole number of samples: the model expects 2 values per sample, which \
+         gives 3 samples and a remainder of 1"
     );
     let explanation = explainer.explain(&dvector![1.0, 2.0]).unwrap();
     let short = explanation.relevance_into(0, &mut [0.0; 3]).unwrap_err().to_string();
-    assert_eq!(short, "the relevance has 2 values, the slice to write it to has 3");
+    assert_eq!(short, "the relevance has 2 values, but the slice to write it to has 3");
     let none = Epsilon::new(0.0).unwrap_err().to_string();
     assert_eq!(
         none,
-        "Epsilon: epsilon must be finite and above 0 (Rule::Lrp0 has none), it is 0.0"
+        "Epsilon: epsilon must be finite and above 0 (for no stabilizer, use Rule::Lrp0), but is \
+         0.0"
     );
     let none = ZPlus::default().with_stabilizer(Stabilizer::Absolute(0.0)).unwrap_err().to_string();
     assert_eq!(
         none,
-        "ZPlus: epsilon must be finite and above 0 (Stabilizer::None has none), it is 0.0"
+        "ZPlus: epsilon must be finite and above 0 (for no stabilizer, use Stabilizer::None), but \
+         is 0.0"
     );
     assert!(ZPlus::default().with_stabilizer(Stabilizer::None).is_ok());
 }
@@ -647,7 +659,8 @@ fn layers_and_rules_that_contradict_themselves() {
         Sequential::builder().layer(linear(2, 2)).layer(Nothing).build().unwrap_err().to_string();
     assert_eq!(
         empty,
-        "layer 1 (Nothing) takes at least one branch, and has none, but the layers before it give 2"
+        "layer 1 (Nothing) expects at least one branch, and has none, but the layers before it \
+         produce 2"
     );
 
     // A softmax in a branch.

@@ -111,10 +111,7 @@ fn sizes_that_are_none() {
     // Windows in the padding alone; a reach that overflows; sizes whose product does.
     let dilated =
         [ints("kernel_shape", &[2, 2]), ints("dilations", &[3, 3]), ints("pads", &[1; 4])];
-    says(
-        &model(&[1, 1, 2, 2], &[node("MaxPool", &["x"], "y", &dilated)]),
-        "would cover padding only",
-    );
+    says(&model(&[1, 1, 2, 2], &[node("MaxPool", &["x"], "y", &dilated)]), "covers only padding");
     let reach = [ints("kernel_shape", &[4, 1]), ints("dilations", &[i64::MAX / 3 * 2 + 1, 1])];
     assert!(
         onnx(&model(

@@ -339,10 +339,10 @@ fn shapes_that_do_not_fit_are_errors() {
     };
     assert_eq!(
         build([3, 8, 8].into(), conv([4, 2, 3, 3]).unwrap()),
-        "layer 0 (Conv2d) takes channels x height x width with 2 channels, but the model's inputs \
-         are 3 x 8 x 8"
+        "layer 0 (Conv2d) expects channels x height x width with 2 channels, but the model's input \
+         shape is 3 x 8 x 8"
     );
-    assert!(build([2, 2, 8].into(), conv([4, 2, 3, 3]).unwrap()).contains("kernel of 3"));
+    assert!(build([2, 2, 8].into(), conv([4, 2, 3, 3]).unwrap()).contains("kernel of size 3"));
     assert!(build([2, 8, 8].into(), conv([4, 2, 3, 3]).unwrap().stride(0)).contains("stride"));
     assert!(build([2, 8, 8].into(), conv([4, 2, 3, 3]).unwrap().groups(3)).contains("groups"));
     assert!(Conv2d::new([1, 1, 1, 2], vec![1.0], None).is_err());
@@ -510,8 +510,8 @@ fn pass_wants_inputs_and_outputs_of_one_shape() {
     let error = model.explainer(Rule::Pass).unwrap_err().to_string();
     assert_eq!(
         error,
-        "Pass cannot be used at layer 0 (Conv2d): its inputs are 1 x 4 x 4 and its outputs 4 x 2 \
-         x 2, not of one shape"
+        "Pass cannot be used at layer 0 (Conv2d): its input shape 1 x 4 x 4 differs from its \
+         output shape 4 x 2 x 2"
     );
 }
 

@@ -122,7 +122,10 @@ fn a_nan_is_named() {
     let bytes: Vec<u8> = [1.0_f32, f32::NAN].iter().flat_map(|v| v.to_le_bytes()).collect();
     let weights = StateDict::from_safetensors(&file("fc.weight", "F32", "[1,2]", &bytes)).unwrap();
     let error = weights.builder::<f32>().linear_without_bias("fc", 2, 1).build().unwrap_err();
-    assert_eq!(error.to_string(), "Linear fc: the weight of output 0 for input 1 is NaN");
+    assert_eq!(
+        error.to_string(),
+        "Linear fc: the weight of output 0 for input 1 is NaN; it must be finite"
+    );
 }
 
 #[test]
@@ -237,7 +240,7 @@ fn arguments_that_are_not_understood_are_refused_by_name() {
         ("GELU('tanh', 3)", "GELU: the argument 3 is unsupported"),
         ("Sigmoid(3)", "Sigmoid: the argument 3 is unsupported"),
         ("Tanh(gain=2)", "Tanh: the argument gain=2 is unsupported"),
-        ("Dropout(p=2.0)", "p must be from 0 to 1"),
+        ("Dropout(p=2.0)", "p must be between 0 and 1"),
         ("Dropout(p=0.5, train=True)", "Dropout: the argument train=True is unsupported"),
         (
             "Conv2d(1, 1, kernel_size=(1, 1), stride=(1, 1), padding_mode=reflect)",
@@ -425,7 +428,7 @@ fn settings_that_pytorch_does_not_print_are_a_finding() {
         let [finding] = findings.as_slice() else { return findings.len().to_string() };
         assert_eq!(finding.code, Code::AssumedSettings);
         assert!(finding.to_string().starts_with("assumed-settings at layer "), "{finding}");
-        finding.sentence.split("taken to be ").nth(1).unwrap().to_owned()
+        finding.sentence.split("assumed to be ").nth(1).unwrap().to_owned()
     };
     let whole = "ceil_mode=False, count_include_pad=True, divisor_override=None";
     assert_eq!(

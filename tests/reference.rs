@@ -404,7 +404,7 @@ fn a_function_for_each_channel_knows_its_channel_everywhere() {
         .layer(PRelu(vec![1.0; 3]));
     let refused = three.build().unwrap_err().to_string();
     assert!(
-        refused.contains("layer 1 (PReLU) takes 3 channels, one for each of its functions"),
+        refused.contains("layer 1 (PReLU) expects 3 channels, one for each of its functions"),
         "{refused}"
     );
 }

@@ -1,4 +1,4 @@
-//! Activations: functions of one value. Relevance passes through them unchanged.
+//! Activations: functions that are applied to each value. Relevance passes through unchanged.
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 use std::sync::Arc;
@@ -8,18 +8,29 @@ use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// An activation without settings: the type, PyTorch's name and the function.
+/// Defines an activation without settings: its type, its name in PyTorch, its steepest slope,
+/// whether its values are nonnegative, and its function.
 macro_rules! activation {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, $steepest:literal, |$input:ident| $nonnegative:expr, |$z:ident| $value:expr) => {
+    (
+        $(#[$doc:meta])* $name:ident, $kind:literal, $steepest:literal,
+        |$input:ident| $nonnegative:expr, |$z:ident| $value:expr
+    ) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         pub struct $name;
-        elementwise!($name, $kind, |_this, $z| $value, |_this| Some($steepest), |_this, $input| $nonnegative, |_this| String::new());
+        elementwise!(
+            $name,
+            $kind,
+            |_this, $z| $value,
+            |_this| Some($steepest),
+            |_this, $input| $nonnegative,
+            |_this| String::new()
+        );
     };
 }
 
-/// The two traits of an activation, from its kind, its function, the most that it can steepen,
-/// whether it is never negative and its arguments as PyTorch prints them.
+/// Implements both traits of an activation from its kind, its function, its steepest slope, whether
+/// its values are nonnegative, and its arguments as PyTorch prints them.
 macro_rules! elementwise {
     (probability: $($rest:tt)*) => {
         elementwise!(@ true, $($rest)*);
@@ -28,8 +39,11 @@ macro_rules! elementwise {
         elementwise!(@ false, $name, $($rest)*);
     };
     (
-        @ $probability:literal, $name:ident, $kind:literal, |$this:ident, $z:ident| $value:expr, |$slope:ident| $steepest:expr,
-        |$sign:ident, $input:ident| $nonnegative:expr, |$settings:ident| $arguments:expr
+        @ $probability:literal, $name:ident, $kind:literal,
+        |$this:ident, $z:ident| $value:expr,
+        |$slope:ident| $steepest:expr,
+        |$sign:ident, $input:ident| $nonnegative:expr,
+        |$settings:ident| $arguments:expr
     ) => {
         impl<T: Scalar> Elementwise<T> for $name {
             fn value(&self, $z: T) -> T {
@@ -74,28 +88,34 @@ activation!(
     Relu, "ReLU", 1.0, |_input| true, |z| z.max(T::zero())
 );
 activation!(
-    /// The sigmoid linear unit, also called swish: z σ(z), with σ the logistic function.
+    /// The sigmoid linear unit, also called swish: z σ(z), where σ is the logistic function.
     Silu, "SiLU", 1.1, |input| input, |z| z * sigmoid(z)
 );
 /// The logistic function σ(z) = 1 / (1 + exp(-z)).
 ///
-/// At the end of a model it makes a probability of each logit, as [`Softmax`] does of all of them:
-/// the logits are explained, and the probabilities given beside them.
+/// At the end of a model it turns each logit into a probability. As with [`Softmax`], the logits
+/// are then explained, and the explanation also reports the probabilities.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sigmoid;
-elementwise!(probability: Sigmoid, "Sigmoid", |_this, z| sigmoid(z), |_this| Some(0.25), |_this, _input| true, |_this| {
-    String::new()
-});
+elementwise!(
+    probability: Sigmoid,
+    "Sigmoid",
+    |_this, z| sigmoid(z),
+    |_this| Some(0.25),
+    |_this, _input| true,
+    |_this| String::new()
+);
 activation!(
     /// The hyperbolic tangent: tanh(z).
     Tanh, "Tanh", 1.0, |input| input, |z| z.tanh()
 );
 activation!(
-    /// The scaled exponential linear unit: λ z where z > 0, otherwise λ α (exp(z) - 1), with λ =
-    /// 1.0507 and α = 1.6733 (Klambauer et al. 2017).
+    /// The scaled exponential linear unit: λ z where z > 0, otherwise λ α (exp(z) - 1), with
+    /// λ = 1.0507 and α = 1.6733 (Klambauer et al. 2017).
     Selu, "SELU", 1.76, |input| input, |z| {
         let scale = T::from_f64(1.050_700_987_355_480_5);
-        if z > T::zero() { scale * z } else { scale * T::from_f64(1.673_263_242_354_377_2) * z.exp_m1() }
+        let alpha = T::from_f64(1.673_263_242_354_377_2);
+        if z > T::zero() { scale * z } else { scale * alpha * z.exp_m1() }
     }
 );
 activation!(
@@ -106,15 +126,21 @@ activation!(
     /// The softsign function: z / (1 + |z|).
     Softsign, "Softsign", 1.0, |input| input, |z| z / (T::one() + z.abs())
 );
-/// A sigmoid of straight lines: z / 6 + 1/2, clipped to 0 and 1. At the end of a model it is what
-/// [`Sigmoid`] is there.
+/// A piecewise linear sigmoid: z / 6 + 1/2, clipped to the range from 0 to 1.
+///
+/// At the end of a model it is treated like [`Sigmoid`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HardSigmoid;
-elementwise!(probability: HardSigmoid, "Hardsigmoid", |_this, z| hard_sigmoid(z), |_this| Some(0.17), |_this, _input| true, |_this| {
-    String::new()
-});
+elementwise!(
+    probability: HardSigmoid,
+    "Hardsigmoid",
+    |_this, z| hard_sigmoid(z),
+    |_this| Some(0.17),
+    |_this, _input| true,
+    |_this| String::new()
+);
 activation!(
-    /// A swish of simple pieces: z times [`HardSigmoid`] of z (Howard et al. 2019).
+    /// A piecewise form of swish: z times [`HardSigmoid`] of z (Howard et al. 2019).
     HardSwish, "Hardswish", 1.5, |input| input, |z| z * hard_sigmoid(z)
 );
 
@@ -137,8 +163,10 @@ pub struct LeakyRelu {
 }
 
 impl LeakyRelu {
+    /// Creates the activation with this slope for negative values.
+    ///
     /// # Errors
-    /// [`Error::InvalidParameter`] where the slope is not finite.
+    /// [`Error::InvalidParameter`] unless the slope is finite.
     pub fn new(slope: f64) -> Result<Self, Error> {
         finite("LeakyReLU", "negative_slope", slope).map(|slope| Self { slope })
     }
@@ -170,8 +198,10 @@ pub struct Elu {
 }
 
 impl Elu {
+    /// Creates the activation with this alpha.
+    ///
     /// # Errors
-    /// [`Error::InvalidParameter`] where alpha is not finite.
+    /// [`Error::InvalidParameter`] unless alpha is finite.
     pub fn new(alpha: f64) -> Result<Self, Error> {
         finite("ELU", "alpha", alpha).map(|alpha| Self { alpha })
     }
@@ -192,8 +222,8 @@ elementwise!(
     |this| format!("alpha={:?}", this.alpha)
 );
 
-/// The continuously differentiable exponential linear unit: z where z > 0, otherwise alpha (exp(z /
-/// alpha) - 1) (Barron 2017).
+/// The continuously differentiable exponential linear unit: z where z > 0, otherwise
+/// alpha (exp(z / alpha) - 1) (Barron 2017).
 ///
 /// | parameter | default | range |
 /// |---|---|---|
@@ -204,8 +234,10 @@ pub struct Celu {
 }
 
 impl Celu {
+    /// Creates the activation with this alpha.
+    ///
     /// # Errors
-    /// [`Error::InvalidParameter`] where alpha is not finite or not above 0.
+    /// [`Error::InvalidParameter`] unless alpha is finite and above 0.
     pub fn new(alpha: f64) -> Result<Self, Error> {
         above_zero("CELU", "alpha", alpha).map(|alpha| Self { alpha })
     }
@@ -230,8 +262,8 @@ elementwise!(
     |this| format!("alpha={:?}", this.alpha)
 );
 
-/// The Gaussian error linear unit: z Φ(z), with Φ the normal distribution function, exact or in its
-/// tanh approximation (Hendrycks and Gimpel 2016).
+/// The Gaussian error linear unit: z Φ(z), where Φ is the normal distribution function, exact or
+/// approximated with tanh (Hendrycks and Gimpel 2016).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Gelu {
     /// z (1 + erf(z / √2)) / 2.
@@ -258,8 +290,8 @@ elementwise!(
     |this| format!("approximate='{}'", if *this == Self::Exact { "none" } else { "tanh" })
 );
 
-/// A smooth rectified linear unit: ln(1 + exp(beta z)) / beta, and z itself where beta z is above
-/// the threshold.
+/// A smooth rectified linear unit: ln(1 + exp(beta z)) / beta, or z where beta z is above the
+/// threshold.
 ///
 /// | parameter | default | range |
 /// |---|---|---|
@@ -272,8 +304,10 @@ pub struct Softplus {
 }
 
 impl Softplus {
+    /// Creates the activation with these settings.
+    ///
     /// # Errors
-    /// [`Error::InvalidParameter`] where beta is not above 0 or either is not finite.
+    /// [`Error::InvalidParameter`] unless both are finite and beta is above 0.
     pub fn new(beta: f64, threshold: f64) -> Result<Self, Error> {
         above_zero("Softplus", "beta", beta)?;
         finite("Softplus", "threshold", threshold).map(|threshold| Self { beta, threshold })
@@ -293,18 +327,18 @@ elementwise!(
         let (beta, scaled) = (T::from_f64(this.beta), T::from_f64(this.beta) * z);
         if scaled > T::from_f64(this.threshold) { z } else { scaled.exp().ln_1p() / beta }
     },
-    // There is a step at the threshold; one below rounding is none.
+    // The function jumps at the threshold. A slope bound exists only if rounding hides the jump.
     |this| Some(1.0).filter(|_| (-this.threshold).exp() <= T::epsilon().as_f64() * this.threshold),
     |this, input| input || this.threshold >= 0.0,
     |this| format!("beta={:?}, threshold={:?}", this.beta, this.threshold)
 );
 
-/// The identity clipped to `min` and `max`.
+/// The identity, clipped to the range from `min` to `max`.
 ///
 /// | parameter | default | range |
 /// |---|---|---|
 /// | min | -1 | finite |
-/// | max | 1 | finite, not below min |
+/// | max | 1 | finite, at least min |
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HardTanh {
     min: f64,
@@ -312,13 +346,15 @@ pub struct HardTanh {
 }
 
 impl HardTanh {
+    /// Creates the activation with these bounds.
+    ///
     /// # Errors
-    /// [`Error::InvalidParameter`] where a bound is not finite or max is below min.
+    /// [`Error::InvalidParameter`] unless both bounds are finite and max is at least min.
     pub fn new(min: f64, max: f64) -> Result<Self, Error> {
         finite("Hardtanh", "min_val", min)?;
         finite("Hardtanh", "max_val", max)?;
         if max < min {
-            return Err(Error::parameter("Hardtanh", "max_val", max, "not below min_val"));
+            return Err(Error::parameter("Hardtanh", "max_val", max, "at least min_val"));
         }
         Ok(Self { min, max })
     }
@@ -339,7 +375,7 @@ elementwise!(
     |this| format!("min_val={:?}, max_val={:?}", this.min, this.max)
 );
 
-/// No activation: every value as it is.
+/// The identity: every value stays unchanged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Identity;
 
@@ -367,24 +403,26 @@ impl<T: Scalar> Layer<T> for Identity {
     }
 }
 
-/// Dropout, which changes nothing in a trained network.
+/// Dropout, which has no effect at inference.
 ///
 /// | parameter | default | range |
 /// |---|---|---|
-/// | p | 0.5 | 0 to 1; kept for the file, without effect |
+/// | p | 0.5 | 0 to 1; has no effect and is only kept for the file |
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
     p: f64,
 }
 
 impl Dropout {
+    /// Creates the layer with this probability.
+    ///
     /// # Errors
-    /// [`Error::InvalidParameter`] where p is not a probability.
+    /// [`Error::InvalidParameter`] unless p is between 0 and 1.
     pub fn new(p: f64) -> Result<Self, Error> {
         if (0.0..=1.0).contains(&p) {
             Ok(Self { p })
         } else {
-            Err(Error::parameter("Dropout", "p", p, "from 0 to 1"))
+            Err(Error::parameter("Dropout", "p", p, "between 0 and 1"))
         }
     }
 }
@@ -409,19 +447,18 @@ impl<T: Scalar> Layer<T> for Dropout {
     }
 }
 
-/// c f(a z): an activation of a scaled argument, times a factor, as one activation.
+/// An activation with a scaled argument and a scaled value, c f(a z), as a single activation.
 ///
-/// Relevance passes through it as through any activation. With layers of their own the two factors
-/// would be linear maps, and rules such as [`Rule::Relative`](crate::Rule::Relative) would treat
-/// them as such.
+/// Relevance passes through it unchanged. As separate layers the two factors would be linear maps,
+/// and rules such as [`Rule::Relative`](crate::Rule::Relative) would treat them as such.
 ///
 /// | parameter | range |
 /// |---|---|
 /// | argument (a) | finite |
 /// | value (c) | finite |
 ///
-/// The bound of rounding errors in an explanation's [`health`](crate::Explanation::health) is known
-/// where |a c| is at most 4.
+/// An explanation's [`health`](crate::Explanation::health) has a bound on the rounding errors only
+/// if |a c| is at most 4.
 ///
 /// # Example
 /// ```
@@ -430,7 +467,8 @@ impl<T: Scalar> Layer<T> for Dropout {
 ///
 /// // QuickGELU: z σ(1.702 z).
 /// let quick = Scaled::new(Silu, 1.702, 1.0 / 1.702)?;
-/// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0], None)?).layer(quick).build()?;
+/// let linear = Linear::new(dmatrix![1.0], None)?;
+/// let model = Sequential::builder().layer(linear).layer(quick).build()?;
 /// let expected: f64 = 2.0 / (1.0 + (-3.404_f64).exp());
 /// assert!((model.forward(&dvector![2.0])?[0] - expected).abs() < 1e-12);
 /// # Ok::<(), relprop::Error>(())
@@ -444,8 +482,10 @@ pub struct Scaled<T: Scalar> {
 }
 
 impl<T: Scalar> Scaled<T> {
+    /// Creates c f(a z) from the activation f, a = `argument` and c = `value`.
+    ///
     /// # Errors
-    /// [`Error::InvalidParameter`] where a factor is not finite.
+    /// [`Error::InvalidParameter`] unless both factors are finite.
     pub fn new(
         activation: impl Layer<T> + Elementwise<T> + Clone + 'static,
         argument: f64,
@@ -454,7 +494,7 @@ impl<T: Scalar> Scaled<T> {
         Self::with(Arc::new(activation.clone()), Arc::new(activation), argument, value)
     }
 
-    /// The same of a layer that is known to be an activation by its operator alone.
+    /// Creates c f(a z) from a layer whose operator shows that it is an activation.
     #[cfg(feature = "io")]
     pub(crate) fn of(layer: Arc<dyn Layer<T>>, argument: f64, value: f64) -> Result<Self, Error> {
         match layer.operator(Shape::from(1))? {
@@ -473,7 +513,7 @@ impl<T: Scalar> Scaled<T> {
         value: f64,
     ) -> Result<Self, Error> {
         for (name, factor) in [("argument", argument), ("value", value)] {
-            // Also in the model's own numbers.
+            // A finite f64 can be infinite in the model's number type.
             finite(SCALED, name, T::from_f64(factor).as_f64())?;
         }
         Ok(Self { layer, function, argument, value })
@@ -487,15 +527,14 @@ impl<T: Scalar> Elementwise<T> for Scaled<T> {
         T::from_f64(self.value) * self.function.value(T::from_f64(self.argument) * z)
     }
 
-    /// A negative factor makes arguments of unknown sign, and values of unknown sign.
+    /// With a negative factor, the sign of f's argument or of the value is unknown.
     fn is_nonnegative(&self, input: bool) -> bool {
         self.value == 0.0
             || (self.value > 0.0 && self.function.is_nonnegative(input && self.argument >= 0.0))
     }
 
-    /// The activations are right to two units in the last place of |a z| + |f(a z)|, so that c f(a
-    /// z) is right to 8 of
-    /// |z| + |c f(a z)| where |a c| is small.
+    /// The activations are accurate to 2 units in the last place of |a z| + |f(a z)|. If |a c| is
+    /// small, c f(a z) is therefore accurate to the required 8 units of |z| + |c f(a z)|.
     fn steepest(&self) -> Option<f64> {
         let slope = (self.argument * self.value).abs();
         self.function.steepest().filter(|_| slope <= 4.0).map(|steepest| slope * steepest)
@@ -528,20 +567,22 @@ impl<T: Scalar> Layer<T> for Scaled<T> {
     }
 }
 
-/// Softmax over the values of a vector, at the end of a model only; [`Softmax::over`] is that over
-/// an axis.
+/// Softmax over the values of a vector, at the end of a model only.
 ///
-/// The model's [`forward`](crate::Sequential::forward) gives the probabilities; an explanation
-/// explains the logits and gives the probabilities beside them. To explain probabilities is to
-/// explain one output by its rivals' inputs too, and relevance that is multiplied by a saturated
-/// softmax vanishes.
+/// For the softmax over an axis, use [`Softmax::over`].
+///
+/// The model's [`forward`](crate::Sequential::forward) returns the probabilities. An explanation
+/// explains the logits and also reports the probabilities. It does not explain the probabilities,
+/// because each of them also depends on the inputs of its rivals, and because relevance that is
+/// multiplied by a saturated softmax vanishes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Softmax;
 
 impl Softmax {
-    /// Softmax over one axis of the values, counted from 0: over the channels of an image it is
-    /// `Softmax::over(0)`, which gives probabilities for each pixel. (PyTorch counts the axis of
-    /// the samples too: `dim=1`.)
+    /// Softmax over one axis of the values, counted from 0.
+    ///
+    /// For an image, `Softmax::over(0)` is the softmax over the channels, which gives probabilities
+    /// for each pixel. In PyTorch this is `dim=1`, because the batch axis counts too.
     ///
     /// ```
     /// use relprop::{Conv2d, Sequential, Softmax};
@@ -549,11 +590,12 @@ impl Softmax {
     ///
     /// let model = Sequential::builder()
     ///     .input([1, 1, 2])
-    ///     .layer(Conv2d::new([2, 1, 1, 1], vec![1.0, -1.0], None)?) // two labels for each pixel
+    ///     .layer(Conv2d::new([2, 1, 1, 1], vec![1.0, -1.0], None)?) // two classes per pixel
     ///     .layer(Softmax::over(0))
     ///     .build()?;
     /// let p = model.forward(&dvector![0.0, 1.0])?;
-    /// assert!((p[0] - 0.5_f64).abs() < 1e-12 && (p[1] + p[3] - 1.0).abs() < 1e-12); // each pixel sums to 1
+    /// // The probabilities of each pixel sum to 1.
+    /// assert!((p[0] - 0.5_f64).abs() < 1e-12 && (p[1] + p[3] - 1.0).abs() < 1e-12);
     /// # Ok::<(), relprop::Error>(())
     /// ```
     #[must_use]
@@ -561,8 +603,8 @@ impl Softmax {
         AxisSoftmax { dim: isize::try_from(axis).map_or(isize::MAX, |axis| axis.saturating_add(1)) }
     }
 
-    /// The same by PyTorch's `dim`, which counts the axis of the samples, or from the end where it
-    /// is negative.
+    /// Softmax over the axis `dim` as PyTorch counts it: the batch axis is 0, and negative values
+    /// count from the end.
     #[cfg(feature = "io")]
     pub(crate) fn over_dim(dim: isize) -> AxisSoftmax {
         AxisSoftmax { dim }
@@ -579,7 +621,7 @@ impl<T: Scalar> Layer<T> for Softmax {
             return Err(Error::shape(
                 "Softmax",
                 input,
-                "a vector (Softmax::over(0) is over the channels)",
+                "a vector (for the channels of an image, use Softmax::over(0))",
             ));
         }
         Ok(Operator::Softmax(0))
@@ -590,10 +632,10 @@ impl<T: Scalar> Layer<T> for Softmax {
     }
 }
 
-/// Softmax over one axis, at the end of a model only: [`Softmax::over`].
+/// Softmax over one axis, at the end of a model only. Created by [`Softmax::over`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AxisSoftmax {
-    /// As PyTorch counts it.
+    /// The axis as PyTorch counts it.
     dim: isize,
 }
 
@@ -604,18 +646,17 @@ impl<T: Scalar> Layer<T> for AxisSoftmax {
 
     fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
         let axes = input.dims().len().cast_signed();
+        // A nonnegative `dim` counts the batch axis, which the values here do not have.
         match if self.dim < 0 { axes + self.dim } else { self.dim - 1 } {
             axis if (0..axes).contains(&axis) => Ok(Operator::Softmax(axis.cast_unsigned())),
             _ if self.dim == 0 || self.dim == -1 - axes => Err(Error::shape(
                 "Softmax",
                 input,
-                format!("an axis of the values, dim={} is that of the samples", self.dim),
+                format!("an axis of the values (dim={} is the batch axis)", self.dim),
             )),
-            _ => Err(Error::shape(
-                "Softmax",
-                input,
-                format!("values that have an axis dim={}", self.dim),
-            )),
+            _ => {
+                Err(Error::shape("Softmax", input, format!("values with an axis dim={}", self.dim)))
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! Batch normalization, as it is at inference: y = a z + b for each channel.
+//! Batch normalization at inference: y = a z + b for each channel.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::linalg;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// What has been learned of one channel after another, and what follows from it.
+/// The learned values of each channel, and the scale and shift that follow from them.
 #[derive(Debug, Clone)]
 struct Statistics<T> {
     weight: Arc<[T]>,
@@ -32,7 +32,7 @@ impl<T: Scalar> Statistics<T> {
             return Err(Error::ZeroSized { kind: kind.to_owned(), outputs: 0, inputs: 0 });
         }
         if !(eps.is_finite() && eps >= 0.0) {
-            return Err(Error::parameter(kind, "eps", eps, "finite and not below 0"));
+            return Err(Error::parameter(kind, "eps", eps, "finite and at least 0"));
         }
         for (name, values) in [
             ("weight", &weight),
@@ -45,7 +45,7 @@ impl<T: Scalar> Statistics<T> {
                     kind,
                     name,
                     values.len(),
-                    &format!("of {channels} values, as the weight is"),
+                    &format!("{channels} values long, like the weight"),
                 ));
             }
             if let Some((_, value)) = linalg::first_non_finite(values) {
@@ -61,7 +61,7 @@ impl<T: Scalar> Statistics<T> {
                 kind,
                 "running_var + eps",
                 0.0,
-                "above 0, and no channel's scale beyond the number type",
+                "above 0 and large enough for a finite scale and shift of each channel",
             ));
         }
         Ok(Self {
@@ -85,15 +85,22 @@ macro_rules! batch_norm {
         }
 
         impl<T: Scalar> $name<T> {
-            /// A layer with these tensors of PyTorch, one value for each channel; eps is 1e-5 there
-            /// unless said otherwise.
+            /// Creates a layer from PyTorch's tensors, each with one value per channel. PyTorch's
+            /// default for eps is 1e-5.
             ///
             /// # Errors
-            /// [`Error::ZeroSized`] without channels; [`Error::InvalidParameter`] where a tensor is
-            /// of another length or not finite, eps is below 0, or a channel's variance and eps are
-            /// 0.
-            pub fn new(weight: Vec<T>, bias: Vec<T>, running_mean: Vec<T>, running_var: Vec<T>, eps: f64) -> Result<Self, Error> {
-                Ok(Self { statistics: Statistics::new($kind, [weight, bias, running_mean, running_var], eps)? })
+            /// [`Error::ZeroSized`] if there are no channels. [`Error::InvalidParameter`] if the
+            /// tensors differ in length or are not finite, if eps is not finite or below 0, or if
+            /// a channel's variance plus eps is too small for a finite scale.
+            pub fn new(
+                weight: Vec<T>,
+                bias: Vec<T>,
+                running_mean: Vec<T>,
+                running_var: Vec<T>,
+                eps: f64,
+            ) -> Result<Self, Error> {
+                let tensors = [weight, bias, running_mean, running_var];
+                Ok(Self { statistics: Statistics::new($kind, tensors, eps)? })
             }
         }
 
@@ -105,9 +112,11 @@ macro_rules! batch_norm {
             fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
                 let Statistics { a, b, .. } = &self.statistics;
                 if !matches!(input.dims().len(), $ranks) || input.channels() != a.len() {
-                    return Err(Error::shape($kind, input, format!(concat!("{} channels (", $shapes, ")"), a.len())));
+                    let expected = format!(concat!("{} channels (", $shapes, ")"), a.len());
+                    return Err(Error::shape($kind, input, expected));
                 }
-                Ok(Operator::Average(Arc::new(PerChannel { a: a.clone(), b: Some(b.clone()), shape: input })))
+                let (a, b) = (a.clone(), Some(b.clone()));
+                Ok(Operator::Average(Arc::new(PerChannel { a, b, shape: input })))
             }
 
             fn arguments(&self) -> String {
@@ -127,35 +136,42 @@ macro_rules! batch_norm {
             fn scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
                 let (own, shift) = self.per_channel().filter(|(own, _)| own.len() == a.len())?;
                 let weight = own.iter().zip(a).map(|(&own, &a)| own * a).collect();
-                let bias = shift.iter().zip(a).zip(b).map(|((&shift, &a), &b)| a * shift + b).collect();
+                let bias =
+                    shift.iter().zip(a).zip(b).map(|((&shift, &a), &b)| a * shift + b).collect();
+                // With mean 0, variance 1 and eps 0, the layer is y = weight z + bias.
                 let (mean, variance) = (vec![T::zero(); a.len()], vec![T::one(); a.len()]);
                 Some(Arc::new(Self::new(weight, bias, mean, variance, 0.0).ok()?))
             }
 
             fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
                 let Statistics { weight, bias, mean, variance, .. } = &self.statistics;
-                [("weight", weight), ("bias", bias), ("running_mean", mean), ("running_var", variance)]
-                    .map(|(name, values)| (name, vec![values.len()], values.to_vec()))
-                    .into()
+                [
+                    ("weight", weight),
+                    ("bias", bias),
+                    ("running_mean", mean),
+                    ("running_var", variance),
+                ]
+                .map(|(name, values)| (name, vec![values.len()], values.to_vec()))
+                .into()
             }
         }
     };
 }
 batch_norm!(
-    /// The normalization of a vector's values, or of the channels of a sequence, by what was seen
-    /// in training.
+    /// Batch normalization of a vector's values or of the channels of a sequence, with the
+    /// statistics from training.
     ///
-    /// Merge it before you explain: [`Sequential::canonize`](crate::Sequential::canonize).
+    /// Merge it with [`Sequential::canonize`](crate::Sequential::canonize) before you explain.
     BatchNorm1d, "BatchNorm1d", 1 | 2, "a vector, or channels x length"
 );
 batch_norm!(
-    /// The normalization of an image's channels by what was seen in training.
+    /// Batch normalization of the channels of an image, with the statistics from training.
     ///
-    /// Merge it before you explain: [`Sequential::canonize`](crate::Sequential::canonize).
+    /// Merge it with [`Sequential::canonize`](crate::Sequential::canonize) before you explain.
     BatchNorm2d, "BatchNorm2d", 3, "channels x height x width"
 );
 
-/// y = a z + b with one of each for each channel.
+/// The map y = a z + b with one a and one b per channel.
 #[derive(Debug)]
 struct PerChannel<T> {
     a: Arc<[T]>,

@@ -1,4 +1,4 @@
-//! Branches: several ways through the network from the same values.
+//! Branches: parallel paths through the network that start from the same values.
 
 use std::sync::Arc;
 
@@ -7,16 +7,16 @@ use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// Layers that follow one another: a way from a layer's values to its outputs. Without layers it is
-/// the values themselves.
+/// A sequence of layers that forms one path through a layer such as [`Residual`]. Without layers it
+/// passes the values through unchanged.
 ///
-/// Made from a [`SequentialBuilder`](crate::SequentialBuilder).
+/// A [`SequentialBuilder`](crate::SequentialBuilder) converts into a branch.
 #[derive(Debug, Clone)]
 pub struct Branch<T: Scalar> {
     pub(crate) layers: Vec<Named<T>>,
 }
 
-/// A layer, and its name where it was given one.
+/// A layer, with its name if it was given one.
 #[derive(Debug, Clone)]
 pub(crate) struct Named<T: Scalar> {
     pub name: Option<String>,
@@ -25,16 +25,18 @@ pub(crate) struct Named<T: Scalar> {
 
 /// A residual block: the sum of its branches, y = b₁(z) + b₂(z) + …
 ///
-/// The branch of a shortcut has no layers, or those that bring it to the others' shape. Relevance
-/// is split by the rule [`Norm`](crate::Norm), a_i / (Σ a + ε sgn), and each branch carries its
-/// part on to z.
+/// A shortcut is a branch without layers, or with only the layers that adapt its shape to the other
+/// branches. Relevance is split by the rule [`Norm`](crate::Norm), a_i / (Σ a + ε sgn), and each
+/// branch passes its part back to z.
 ///
 /// ```
 /// use relprop::{Linear, Relu, Residual, Rule, Sequential};
 /// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
-/// let inner = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0; 0.0, 1.0], None)?).layer(Relu);
-/// let model = Sequential::builder().input(2).layer(Residual::new([inner, Sequential::builder()])?).build()?;
+/// let linear = Linear::new(dmatrix![1.0, 2.0; 0.0, 1.0], None)?;
+/// let inner = Sequential::builder().layer(linear).layer(Relu);
+/// let block = Residual::new([inner, Sequential::builder()])?;
+/// let model = Sequential::builder().input(2).layer(block).build()?;
 /// let explanation = model.explain(&dvector![1.0, 1.0], Rule::Epsilon)?;
 /// assert_eq!(explanation.output(), &dvector![4.0, 2.0]);
 /// assert!((explanation.relevance(0)? - dvector![2.0, 2.0]).amax() < 1e-5);
@@ -45,14 +47,15 @@ pub struct Residual<T: Scalar> {
     branches: Vec<Branch<T>>,
 }
 
-/// The outputs of its branches one after another along the channels.
+/// The outputs of several branches, concatenated along the channels.
 ///
 /// ```
 /// use relprop::{Concat, Linear, Sequential};
 /// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
 /// let sum = Sequential::builder().layer(Linear::new(dmatrix![1.0, 1.0], None)?);
-/// let model = Sequential::builder().input(2).layer(Concat::new([Sequential::builder(), sum])?).build()?;
+/// let concat = Concat::new([Sequential::builder(), sum])?;
+/// let model = Sequential::builder().input(2).layer(concat).build()?;
 /// assert_eq!(model.forward(&dvector![1.0, 2.0])?, dvector![1.0, 2.0, 3.0]);
 /// # Ok::<(), relprop::Error>(())
 /// ```
@@ -64,16 +67,16 @@ pub struct Concat<T: Scalar> {
 macro_rules! joined {
     ($name:ident, $kind:literal, $how:expr) => {
         impl<T: Scalar> $name<T> {
-            /// A layer of these branches.
+            /// Creates a layer from these branches.
             ///
             /// # Errors
-            /// [`Error::InvalidParameter`] where there is none.
+            /// [`Error::InvalidParameter`] if there are no branches.
             pub fn new<B: Into<Branch<T>>>(
                 branches: impl IntoIterator<Item = B>,
             ) -> Result<Self, Error> {
                 let branches: Vec<Branch<T>> = branches.into_iter().map(Into::into).collect();
                 if branches.is_empty() {
-                    return Err(Error::parameter($kind, "branches", 0, "at least one"));
+                    return Err(Error::parameter($kind, "number of branches", 0, "at least 1"));
                 }
                 Ok(Self { branches })
             }

@@ -32,7 +32,8 @@ impl From<(usize, usize)> for Pair {
 }
 
 impl Pair {
-    /// Both, or for a sequence the second alone: its height has the setting that changes nothing.
+    /// Both numbers for an image. For a sequence, whose height is 1, the neutral setting `nothing`
+    /// replaces the first.
     pub(super) fn along(self, rank: usize, nothing: usize) -> [usize; 2] {
         if rank == 2 { self.0 } else { [nothing, self.0[1]] }
     }
@@ -43,7 +44,10 @@ pub(super) fn pair_of([height, width]: [usize; 2], rank: usize) -> String {
     if rank == 2 { format!("({height}, {width})") } else { format!("({width},)") }
 }
 
-/// What all of the convolutions are.
+/// The common implementation of all convolutions.
+///
+/// The *fine* side is the input of a convolution and the output of a transposed convolution. The
+/// other side is *coarse*.
 #[derive(Debug, Clone)]
 struct Convolution<T> {
     kind: &'static str,
@@ -51,7 +55,7 @@ struct Convolution<T> {
     transposed: bool,
     /// Coarse channels x fine channels of a group x height x width.
     weights: Arc<[T]>,
-    /// Of the weights as PyTorch has them.
+    /// The shape of the weights, in PyTorch's order.
     shape: [usize; 4],
     bias: Option<Arc<[T]>>,
     stride: [usize; 2],
@@ -113,6 +117,7 @@ impl<T: Scalar> Convolution<T> {
             dilation,
             groups,
         };
+        // The outputs of a transposed convolution depend on the groups, which are set later.
         if let (Some(bias), false) = (&layer.bias, transposed) {
             super::check_bias(kind, Bias::from(&**bias), outer, of_group)?;
         }
@@ -123,7 +128,7 @@ impl<T: Scalar> Convolution<T> {
         [self.shape[2], self.shape[3]]
     }
 
-    /// The channels of the inputs and of the outputs.
+    /// The number of input channels and of output channels.
     fn channels(&self) -> (usize, usize) {
         let (coarse, fine) = (self.shape[0], self.shape[1].saturating_mul(self.groups));
         if self.transposed { (coarse, fine) } else { (fine, coarse) }
@@ -144,7 +149,7 @@ impl<T: Scalar> Convolution<T> {
                 kind,
                 "groups",
                 self.groups,
-                &format!("a divisor of {} channels", self.shape[0]),
+                &format!("a divisor of the {} channels", self.shape[0]),
             ));
         }
         if let Some(bias) = &self.bias {
@@ -170,7 +175,7 @@ impl<T: Scalar> Convolution<T> {
                 Error::shape(
                     kind,
                     input,
-                    format!("an input at least as long as its kernel of {kernel}"),
+                    format!("an input at least as long as its kernel of size {kernel}"),
                 )
             };
             let reach = self.dilation[axis]
@@ -195,7 +200,7 @@ impl<T: Scalar> Convolution<T> {
                     + 1
             };
             if self.output_padding[axis] >= stride.max(self.dilation[axis]) {
-                let requirement = "below the stride or the dilation";
+                let requirement = "smaller than the stride or the dilation";
                 return Err(Error::parameter(
                     kind,
                     "output_padding",
@@ -205,8 +210,9 @@ impl<T: Scalar> Convolution<T> {
             }
         }
         let output = input.with(outputs, size);
+        // This leaves room to compute sizes in bytes and indices without overflow.
         if output.size().max(input.size()) > isize::MAX as usize / 64 {
-            return Err(Error::shape(kind, input, "not too many values to count"));
+            return Err(Error::shape(kind, input, "fewer input and output values"));
         }
         let planes = |shape: Shape| Planes { channels: shape.channels(), size: shape.plane() };
         let (fine, coarse) = if self.transposed { (output, input) } else { (input, output) };
@@ -292,7 +298,9 @@ impl<T: Scalar> Convolution<T> {
     fn of_scaled(&self, a: &[T], b: &[T]) -> Option<Self> {
         let (inputs, outputs) = self.channels();
         let fits = self.shape[0].is_multiple_of(self.groups) && a.len() == inputs;
-        // Padding is not shifted; and where windows differ in what they reach, so would the shift.
+        // A shift b does not apply to zeros in the padding. At the border, where windows reach into
+        // the padding, the bias would have to differ; a transposed convolution has such borders
+        // even without padding.
         if !fits
             || self.transposed
             || ([self.padding, self.padding_end] != [[0, 0]; 2]
@@ -314,7 +322,7 @@ impl<T: Scalar> Convolution<T> {
         self.with(weights, bias)
     }
 
-    /// The same with other weights, where they are finite.
+    /// A copy with other weights and another bias, if they are finite.
     fn with(&self, weights: Vec<T>, bias: Vec<T>) -> Option<Self> {
         let finite = linalg::first_non_finite(&weights).is_none()
             && linalg::first_non_finite(&bias).is_none();
@@ -331,7 +339,10 @@ impl<T: Scalar> Convolution<T> {
 }
 
 macro_rules! convolution {
-    ($(#[$doc:meta])* $name:ident, $kind:literal, $rank:literal, $transposed:literal, $dims:ty, |$shape:ident| $four:expr) => {
+    (
+        $(#[$doc:meta])* $name:ident, $kind:literal, $rank:literal, $transposed:literal,
+        $dims:ty, |$shape:ident| $four:expr
+    ) => {
         $(#[$doc])*
         #[derive(Debug, Clone)]
         pub struct $name<T: Scalar> {
@@ -339,25 +350,31 @@ macro_rules! convolution {
         }
 
         impl<T: Scalar> $name<T> {
-            /// A layer with weights of this shape, in C order as in PyTorch, and a bias of one
-            /// value for each output channel, or `None`.
+            /// Creates a layer with weights of this shape, in C order as in PyTorch, and a bias
+            /// with one value per output channel, or `None`.
             ///
             /// # Errors
             /// [`Error::ZeroSized`], [`Error::WeightCount`], [`Error::BiasShape`],
             /// [`Error::NonFiniteWeight`] and [`Error::NonFiniteBias`]. Whether the settings fit
-            /// the input is known when the model is built.
-            pub fn new($shape: $dims, weights: impl Into<Arc<[T]>>, bias: impl Into<Option<Vec<T>>>) -> Result<Self, Error> {
-                Ok(Self { inner: Convolution::new($kind, $rank, $transposed, $four, weights.into(), bias.into())? })
+            /// the input is checked when the model is built.
+            pub fn new(
+                $shape: $dims,
+                weights: impl Into<Arc<[T]>>,
+                bias: impl Into<Option<Vec<T>>>,
+            ) -> Result<Self, Error> {
+                let (weights, bias) = (weights.into(), bias.into());
+                let inner = Convolution::new($kind, $rank, $transposed, $four, weights, bias)?;
+                Ok(Self { inner })
             }
 
-            /// The same with another stride than 1.
+            /// Sets the stride, which is 1 by default.
             #[must_use]
             pub fn stride(mut self, stride: impl Into<Pair>) -> Self {
                 self.inner.stride = stride.into().along($rank, 1);
                 self
             }
 
-            /// The same with zeros around the input, so many on each side.
+            /// Sets how many zeros are added on each side of the input.
             #[must_use]
             pub fn padding(mut self, padding: impl Into<Pair>) -> Self {
                 self.inner.padding = padding.into().along($rank, 0);
@@ -365,22 +382,23 @@ macro_rules! convolution {
                 self
             }
 
-            /// The same with another number of zeros below and on the right than above and on the
-            /// left.
+            /// Sets how many zeros are added below and on the right, if this differs from the
+            /// padding above and on the left. Call it after [`padding`](Self::padding).
             #[must_use]
             pub fn padding_end(mut self, padding: impl Into<Pair>) -> Self {
                 self.inner.padding_end = padding.into().along($rank, 0);
                 self
             }
 
-            /// The same with so many steps from one tap of the kernel to the next.
+            /// Sets the dilation: the distance from one tap of the kernel to the next.
             #[must_use]
             pub fn dilation(mut self, dilation: impl Into<Pair>) -> Self {
                 self.inner.dilation = dilation.into().along($rank, 1);
                 self
             }
 
-            /// The same with channels in groups that have nothing to do with one another.
+            /// Sets the number of groups. Each group of output channels depends only on its own
+            /// group of input channels.
             #[must_use]
             pub fn groups(mut self, groups: usize) -> Self {
                 self.inner.groups = groups;
@@ -420,7 +438,8 @@ macro_rules! convolution {
     };
 }
 convolution!(
-    /// A convolution of an image: weights of shape outputs x (inputs / groups) x height x width.
+    /// A convolution of an image, with weights of shape outputs x (inputs / groups) x height x
+    /// width.
     ///
     /// ```
     /// use relprop::{Conv2d, Sequential};
@@ -428,23 +447,25 @@ convolution!(
     ///
     /// let edge = Conv2d::new([1, 1, 1, 2], vec![-1.0, 1.0], None)?.stride([1, 1]);
     /// let model = Sequential::builder().input([1, 1, 4]).layer(edge).build()?;
-    /// assert_eq!(model.forward(&DVector::from_vec(vec![0.0, 0.0, 1.0, 1.0]))?.as_slice(), [0.0, 1.0, 0.0]);
+    /// let x = DVector::from_vec(vec![0.0, 0.0, 1.0, 1.0]);
+    /// assert_eq!(model.forward(&x)?.as_slice(), [0.0, 1.0, 0.0]);
     /// # Ok::<(), relprop::Error>(())
     /// ```
     Conv2d, "Conv2d", 2, false, [usize; 4], |shape| shape
 );
 convolution!(
-    /// A convolution of a sequence: weights of shape outputs x (inputs / groups) x length.
+    /// A convolution of a sequence, with weights of shape outputs x (inputs / groups) x length.
     Conv1d, "Conv1d", 1, false, [usize; 3], |shape| [shape[0], shape[1], 1, shape[2]]
 );
 convolution!(
-    /// A transposed convolution of an image: weights of shape inputs x (outputs / groups) x height
-    /// x width.
+    /// A transposed convolution of an image, with weights of shape inputs x (outputs / groups) x
+    /// height x width.
     ConvTranspose2d, "ConvTranspose2d", 2, true, [usize; 4], |shape| shape
 );
 
 impl<T: Scalar> ConvTranspose2d<T> {
-    /// The same with so many more rows and columns behind the output, below the stride.
+    /// Sets how many rows and columns are added at the end of the output. Each number must be
+    /// smaller than the stride or the dilation.
     #[must_use]
     pub fn output_padding(mut self, padding: impl Into<Pair>) -> Self {
         self.inner.output_padding = padding.into().along(2, 0);
@@ -452,38 +473,39 @@ impl<T: Scalar> ConvTranspose2d<T> {
     }
 }
 
-/// A convolution of inputs of one shape.
+/// A convolution for inputs of a given shape.
 #[derive(Debug)]
 struct ConvolutionMap<T> {
     geometry: Geometry,
     transposed: bool,
     weights: Arc<[T]>,
-    /// What the weights are mapped by, when they are put in the order of a product: of those in
-    /// PyTorch's order there is no copy for each rule.
+    /// The function that maps the weights when they are arranged for a product. This way rules
+    /// share the weights in PyTorch's order instead of copying them.
     mapped: Option<WeightFn<T>>,
     bias: Option<Arc<[T]>>,
     output: Shape,
     products: Products<T>,
 }
 
-/// The products of a convolution, made when they are first used: not every map goes both ways.
+/// The products of a convolution, prepared on first use because not every map is used in both
+/// directions.
 #[derive(Debug)]
 struct Products<T> {
     down: OnceLock<Correlation<T>>,
     up: OnceLock<Correlation<T>>,
-    /// The same by shifted planes alone, where the others are made by fewer multiplications.
+    /// The same products without the Winograd transform, in case `down` and `up` use it.
     plain_down: OnceLock<Correlation<T>>,
     plain_up: OnceLock<Correlation<T>>,
     sizes: OnceLock<Sizes<T>>,
 }
 
-/// What the weights are like.
+/// The magnitudes of the weights.
 #[derive(Debug, Clone, Copy)]
 struct Sizes<T> {
     /// The largest magnitude.
     largest: T,
-    /// A good part of them is zero, or far below the largest: as a rule's transform leaves them, or
-    /// pruning. An output may then be far smaller than the inputs that it sees.
+    /// Whether many weights are zero or far below the largest, as after a rule's transform or after
+    /// pruning. An output can then be far smaller than the inputs in its window.
     sparse: bool,
 }
 
@@ -497,9 +519,9 @@ impl<T> Default for Products<T> {
 /// How a product is rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rounding {
-    /// Relative to all that a patch of inputs holds, and the faster for it.
+    /// Relative to all values in a patch of inputs. This is faster.
     OfPatch,
-    /// Relative to the sum of each output's own summands.
+    /// Relative to the magnitudes of each output's own summands.
     OfSum,
 }
 
@@ -529,12 +551,12 @@ impl<T: Scalar> ConvolutionMap<T> {
         })
     }
 
-    /// Wᵀ y for each column, and diag(u) Wᵀ y where each sample has a column u.
+    /// Computes Wᵀ y for each column, or diag(u) Wᵀ y if each sample has a column u.
     ///
-    /// A product that is rounded relative to a patch may be wrong in all digits where the largest
-    /// values of `y` meet weights of zero: as when a rule divides by a small total. What the
-    /// rounding can be is compared with what the column came to, and where it is not far below, the
-    /// column is made again.
+    /// A product that is rounded relative to a patch can be wrong in all digits if the largest
+    /// values of `y` meet weights of zero, for example after a rule has divided by a small total.
+    /// The possible rounding error is therefore compared with the column's largest entry. Unless it
+    /// is much smaller, the column is computed again without the transform.
     fn transposed_product(&self, y: &[T], u: Option<&[T]>, x: &mut [T]) {
         let (inputs, outputs) = self.sides();
         self.product(false, Rounding::OfPatch).apply(y, x);
@@ -560,7 +582,7 @@ impl<T: Scalar> ConvolutionMap<T> {
             }
             let u = u.map(|u| &u[column / per_sample * inputs.values()..][..inputs.values()]);
             let reach = linalg::reach(&self.geometry, self.direction(false), y, u);
-            // A few hundred units in the last place of the largest entry.
+            // Errors of a few hundred units in the last place of the largest entry are accepted.
             if largest_weight * reach > T::from_f64(256.0) * linalg::max_abs(x) {
                 self.product(false, Rounding::OfSum).apply(y, x);
                 scale(column, x);
@@ -579,7 +601,7 @@ impl<T: Scalar> ConvolutionMap<T> {
         })
     }
 
-    /// The same with other weights.
+    /// A copy without a bias and with the weights mapped by `f`.
     fn with(&self, f: &WeightFn<T>) -> Self {
         let f = f.after(self.mapped.as_ref());
         let (geometry, transposed, weights, output) =
@@ -595,7 +617,7 @@ impl<T: Scalar> ConvolutionMap<T> {
         }
     }
 
-    /// The sides of the inputs and the outputs.
+    /// The planes of the inputs and of the outputs.
     fn sides(&self) -> (Planes, Planes) {
         let Geometry { fine, coarse, .. } = self.geometry;
         if self.transposed { (coarse, fine) } else { (fine, coarse) }
@@ -625,7 +647,7 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
     }
 
     fn apply(&self, x: &[T], y: &mut [T]) {
-        // A rule may divide by what comes out.
+        // A rule can divide by the outputs, so small ones must be accurate too.
         let rounding = if self.geometry.is_transformed() && self.sizes().sparse {
             Rounding::OfSum
         } else {
@@ -649,7 +671,7 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
     fn ones(&self) -> Box<dyn LinearMap<T>> {
         let (fine, coarse) = (self.geometry.fine, self.geometry.coarse);
         let groups = self.geometry.groups;
-        // One channel for each group says it all.
+        // With weights of 1 all channels of a group are alike, so one channel per group is enough.
         let geometry = Geometry {
             fine: Planes { channels: groups, ..fine },
             coarse: Planes { channels: groups, ..coarse },
@@ -677,8 +699,8 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
     }
 }
 
-/// A convolution whose weights are all 1: the channels of a group are summed, go one way together,
-/// and are what each channel of the group gets.
+/// A convolution whose weights are all 1. It sums the channels of a group, convolves the sum once,
+/// and copies the result to each output channel of the group.
 #[derive(Debug)]
 struct Ones<T: Scalar> {
     window: ConvolutionMap<T>,

@@ -14,7 +14,7 @@ const KIND: &str = "Linear";
 
 /// A dense layer, y = W z + b, with W of shape outputs x inputs as in PyTorch.
 ///
-/// Cheap to clone: the weights are shared.
+/// Clones are cheap because they share the weights.
 #[derive(Debug, Clone)]
 pub struct Linear<T: Scalar> {
     weights: Arc<DMatrix<T>>,
@@ -22,8 +22,8 @@ pub struct Linear<T: Scalar> {
 }
 
 impl<T: Scalar> Linear<T> {
-    /// A layer with `weights` of shape outputs x inputs and a bias of one value for each output, or
-    /// `None`.
+    /// Creates a layer with `weights` of shape outputs x inputs and a bias with one value per
+    /// output, or `None`.
     ///
     /// # Errors
     /// [`Error::ZeroSized`], [`Error::BiasShape`], [`Error::NonFiniteWeight`] and
@@ -34,7 +34,8 @@ impl<T: Scalar> Linear<T> {
     /// use relprop::Linear;
     /// use relprop::nalgebra::{self, dmatrix, dvector};
     ///
-    /// let with_bias = Linear::new(dmatrix![1.0, -1.0; 0.5, 2.0; 0.0, 1.0], dvector![0.0, 0.1, -0.2])?;
+    /// let weights = dmatrix![1.0, -1.0; 0.5, 2.0; 0.0, 1.0];
+    /// let with_bias = Linear::new(weights, dvector![0.0, 0.1, -0.2])?;
     /// let without = Linear::new(dmatrix![1.0, -1.0], None)?;
     /// assert_eq!(with_bias.weights().shape(), (3, 2));
     /// assert!(without.bias().is_none());
@@ -61,15 +62,18 @@ impl<T: Scalar> Linear<T> {
         Ok(Self { weights: Arc::new(weights), bias: bias.map(Arc::new) })
     }
 
-    /// The same from slices: `weights` row by row (a C-order array of shape outputs x inputs, as in
-    /// PyTorch and numpy).
+    /// Creates a layer from slices, with the weights row by row, in the C order of PyTorch and
+    /// NumPy.
     ///
     /// # Errors
     /// [`Error::WeightCount`] and those of [`Linear::new`].
     ///
     /// # Example
     /// ```
-    /// let layer = relprop::Linear::from_rows(2, 3, &[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], Some(&[0.5, -0.5]))?;
+    /// use relprop::Linear;
+    ///
+    /// let weights = [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0];
+    /// let layer = Linear::from_rows(2, 3, &weights, Some(&[0.5, -0.5]))?;
     /// assert_eq!(layer.weights()[(1, 0)], 4.0);
     /// # Ok::<(), relprop::Error>(())
     /// ```
@@ -98,20 +102,20 @@ impl<T: Scalar> Linear<T> {
         Matrix::new(self.weights.as_slice(), outputs, inputs)
     }
 
-    /// W, outputs x inputs.
+    /// The weights W, of shape outputs x inputs.
     #[must_use]
     pub fn weights(&self) -> &DMatrix<T> {
         &self.weights
     }
 
-    /// b, one value for each output.
+    /// The bias b, with one value per output.
     #[must_use]
     pub fn bias(&self) -> Option<&DVector<T>> {
         self.bias.as_deref()
     }
 }
 
-/// A bias has one finite value for each output.
+/// Checks that a bias has exactly one finite value per output.
 pub(crate) fn check_bias<T: Scalar>(
     kind: &str,
     bias: Bias<'_, T>,
@@ -146,7 +150,7 @@ impl<T: Scalar> Layer<T> for Linear<T> {
             _ => Err(Error::shape(
                 KIND,
                 input,
-                format!("a vector of {}: a Flatten is missing before it", self.weights.ncols()),
+                format!("a vector of {} inputs (add a Flatten before it)", self.weights.ncols()),
             )),
         }
     }
@@ -258,7 +262,7 @@ impl<T: Scalar> LinearMap<T> for Linear<T> {
     }
 
     fn add_scaled_outputs(&self, listed: &[usize], u: &[T], t: &[T], out: &mut [T]) {
-        // So many columns of W stay in the cache for all of the outputs.
+        // Few enough columns of W that they stay in the cache for all listed outputs.
         const BLOCK: usize = 16;
         let (outputs, inputs) = self.weights.shape();
         let w = self.weights.as_slice();
@@ -275,12 +279,12 @@ impl<T: Scalar> LinearMap<T> for Linear<T> {
     }
 }
 
-/// In double precision: a sum of ones in f32 would stop at 2^24.
+/// The sum in double precision. In f32, a sum of ones would stop growing at 2^24.
 fn sum<T: Scalar>(values: &[T]) -> T {
     T::from_f64(values.iter().map(|v| v.as_f64()).sum())
 }
 
-/// The dense map whose weights are all 1: of rank one, so a product is a sum.
+/// The dense map whose weights are all 1. It has rank one, so a product is a sum.
 #[derive(Debug)]
 struct Ones {
     inputs: usize,
@@ -344,7 +348,7 @@ impl<T: Scalar> LinearMap<T> for Ones {
     }
 }
 
-/// The sum of blocks of one shape, each entry with one weight.
+/// The sum of several blocks of the same shape, with the same weight for all entries.
 #[derive(Debug)]
 struct Sum<T> {
     blocks: usize,
@@ -352,7 +356,7 @@ struct Sum<T> {
     weight: T,
 }
 
-/// The sum of so many values of this shape, which stand one after another.
+/// The map that sums `blocks` consecutive blocks of this shape.
 pub(crate) fn sum_of<T: Scalar>(blocks: usize, shape: Shape) -> Arc<dyn LinearMap<T>> {
     Arc::new(Sum { blocks, shape, weight: T::one() })
 }
@@ -406,14 +410,14 @@ impl<T: Scalar> LinearMap<T> for Sum<T> {
     }
 }
 
-/// Each input goes to the output of the same index, unchanged.
+/// A multiple of the identity map.
 #[derive(Debug)]
 struct Same<T> {
     size: usize,
     weight: T,
 }
 
-/// The map that changes nothing.
+/// The identity map.
 pub(crate) fn same<T: Scalar>(size: usize) -> Box<dyn LinearMap<T>> {
     Box::new(Same { size, weight: T::one() })
 }

@@ -1,4 +1,4 @@
-//! Poolings: the largest of each window, or its mean.
+//! Poolings: the largest value or the mean of each window.
 
 use std::fmt;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use crate::linalg;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// Where the windows of a pooling lie along height and width.
+/// The position of a pooling's windows along height and width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Windows {
     kernel: [usize; 2],
@@ -34,7 +34,7 @@ impl Windows {
         }
     }
 
-    /// How many windows an axis has, as PyTorch counts them.
+    /// The number of windows along an axis, as in PyTorch.
     fn count(&self, kind: &str, input: Shape, axis: usize) -> Result<usize, Error> {
         let (size, kernel, stride) = (input.plane()[axis], self.kernel[axis], self.stride[axis]);
         let (padding, padding_end, dilation) =
@@ -44,13 +44,17 @@ impl Windows {
                 return Err(Error::parameter(kind, name, value, "at least 1"));
             }
         }
-        let what = if self.ceil {
-            "more than its stride leaves out of a"
+        let expected = if self.ceil {
+            "an input longer than its window minus its stride"
         } else {
-            "at least as much as its"
+            "an input at least as long as its window"
         };
         let too_small = || {
-            Error::shape(kind, input, format!("{what} window of {kernel} (dilation {dilation})"))
+            Error::shape(
+                kind,
+                input,
+                format!("{expected} (kernel {kernel}, stride {stride}, dilation {dilation})"),
+            )
         };
         let reach = dilation
             .checked_mul(kernel - 1)
@@ -69,8 +73,8 @@ impl Windows {
                 kind,
                 input,
                 format!(
-                    "an input longer than {dilation}, the dilation: some window would cover \
-                     padding only"
+                    "an input at least as long as its dilation of {dilation}, so that no window \
+                     covers only padding"
                 ),
             ));
         }
@@ -78,8 +82,8 @@ impl Windows {
         if !self.ceil {
             return Ok(all.checked_sub(reach).ok_or_else(too_small)? / stride + 1);
         }
-        // The last window may reach out of the input by less than a stride, but it does not begin
-        // in the padding after it.
+        // As in PyTorch, the last window can reach beyond the input by less than a stride, but it
+        // cannot begin in the padding after the input.
         let room = all
             .checked_add(stride - 1)
             .and_then(|all| all.checked_sub(reach))
@@ -88,9 +92,9 @@ impl Windows {
         Ok(if (count - 1) * stride >= size + padding { count - 1 } else { count })
     }
 
-    /// Whether a window has padding alone, as steps larger than the input can pass over it.
+    /// Whether some window covers only padding, because its dilation steps over the whole input.
     fn has_empty(&self, axis: usize, size: usize) -> bool {
-        // Longer inputs are refused unseen.
+        // Longer inputs are refused without a search.
         const LONGEST: usize = 1 << 20;
         let [padding, dilation, stride] =
             [self.padding[axis], self.dilation[axis], self.stride[axis]].map(|value| value as i128);
@@ -100,15 +104,15 @@ impl Windows {
         if size > LONGEST {
             return true;
         }
-        // Of a window that begins before the input, the first value that is not before it. After as
-        // many windows as there are values they come again.
+        // For each window that begins before the input, the first tap that is not before it. If
+        // size + 1 windows all hit the input, two of them hit the same value and the taps repeat.
         let begins = (0..=size as i128)
             .map(|window| window * stride - padding)
             .take_while(|begin| *begin < 0);
         begins.map(|begin| begin.rem_euclid(dilation)).any(|first| first >= size as i128)
     }
 
-    /// The input's indices in a window of an axis, padding left out.
+    /// The input indices that a window covers along an axis, without padding.
     fn window(
         &self,
         axis: usize,
@@ -152,14 +156,14 @@ pub(super) fn dims(rank: usize) -> &'static str {
 
 macro_rules! windows {
     () => {
-        /// The same with another distance between the windows; they lie side by side otherwise.
+        /// Sets the distance between windows. By default they lie side by side.
         #[must_use]
         pub fn stride(mut self, stride: impl Into<Pair>) -> Self {
             self.windows.stride = stride.into().along(Self::RANK, 1);
             self
         }
 
-        /// The same with so much padding on each side, at most half a window.
+        /// Sets the padding on each side, at most half a window.
         #[must_use]
         pub fn padding(mut self, padding: impl Into<Pair>) -> Self {
             self.windows.padding = padding.into().along(Self::RANK, 0);
@@ -167,14 +171,15 @@ macro_rules! windows {
             self
         }
 
-        /// The same with another padding below and on the right than above and on the left.
+        /// Sets the padding below and on the right, if it differs from the padding above and on the
+        /// left. Call it after [`padding`](Self::padding).
         #[must_use]
         pub fn padding_end(mut self, padding: impl Into<Pair>) -> Self {
             self.windows.padding_end = padding.into().along(Self::RANK, 0);
             self
         }
 
-        /// The same with a last window where less than a whole one is left.
+        /// Sets whether a last, partial window covers the values that whole windows do not reach.
         #[must_use]
         pub fn ceil_mode(mut self, ceil: bool) -> Self {
             self.windows.ceil = ceil;
@@ -187,7 +192,8 @@ macro_rules! max_pool {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $rank:literal) => {
         $(#[$doc])*
         ///
-        /// All relevance goes to the winner, the first one among equals (Bach et al. 2015).
+        /// All relevance is assigned to the winner, the first one in case of a tie (Bach et al.
+        /// 2015).
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub struct $name {
             windows: Windows,
@@ -196,14 +202,14 @@ macro_rules! max_pool {
         impl $name {
             const RANK: usize = $rank;
 
-            /// Windows of this size, side by side.
+            /// Creates a pooling with windows of this size, side by side.
             pub fn new(kernel: impl Into<Pair>) -> Self {
                 Self { windows: Windows::new(kernel.into().along(Self::RANK, 1)) }
             }
 
             windows!();
 
-            /// The same with so many steps from one value of a window to the next.
+            /// Sets the dilation: the distance from one value of a window to the next.
             #[must_use]
             pub fn dilation(mut self, dilation: impl Into<Pair>) -> Self {
                 self.windows.dilation = dilation.into().along(Self::RANK, 1);
@@ -224,7 +230,9 @@ macro_rules! max_pool {
             fn arguments(&self) -> String {
                 let Windows { dilation, ceil, .. } = self.windows;
                 let ceil = if ceil { "True" } else { "False" };
-                format!("{}, dilation={}, ceil_mode={ceil}", self.windows.arguments($rank), pair_of(dilation, $rank))
+                let (windows, dilation) =
+                    (self.windows.arguments($rank), pair_of(dilation, $rank));
+                format!("{windows}, dilation={dilation}, ceil_mode={ceil}")
             }
         }
     };
@@ -293,7 +301,7 @@ macro_rules! avg_pool {
         impl $name {
             const RANK: usize = $rank;
 
-            /// Windows of this size, side by side.
+            /// Creates a pooling with windows of this size, side by side.
             pub fn new(kernel: impl Into<Pair>) -> Self {
                 let windows = Windows::new(kernel.into().along(Self::RANK, 1));
                 Self { windows, count_padding: true, divisor: None, assumed: Assumed::default() }
@@ -301,14 +309,14 @@ macro_rules! avg_pool {
 
             windows!();
 
-            /// Whether padding counts as zeros in a mean, as it does unless told otherwise.
+            /// Sets whether padding counts as zeros in a mean. By default it does.
             #[must_use]
             pub fn count_include_pad(mut self, count: bool) -> Self {
                 self.count_padding = count;
                 self
             }
 
-            /// The same, of a text that does not say these settings.
+            /// Records which settings were assumed because a text omits them.
             #[cfg(feature = "io")]
             pub(crate) fn assuming(mut self, assumed: Assumed) -> Self {
                 self.assumed = assumed;
@@ -332,21 +340,25 @@ macro_rules! avg_pool {
                     let all = size + padding + windows.padding_end[axis];
                     let first = index * windows.stride[axis];
                     let end = (first + windows.kernel[axis]).min(all);
-                    let inside = first.saturating_sub(padding)..end.saturating_sub(padding).min(size);
+                    let inside =
+                        first.saturating_sub(padding)..end.saturating_sub(padding).min(size);
                     let count = if count_padding { end - first } else { inside.len() };
                     (inside, count)
                 };
-                Ok(Operator::Average(Arc::new(Mean { divisor: self.divisor, ..Mean::new(window, input, output) })))
+                let mean = Mean::new(window, input, output);
+                Ok(Operator::Average(Arc::new(Mean { divisor: self.divisor, ..mean })))
             }
 
             fn arguments(&self) -> String {
-                let [ceil, count] = [self.windows.ceil, self.count_padding].map(|yes| if yes { "True" } else { "False" });
+                let [ceil, count] = [self.windows.ceil, self.count_padding]
+                    .map(|yes| if yes { "True" } else { "False" });
                 let divisor = match self.divisor {
                     _ if $rank == 1 => String::new(),
                     None => ", divisor_override=None".to_owned(),
                     Some(divisor) => format!(", divisor_override={divisor}"),
                 };
-                format!("{}, ceil_mode={ceil}, count_include_pad={count}{divisor}", self.windows.arguments($rank))
+                let windows = self.windows.arguments($rank);
+                format!("{windows}, ceil_mode={ceil}, count_include_pad={count}{divisor}")
             }
 
             fn assumed(&self, input: Shape) -> Option<String> {
@@ -365,14 +377,14 @@ avg_pool!(
 );
 
 impl AvgPool2d {
-    /// The same with the sum of a window divided by this number, at least 1, whatever the window's
-    /// size.
+    /// Sets the divisor of each window's sum, at least 1. By default it is the window's size.
     ///
     /// ```
     /// use relprop::{AvgPool2d, Sequential};
     /// use relprop::nalgebra::DVector;
     ///
-    /// let model = Sequential::<f64>::builder().input([1, 2, 2]).layer(AvgPool2d::new(2).divisor_override(1)).build()?;
+    /// let sum = AvgPool2d::new(2).divisor_override(1);
+    /// let model = Sequential::<f64>::builder().input([1, 2, 2]).layer(sum).build()?;
     /// assert_eq!(model.forward(&DVector::from_element(4, 1.5))?[0], 6.0);
     /// # Ok::<(), relprop::Error>(())
     /// ```
@@ -383,7 +395,7 @@ impl AvgPool2d {
     }
 }
 
-/// Which settings of an average pooling a text does not say: PyTorch prints none of them.
+/// The settings of an average pooling that a text omits. PyTorch prints none of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Assumed {
     pub ceil_mode: bool,
@@ -392,9 +404,10 @@ pub(crate) struct Assumed {
 }
 
 impl Assumed {
-    /// Those that can make a difference for this input, as they are taken to be.
+    /// The omitted settings that can matter for this input, with their assumed values.
     fn matters(self, windows: &Windows, kind: &str, input: Shape, rank: usize) -> Option<String> {
         let output = |ceil| Windows { ceil, ..*windows }.output(kind, input, rank).ok();
+        // ceil_mode matters only if it changes the number of windows.
         let uncovered = output(true) != output(false);
         let padded = windows.padding != [0, 0] || windows.padding_end != [0, 0];
         let settings = [
@@ -415,15 +428,17 @@ macro_rules! adaptive {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $rank:literal) => {
         $(#[$doc])*
         ///
-        /// With an output of 1 it is the mean of all (global average pooling). Relevance is shared
-        /// by the rule [`Norm`](crate::Norm).
+        /// An output size of 1 gives the mean of each channel (global average pooling).
+        ///
+        /// Relevance is shared by the rule [`Norm`](crate::Norm).
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub struct $name {
             output: [usize; 2],
         }
 
         impl $name {
-            /// Means of windows that cover the input evenly, so many along each axis.
+            /// Creates a pooling with this many windows along each axis, which cover the input
+            /// evenly.
             pub fn new(output: impl Into<Pair>) -> Self {
                 Self { output: output.into().along($rank, 1) }
             }
@@ -458,33 +473,34 @@ macro_rules! adaptive {
     };
 }
 adaptive!(
-    /// Means of an image's windows, as many as are asked for whatever its size.
+    /// Average pooling to a fixed output size, for images of any size.
     AdaptiveAvgPool2d, "AdaptiveAvgPool2d", 2
 );
 adaptive!(
-    /// Means of a sequence's windows, as many as are asked for whatever its length.
+    /// Average pooling to a fixed output length, for sequences of any length.
     AdaptiveAvgPool1d, "AdaptiveAvgPool1d", 1
 );
 
-/// A sum over windows, of each channel by itself, with one weight for each window.
+/// A sum over each window of each channel, with one weight per window.
 struct Mean<T> {
-    /// Along an axis, what of the input the window of an index reaches, and how many values it
-    /// counts for.
+    /// For an axis and the index of a window, the range of inputs that it covers and the number of
+    /// values by which it divides.
     window: Arc<dyn Fn(usize, usize) -> (Range<usize>, usize) + Send + Sync>,
-    /// What a sum is divided by in the place of that number.
+    /// The divisor to use instead of that number.
     divisor: Option<usize>,
-    /// What the weights are mapped by.
+    /// The function that maps the weights.
     mapped: Option<WeightFn<T>>,
     input: Shape,
     output: Shape,
-    /// Made when it is first used: a model can be looked at before there is memory for its values.
+    /// Created on first use, so that a model can be inspected before memory is allocated for its
+    /// values.
     all: OnceLock<AllWindows<T>>,
 }
 
 struct AllWindows<T> {
     rows: Vec<Range<usize>>,
     columns: Vec<Range<usize>>,
-    /// Of each window.
+    /// The weight of each window.
     weights: Vec<T>,
 }
 
@@ -526,7 +542,8 @@ impl<T: Scalar> Mean<T> {
         })
     }
 
-    /// Each window of a plane: its lines of the input, and its place in the output.
+    /// Visits each line of each window of a plane, with the window's index in the output and its
+    /// weight.
     fn each(&self, mut visit: impl FnMut(Range<usize>, usize, T)) {
         let AllWindows { rows, columns, weights } = self.all();
         let width = self.input.plane()[1];
@@ -596,7 +613,7 @@ impl<T: Scalar> LinearMap<T> for Mean<T> {
     }
 
     fn multiply_adds(&self) -> f64 {
-        // Without the windows themselves: a plan is made before there is room for anything.
+        // This does not create the windows, because a plan is computed before memory is allocated.
         let along = |axis: usize| {
             (0..self.output.plane()[axis])
                 .map(|index| (self.window)(axis, index).0.len() as f64)

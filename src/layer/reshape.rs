@@ -1,4 +1,4 @@
-//! Layers that move values: their shape, or their place.
+//! Layers that change the shape or the order of the values.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// All values as one vector.
+/// Flattens the values to a vector.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flatten;
 
@@ -25,13 +25,14 @@ impl<T: Scalar> Layer<T> for Flatten {
     }
 }
 
-/// The values in another shape of the same size, such as those of a vector as an image.
+/// Gives the values another shape of the same size, for example to turn a vector into an image.
 ///
 /// ```
 /// use relprop::{Conv2d, Sequential, Unflatten};
 ///
 /// let conv = Conv2d::new([1, 2, 1, 1], vec![1.0, 2.0], None)?;
-/// let model = Sequential::builder().input(8).layer(Unflatten::new([2, 2, 2])).layer(conv).build()?;
+/// let image = Unflatten::new([2, 2, 2]);
+/// let model = Sequential::builder().input(8).layer(image).layer(conv).build()?;
 /// assert_eq!(model.output_shape().dims(), [1, 2, 2]);
 /// # Ok::<(), relprop::Error>(())
 /// ```
@@ -41,7 +42,7 @@ pub struct Unflatten {
 }
 
 impl Unflatten {
-    /// Values of this shape, whatever theirs was.
+    /// Creates a layer that gives the values this shape.
     pub fn new(shape: impl Into<Shape>) -> Self {
         Self { shape: shape.into() }
     }
@@ -56,7 +57,7 @@ impl<T: Scalar> Layer<T> for Unflatten {
         if input.size() == self.shape.size() {
             return Ok(Operator::Reshape(self.shape));
         }
-        Err(Error::shape("Unflatten", input, format!("as many values as {} has", self.shape)))
+        Err(Error::shape("Unflatten", input, format!("as many values as {} holds", self.shape)))
     }
 
     fn arguments(&self) -> String {
@@ -64,14 +65,15 @@ impl<T: Scalar> Layer<T> for Unflatten {
     }
 }
 
-/// The values with their axes in another order, such as an image's channels before its rows.
+/// Reorders the axes of the values, for example to move the channels of an image to the front.
 ///
 /// ```
 /// use relprop::{Conv2d, Permute, Sequential};
 ///
 /// // Rows x columns x channels, as in TensorFlow.
 /// let conv = Conv2d::new([1, 3, 1, 1], vec![1.0, 2.0, 3.0], None)?;
-/// let model = Sequential::builder().input([5, 4, 3]).layer(Permute::new(&[2, 0, 1])?).layer(conv).build()?;
+/// let permute = Permute::new(&[2, 0, 1])?;
+/// let model = Sequential::builder().input([5, 4, 3]).layer(permute).layer(conv).build()?;
 /// assert_eq!(model.output_shape().dims(), [1, 5, 4]);
 /// # Ok::<(), relprop::Error>(())
 /// ```
@@ -81,11 +83,11 @@ pub struct Permute {
 }
 
 impl Permute {
-    /// For each axis of the outputs which one of the inputs it is, from 0: the samples are not
-    /// counted.
+    /// Creates a layer whose output axis i is the input axis `axes[i]`. Axes are counted from 0,
+    /// without the batch axis.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] where these are not all axes, each of them once.
+    /// [`Error::InvalidParameter`] unless `axes` contains each axis exactly once.
     pub fn new(axes: &[usize]) -> Result<Self, Error> {
         let mut sorted = axes.to_vec();
         sorted.sort_unstable();
@@ -97,7 +99,7 @@ impl Permute {
                 "Permute",
                 "axes",
                 axes,
-                "one to three axes from 0, each of them once",
+                "one to three axes, counted from 0, each exactly once",
             ));
         }
         Ok(Self { axes: axes.to_vec() })
@@ -111,12 +113,13 @@ impl<T: Scalar> Layer<T> for Permute {
 
     fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
         if input.dims().len() != self.axes.len() {
-            return Err(Error::shape("Permute", input, format!("{} axes", self.axes.len())));
+            let expected = format!("values with {} axes", self.axes.len());
+            return Err(Error::shape("Permute", input, expected));
         }
         Ok(Operator::Route(Arc::new(Permuted { axes: self.axes.clone(), input })))
     }
 
-    /// PyTorch counts the samples' axis.
+    /// In PyTorch the batch axis counts too, so each axis is shifted by 1.
     fn arguments(&self) -> String {
         let axes: Vec<usize> =
             std::iter::once(0).chain(self.axes.iter().map(|axis| axis + 1)).collect();
@@ -147,8 +150,8 @@ impl<T: Scalar> Route<T> for Permuted {
 
     fn route(&self, _values: &[T], from: &mut [usize]) {
         let dims = self.input.dims();
-        // Of the output's axes, from the left with axes of one index where there are fewer than
-        // three.
+        // The length and the input's step of each output axis. If there are fewer than three axes,
+        // axes of length 1 come first.
         let (mut counts, mut steps) = ([1; 3], [0; 3]);
         for (place, &axis) in self.axes.iter().enumerate() {
             let place = 3 - self.axes.len() + place;
@@ -170,19 +173,21 @@ fn listed(sizes: &[usize]) -> String {
     sizes.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Each value repeated along height and width (nearest neighbor).
+/// Repeats each value along height and width (nearest neighbor).
 ///
 /// | parameter | range |
 /// |---|---|
-/// | factor | whole, at least 1 |
+/// | factor | at least 1 |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Upsample {
     factor: usize,
 }
 
 impl Upsample {
+    /// Creates a layer that repeats each value `factor` times along each axis.
+    ///
     /// # Errors
-    /// [`Error::InvalidParameter`] where the factor is 0.
+    /// [`Error::InvalidParameter`] if the factor is 0.
     pub fn new(factor: usize) -> Result<Self, Error> {
         if factor == 0 {
             Err(Error::parameter("Upsample", "scale_factor", factor, "at least 1"))
@@ -238,6 +243,7 @@ impl<T: Scalar> Route<T> for Nearest {
 
     fn route(&self, _values: &[T], from: &mut [usize]) {
         let ([height, width], [tall, wide]) = (self.input.plane(), self.output.plane());
+        // For a sequence this is 1, since only the width is scaled.
         let down = tall / height;
         for (line, from) in from.chunks_exact_mut(wide).enumerate() {
             let (channel, row) = (line / tall, line % tall);

@@ -15,16 +15,18 @@ use super::{
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// Shares in proportion to what each input added, relative to the sum of the magnitudes: no share
-/// is larger than 1, however much cancels.
+/// The AbsLRP rule: each input's contribution, divided by the sum of the magnitudes of all
+/// contributions. No share exceeds 1, no matter how much cancels.
 ///
-/// | parameter | default | what for | range |
+/// | parameter | default | purpose | range |
 /// |---|---|---|---|
-/// | stabilizer | 1e-6 | keeps the sum of magnitudes from zero | see [`Stabilizer`] |
+/// | stabilizer | 1e-6 | keeps the sum of magnitudes away from zero | see [`Stabilizer`] |
 ///
-/// The bias has no part in it. Sinks: the stabilizer, and `rest`, twice the negative part of the
-/// magnitudes: the shares sum to (P - N) / (P + N) for positive parts P and negative parts N. So
-/// the relevances of an output below 0 sum to a positive number.
+/// The bias is ignored. Sinks: the stabilizer and the `Rest`.
+///
+/// If the positive contributions sum to P and the negative ones to -N, the shares sum to
+/// (P - N) / (P + N), and the rest is 2 N / (P + N). For an output below 0, the relevances
+/// therefore sum to a positive number.
 ///
 /// # Example
 /// ```
@@ -42,10 +44,10 @@ pub struct AbsLrp {
 }
 
 impl AbsLrp {
-    /// The same with another stabilizer of the sum of magnitudes.
+    /// Sets the stabilizer of the sum of magnitudes.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] where ε is not finite or not above 0.
+    /// [`Error::InvalidParameter`] unless ε is finite and above 0.
     pub fn with_stabilizer(mut self, stabilizer: Stabilizer) -> Result<Self, Error> {
         self.stabilizer = stabilizer.check("AbsLrp")?;
         Ok(self)

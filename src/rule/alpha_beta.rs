@@ -1,7 +1,8 @@
 //! # AlphaBeta
 //!
 //! ```text
-//!     A_ij = α (z_i+ w_ij+ + z_i- w_ij-) / S(their sum + b_j+) - β (z_i+ w_ij- + z_i- w_ij+) / S(their sum + b_j-)
+//!     A_ij = α (z_i+ w_ij+ + z_i- w_ij-) / S(their sum + b_j+)
+//!          - β (z_i+ w_ij- + z_i- w_ij+) / S(their sum + b_j-)
 //! ```
 //!
 //! with α - β = 1, p+ = max(p, 0), p- = min(p, 0).
@@ -15,19 +16,19 @@ use super::{BiasMode, Decomposition, RelevanceRule, Site, Stabilizer, describe, 
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The alpha-beta rule: what is positive counts α times and what is negative -β times, each over
-/// its own sum. No total cancels, and what speaks against an output still shows.
+/// The alpha-beta rule: positive contributions are weighted by α and negative ones by -β, each
+/// divided by their own sum. No total cancels, and evidence against an output remains visible.
 ///
 /// (1, 0) is [`ZPlus`](crate::ZPlus).
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|
-/// | alpha, beta | 2, 1 | the weight of what is positive and negative | finite, α >= 1, β >= 0, α - β = 1 |
-/// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
-/// | bias | [`BiasMode::Absorb`] | what becomes of b+ and b- | any mode |
+/// | alpha, beta | 2, 1 | weights of positive and negative contributions | finite, α >= 1, β >= 0, α - β = 1 |
+/// | stabilizer | 1e-6 | keeps totals away from zero | see [`Stabilizer`] |
+/// | bias | [`BiasMode::Absorb`] | how b+ and b- are treated | any mode |
 ///
-/// Sinks: the bias, α b_j+ / S - β b_j- / S (under `Absorb`), the stabilizer, and a group's
-/// coefficient, α or -β, where it is empty (`Empty`).
+/// Sinks: the bias, α b_j+ / S - β b_j- / S (under `Absorb`), the stabilizer, and α or -β if there
+/// are no contributions of that sign (`Empty`).
 ///
 /// # Example
 /// ```
@@ -48,7 +49,7 @@ pub struct AlphaBeta {
 }
 
 impl AlphaBeta {
-    /// The rule with α and β.
+    /// Creates the rule with α and β.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless α >= 1, β >= 0 and α - β = 1 (to 1e-9).
@@ -60,7 +61,7 @@ impl AlphaBeta {
             "AlphaBeta",
             "(alpha, beta)",
             (alpha, beta),
-            "alpha >= 1, beta >= 0, alpha - beta = 1",
+            "finite, with alpha >= 1, beta >= 0 and alpha - beta = 1",
         ))
     }
 }

@@ -15,17 +15,17 @@ use super::{
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The epsilon rule, z_i w_ij / (y_j + ε sgn y_j): relevance in proportion to what each input added
-/// to the output.
+/// The epsilon rule, z_i w_ij / (y_j + ε sgn y_j): shares in proportion to each input's
+/// contribution to the output.
 ///
-/// With an ε that vanishes against every total this is LRP-0, which in a ReLU network is gradient
-/// times input.
+/// If ε is negligible compared with every total, this is LRP-0, which in a ReLU network equals
+/// gradient times input.
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|
-/// | epsilon | 1e-6 | keeps totals from zero; a larger one damps noise | finite, above 0 |
-/// | absolute or relative to the rms of the totals | absolute | relative: the same effect at any scale of the layer | |
-/// | bias | [`BiasMode::Absorb`] | what becomes of b | any mode |
+/// | epsilon | 1e-6 | keeps totals away from zero; a larger value damps noise | finite, above 0 |
+/// | absolute or relative to the rms of the totals | absolute | a relative ε has the same effect at any scale of the layer | |
+/// | bias | [`BiasMode::Absorb`] | how b is treated | any mode |
 ///
 /// Sinks: the bias b_j / S (under `Absorb`) and the stabilizer ε sgn y_j / S.
 ///
@@ -34,10 +34,11 @@ use crate::scalar::Scalar;
 /// use relprop::{BiasMode, Epsilon, Linear, Sequential};
 /// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
-/// let model = Sequential::builder().layer(Linear::new(dmatrix![2.0, 1.0], dvector![1.0])?).build()?;
+/// let layer = Linear::new(dmatrix![2.0, 1.0], dvector![1.0])?;
+/// let model = Sequential::builder().layer(layer).build()?;
 /// let x = dvector![1.0, 1.0];
 /// let absorb = model.explain(&x, Epsilon::new(1e-9)?)?;
-/// assert!((absorb.shares() - dmatrix![0.5; 0.25]).amax() < 1e-8); // the bias takes a quarter
+/// assert!((absorb.shares() - dmatrix![0.5; 0.25]).amax() < 1e-8); // the bias absorbs a quarter
 /// let ignore = model.explain(&x, Epsilon::new(1e-9)?.with_bias(BiasMode::Ignore))?;
 /// assert!((ignore.shares() - dmatrix![2.0 / 3.0; 1.0 / 3.0]).amax() < 1e-8);
 /// # Ok::<(), relprop::Error>(())
@@ -49,24 +50,26 @@ pub struct Epsilon {
 }
 
 impl Epsilon {
-    /// ε as an absolute value.
+    /// Creates the rule with an absolute ε.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] where ε is not finite or not above 0.
+    /// [`Error::InvalidParameter`] unless ε is finite and above 0.
     pub fn new(epsilon: f64) -> Result<Self, Error> {
         Self::default().with_stabilizer(Stabilizer::Absolute(epsilon))
     }
 
-    /// ε as a multiple of the root mean square of the layer's totals, taken anew at each layer and
-    /// sample.
+    /// Creates the rule with ε as a multiple of the root mean square of the layer's totals.
+    ///
+    /// The root mean square is computed separately for each layer and sample.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] where ε is not finite or not above 0.
+    /// [`Error::InvalidParameter`] unless ε is finite and above 0.
     ///
     /// # Example
     /// ```
     /// use relprop::{Epsilon, RelevanceRule};
-    /// assert_eq!(RelevanceRule::<f32>::name(&Epsilon::relative_to_rms(0.25)?), "Epsilon(0.25 rms)");
+    /// let rule = Epsilon::relative_to_rms(0.25)?;
+    /// assert_eq!(RelevanceRule::<f32>::name(&rule), "Epsilon(0.25 rms)");
     /// assert!(Epsilon::relative_to_rms(0.0).is_err());
     /// # Ok::<(), relprop::Error>(())
     /// ```

@@ -1,7 +1,7 @@
 //! # Flat
 //!
 //! ```text
-//!     A_ij = 1 / n_j        n_j: how many inputs output j has
+//!     A_ij = 1 / n_j        n_j: number of inputs of output j
 //! ```
 //!
 //! S. Lapuschkin, A. Binder, K.-R. Müller, W. Samek: Understanding and comparing deep neural
@@ -11,9 +11,10 @@ use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, 
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The flat rule: the same to every input, for a first layer where only the place matters.
+/// The flat rule: the same share for every input, for a first layer where only position matters.
 ///
-/// No parameters. Padding is not an input. No sinks, but for outputs that have no inputs (`Rest`).
+/// No parameters. Padding does not count as an input. No sinks, except for outputs without inputs
+/// (`Rest`).
 ///
 /// # Example
 /// ```

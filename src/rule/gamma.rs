@@ -3,11 +3,13 @@
 //! With p+ = max(p, 0) and p- = min(p, 0), Gamma is
 //!
 //! ```text
-//!     y_j > 0:  A_ij = (z_i+ (w_ij + γ w_ij+) + z_i- (w_ij + γ w_ij-)) / S(their sum + b_j + γ b_j+)
-//!     y_j < 0:  A_ij = (z_i+ (w_ij + γ w_ij-) + z_i- (w_ij + γ w_ij+)) / S(their sum + b_j + γ b_j-)
+//!     y_j > 0:  A_ij = (z_i+ (w_ij + γ w_ij+) + z_i- (w_ij + γ w_ij-))
+//!                      / S(their sum + b_j + γ b_j+)
+//!     y_j < 0:  A_ij = (z_i+ (w_ij + γ w_ij-) + z_i- (w_ij + γ w_ij+))
+//!                      / S(their sum + b_j + γ b_j-)
 //! ```
 //!
-//! and GammaPlain, which is made for z >= 0 and y > 0, where both are the same,
+//! and GammaPlain, which is designed for z >= 0 and y > 0, where the two rules agree, is
 //!
 //! ```text
 //!     A_ij = z_i (w_ij + γ w_ij+) / S(their sum + b_j + γ b_j+)
@@ -29,18 +31,19 @@ use crate::scalar::Scalar;
 
 const GAMMA: f64 = 0.25;
 
-/// The gamma rule: what has the sign of the output counts 1 + γ times. Less cancels, and what
-/// speaks against an output shows.
+/// The gamma rule: contributions with the sign of the output are weighted by 1 + γ. Less cancels,
+/// and evidence against an output remains visible.
 ///
-/// γ = 0 is [`Epsilon`](crate::Epsilon), γ → ∞ is [`ZPlus`](crate::ZPlus) where y_j > 0.
+/// γ = 0 gives [`Epsilon`](crate::Epsilon), and γ → ∞ gives [`ZPlus`](crate::ZPlus) where y_j > 0.
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|
-/// | gamma | 0.25 | how much the output's own sign is preferred | finite, at least 0 |
-/// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
-/// | bias | [`BiasMode::Absorb`] | what becomes of b | any mode |
+/// | gamma | 0.25 | how strongly the output's sign is favored | finite, at least 0 |
+/// | stabilizer | 1e-6 | keeps totals away from zero | see [`Stabilizer`] |
+/// | bias | [`BiasMode::Absorb`] | how b is treated | any mode |
 ///
-/// Sinks: the bias (under `Absorb`), the stabilizer, and all of it (`Dead`) where y_j is exactly 0.
+/// Sinks: the bias (under `Absorb`), the stabilizer, and all relevance (`Dead`) where y_j is
+/// exactly 0.
 ///
 /// # Example
 /// ```
@@ -49,22 +52,24 @@ const GAMMA: f64 = 0.25;
 ///
 /// let model = Sequential::builder().layer(Linear::new(dmatrix![2.0, -1.0], None)?).build()?;
 /// let explanation = model.explain(&dvector![1.0, 1.0], Gamma::new(1.0)?)?;
-/// assert!((explanation.shares() - dmatrix![4.0 / 3.0; -1.0 / 3.0]).amax() < 1e-6); // (2 + 2) and -1 of 3
+/// // The positive contribution counts twice: (2 + 2) / 3 and -1 / 3.
+/// assert!((explanation.shares() - dmatrix![4.0 / 3.0; -1.0 / 3.0]).amax() < 1e-6);
 /// # Ok::<(), relprop::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(clippy::struct_field_names)] // γ has this name
+#[allow(clippy::struct_field_names)] // the parameter γ has the same name as the rule
 pub struct Gamma {
     gamma: f64,
     stabilizer: Stabilizer,
     bias: BiasMode,
 }
 
-/// The plain gamma rule: positive weights count 1 + γ times, whatever the sign of inputs and
-/// output.
+/// The plain gamma rule: positive weights are multiplied by 1 + γ, regardless of the signs of
+/// inputs and output.
 ///
-/// The parameters are those of [`Gamma`], which is the same where no input is negative and the
-/// output is positive. Where they are, it may divide by a total near zero: take [`Gamma`] there.
+/// The parameters are those of [`Gamma`]. The two rules agree if all inputs are nonnegative and the
+/// output is positive. Otherwise, this rule can divide by a total near zero, so use [`Gamma`]
+/// instead.
 ///
 /// Sinks: the bias (under `Absorb`) and the stabilizer.
 ///
@@ -88,10 +93,10 @@ pub struct GammaPlain {
 macro_rules! constructors {
     ($rule:ident) => {
         impl $rule {
-            /// The rule with γ.
+            /// Creates the rule with γ.
             ///
             /// # Errors
-            /// [`Error::InvalidParameter`] where γ is not finite or below 0.
+            /// [`Error::InvalidParameter`] unless γ is finite and at least 0.
             pub fn new(gamma: f64) -> Result<Self, Error> {
                 if gamma.is_finite() && gamma >= 0.0 {
                     return Ok(Self { gamma, ..Self::default() });
@@ -112,7 +117,7 @@ macro_rules! constructors {
 constructors!(Gamma);
 constructors!(GammaPlain);
 
-/// v + γ v+ and v + γ v-.
+/// The functions v + γ v+ and v + γ v-.
 fn preferring<T: Scalar>(gamma: f64) -> [Transform<T>; 2] {
     let gamma = T::from_f64(gamma);
     [
@@ -128,7 +133,7 @@ impl<T: Scalar> RelevanceRule<T> for Gamma {
 
     fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
         let [positive, negative] = preferring::<T>(self.gamma);
-        // What z >= 0 and z < 0 are multiplied by, where the output has this sign.
+        // Positive inputs use the weights mapped by `with`, negative ones those by `against`.
         let group = |gate, [with, against]: [&Transform<T>; 2]| {
             let parts = vec![
                 Part::new(Transform::Positive, with.clone()),
@@ -142,7 +147,7 @@ impl<T: Scalar> RelevanceRule<T> for Gamma {
             group(Gate::Positive, [&positive, &negative]),
             group(Gate::Negative, [&negative, &positive]),
         ];
-        // (w + γ w+) + (w + γ w-) = (2 + γ) w.
+        // The numerators of both groups sum to (2 + γ) z w: (w + γ w+) + (w + γ w-) = (2 + γ) w.
         let [first, second] = groups;
         Ok(Decomposition::new(vec![first, second.completing(T::from_f64(2.0 + self.gamma))]))
     }

@@ -14,24 +14,25 @@ use super::{
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The rule LRP-0, z_i w_ij / y_j: relevance in proportion to what each input added to the output,
-/// with nothing to keep y_j from zero.
+/// The LRP-0 rule, z_i w_ij / y_j: shares in proportion to each input's contribution to the output,
+/// without a stabilizer.
 ///
-/// In a network of linear layers and ReLUs it is gradient times input. Where y_j is exactly 0 the
-/// shares are 0.
+/// In a network of linear layers and ReLUs it equals gradient times input. Where y_j is exactly 0,
+/// the shares are 0.
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|
-/// | bias | [`BiasMode::Absorb`] | what becomes of b | any mode |
+/// | bias | [`BiasMode::Absorb`] | how b is treated | any mode |
 ///
-/// Sinks: the bias b_j / y_j (under `Absorb`), and all of it (`Dead`) where y_j is 0.
+/// Sinks: the bias b_j / y_j (under `Absorb`), and all relevance (`Dead`) where y_j is 0.
 ///
 /// # Example
 /// ```
 /// use relprop::{Linear, Rule, Sequential};
 /// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
-/// let model = Sequential::builder().layer(Linear::new(dmatrix![2.0, 1.0], dvector![1.0])?).build()?;
+/// let layer = Linear::new(dmatrix![2.0, 1.0], dvector![1.0])?;
+/// let model = Sequential::builder().layer(layer).build()?;
 /// let explanation = model.explain(&dvector![1.0, 1.0], Rule::Lrp0)?;
 /// assert_eq!(explanation.shares(), &dmatrix![0.5; 0.25]);
 /// # Ok::<(), relprop::Error>(())
@@ -42,7 +43,7 @@ pub struct Lrp0 {
 }
 
 impl Lrp0 {
-    /// The same with another use of the bias.
+    /// Sets how the bias is treated.
     #[must_use]
     pub fn with_bias(mut self, bias: BiasMode) -> Self {
         self.bias = bias;

@@ -4,18 +4,20 @@
 //!     A_ij = z_i w_ij / S(y_j)
 //! ```
 //!
-//! The name that zennit gives to the rule of poolings and sums (C. Anders, D. Neumann, W. Samek,
-//! K.-R. Müller, S. Lapuschkin: Software for dataset-wide XAI, arXiv:2106.13200, 2021): their
-//! weights are no parameters, only normalized.
+//! The name comes from zennit's rule for poolings and sums: their weights are not learned, only
+//! normalized.
+//!
+//! C. Anders, D. Neumann, W. Samek, K.-R. Müller, S. Lapuschkin: Software for dataset-wide XAI.
+//! arXiv:2106.13200, 2021.
 
 use super::{Decomposition, Epsilon, RelevanceRule, Site};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The rule for poolings and sums: in proportion to what each input added, as [`Epsilon::default`]
-/// does.
+/// The rule for poolings and sums: shares in proportion to each input's contribution, as with
+/// [`Epsilon::default`].
 ///
-/// No parameters. Sinks: those of [`Epsilon`].
+/// No parameters. The sinks are those of [`Epsilon`].
 ///
 /// # Example
 /// ```
@@ -23,7 +25,8 @@ use crate::scalar::Scalar;
 /// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
 /// let mean = Sequential::builder().layer(Linear::new(dmatrix![0.5, 0.5], None)?).build()?;
-/// assert!((mean.explain(&dvector![3.0, 1.0], Rule::Norm)?.shares() - dmatrix![0.75; 0.25]).amax() < 1e-6);
+/// let explanation = mean.explain(&dvector![3.0, 1.0], Rule::Norm)?;
+/// assert!((explanation.shares() - dmatrix![0.75; 0.25]).amax() < 1e-6);
 /// # Ok::<(), relprop::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,25 +1,28 @@
 //! # Pass
 //!
 //! ```text
-//!     A_ij = 1 where i = j, else 0
+//!     A_ij = 1 if i = j, otherwise 0
 //! ```
 
 use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Transform};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The rule that gives everything to the input of the same index, as if the layer were not there.
+/// The pass-through rule: each input receives the relevance of the output with the same index, as
+/// if the layer were absent.
 ///
-/// No parameters, no sinks. [`Error::Unsupported`] for a layer whose inputs and outputs have
-/// different shapes.
+/// No parameters and no sinks. If the inputs and outputs of a layer have different shapes, the rule
+/// returns [`Error::Unsupported`].
 ///
 /// # Example
 /// ```
 /// use relprop::{Linear, Rule, Sequential};
 /// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
-/// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -3.0; 2.0, 2.0], None)?).build()?;
-/// assert_eq!(model.explain(&dvector![5.0, 1.0], Rule::Pass)?.shares(), &dmatrix![1.0, 0.0; 0.0, 1.0]);
+/// let layer = Linear::new(dmatrix![1.0, -3.0; 2.0, 2.0], None)?;
+/// let model = Sequential::builder().layer(layer).build()?;
+/// let explanation = model.explain(&dvector![5.0, 1.0], Rule::Pass)?;
+/// assert_eq!(explanation.shares(), &dmatrix![1.0, 0.0; 0.0, 1.0]);
 /// # Ok::<(), relprop::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,7 +40,7 @@ impl<T: Scalar> RelevanceRule<T> for Pass {
                 layer: site.layer,
                 kind: site.kind.to_owned(),
                 reason: format!(
-                    "its inputs are {} and its outputs {}, not of one shape",
+                    "its input shape {} differs from its output shape {}",
                     site.input_shape, site.output_shape
                 ),
             });

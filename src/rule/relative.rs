@@ -1,22 +1,22 @@
 //! # Relative
 //!
 //! ```text
-//!     A_ij = z_i w_ij / n        n: how many inputs output j has
+//!     A_ij = z_i w_ij / n        n: number of inputs of output j
 //! ```
 //!
-//! The forward-pass formulation of LRP with its divisor, the total, replaced by the constant
-//! fan-in.
+//! This is the forward-pass formulation of LRP with the divisor replaced: the constant fan-in
+//! instead of the total.
 
 use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Transform};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The rule without a total, z_i w_ij / n: what an input adds, against the fan-in.
+/// The rule without a total, z_i w_ij / n: each input's contribution divided by the fan-in.
 ///
-/// Nothing is divided by data, so nothing is unstable and no stabilizer is needed. The shares do
-/// not sum to 1: what is missing (or too much) stands in the ledger as the rest. They shrink with
-/// every layer, and in a deep network below the number type's range; the scale is therefore kept
-/// apart ([`Explanation::exponent`](crate::Explanation::exponent)).
+/// No divisor depends on the data, so the rule is stable without a stabilizer. The shares do not
+/// sum to 1; the ledger lists the difference, positive or negative, as the rest. The shares shrink
+/// with every layer and in a deep network would fall below the range of the number type, so their
+/// scale is kept separately ([`Explanation::exponent`](crate::Explanation::exponent)).
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|
@@ -29,7 +29,8 @@ use crate::scalar::Scalar;
 /// use relprop::{Linear, Relative, Sequential};
 /// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
-/// let model = Sequential::builder().layer(Linear::new(dmatrix![2.0, 1.0], dvector![1.0])?).build()?;
+/// let layer = Linear::new(dmatrix![2.0, 1.0], dvector![1.0])?;
+/// let model = Sequential::builder().layer(layer).build()?;
 /// let explanation = model.explain(&dvector![1.0, 3.0], Relative::default())?;
 /// assert_eq!(explanation.shares()[(0, 0)], 1.0); // 1 · 2 / 2
 /// assert_eq!(explanation.shares()[(1, 0)], 1.5); // 3 · 1 / 2
@@ -41,14 +42,14 @@ pub struct Relative {
 }
 
 impl Relative {
-    /// The rule with a use of the bias.
+    /// Creates the rule with this treatment of the bias.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] for [`BiasMode::Absorb`]: there is no total that could absorb
-    /// the bias.
+    /// [`Error::InvalidParameter`] for [`BiasMode::Absorb`], because there is no total that could
+    /// absorb the bias.
     pub fn new(bias: BiasMode) -> Result<Self, Error> {
         if bias == BiasMode::Absorb {
-            let requirement = "Ignore or Distribute (the rule has no total that could absorb it)";
+            let requirement = "Ignore or Distribute (the rule has no total to absorb it)";
             return Err(Error::parameter("Relative", "bias", bias, requirement));
         }
         Ok(Self { bias })

@@ -14,17 +14,18 @@ use super::{
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// Shares by the weights and the sign of the input in place of its size: a feature of 0 can be
-/// relevant too. Meant for the first layer, where the size of a value is the unit that it is
-/// measured in.
+/// The SIGN rule: shares by the weight and the sign of each input, regardless of the input's size.
 ///
-/// | parameter | default | what for | range |
+/// A feature with the value 0 can be relevant too. The rule is designed for the first layer, where
+/// the size of a value depends on its unit of measurement.
+///
+/// | parameter | default | purpose | range |
 /// |---|---|---|---|
-/// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
-/// | bias | [`BiasMode::Absorb`] | what becomes of b | any mode |
+/// | stabilizer | 1e-6 | keeps totals away from zero | see [`Stabilizer`] |
+/// | bias | [`BiasMode::Absorb`] | how b is treated | any mode |
 ///
-/// Sinks: the bias b_j / S (under `Absorb`), the stabilizer, and `rest`, what shares, bias and
-/// stabilizer together differ from 1 by.
+/// Sinks: the bias b_j / S (under `Absorb`), the stabilizer, and the `Rest`: the difference between
+/// 1 and the sum of shares, bias and stabilizer.
 ///
 /// # Example
 /// ```

@@ -15,15 +15,15 @@ use super::{
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The w² rule: in proportion to the squared weights, whatever the inputs, for a first layer with
-/// inputs of any size.
+/// The w² rule: shares in proportion to the squared weights, regardless of the inputs, for a first
+/// layer with inputs of any size.
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|
-/// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
-/// | bias | [`BiasMode::Ignore`] | `Absorb` puts b² into the total, as zennit does | `Ignore` or `Absorb` |
+/// | stabilizer | 1e-6 | keeps totals away from zero | see [`Stabilizer`] |
+/// | bias | [`BiasMode::Ignore`] | `Absorb` adds b² to the total, as zennit does | `Ignore` or `Absorb` |
 ///
-/// Sinks: the stabilizer, the bias (under `Absorb`).
+/// Sinks: the stabilizer and the bias (under `Absorb`).
 ///
 /// # Example
 /// ```

@@ -1,7 +1,8 @@
 //! # ZBox
 //!
 //! ```text
-//!     A_ij = (z_i w_ij - l_i w_ij+ - h_i w_ij-) / S(their sum)        p+ = max(p, 0), p- = min(p, 0)
+//!     A_ij = (z_i w_ij - l_i w_ij+ - h_i w_ij-) / S(their sum)
+//!     p+ = max(p, 0), p- = min(p, 0)
 //! ```
 //!
 //! G. Montavon, S. Lapuschkin, A. Binder, W. Samek, K.-R. Müller: Explaining nonlinear
@@ -17,16 +18,16 @@ use super::{
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The z-box rule, for a first layer whose inputs lie in a box, such as pixels: z_i against the
-/// corner that speaks most against the output.
+/// The z-box rule, for a first layer whose inputs lie in a box, such as pixels: each input is
+/// compared with the corner of the box that speaks most against the output.
 ///
-/// No numerator is negative for a sample in the box, so that no total cancels; and an input of 0
-/// gets relevance, too.
+/// For a sample in the box, no numerator is negative, so no total cancels. An input of 0 can get
+/// relevance too.
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|
-/// | low, high | none | the box, for all inputs or for each | finite, low <= high |
-/// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
+/// | low, high | none | the box: a range for all inputs or for each | finite, low <= high |
+/// | stabilizer | 1e-6 | keeps totals away from zero | see [`Stabilizer`] |
 ///
 /// Sink: the stabilizer.
 ///
@@ -37,7 +38,8 @@ use crate::scalar::Scalar;
 ///
 /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -1.0], None)?).build()?;
 /// let explanation = model.explain(&dvector![1.0, 0.0], ZBox::new(0.0, 1.0)?)?;
-/// // 1 - 0 and 0 - 1 · -1: a dark pixel that would have spoken against counts as much as the bright one.
+/// // 1 - 0 and 0 - 1 · -1: the bright pixel speaks for the output, and so does the dark pixel,
+/// // which would speak against the output if it were bright.
 /// assert!((explanation.shares() - dmatrix![0.5; 0.5]).amax() < 1e-6);
 /// # Ok::<(), relprop::Error>(())
 /// ```
@@ -50,20 +52,21 @@ pub struct ZBox {
 }
 
 impl ZBox {
-    /// The box of all inputs.
+    /// Creates the rule with the same range for all inputs.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] unless low <= high, both finite.
+    /// [`Error::InvalidParameter`] unless both bounds are finite and low <= high.
     pub fn new(low: f64, high: f64) -> Result<Self, Error> {
         Self::per_input(vec![low], vec![high])
     }
 
-    /// A box with sides of its own for each input, as pixels of normalized channels have. One value
-    /// stands for all.
+    /// Creates the rule with a separate range for each input, as for pixels of normalized channels.
+    /// A single range applies to all inputs.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] unless there are as many of both, and low <= high, all finite.
-    /// Another number than the layer's inputs is an error where the rule is used.
+    /// [`Error::InvalidParameter`] unless `low` and `high` have the same length and all bounds are
+    /// finite with low <= high. If the length differs from the layer's number of inputs, using the
+    /// rule there is an error.
     pub fn per_input(low: Vec<f64>, high: Vec<f64>) -> Result<Self, Error> {
         let ordered = low
             .iter()
@@ -74,7 +77,7 @@ impl ZBox {
                 "ZBox",
                 "low, high",
                 (low, high),
-                "finite, as many of both, low <= high",
+                "finite and of the same length, with low <= high",
             ));
         }
         Ok(Self {
@@ -85,17 +88,18 @@ impl ZBox {
         })
     }
 
-    /// The same with another stabilizer of the totals.
+    /// Sets the stabilizer of the totals.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] where ε is not finite or not above 0.
+    /// [`Error::InvalidParameter`] unless ε is finite and above 0.
     pub fn with_stabilizer(mut self, stabilizer: Stabilizer) -> Result<Self, Error> {
         self.stabilizer = stabilizer.check("ZBox")?;
         Ok(self)
     }
 
-    /// The same with another treatment of samples outside the box, which are refused unless told
-    /// otherwise: shares of such a sample can have any sign and size.
+    /// Sets how samples outside the box are treated.
+    ///
+    /// By default they are refused, because the shares of such a sample can have any sign and size.
     #[must_use]
     pub fn with_outside(mut self, outside: Outside) -> Self {
         self.outside = outside;
@@ -123,13 +127,14 @@ impl<T: Scalar> RelevanceRule<T> for ZBox {
                     layer: site.layer,
                     kind: site.kind.to_owned(),
                     reason: format!(
-                        "the box has {} sides, the layer {} inputs",
+                        "the box has bounds for {} inputs, but the layer has {} inputs",
                         each.len(),
                         site.inputs
                     ),
                 }),
             }
         };
+        // The numerators z w - l w+ - h w-, as three parts.
         let (low, high) = (of_inputs(&self.low)?, of_inputs(&self.high)?);
         let negated = |bounds: &[T]| -> Vec<T> { bounds.iter().map(|&bound| -bound).collect() };
         let parts = vec![

@@ -6,7 +6,7 @@
 //!
 //! G. Montavon, S. Lapuschkin, A. Binder, W. Samek, K.-R. Müller: Explaining nonlinear
 //! classification decisions with deep Taylor decomposition. Pattern Recognition 65, 2017, pp.
-//! 211-222. It is alpha-beta with α = 1, β = 0.
+//! 211-222. The rule is alpha-beta with α = 1, β = 0.
 
 use super::{
     BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform,
@@ -15,18 +15,19 @@ use super::{
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The z⁺ rule: what is positive, over its sum. No relevance changes its sign, and no total
-/// cancels.
+/// The z⁺ rule: positive contributions, divided by their sum. No relevance changes its sign, and no
+/// total cancels.
 ///
-/// Inputs, weights and the bias are clamped, so that inputs of both signs are right, too.
+/// Inputs, weights and the bias are all split by sign, so the rule is also correct for inputs of
+/// both signs.
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|
-/// | stabilizer | 1e-6 | keeps totals from zero | see [`Stabilizer`] |
-/// | bias | [`BiasMode::Absorb`] | what becomes of b+ | any mode |
+/// | stabilizer | 1e-6 | keeps totals away from zero | see [`Stabilizer`] |
+/// | bias | [`BiasMode::Absorb`] | how b+ is treated | any mode |
 ///
-/// Sinks: the bias b_j+ / S (under `Absorb`), the stabilizer, and all of it (`Empty`) where nothing
-/// is positive.
+/// Sinks: the bias b_j+ / S (under `Absorb`), the stabilizer, and all relevance (`Empty`) where no
+/// contribution is positive.
 ///
 /// # Example
 /// ```
@@ -46,7 +47,7 @@ pub struct ZPlus {
 
 settings!(ZPlus);
 
-/// c times what has the sign of `of`, over its sum.
+/// The positive or negative contributions, divided by their sum.
 pub(super) fn of_sign<T: Scalar>(
     positive: bool,
     stabilizer: Stabilizer,
@@ -57,6 +58,7 @@ pub(super) fn of_sign<T: Scalar>(
     } else {
         [Transform::Negative, Transform::Positive]
     };
+    // A contribution is positive if input and weight have the same sign, negative otherwise.
     let parts =
         vec![Part::new(Transform::Positive, same.clone()), Part::new(Transform::Negative, other)];
     Group::new(parts, Divisor::Total(stabilizer)).with_bias(bias, same).of_one_sign()
