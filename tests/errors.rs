@@ -520,7 +520,7 @@ fn more_than_there_is_room_for() {
     let text = refused(explainer.explain(&x).unwrap_err());
     assert!(
         text.starts_with(
-            "the shares of 12288 inputs in 8192 outputs, with what they are made of, would take "
+            "the shares of 12288 inputs in 8192 outputs, with intermediate results, would take "
         ),
         "{text}"
     );
