@@ -238,7 +238,8 @@ impl<T: Scalar> Explanation<T> {
     /// use relprop::{Linear, Rule, Sequential};
     /// use relprop::nalgebra::{self, dmatrix, dvector};
     ///
-    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -5.0, 2.0], None)?).build()?;
+    /// let linear = Linear::new(dmatrix![1.0, -5.0, 2.0], None)?;
+    /// let model = Sequential::builder().layer(linear).build()?;
     /// let top = model.explain(&dvector![1.0, 1.0, 1.0], Rule::Epsilon)?.top(0, 2)?;
     /// assert_eq!([top[0].input, top[1].input], [1, 2]);
     /// # Ok::<(), relprop::Error>(())

@@ -1,4 +1,4 @@
-//! How much memory a call may take, checked before any of it is taken.
+//! A limit on the memory of a call, checked before anything is allocated.
 
 use crate::error::Error;
 
@@ -14,8 +14,8 @@ impl Default for MemoryLimit {
 }
 
 impl MemoryLimit {
-    /// Whether there is room for this many values of the type. A number of values may be beyond
-    /// every integer, so it is a float.
+    /// Checks that this many values of type `T` are within the limit. The number is a float because
+    /// it can exceed every integer type.
     ///
     /// # Errors
     /// [`Error::TooLarge`].
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_what_and_how_much() {
+    fn reports_what_and_how_much() {
         let check = |values| {
             MemoryLimit(1 << 20).check::<f32>(
                 values,

@@ -341,10 +341,8 @@ impl Numbers {
                 ),
             };
             if output.size() == 0 || output.size() > LARGEST {
-                let (kind, expected) = (
-                    layer.kind().to_owned(),
-                    format!("inputs that give 1 to {LARGEST} outputs"),
-                );
+                let (kind, expected) =
+                    (layer.kind().to_owned(), format!("inputs that give 1 to {LARGEST} outputs"));
                 return Err(Error::LayerShape { layer: index, kind, expected, found: shape });
             }
             nodes.push(Node { layer: layer.clone(), name, index, output, bound });
