@@ -90,11 +90,11 @@ pub enum Accumulation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Cause {
-    /// A bias absorbs it.
+    /// Relevance absorbed by a bias.
     Bias,
-    /// The stabilizer of a total absorbs it.
+    /// Relevance absorbed by the stabilizer of a total.
     Stabilizer,
-    /// The rule's shares do not sum to 1, and this is the remainder. Rules with a remainder are
+    /// The remainder of a rule whose shares do not sum to 1. Such rules are
     /// [`Relative`](crate::Relative), [`AbsLrp`](crate::AbsLrp) and [`Sign`](crate::Sign).
     Rest,
     /// The total is exactly 0 and there is no stabilizer, so no shares can be computed.

@@ -82,6 +82,7 @@ impl<E: Copy + Default> Pool<E> {
 
     /// Restores the initial order of the buffers, so that the same takes yield the same buffers.
     pub fn rewind(&mut self) {
+        // Buffers are taken from the end, so the first one must be last.
         for free in [&mut self.small, &mut self.others] {
             free.sort_unstable_by_key(|buffer| std::cmp::Reverse(buffer.number));
         }

@@ -205,6 +205,7 @@ impl<T: Scalar> Explainer<T> {
         let none = || Error::parameter("Targets", "targets", 0, "at least one");
         self.explained = match &targets {
             Targets::All => Explained::All,
+            // A placeholder: `fill` writes the prediction of each sample.
             Targets::Predicted => Explained::Outputs(vec![0]),
             Targets::Outputs(listed) => {
                 if let Some(&target) = listed.iter().find(|&&target| target >= outputs) {
@@ -235,9 +236,10 @@ impl<T: Scalar> Explainer<T> {
 
     /// Sets the limit on the memory of a call, in bytes.
     ///
-    /// The default is 2 GiB. The size of the shares of all targets, for all samples of a batch and
-    /// for every layer of a trace, is computed before anything is allocated. If it exceeds the
-    /// limit, the call returns [`Error::TooLarge`], which states the size and suggests a remedy.
+    /// The default is 2 GiB. Each call computes how much its results need before it allocates
+    /// anything: the shares of all targets, for all samples of a batch and for every layer of a
+    /// trace. If this exceeds the limit, the call returns [`Error::TooLarge`], which states the
+    /// size and a remedy.
     ///
     /// # Example
     /// ```
@@ -285,8 +287,8 @@ impl<T: Scalar> Explainer<T> {
         2.0 * samples as f64 * self.plan.largest_block(self.plan.accumulation())
     }
 
-    /// Checks that the explanations of `samples` samples fit, of which `at_once` are computed at a
-    /// time.
+    /// Checks that the explanations of `samples` samples are within the memory limit, if `at_once`
+    /// of them are computed at a time.
     fn check_size(&self, samples: usize, at_once: usize) -> Result<(), Error> {
         let values = self.values_of(samples) + self.values_of_blocks(at_once);
         let (inputs, targets) = (self.model.inputs(), self.target_count());
@@ -316,7 +318,8 @@ impl<T: Scalar> Explainer<T> {
         self.limit.check::<T>(values, what, remedy)
     }
 
-    /// Checks that a trace fits: it holds every layer's shares as a block and as a matrix.
+    /// Checks that a trace is within the memory limit. A trace holds the shares of every layer as a
+    /// block and as a matrix.
     pub(crate) fn check_size_of_trace(&self) -> Result<MemoryLimit, Error> {
         let (targets, outputs) = (self.target_count() as f64, self.model.outputs() as f64);
         let layers: f64 = self
@@ -421,6 +424,7 @@ impl<T: Scalar> Explainer<T> {
     pub fn explain_slice(&self, sample: &[T]) -> Result<Explanation<T>, Error> {
         let mut workspace = self.workspace();
         self.explain_into(sample, &mut workspace)?;
+        // Never empty after a success.
         workspace.explanations.pop().ok_or(Error::EmptyModel)
     }
 
@@ -584,9 +588,9 @@ impl<T: Scalar> Explainer<T> {
     /// How many samples of a batch each part covers, and how many of them pass through the layers
     /// together. The results depend on neither.
     fn split(&self, samples: usize) -> (usize, usize) {
-        /// The most values in a part's largest block, so that it stays in a thread's cache.
+        /// The largest size of a part's blocks, so that they stay in a thread's cache.
         const BLOCK: f64 = 32_768.0;
-        /// The most samples that pass through the layers together.
+        /// The largest number of samples that pass through the layers together.
         const MOST: usize = 64;
         /// From this many multiply-adds on, a convolutional network can need as much memory for a
         /// sample as for its weights, so each thread computes one sample at a time.

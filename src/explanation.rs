@@ -13,7 +13,7 @@ use crate::ledger::{Ledger, LedgerEntry};
 use crate::linalg;
 use crate::scalar::Scalar;
 
-/// The contribution of each input of a sample to each output.
+/// The explanation of one sample: the contribution of each input to each output.
 ///
 /// The *shares* S (inputs x outputs) give the fraction of each output that is assigned to each
 /// input. The *relevance* of the inputs for output k is S[:, k] · f_k(x). The
@@ -164,12 +164,12 @@ impl<T: Scalar> Explanation<T> {
         matches!(self.explained, Explained::Weightings(_))
     }
 
-    /// The power of two by which shares and relevances have to be scaled.
+    /// The binary exponent by which shares and relevances are scaled.
     ///
     /// The exponent is 0 unless even the largest true share is too small for the number type to
-    /// hold in full precision. In that case, shares and relevances are given times 2^-exponent:
-    /// their proportions are right, and their magnitude is not lost. This happens in deep networks
-    /// with rules that do not conserve relevance, such as [`Relative`](crate::Relative).
+    /// hold in full precision. In that case, shares and relevances are returned times 2^-exponent,
+    /// which preserves their proportions and their magnitude. This happens in deep networks with
+    /// rules that do not conserve relevance, such as [`Relative`](crate::Relative).
     #[must_use]
     pub fn exponent(&self) -> i32 {
         self.exponent
@@ -272,7 +272,7 @@ impl<T: Scalar> Explanation<T> {
             .map(|v| v.max(T::min_value()).min(T::max_value())))
     }
 
-    /// The ledger of output `target`: where all of its relevance is assigned.
+    /// The ledger of output `target`, which accounts for all of its relevance.
     ///
     /// # Errors
     /// See [`relevance`](Self::relevance).
@@ -310,8 +310,8 @@ impl<T: Scalar> Explanation<T> {
 
     /// Findings that can make the explanation of this sample misleading.
     ///
-    /// A finding says that the sample is outside the range that a rule assumes, if such samples are
-    /// [reported](crate::rule::Outside::Report) instead of refused.
+    /// There is a finding if the sample is outside the range that a rule assumes and the rule
+    /// [reports](crate::rule::Outside::Report) such samples instead of refusing them.
     /// [`Sequential::check`](crate::Sequential::check) finds problems that do not depend on the
     /// sample.
     #[must_use]

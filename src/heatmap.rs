@@ -155,7 +155,7 @@ impl Canvas {
     /// Encodes the canvas as a PNG file.
     ///
     /// # Errors
-    /// [`Error::Io`] if the encoder fails, which it does not for an existing canvas.
+    /// [`Error::Io`] if the encoder fails, which does not happen for a valid canvas.
     pub fn to_png(&self) -> Result<Vec<u8>, Error> {
         self.encode()
             .map_err(|source| Error::Io { path: "the picture".to_owned(), source: source.into() })
@@ -164,7 +164,7 @@ impl Canvas {
     /// Writes the canvas to a PNG file.
     ///
     /// # Errors
-    /// [`Error::Io`] with the path.
+    /// [`Error::Io`] if the file cannot be written.
     pub fn write_png(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         let path = path.as_ref();
         std::fs::write(path, self.to_png()?).map_err(|source| Error::io(path, source))
@@ -192,7 +192,7 @@ fn finite<T: Scalar>(value: T) -> f64 {
 /// The values as fractions of their largest magnitude.
 fn strengths<T: Scalar>(values: &[T]) -> impl Iterator<Item = f64> + '_ {
     let largest = values.iter().map(|&v| finite(v).abs()).fold(0.0, f64::max);
-    // Not multiplied by 1 / largest, which is infinite for the smallest numbers.
+    // A division, because 1 / largest is infinite for the smallest numbers.
     values.iter().map(move |&v| if largest > 0.0 { finite(v) / largest } else { 0.0 })
 }
 

@@ -1,10 +1,10 @@
-//! The ledger: where all of an output's relevance is assigned.
+//! The ledger: how all of an output's relevance is distributed.
 
 use std::fmt;
 
 use crate::accumulate::Cause;
 
-/// Where the relevance of one output is assigned: to the inputs, and to the sinks of each layer.
+/// The distribution of one output's relevance over the inputs and the sinks of each layer.
 ///
 /// For every rule, the parts sum to the output, up to rounding:
 ///
@@ -154,6 +154,7 @@ impl Ledger {
     pub fn imbalance(&self) -> f64 {
         let magnitude =
             self.inputs_magnitude + self.entries.iter().map(|entry| entry.part.abs()).sum::<f64>();
+        // Avoids 0 / 0.
         (self.whole - self.parts()).abs() / magnitude.max(f64::MIN_POSITIVE)
     }
 

@@ -84,7 +84,7 @@ pub use rule::{
     RelevanceRule, Rule, Sign, WSquare, ZBox, ZPlus,
 };
 
-// Layers, and what a custom layer is made of.
+// Layers, and the building blocks of custom layers.
 #[doc(inline)]
 pub use layer::{
     AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, AxisSoftmax, BatchNorm1d,

@@ -224,6 +224,7 @@ fn share_out<T: Scalar>(
             .enumerate()
             .for_each(|(part, values)| f(part * some, values));
     }
+    // Unused without the feature `rayon`.
     let _ = (unit, together, worth_it);
     f(0, values);
 }
@@ -292,6 +293,7 @@ fn by_rows<T: Scalar>(
             return T::with_scratch(|scratch| scratch.parts = parts);
         }
     }
+    // Unused without the feature `rayon`.
     let _ = weights;
     product(0..height, out);
 }

@@ -156,8 +156,8 @@ impl<T: Scalar> SequentialBuilder<T> {
     /// # Errors
     /// - [`Error::EmptyModel`] if there are no layers, and [`Error::NoLinearLayer`] if none is
     ///   linear.
-    /// - [`Error::UnknownInput`] if the layers do not determine the shape of a sample and it is not
-    ///   set.
+    /// - [`Error::UnknownInput`] if the shape of a sample is neither set nor determined by the
+    ///   layers.
     /// - [`Error::LayerShape`] if two layers do not fit together.
     /// - [`Error::SoftmaxInMiddle`] or [`Error::SoftmaxInBranch`] if a softmax is not at the end.
     /// - [`Error::InvalidParameter`] if a layer's settings are invalid.
@@ -479,8 +479,8 @@ pub(crate) trait Visitor<T: Scalar> {
     /// Called when the pass leaves a linear layer.
     fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error>;
 
-    /// Called after a layer that copies its inputs, with the index of the input that each output is
-    /// a copy of.
+    /// Called after a layer that selects some of its inputs. `from` has the input that each output
+    /// is a copy of.
     fn route(
         &mut self,
         buffers: &mut Buffers<T>,
@@ -611,7 +611,7 @@ impl<T: Scalar> Sequential<T> {
         self.nodes().get(layer).map_or("", |node| node.layer.kind())
     }
 
-    /// The linear layers, each with the site that rules see.
+    /// The linear layers, each with the [`Site`] that is passed to rules.
     pub(crate) fn sites(&self) -> Vec<(Site<'_>, &Linear<T>)> {
         let nodes = self.nodes();
         let mut sites = Vec::new();
@@ -735,7 +735,7 @@ impl<T: Scalar> Sequential<T> {
         Ok(Outputs { logits, probabilities })
     }
 
-    /// The probabilities that the last layer computes from the logits, if it does.
+    /// The probabilities, if the last layer computes them from the logits.
     fn probabilities(
         &self,
         logits: &[T],

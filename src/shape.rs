@@ -31,6 +31,7 @@ impl Shape {
     /// The number of values.
     #[must_use]
     pub fn size(&self) -> usize {
+        // Saturates, because a shape from a file can have any size.
         self.dims().iter().fold(1, |size: usize, &dim| size.saturating_mul(dim))
     }
 

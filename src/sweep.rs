@@ -89,7 +89,7 @@ impl<T: Scalar> Sweep<T> {
 
     /// Explains one sample with each rule, in the order of the rules.
     ///
-    /// Each explanation is bit-for-bit the same as from the rule's own explainer.
+    /// Each explanation is bit-for-bit identical to that of the rule's own explainer.
     ///
     /// Cost: one forward pass, and one accumulation per rule.
     ///

@@ -13,8 +13,7 @@ use crate::explanation::{Contribution, Explanation, strongest};
 use crate::memory::MemoryLimit;
 use crate::scalar::Scalar;
 
-/// One explained sample, with the shares at every layer kept to examine any unit inside the
-/// network.
+/// One explained sample with the shares at every layer, for examining units inside the network.
 ///
 /// Layers are identified by their index in the model. The *units* of a layer are its inputs: the
 /// units of layer 0 are the sample's values, and the units at the index after the last layer
@@ -27,8 +26,8 @@ use crate::scalar::Scalar;
 /// maps to human-understandable explanations through concept relevance propagation. Nature Machine
 /// Intelligence 5, 2023). P and S are known for all units and targets at once.
 ///
-/// Values too small for the number type are 0 in a trace. The [`Explanation`] preserves them by its
-/// [`exponent`](Explanation::exponent).
+/// Values too small for the number type are 0 in a trace, whereas an [`Explanation`] scales them by
+/// its [`exponent`](Explanation::exponent).
 ///
 /// ```
 /// use relprop::{Linear, Relu, Rule, Sequential};
@@ -105,6 +104,7 @@ impl<T: Scalar> Explainer<T> {
         let outputs = model.pass(sample, &mut buffers, &mut kept)?;
         let (targets, selected) = self.begin(&outputs.logits, &mut buffers);
         let mut blocks = kept.suffixes(targets, &mut buffers).map_err(overflow)?;
+        // The suffixes begin with the last factor; the shares are in the order of the layers.
         blocks.reverse();
         let shares = blocks
             .iter()
@@ -204,8 +204,9 @@ impl<T: Scalar> Trace<T> {
     /// The part of the inputs' relevance for a target that flows through the given units of a
     /// layer.
     ///
-    /// These parts sum to the whole relevance over all units of a layer. Cost: reverse accumulation
-    /// for one target, from this layer back to the inputs. The network does not run again.
+    /// Summed over all units of a layer, these parts give the whole relevance. Cost: reverse
+    /// accumulation for one target, from this layer back to the inputs. The network does not run
+    /// again.
     ///
     /// # Errors
     /// The errors of [`relevance`](Self::relevance), and [`Error::UnitOutOfRange`].
@@ -267,6 +268,7 @@ impl<T: Scalar> Trace<T> {
     /// a layer exceeds the memory limit, as that of a convolution easily does.
     pub fn paths(&self, target: usize, count: usize) -> Result<Vec<Path<T>>, Error> {
         let (column, scale) = self.explanation.place(target)?;
+        // A unit has at most `count` arrivals, and at most one for each path that leads to it.
         let (mut to_each, mut arrivals) = (1.0_f64, 0.0);
         for units in (0..=self.kept.len()).map(|linear| self.units(linear) as f64) {
             arrivals += to_each * units;
@@ -300,6 +302,7 @@ impl<T: Scalar> Trace<T> {
         let what = || {
             format!("the share matrix of layer {}, {inputs} x {outputs},", self.kept.layer(linear))
         };
+        // The share matrix exists as a prefix, as a suffix and as a matrix.
         self.check_size(3.0 * inputs as f64 * outputs as f64, what)?;
         self.whole(self.kept.shares(linear, &mut Buffers::default()))
     }

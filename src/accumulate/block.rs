@@ -296,6 +296,7 @@ impl<T: Scalar> Suffix<T> {
         let Extent { outputs, samples, .. } = self.extent;
         let extent = Extent { sinks: before.sinks + self.extent.sinks, outputs, ..before };
         let mut sinks = buffers.values.take(extent.sinks * outputs * samples);
+        // Chunks need a nonzero size, even without sinks.
         for (sample, sinks) in sinks.chunks_exact_mut((extent.sinks * outputs).max(1)).enumerate() {
             let old = &mut sinks[before.sinks * outputs..];
             old.copy_from_slice(&self.sinks[sample * old.len()..][..old.len()]);
@@ -334,6 +335,7 @@ impl<T: Scalar> Suffix<T> {
             old.copy_from_slice(&self.sinks[sample * old.len()..][..old.len()]);
             pass_sinks(rows_of_sinks, right, inner, exponents[sample], new);
 
+            // Transposes the live rows to a column-major matrix.
             linalg::copy_rows(rows, inner, live.len(), |row| row, &mut matrix[..rows.len()]);
             let matrix = Matrix::new(&matrix[..rows.len()], live.len(), inner);
             let shares = &mut values[sample * inputs * outputs..][..inputs * outputs];
@@ -401,7 +403,7 @@ impl<T: Scalar> Suffix<T> {
         if !max.is_finite() {
             return Err(Overflow { layer: self.extent.layer });
         }
-        // Below this, subnormal numbers would cost the smaller shares their precision.
+        // Applying the exponent would make small shares subnormal, which costs precision.
         if max < T::min_positive_value() / T::epsilon() && exponent < 0 && stored != T::zero() {
             return Ok((exponent, stored));
         }

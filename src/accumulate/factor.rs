@@ -69,8 +69,8 @@ impl<T: Scalar> Network<T> {
         let sites = model.sites();
         rule.check_sites(&sites.iter().map(|(site, _)| site.clone()).collect::<Vec<_>>())?;
         for (site, linear) in sites {
-            // A few values for each input and output. Without a limit, a file with a false input
-            // shape could make these arbitrarily many.
+            // A rule prepares a few values for each input and output. A file with a wrong input
+            // shape could make their number arbitrarily large.
             let what = || {
                 format!(
                     "preparing the rule at layer {} ({} inputs, {} outputs)",

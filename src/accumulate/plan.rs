@@ -321,6 +321,7 @@ impl Chain<'_> {
                     cost += of_step;
                     let product = Span { first: left.first, last: right.last, kind: Kind::Block };
                     largest = largest.max(self.rows(product) * self.columns(product));
+                    // If two factors are multiplied, one of them is formed as a block first.
                     match (step, left.kind, right.kind) {
                         (Step::Append, Kind::Factor, _) => {
                             largest = largest.max(self.rows(left) * self.columns(left))

@@ -60,14 +60,15 @@ impl<T: Scalar> Range<T> {
         (self.low[input].as_f64(), self.high[input].as_f64())
     }
 
-    /// Finds out whether inputs of a sample are outside by more than rounding can explain.
+    /// Finds the inputs of a sample that are outside by more than rounding can explain.
     fn find(&self, sample: usize, z: &[T]) -> Option<OutOfRange> {
         let few = T::epsilon() * T::from_f64(16.0);
         let mut found: Option<(usize, T)> = None;
         let mut count = 0;
         for (input, ((&z, &low), &high)) in z.iter().zip(&*self.low).zip(&*self.high).enumerate() {
             let by = (low - z).max(z - high);
-            // An infinite bound does not restrict the inputs, and must not count for the tolerance.
+            // An infinite bound does not restrict the inputs, and has no magnitude for the
+            // tolerance.
             let size = [low, high]
                 .into_iter()
                 .filter(|bound| bound.is_finite())
@@ -89,7 +90,7 @@ impl<T: Scalar> Range<T> {
     }
 
     /// Checks the inputs of some samples, one per column. A sample outside the range is an error or
-    /// is noted, as the rule has chosen.
+    /// is noted, depending on the rule.
     ///
     /// # Errors
     /// [`Error::OutsideRange`].

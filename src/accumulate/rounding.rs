@@ -79,7 +79,7 @@ struct Passed<T> {
     kappa: Vec<T>,
 }
 
-/// The results about cancellation and rounding.
+/// The resulting cancellation and error bounds.
 pub(crate) struct Rounded<T> {
     /// For each linear layer, the outputs that receive relevance from a target, with their κ.
     pub kappas: Vec<Vec<(usize, T)>>,
@@ -391,7 +391,10 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                 let scaled = |by: &dyn Fn(usize, usize) -> T| -> Vec<T> {
                     (0..n.len()).map(|at| by(at, at % outputs)).collect()
                 };
+                // An infinite error times 0 is 0, not NaN.
                 let times = |a: T, b: T| if b == T::zero() { b } else { a * b };
+                // The parts of the new N, of the new E through the error of t, and of the new E
+                // through the error of u.
                 let [of_n, of_a, of_b] = [
                     scaled(&|at, j| t[j] * n[at]),
                     scaled(&|at, j| t[j] * e[at] + times(of_t[j], n[at] + e[at])),

@@ -51,7 +51,7 @@ pub(super) struct PreparedGroup<T: Scalar> {
     pub terms: std::ops::Range<usize>,
     /// The index of the group's t. If a bias is distributed, its t is the next one.
     pub t: usize,
-    /// The transformed bias, and for how many consecutive outputs each value holds.
+    /// The transformed bias, and the number of consecutive outputs that each value applies to.
     pub bias: Option<(Vec<T>, usize)>,
     /// The part of the bias that is not distributed to the inputs, in the same form.
     sink_bias: Option<(Vec<T>, usize)>,
@@ -493,7 +493,7 @@ impl<T: Scalar> Ruled<T> {
     }
 }
 
-/// A bias, and for how many consecutive outputs each value holds.
+/// A bias, and the number of consecutive outputs that each value applies to.
 type OwnBias<T> = Option<(Vec<T>, usize)>;
 
 /// The part of a layer's bias that is in a group's total, and the part that is not distributed to
@@ -546,7 +546,7 @@ struct Stored<'a, T> {
 }
 
 impl<T: Scalar> Stored<'_, T> {
-    /// Adds to a row one share per output.
+    /// Adds one share per output to a row.
     fn add(&mut self, cause: Cause, sample: usize, mut share: impl FnMut(usize) -> T) {
         if let Some(row) = self.causes.iter().position(|&c| c == cause) {
             let row =
@@ -877,8 +877,8 @@ impl<'a, T: Scalar> Linked<'a, T> {
             let mut scaled = buffers.values.take(x.len());
             self.scale(x, self.t(term), &mut scaled);
             match self.u(term) {
-                // Happens if a term is only for outputs of one sign, and all outputs have the other
-                // sign.
+                // This happens if a term is only for outputs of one sign, and all outputs have the
+                // other sign.
                 _ if linalg::max_abs(&scaled) == T::zero() => out.fill(T::zero()),
                 Some(u) => self.ruled.map(term.v).apply_transposed_scaled(&scaled, u, out),
                 None => self.ruled.map(term.v).apply_transposed(&scaled, out),

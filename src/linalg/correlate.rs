@@ -278,9 +278,9 @@ impl<T: Scalar> Correlation<T> {
     }
 }
 
-/// The largest sum of magnitudes that any target of a 3 x 3 correlation with stride 1 sees, over all
-/// channels and with weights of 1. With `u`, each sum is multiplied by the largest |u| of any channel
-/// at the target's position.
+/// The largest sum of magnitudes that any target of a 3 x 3 correlation with stride 1 sees, over
+/// all channels and with weights of 1. With `u`, each sum is multiplied by the largest |u| of any
+/// channel at the target's position.
 pub(crate) fn reach<T: Scalar>(
     geometry: &Geometry,
     direction: Direction,
@@ -528,11 +528,13 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
             let [rows, columns] = phase.runs;
             let (pitch, depth) = (of.source.pitch, phase.offsets.len());
             let length = (rows.count - 1) * pitch + columns.count;
+            // Whether the sums have the layout of the target, so that they need not be copied.
             let direct = rows.step == 1
                 && columns.step == 1
                 && pitch == width
                 && rows.count == height
                 && columns.count == width;
+            // The taps of a channel read nearly the same source, so more taps allow more offsets.
             let together =
                 (DEPTH / (BLOCK * size_of::<T>() / 4).max(1) * phase.taps).clamp(64, 512);
             let mut done = 0;

@@ -116,8 +116,8 @@ lanes!(
     reduce_sum_f64s
 );
 
-/// y_c = Σ_a w_a x_ac for N columns of y, over `rows`. With `add`, the sums are added to y instead.
-/// w_a begins at `offsets[a]` of `w`, and y_c at `columns[c]` of `y`.
+/// y_c = Σ_a w_a x_ac for N columns of y, over `rows`. If `add` is set, the sums are added to y
+/// instead. w_a begins at `offsets[a]` of `w`, and y_c at `columns[c]` of `y`.
 #[inline(always)]
 pub fn combine<S: Simd, T: Lanes, const N: usize>(
     simd: S,

@@ -181,6 +181,7 @@ pub(crate) fn sum_in_order(terms: usize, work: usize, term: impl Fn(usize) -> f6
             .into_iter()
             .sum();
     }
+    // Unused without the feature `rayon`.
     let _ = work;
     (0..terms).map(term).sum()
 }

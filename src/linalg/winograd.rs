@@ -283,6 +283,7 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
             let products = &mut products[channel * PLACES * count..][..PLACES * count];
             // Aᵀ from the left reduces the sixteen places to eight, stored in the first eight.
             for x in 0..4 {
+                // Borrows four places of the same column mutably.
                 let mut rest = &mut *products;
                 let mut lines: [&mut [T]; 4] = std::array::from_fn(|y| {
                     let (_, line) = std::mem::take(&mut rest).split_at_mut(if y == 0 {
