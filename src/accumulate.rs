@@ -1,21 +1,23 @@
-//! The accumulation: S = A¹ A² … Aᴸ, made while the forward pass runs.
+//! The accumulation: S = A¹ A² … Aᴸ, computed during the forward pass.
 //!
-//! Each layer that does more than pass relevance on gives one [`Factor`]: a linear layer its share
-//! matrix A as a few terms diag(u) V diag(t). A factor is only ever applied, or formed where the
-//! chain needs a block to begin with. The machine here is a shift-reduce parser of the product: as
-//! the pass leaves a layer its factor is *shifted* on a stack, and the [`Plan`] says which
-//! neighbors to *reduce* to their product. What is left at the end is S.
+//! Each layer that does not just pass relevance through unchanged has a [`Factor`]. The factor of a
+//! linear layer is its share matrix A, kept as a few terms diag(u) V diag(t). A factor is normally
+//! applied to a block; it is formed as a matrix only if the chain needs a block to start from. The
+//! [`Machine`] works like a shift-reduce parser: when the pass leaves a layer, the machine *shifts*
+//! the layer's factor onto a stack, and the [`Plan`] tells it which neighbors to *reduce* to their
+//! product. At the end, only S is left on the stack.
 //!
 //! A product of neighboring factors, from layer a to layer b, is a block, kept in one of two
 //! layouts:
 //!
-//! - a [`Prefix`]: for each input of a, its shares in the outputs of b, one after another. It grows
-//!   to the right: another factor is multiplied in as its layer is left, by Vᵀ X.
-//! - a [`Suffix`]: for each output of b, the shares of the inputs of a. It grows to the left, by V
-//!   S.
+//! - A [`Prefix`] holds, for each input of a, its shares in the outputs of b. It grows to the
+//!   right: the factor of the next layer is multiplied in by Vᵀ X when the pass leaves that layer.
+//! - A [`Suffix`] holds, for each output of b, the shares of the inputs of a. It grows to the left,
+//!   by V S.
 //!
-//! Sinks (what goes to biases, stabilizers and so on) are rows of A below the inputs'. In a prefix
-//! they ride along as more inputs; in a suffix they are final the moment they meet it.
+//! Sinks (the parts absorbed by biases, stabilizers and so on) are additional rows of A below those
+//! of the inputs. A prefix carries them along like additional inputs. In a suffix, they are final
+//! as soon as they are added.
 
 mod block;
 mod factor;
@@ -42,19 +44,20 @@ pub(crate) use plan::{End, Link};
 pub(crate) use range::OutOfRange;
 pub(crate) use rounding::{Magnitudes, Rounded, Rounding};
 
-/// The order in which the share matrices are multiplied. The shares are the same up to rounding;
-/// the cost is not.
+/// The order in which the share matrices are multiplied.
 ///
-/// For layer sizes n_0, …, n_L and k targets (all n_L outputs, unless told otherwise), counted in
-/// multiply-adds:
+/// All orders give the same shares up to rounding, but at different costs.
 ///
-/// | order | cost | memory | best where |
+/// The costs in multiply-adds, for layer sizes n_0, …, n_L and k targets (by default, all n_L
+/// outputs):
+///
+/// | order | cost | memory | best if |
 /// |---|---|---|---|
-/// | `Forward` | n_0 (n_1 n_2 + … + n_(L-1) n_L) | one n_0 x n_l block | the network widens; few inputs |
-/// | `Reverse` | k (n_0 n_1 + … + n_(L-2) n_(L-1)) | the activations and one n_l x k block | the network narrows; few targets |
-/// | `Optimal` | the least of all bracketings | at most a block on each side of a bottleneck | always |
+/// | `Forward` | n_0 (n_1 n_2 + … + n_(L-1) n_L) | one n_0 x n_l block | the network widens, or has few inputs |
+/// | `Reverse` | k (n_0 n_1 + … + n_(L-2) n_(L-1)) | the activations and one n_l x k block | the network narrows, or there are few targets |
+/// | `Optimal` | that of the cheapest bracketing | at most a block on each side of a bottleneck | always |
 ///
-/// [`Explainer::plan`](crate::Explainer::plan) shows what the orders cost for a model.
+/// [`Explainer::plan`](crate::Explainer::plan) shows the cost of each order for a model.
 ///
 /// ```
 /// use relprop::{Accumulation, Linear, Relu, Rule, Sequential};
@@ -77,30 +80,30 @@ pub enum Accumulation {
     /// The cheapest bracketing of the chain.
     #[default]
     Optimal,
-    /// Reduce after every shift: streaming, and no activations are kept.
+    /// Multiply in each share matrix as soon as it is known. No activations are kept.
     Forward,
-    /// Shift all, then reduce from the outputs.
+    /// Collect all share matrices, then multiply from the outputs back to the inputs.
     Reverse,
 }
 
-/// Why relevance left the inputs.
+/// Why relevance is absorbed by a sink and does not reach the inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Cause {
-    /// It went to a bias.
+    /// Relevance absorbed by a bias.
     Bias,
-    /// It went to the stabilizer of a total.
+    /// Relevance absorbed by the stabilizer of a total.
     Stabilizer,
-    /// The rule's shares do not sum to 1, and this is what is missing: the rules
+    /// The remainder of a rule whose shares do not sum to 1. Such rules are
     /// [`Relative`](crate::Relative), [`AbsLrp`](crate::AbsLrp) and [`Sign`](crate::Sign).
     Rest,
-    /// The total was exactly 0 and there was no stabilizer: there was nothing to share it by.
+    /// The total is exactly 0 and there is no stabilizer, so no shares can be computed.
     Dead,
-    /// A rule shares by what is positive, or negative, and there was nothing of that sign.
+    /// The rule only assigns shares to contributions of one sign, and there are none.
     Empty,
 }
 
-/// Relevances that have outgrown the number type at a layer.
+/// The relevances at a layer exceed the range of the number type.
 pub(crate) struct Overflow {
     pub layer: usize,
 }
@@ -111,17 +114,17 @@ impl Overflow {
     }
 }
 
-/// What can lie on the stack.
+/// An item on the stack.
 #[derive(Debug)]
 enum Item<T> {
     Factor(Factor<T>),
     Prefix(Prefix<T>),
     Suffix(Suffix<T>),
-    /// The outputs to explain, as many for each sample.
+    /// The outputs to explain, the same number for each sample.
     Selection(Buffer<usize>),
 }
 
-/// The memory of the stack.
+/// The memory of a [`Machine`], which is reused between passes.
 #[derive(Debug)]
 pub(crate) struct Stack<T> {
     items: Vec<Item<T>>,
@@ -138,20 +141,20 @@ impl<T> Default for Stack<T> {
 /// The targets of an accumulation, once the outputs are known.
 pub(crate) enum Targets<T> {
     All,
-    /// The selected outputs, as many for each sample.
+    /// The selected outputs, the same number for each sample.
     Selected(Buffer<usize>),
-    /// The relevance to begin with: for each sample, outputs x so many targets.
+    /// The relevance to start from (outputs x targets for each sample), and the number of targets.
     Weighted(Buffer<T>, usize),
 }
 
-/// The stack, and the plan that says what to do with it.
+/// The stack, and the remaining steps of the plan.
 pub(crate) struct Machine<'a, T: Scalar> {
     model: &'a Sequential<T>,
     network: &'a Network<T>,
     steps: std::slice::Iter<'a, Step>,
     stack: &'a mut Vec<Item<T>>,
     open: &'a mut Open<T>,
-    /// Samples that are outside the range that a rule supposes.
+    /// Samples outside the range that a rule assumes.
     noted: &'a mut Vec<OutOfRange>,
 }
 
@@ -202,17 +205,17 @@ impl<'a, T: Scalar> Machine<'a, T> {
         open.clear();
         noted.clear();
         let mut steps = plan.steps().iter();
-        // The first shift is what the machine waits for.
+        // The machine starts out waiting for a factor, so it skips the first shift.
         steps.next();
         Self { model, network, steps, stack: items, open, noted }
     }
 
-    /// What was noted of the samples.
+    /// Takes the list of noted samples.
     pub fn take_noted(&mut self) -> Vec<OutOfRange> {
         std::mem::take(self.noted)
     }
 
-    /// Takes the factor of the layer that the pass has just left.
+    /// Shifts the factor of the layer that the pass has just left.
     fn shift(&mut self, factor: Factor<T>, buffers: &mut Buffers<T>) -> Result<(), Error> {
         if let Some(factor) = self.open.place(factor) {
             self.stack.push(Item::Factor(factor));
@@ -221,7 +224,7 @@ impl<'a, T: Scalar> Machine<'a, T> {
         Ok(())
     }
 
-    /// Takes the targets and gives what is left: the shares of all samples.
+    /// Multiplies in the targets and returns the shares of all samples.
     pub fn finish(
         mut self,
         targets: Targets<T>,
@@ -243,7 +246,7 @@ impl<'a, T: Scalar> Machine<'a, T> {
         self.suffix(whole, buffers)
     }
 
-    /// Does the steps up to the next shift.
+    /// Performs the steps up to the next shift.
     fn reduce(&mut self, buffers: &mut Buffers<T>) -> Result<(), Overflow> {
         while let Some(step) = self.steps.next().filter(|step| **step != Step::Shift) {
             let (Some(right), Some(left)) = (self.stack.pop(), self.stack.pop()) else {
@@ -256,6 +259,7 @@ impl<'a, T: Scalar> Machine<'a, T> {
                     right.give_back(buffers);
                     Item::Prefix(product)
                 }
+                // Only the selected columns of the factor are formed.
                 (Step::Select, Item::Factor(left), Item::Selection(selected)) => {
                     let product = Suffix::of_outputs(self.linked(&left), &selected, buffers)?;
                     left.give_back(buffers);
@@ -296,6 +300,7 @@ impl<'a, T: Scalar> Machine<'a, T> {
                 factor.give_back(buffers);
                 Ok(prefix)
             }
+            // No plan multiplies a selection by a factor on its right.
             Item::Selection(_) => Err(Overflow { layer: 0 }),
         }
     }

@@ -1,4 +1,4 @@
-//! Memory that is used again: what makes an explanation without allocating.
+//! Reusable memory, so that explanations do not allocate.
 
 use std::ops::{Deref, DerefMut};
 
@@ -11,20 +11,20 @@ pub(crate) struct Buffer<E> {
     size: usize,
 }
 
-/// Buffers to take and to give back.
+/// A pool of buffers to take and give back.
 ///
-/// Which buffer is taken depends on the order of taking and giving alone, among the small ones and
-/// among the others. So whoever does the same again, after [`rewind`](Self::rewind), finds each
-/// buffer grown to what it is used for, and nothing is allocated.
+/// Which buffer is taken depends only on the order of takes and gives, separately for small and
+/// other buffers. Repeating the same sequence after [`rewind`](Self::rewind) therefore yields
+/// buffers that have already grown to the right size, and nothing is allocated.
 #[derive(Debug)]
 pub(crate) struct Pool<E> {
-    /// Kept apart, so that none of the others lies idle behind a few values.
+    /// Kept separately, so that no large buffer is used up for a few values.
     small: Vec<Buffer<E>>,
     others: Vec<Buffer<E>>,
     made: usize,
 }
 
-/// So many values are few.
+/// The largest size of a small buffer.
 const SMALL: usize = 256;
 
 /// All memory that an explanation uses.
@@ -42,7 +42,7 @@ impl<T> Default for Buffers<T> {
 }
 
 impl<T: Copy + Default> Buffers<T> {
-    /// Sets all pools back to where they began.
+    /// Rewinds all pools.
     pub fn rewind(&mut self) {
         self.values.rewind();
         self.exponents.rewind();
@@ -57,14 +57,14 @@ impl<E> Default for Pool<E> {
 }
 
 impl<E: Copy + Default> Pool<E> {
-    /// A buffer of this size; what is in it is left from its last use.
+    /// Takes a buffer of this size. Its contents are left over from its last use.
     pub fn take(&mut self, size: usize) -> Buffer<E> {
         let mut buffer = self.free(size).pop().unwrap_or_else(|| {
             self.made += 1;
             Buffer { number: self.made, values: Vec::new(), size: 0 }
         });
         if buffer.values.len() < size {
-            // No more than is asked for, and nothing of the old is kept.
+            // Not `resize`, which can allocate more than needed and would copy the old contents.
             buffer.values = vec![E::default(); size];
         }
         buffer.size = size;
@@ -75,13 +75,14 @@ impl<E: Copy + Default> Pool<E> {
         self.free(buffer.values.len()).push(buffer);
     }
 
-    /// Those among which a buffer of this size is.
+    /// The free buffers of the class that this size belongs to.
     fn free(&mut self, size: usize) -> &mut Vec<Buffer<E>> {
         if size <= SMALL { &mut self.small } else { &mut self.others }
     }
 
-    /// Sets the pool back to where it began, so that the next takes find the same buffers.
+    /// Restores the initial order of the buffers, so that the same takes yield the same buffers.
     pub fn rewind(&mut self) {
+        // Buffers are taken from the end, so the first one must be last.
         for free in [&mut self.small, &mut self.others] {
             free.sort_unstable_by_key(|buffer| std::cmp::Reverse(buffer.number));
         }
@@ -89,8 +90,8 @@ impl<E: Copy + Default> Pool<E> {
 }
 
 impl<E> Buffer<E> {
-    /// Hands the memory out and keeps `other` instead, grown to the same size; the slice is then
-    /// empty.
+    /// Returns the memory and keeps `other` in its place, grown to the same size. The slice is
+    /// empty afterward.
     pub fn exchange(&mut self, mut other: Vec<E>) -> Vec<E>
     where
         E: Copy + Default,

@@ -1,4 +1,4 @@
-//! The explainer: a model and a rule, prepared once.
+//! The explainer: a model and a rule, prepared for repeated use.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,18 +21,17 @@ use crate::scalar::Scalar;
 use crate::sequential::{self, Outputs, Sequential};
 use crate::targets::Targets;
 
-/// Memory to explain in, for [`Explainer::explain_into`] and [`Explainer::explain_batch_into`]; it
-/// holds their results.
+/// Reusable memory for [`Explainer::explain_into`] and [`Explainer::explain_batch_into`].
 ///
-/// It fits itself to the explainer that it is given to, and grows to what is largest. Each thread
-/// that explains wants one of its own.
+/// A workspace also holds the results of the last call. It works with any explainer and grows as
+/// needed. Each thread needs its own.
 #[derive(Debug)]
 pub struct Workspace<T: Scalar> {
     parts: Vec<Part<T>>,
     explanations: Vec<Explanation<T>>,
 }
 
-/// What a part of a batch needs.
+/// The memory for one part of a batch.
 #[derive(Debug)]
 struct Part<T> {
     buffers: Buffers<T>,
@@ -51,9 +50,10 @@ impl<T> Default for Part<T> {
     }
 }
 
-/// A model and a rule with all that does not depend on the sample: what a server holds.
+/// A model and a rule, with everything precomputed that does not depend on the sample.
 ///
-/// `Send + Sync`, without locks; explaining changes nothing in it.
+/// An explainer is `Send + Sync` and uses no locks, and explaining does not change it. A server
+/// creates one and shares it between threads.
 ///
 /// ```
 /// use relprop::{Linear, Relu, Rule, Sequential};
@@ -74,25 +74,26 @@ impl<T> Default for Part<T> {
 pub struct Explainer<T: Scalar> {
     model: Sequential<T>,
     about: Arc<About>,
-    /// One for each linear layer.
     network: Arc<Network<T>>,
     targets: Targets<T>,
     explained: Explained<T>,
     plan: Plan,
     limit: MemoryLimit,
-    /// One for each linear layer, where explanations are to tell of their health.
+    /// An entry for each factor, if explanations include their health.
     magnitudes: Option<Arc<[Option<Magnitudes<T>>]>>,
 }
 
 impl<T: Scalar> Sequential<T> {
-    /// Explains all outputs at one sample: one pass over the layers gives the outputs and
-    /// accumulates their shares.
+    /// Explains all outputs for one sample.
     ///
-    /// The same as [`explainer`](Self::explainer) and [`Explainer::explain`]; hold the explainer
-    /// where there are many samples and the rule transforms the weights.
+    /// One pass over the layers computes the outputs and accumulates their shares.
+    ///
+    /// This is a shortcut for [`explainer`](Self::explainer) followed by [`Explainer::explain`]. If
+    /// there are many samples, keep the explainer: a rule that transforms the weights does so each
+    /// time an explainer is created.
     ///
     /// # Errors
-    /// Those of [`explainer`](Self::explainer) and [`Explainer::explain`].
+    /// See [`explainer`](Self::explainer) and [`Explainer::explain`].
     ///
     /// # Example
     /// ```
@@ -118,10 +119,13 @@ impl<T: Scalar> Sequential<T> {
         self.explainer(rule)?.explain(sample)
     }
 
-    /// Explains all outputs at each sample of a batch; see [`Explainer::explain_batch`].
+    /// Explains all outputs for each sample of a batch.
+    ///
+    /// This is a shortcut for [`explainer`](Self::explainer) followed by
+    /// [`Explainer::explain_batch`].
     ///
     /// # Errors
-    /// Those of [`explainer`](Self::explainer) and of [`Explainer::explain_batch`].
+    /// See [`explainer`](Self::explainer) and [`Explainer::explain_batch`].
     ///
     /// # Example
     /// ```
@@ -129,7 +133,8 @@ impl<T: Scalar> Sequential<T> {
     /// use relprop::nalgebra::{self, dmatrix};
     ///
     /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], None)?).build()?;
-    /// let explanations = model.explain_batch(&dmatrix![1.0, 0.0, 5.0; 0.0, 1.0, 5.0], Rule::Epsilon)?;
+    /// let samples = dmatrix![1.0, 0.0, 5.0; 0.0, 1.0, 5.0];
+    /// let explanations = model.explain_batch(&samples, Rule::Epsilon)?;
     /// assert_eq!(explanations.len(), 3);
     /// # Ok::<(), relprop::Error>(())
     /// ```
@@ -143,12 +148,12 @@ impl<T: Scalar> Sequential<T> {
 
     /// Prepares a rule for this model.
     ///
-    /// Cost: for each linear layer and each of the rule's transforms one copy of its weights; none
-    /// for `Epsilon` and `Relative`.
+    /// Cost: one copy of each linear layer's weights for each of the rule's transforms. `Epsilon`
+    /// and `Relative` need no copies.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where the rule cannot be used at a layer, [`Error::UnmatchedSetting`]
-    /// for a composite with a setting that fits no layer, and whatever the rule itself returns.
+    /// [`Error::Unsupported`] if the rule cannot be used at a layer, [`Error::UnmatchedSetting`] if
+    /// a setting of a composite matches no layer, and any error that the rule itself returns.
     pub fn explainer(&self, rule: impl RelevanceRule<T>) -> Result<Explainer<T>, Error> {
         (T::compiled().explainer)(self, &rule)
     }
@@ -159,7 +164,7 @@ impl<T: Scalar> Sequential<T> {
     ) -> Result<Explainer<T>, Error> {
         let network = Network::new(self, rule)?;
         let mut sites = self.sites();
-        // As they are left.
+        // In the order of their factors, as in the chain.
         sites.sort_by_key(|(_, linear)| linear.factor);
         let rules =
             sites.iter().map(|(site, _)| (site.layer, rule_at(rule, site).name_at(site))).collect();
@@ -186,19 +191,19 @@ fn plan<T: Scalar>(network: &Network<T>, accumulation: Accumulation, end: End) -
 }
 
 impl<T: Scalar> Explainer<T> {
-    /// The same with another order of accumulation.
+    /// Sets the order of accumulation.
     #[must_use]
     pub fn accumulation(mut self, accumulation: Accumulation) -> Self {
         self.plan = plan(&self.network, accumulation, self.end());
         self
     }
 
-    /// The same for other [`Targets`]: an output's index, a list of them, a weighting,
+    /// Sets the [`Targets`]: the index of an output, a list of indices, a weighting or
     /// `Targets::Predicted`.
     ///
     /// # Errors
-    /// [`Error::TargetOutOfRange`], [`Error::WeightingShape`], and [`Error::InvalidParameter`] for
-    /// no targets or a weight that is not finite.
+    /// [`Error::TargetOutOfRange`], [`Error::WeightingShape`], or [`Error::InvalidParameter`] if
+    /// there are no targets or a weight is not finite.
     pub fn targets(self, targets: impl Into<Targets<T>>) -> Result<Self, Error> {
         (T::compiled().targets)(self, targets.into())
     }
@@ -208,6 +213,7 @@ impl<T: Scalar> Explainer<T> {
         let none = || Error::parameter("Targets", "targets", 0, "at least one");
         self.explained = match &targets {
             Targets::All => Explained::All,
+            // A placeholder: `fill` writes the prediction of each sample.
             Targets::Predicted => Explained::Outputs(vec![0]),
             Targets::Outputs(listed) => {
                 if let Some(&target) = listed.iter().find(|&&target| target >= outputs) {
@@ -236,21 +242,24 @@ impl<T: Scalar> Explainer<T> {
         Ok(self)
     }
 
-    /// The same with another limit of what a call may hold, in bytes: 2 GiB unless told otherwise.
+    /// Sets the limit on the memory of a call, in bytes.
     ///
-    /// What a call would hold is computed before any of it is taken: the shares of all targets, of
-    /// all samples of a batch, and of every layer in a trace. Beyond the limit the call is
-    /// [`Error::TooLarge`], which says the size and what to do.
+    /// The default is 2 GiB. Each call computes how much its results need before it allocates
+    /// anything: the shares of all targets, for all samples of a batch and for every layer of a
+    /// trace. If this exceeds the limit, the call returns [`Error::TooLarge`], which states the
+    /// size and a remedy.
     ///
     /// # Example
     /// ```
     /// use relprop::{Error, Linear, Rule, Sequential, Targets};
     /// use relprop::nalgebra::{DMatrix, DVector};
     ///
-    /// let model = Sequential::builder().layer(Linear::new(DMatrix::from_element(50, 100, 1.0_f64), None)?).build()?;
+    /// let linear = Linear::new(DMatrix::from_element(50, 100, 1.0_f64), None)?;
+    /// let model = Sequential::builder().layer(linear).build()?;
     /// let explainer = model.explainer(Rule::Epsilon)?.memory_limit(20_000);
     /// let x = DVector::from_element(100, 1.0);
-    /// assert!(matches!(explainer.explain(&x), Err(Error::TooLarge { .. }))); // 50 x 100 shares of 8 bytes
+    /// // 50 x 100 shares of 8 bytes each.
+    /// assert!(matches!(explainer.explain(&x), Err(Error::TooLarge { .. })));
     /// assert!(explainer.targets(Targets::Predicted)?.explain(&x).is_ok());
     /// # Ok::<(), relprop::Error>(())
     /// ```
@@ -260,7 +269,7 @@ impl<T: Scalar> Explainer<T> {
         self
     }
 
-    /// How many targets are explained.
+    /// The number of explained targets.
     fn target_count(&self) -> usize {
         match &self.explained {
             Explained::All => self.model.outputs(),
@@ -269,7 +278,7 @@ impl<T: Scalar> Explainer<T> {
         }
     }
 
-    /// How many values the explanations of some samples have.
+    /// The number of values in the explanations of this many samples.
     pub(crate) fn values_of(&self, samples: usize) -> f64 {
         let rows = self.model.inputs() as f64 + self.about.sinks.len() as f64;
         let health = if self.magnitudes.is_some() {
@@ -280,24 +289,24 @@ impl<T: Scalar> Explainer<T> {
         rows.mul_add(samples as f64, health) * self.target_count() as f64
     }
 
-    /// How many values the blocks of some samples have while they are multiplied: a block and the
-    /// one that it is made of.
+    /// The number of values in the blocks of this many samples during a multiplication: the new
+    /// block and the one it is computed from.
     pub(crate) fn values_of_blocks(&self, samples: usize) -> f64 {
         2.0 * samples as f64 * self.plan.largest_block(self.plan.accumulation())
     }
 
-    /// Whether there is room for the explanations of some samples, `at_once` of which are in work
-    /// at a time.
+    /// Checks that the explanations of `samples` samples are within the memory limit, if `at_once`
+    /// of them are computed at a time.
     fn check_size(&self, samples: usize, at_once: usize) -> Result<(), Error> {
         let values = self.values_of(samples) + self.values_of_blocks(at_once);
         let (inputs, targets) = (self.model.inputs(), self.target_count());
         let what = || match samples {
             1 => format!(
-                "the shares of {inputs} inputs in {targets} outputs, with what they are made of,"
+                "the shares of {inputs} inputs in {targets} outputs, with intermediate results,"
             ),
             _ => format!(
                 "the shares of {inputs} inputs in {targets} outputs for {samples} samples, with \
-                 what they are made of,"
+                 intermediate results,"
             ),
         };
         let too_large_alone = || {
@@ -317,7 +326,8 @@ impl<T: Scalar> Explainer<T> {
         self.limit.check::<T>(values, what, remedy)
     }
 
-    /// Whether there is room for a trace: the blocks of all layers, and once more as matrices.
+    /// Checks that a trace is within the memory limit. A trace holds the shares of every layer as a
+    /// block and as a matrix.
     pub(crate) fn check_size_of_trace(&self) -> Result<MemoryLimit, Error> {
         let (targets, outputs) = (self.target_count() as f64, self.model.outputs() as f64);
         let layers: f64 = self
@@ -336,11 +346,10 @@ impl<T: Scalar> Explainer<T> {
         Ok(self.limit)
     }
 
-    /// The same, with explanations that tell how far their numbers can be trusted
-    /// ([`Explanation::health`]).
+    /// Adds a report on numerical accuracy, [`Explanation::health`], to each explanation.
     ///
-    /// Cost: a copy of the weights for each of the rule's transforms now, and for each sample about
-    /// four more passes.
+    /// Cost: one more copy of the weights for each of the rule's transforms, made by this call, and
+    /// about four more passes per sample.
     ///
     /// # Example
     /// ```
@@ -352,8 +361,9 @@ impl<T: Scalar> Explainer<T> {
     ///     .layer(Relu)
     ///     .layer(Linear::new(dmatrix![1.0, 1.0], None)?)
     ///     .build()?;
-    /// // 1000 - 999 in the first hidden unit: what is left over has lost three digits.
-    /// let explanation = model.explainer(Rule::Epsilon)?.with_health().explain(&dvector![1000.0, 999.0])?;
+    /// let explainer = model.explainer(Rule::Epsilon)?.with_health();
+    /// // The first hidden unit is 1000 - 999: the difference has lost three digits.
+    /// let explanation = explainer.explain(&dvector![1000.0, 999.0])?;
     /// let health = explanation.health().unwrap();
     /// assert!((health.layers()[0].worst() - 1999.0).abs() < 0.01);
     /// assert!(health.bound(0).unwrap() < 1e-9);
@@ -389,54 +399,57 @@ impl<T: Scalar> Explainer<T> {
         &self.network
     }
 
-    /// The rule of each linear layer, with the layer's index.
+    /// The index and the rule of each linear layer.
     pub fn rules(&self) -> impl Iterator<Item = (usize, &str)> {
         self.about.rules.iter().map(|(layer, rule)| (*layer, rule.as_str()))
     }
 
-    /// In which order the share matrices are multiplied, and what each order would cost.
+    /// The order in which share matrices are multiplied, and the cost of each order.
     #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// Memory for [`explain_into`](Self::explain_into) and
+    /// Creates a workspace for [`explain_into`](Self::explain_into) and
     /// [`explain_batch_into`](Self::explain_batch_into).
     #[must_use]
     pub fn workspace(&self) -> Workspace<T> {
         Workspace::default()
     }
 
-    /// Explains the targets at one sample.
+    /// Explains the targets for one sample.
     ///
-    /// Cost and memory: see [`Accumulation`] and [`plan`](Self::plan).
+    /// For cost and memory, see [`Accumulation`] and [`plan`](Self::plan).
     ///
     /// # Errors
     /// [`Error::InputShape`], [`Error::NonFiniteInput`], [`Error::NonFiniteOutput`],
-    /// [`Error::Overflow`], [`Error::TooLarge`], and [`Error::OutsideRange`] where a rule supposes
-    /// a range of values, as [`ZBox`](crate::ZBox) does.
+    /// [`Error::Overflow`], [`Error::TooLarge`], or [`Error::OutsideRange`] if a rule such as
+    /// [`ZBox`](crate::ZBox) assumes a range of values and the sample is outside it.
     pub fn explain(&self, sample: &DVector<T>) -> Result<Explanation<T>, Error> {
         self.explain_slice(sample.as_slice())
     }
 
-    /// The same for a sample in a slice.
+    /// Explains the targets for one sample, given as a slice.
     ///
     /// # Errors
-    /// As [`explain`](Self::explain).
+    /// See [`explain`](Self::explain).
     pub fn explain_slice(&self, sample: &[T]) -> Result<Explanation<T>, Error> {
         let mut workspace = self.workspace();
         self.explain_into(sample, &mut workspace)?;
+        // Never empty after a success.
         workspace.explanations.pop().ok_or(Error::EmptyModel)
     }
 
-    /// The same in memory of the caller's, which holds the explanation until it is used again.
+    /// Explains the targets for one sample, reusing the memory of a workspace.
     ///
-    /// After the first successful call nothing is allocated, so long as the model's layers do not
-    /// allocate. (With the feature `rayon`, products with a million weights or more are shared out
-    /// among the threads, for which rayon may allocate.)
+    /// The workspace holds the explanation until its next use.
+    ///
+    /// After the first successful call, nothing is allocated as long as the model's layers do not
+    /// allocate. (With the feature `rayon`, products with a million weights or more are split among
+    /// threads, and rayon may allocate.)
     ///
     /// # Errors
-    /// As [`explain`](Self::explain); the workspace can be used again.
+    /// See [`explain`](Self::explain). The workspace remains usable after an error.
     ///
     /// # Example
     /// ```
@@ -473,25 +486,28 @@ impl<T: Scalar> Explainer<T> {
         Ok(&workspace.explanations[0])
     }
 
-    /// Explains each sample of a batch; samples are columns, inputs x samples.
+    /// Explains the targets for each sample of a batch.
     ///
-    /// Any number of samples goes, none too. With the feature `rayon` the threads of the caller's
-    /// pool share them. The result is the same, bit for bit, for any number of threads and however
-    /// a batch is split.
+    /// Samples are columns: `samples` is inputs x samples. A batch can have any number of samples,
+    /// including zero. With the feature `rayon`, the batch is split among the threads of the
+    /// caller's pool. The results are bit-for-bit identical for any number of threads and any split
+    /// of the batch.
     ///
-    /// Cost: that of the samples one by one, but what is read of the weights serves several of
-    /// them. Memory: besides the explanations, the blocks of a part of the batch for each thread.
+    /// Cost: as for single samples, except that several samples share each read of the weights.
+    /// Memory: the explanations, and for each thread the blocks of its part of the batch.
     ///
     /// # Errors
-    /// As [`explain`](Self::explain), of one of the samples that have one. [`Error::TooLarge`]
-    /// where the explanations of all samples are: then explain the batch in parts.
+    /// See [`explain`](Self::explain). If several samples fail, the error is that of one of them.
+    /// [`Error::TooLarge`] is returned if the explanations of all samples exceed the memory limit;
+    /// in that case, explain the batch in parts.
     ///
     /// # Example
     /// ```
     /// use relprop::{Linear, Rule, Sequential, Targets};
     /// use relprop::nalgebra::{self, dmatrix};
     ///
-    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0; 2.0, 1.0], None)?).build()?;
+    /// let linear = Linear::new(dmatrix![1.0, 2.0; 2.0, 1.0], None)?;
+    /// let model = Sequential::builder().layer(linear).build()?;
     /// let explainer = model.explainer(Rule::Epsilon)?.targets(Targets::Predicted)?;
     /// for explanation in explainer.explain_batch(&dmatrix![1.0, 0.0, 5.0; 0.0, 1.0, 2.0])? {
     ///     println!("{}", explanation.relevance(explanation.predicted())?);
@@ -505,16 +521,16 @@ impl<T: Scalar> Explainer<T> {
         Ok(workspace.explanations)
     }
 
-    /// The same for samples one after another in a slice (a C-order array of shape samples x
-    /// inputs, as in PyTorch and numpy) and in memory of the caller's, which holds the explanations
-    /// until it is used again.
+    /// Explains the targets for each sample in a slice, reusing the memory of a workspace.
     ///
-    /// A server that explains batch after batch saves the time in which the system makes fresh
-    /// memory.
+    /// The slice holds one sample after another: a C-order array of shape (samples, inputs), as in
+    /// PyTorch and NumPy. The workspace holds the explanations until its next use.
+    ///
+    /// For a server that explains batch after batch, this saves the time to allocate fresh memory.
     ///
     /// # Errors
-    /// As [`explain_batch`](Self::explain_batch); [`Error::BatchLength`] where the length is no
-    /// multiple of the inputs. The workspace can be used again.
+    /// See [`explain_batch`](Self::explain_batch). [`Error::BatchLength`] is returned if the length
+    /// is not a multiple of the number of inputs. The workspace remains usable after an error.
     ///
     /// # Example
     /// ```
@@ -524,7 +540,8 @@ impl<T: Scalar> Explainer<T> {
     /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], None)?).build()?;
     /// let explainer = model.explainer(Rule::Epsilon)?;
     /// let mut workspace = explainer.workspace();
-    /// assert_eq!(explainer.explain_batch_into(&[1.0, 0.0, 0.0, 1.0, 5.0, 2.0], &mut workspace)?.len(), 3);
+    /// let samples = [1.0, 0.0, 0.0, 1.0, 5.0, 2.0];
+    /// assert_eq!(explainer.explain_batch_into(&samples, &mut workspace)?.len(), 3);
     /// assert_eq!(explainer.explain_batch_into(&[1.0, 0.0], &mut workspace)?.len(), 1);
     /// # Ok::<(), relprop::Error>(())
     /// ```
@@ -546,7 +563,7 @@ impl<T: Scalar> Explainer<T> {
         if !samples.len().is_multiple_of(inputs) {
             return Err(Error::BatchLength { inputs, found: samples.len() });
         }
-        // Before the batch is split, so that the error's index is that in the batch.
+        // Checked before the batch is split, so that the error has the sample's index in the batch.
         self.model.check_samples(samples)?;
         let (each, together) = self.split(count);
         self.check_size(count, count.div_ceil(each.max(1)).saturating_mul(together).min(count))?;
@@ -589,22 +606,22 @@ impl<T: Scalar> Explainer<T> {
         Ok(explanations)
     }
 
-    /// Gives a workspace so many parts and explanations, at least.
+    /// Makes sure that a workspace has at least this many parts and explanations.
     fn reserve(&self, workspace: &mut Workspace<T>, parts: usize, explanations: usize) {
         let Workspace { parts: those, explanations: these } = workspace;
         those.resize_with(those.len().max(parts), Part::default);
         these.resize_with(these.len().max(explanations), || self.empty());
     }
 
-    /// How many samples of a batch each part of the memory serves, and how many of them go through
-    /// the layers together. No result depends on it.
+    /// How many samples of a batch each part covers, and how many of them pass through the layers
+    /// together. The results depend on neither.
     fn split(&self, samples: usize) -> (usize, usize) {
-        /// A part's largest block should not have more values, so that it stays in a thread's
-        /// cache.
+        /// The largest size of a part's blocks, so that they stay in a thread's cache.
         const BLOCK: f64 = 32_768.0;
+        /// The largest number of samples that pass through the layers together.
         const MOST: usize = 64;
-        /// A network of convolutions with so many multiply-adds may need as much memory for a
-        /// sample as for its weights: as many samples at a time as there are threads.
+        /// From this many multiply-adds on, a convolutional network can need as much memory for a
+        /// sample as for its weights, so each thread computes one sample at a time.
         const ENOUGH: f64 = 5e7;
         #[cfg(feature = "rayon")]
         let threads = rayon::current_num_threads();
@@ -621,8 +638,8 @@ impl<T: Scalar> Explainer<T> {
             sizes.filter(|&weights| weights >= from).sum()
         };
         if 2 * weights(linalg::LARGE) >= weights(0) {
-            // The products are shared out among the threads, and each reading of the weights should
-            // serve many samples.
+            // The products themselves are split among the threads, and many samples should share
+            // each read of the weights.
             let together = samples.clamp(1, MOST);
             return (together, together);
         }
@@ -632,7 +649,8 @@ impl<T: Scalar> Explainer<T> {
         (together, together)
     }
 
-    /// Explains finite samples of the right length, each into one of the explanations.
+    /// Explains samples that have been checked, and writes each result into one of the
+    /// explanations.
     fn explain_part(
         &self,
         samples: &[T],
@@ -653,7 +671,7 @@ impl<T: Scalar> Explainer<T> {
         Ok(())
     }
 
-    /// One pass over the layers for these samples, which are of the right length.
+    /// Runs one pass over the layers, for samples that have been checked.
     fn run(
         &self,
         samples: &[T],
@@ -665,12 +683,12 @@ impl<T: Scalar> Explainer<T> {
         self.finish(machine, outputs, buffers)
     }
 
-    /// What accumulates while the network runs.
+    /// The machine that accumulates the shares during a forward pass.
     pub(crate) fn machine<'a>(&'a self, stack: &'a mut Stack<T>) -> Machine<'a, T> {
         Machine::new(&self.model, &self.network, &self.plan, stack)
     }
 
-    /// What has been accumulated, now that the outputs are known.
+    /// Finishes the accumulation, once the outputs are known.
     pub(crate) fn finish(
         &self,
         mut machine: Machine<'_, T>,
@@ -683,8 +701,8 @@ impl<T: Scalar> Explainer<T> {
         Ok(Run { outputs, block, selected, noted })
     }
 
-    /// The targets, now that the outputs are known; and the selected outputs once more where they
-    /// are the samples' own.
+    /// The targets, once the outputs are known, and a copy of the selected outputs if they differ
+    /// between samples.
     pub(crate) fn begin(
         &self,
         logits: &[T],
@@ -723,7 +741,7 @@ impl<T: Scalar> Explainer<T> {
         }
     }
 
-    /// An explanation without contents.
+    /// An explanation that has not been filled yet.
     pub(crate) fn empty(&self) -> Explanation<T> {
         Explanation {
             about: self.about.clone(),
@@ -738,7 +756,7 @@ impl<T: Scalar> Explainer<T> {
         }
     }
 
-    /// Writes one sample's results into an explanation, in its memory.
+    /// Writes one sample's results into an explanation, reusing its memory.
     pub(crate) fn fill(
         &self,
         run: &mut Run<T>,
@@ -753,7 +771,7 @@ impl<T: Scalar> Explainer<T> {
         let logits = &values.logits[sample * outputs..][..outputs];
         let sinks = &block.sinks[sample * sinks..][..sinks];
 
-        // Another explainer may have used the memory.
+        // Another explainer may have used this memory before.
         if !Arc::ptr_eq(&explanation.about, &self.about) || explanation.shares.ncols() != targets {
             *explanation = self.empty();
         }
@@ -784,6 +802,7 @@ impl<T: Scalar> Explainer<T> {
         explanation.sinks.extend_from_slice(sinks);
         let mut shares: Vec<T> =
             std::mem::replace(&mut explanation.shares, DMatrix::zeros(0, 0)).data.into();
+        // The shares of a single sample are moved instead of copied.
         if block.extent.samples == 1 {
             shares = block.values.exchange(shares);
         } else {
@@ -797,7 +816,7 @@ impl<T: Scalar> Explainer<T> {
         if explanation.is_finite(bound) { Ok(()) } else { Err(self.overflow(&overflow)) }
     }
 
-    /// Adds an explanation's health, where it is wanted.
+    /// Computes an explanation's health, if it was requested.
     pub(crate) fn examine(
         &self,
         sample: &[T],
@@ -823,7 +842,7 @@ impl<T: Scalar> Explainer<T> {
 }
 
 impl<T: Scalar> fmt::Display for Explainer<T> {
-    /// The rule, and a line for each linear layer with the one that it gets.
+    /// Prints the rule, and for each linear layer one line with the rule used there.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.about.rule)?;
         let nodes = self.model.nodes();
@@ -839,9 +858,9 @@ impl<T: Scalar> fmt::Display for Explainer<T> {
 pub(crate) struct Run<T> {
     pub outputs: Outputs<T>,
     pub block: Suffix<T>,
-    /// The outputs that were selected, where they are each sample's own.
+    /// The selected outputs, if they differ between samples.
     pub selected: Option<Buffer<usize>>,
-    /// Samples that are outside the range that a rule supposes.
+    /// Samples outside the range that a rule assumes.
     pub noted: Vec<OutOfRange>,
 }
 

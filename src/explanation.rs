@@ -13,11 +13,11 @@ use crate::ledger::{Ledger, LedgerEntry};
 use crate::linalg;
 use crate::scalar::Scalar;
 
-/// How one sample's outputs are made of its inputs, for all outputs at once.
+/// The explanation of one sample: the contribution of each input to each output.
 ///
-/// The *shares* S (inputs x outputs) say which part of an output went to which input; the
-/// *relevance* of output k is S[:, k] · f_k(x). What did not go to an input stands in the
-/// [ledger](Self::ledger).
+/// The *shares* S (inputs x outputs) give the fraction of each output that is assigned to each
+/// input. The *relevance* of the inputs for output k is S[:, k] · f_k(x). The
+/// [ledger](Self::ledger) also lists the relevance that is not assigned to any input.
 ///
 /// ```
 /// use relprop::{Linear, Relu, Rule, Sequential};
@@ -42,7 +42,7 @@ pub struct Explanation<T: Scalar> {
     pub(crate) explained: Explained<T>,
     pub(crate) shares: DMatrix<T>,
     pub(crate) exponent: i32,
-    /// For each of the sinks that `about` names, one share for each column of `shares`.
+    /// For each sink in `about`, one share per column of `shares`.
     pub(crate) sinks: Vec<T>,
     pub(crate) health: Option<Health>,
     pub(crate) findings: Vec<Finding>,
@@ -52,12 +52,12 @@ pub struct Explanation<T: Scalar> {
 #[derive(Debug, PartialEq)]
 pub(crate) struct About {
     pub rule: String,
-    /// The linear layers' indices, and the rule of each.
+    /// The index and the rule of each linear layer.
     pub rules: Vec<(usize, String)>,
     pub sinks: Vec<Sink>,
 }
 
-/// A row of sinks: where it is and why relevance goes there.
+/// A row of sinks: the layer it belongs to, and the cause of the relevance it absorbs.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Sink {
     pub layer: usize,
@@ -65,28 +65,28 @@ pub(crate) struct Sink {
     pub cause: Cause,
 }
 
-/// What the columns of the shares are of.
+/// What each column of the shares stands for.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Explained<T: Scalar> {
     /// Every output, in order.
     All,
-    /// These outputs.
+    /// The listed outputs.
     Outputs(Vec<usize>),
-    /// The columns of weightings, outputs x targets.
+    /// Weightings of the outputs, one per column (outputs x targets).
     Weightings(Arc<DMatrix<T>>),
 }
 
-/// What one input contributed to an output.
+/// The contribution of one input to an output.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Contribution<T> {
     /// The input's index.
     pub input: usize,
-    /// Its relevance, scaled as [`Explanation::relevance`] is.
+    /// Its relevance, scaled like [`Explanation::relevance`].
     pub relevance: T,
 }
 
-/// The index of the largest value, the first of equals.
+/// The index of the largest value, the first one in case of a tie.
 pub(crate) fn largest<T: Scalar>(values: &[T]) -> usize {
     values
         .iter()
@@ -94,15 +94,15 @@ pub(crate) fn largest<T: Scalar>(values: &[T]) -> usize {
         .fold(0, |best, (k, value)| if *value > values[best] { k } else { best })
 }
 
-/// The `count` largest in magnitude, the strongest first.
+/// The `count` contributions of largest magnitude, strongest first.
 pub(crate) fn strongest<T: Scalar>(relevance: &DVector<T>, count: usize) -> Vec<Contribution<T>> {
     let mut order: Vec<_> = relevance
         .iter()
         .enumerate()
         .map(|(input, &relevance)| Contribution { input, relevance })
         .collect();
-    // Magnitudes are never NaN, so that all compare; the sort is stable, so equals stay in the
-    // inputs' order.
+    // Magnitudes are never NaN, so the fallback is never used. The sort is stable, so ties keep the
+    // order of the inputs.
     order.sort_by(|a, b| {
         b.relevance.abs().partial_cmp(&a.relevance.abs()).unwrap_or(std::cmp::Ordering::Equal)
     });
@@ -117,36 +117,40 @@ impl<T: Scalar> Explanation<T> {
         &self.about.rule
     }
 
-    /// f(x), the outputs that are explained: the logits where the model ends with a softmax.
+    /// The explained outputs f(x).
+    ///
+    /// These are the logits if the model ends with a softmax or a sigmoid.
     #[must_use]
     pub fn output(&self) -> &DVector<T> {
         &self.output
     }
 
-    /// The softmax of the output, where the model ends with one.
+    /// The probabilities, if the model ends with a softmax or a sigmoid.
     #[must_use]
     pub fn probabilities(&self) -> Option<&DVector<T>> {
         self.probabilities.as_ref()
     }
 
-    /// The index of the largest output, the first of equals.
+    /// The index of the largest output, the first one in case of a tie.
     #[must_use]
     pub fn predicted(&self) -> usize {
         largest(self.output.as_slice())
     }
 
-    /// S, inputs x targets; the true shares are these times 2^[`exponent`](Self::exponent).
+    /// The shares S, inputs x targets.
     ///
-    /// The targets are all outputs, or those that the explainer was asked for
-    /// ([`targets`](Self::targets)). For a weighting of outputs the column is its relevance itself,
-    /// Σ_k c_k f_k S_k: the sum that it would be a share of may be 0.
+    /// The true shares are these values times 2^[`exponent`](Self::exponent).
+    ///
+    /// The targets are all outputs unless the explainer was given others (see
+    /// [`targets`](Self::targets)). For a weighting of outputs, the column holds the relevance Σ_k
+    /// c_k f_k S_k itself instead of shares, because the weighted sum can be 0.
     #[must_use]
     pub fn shares(&self) -> &DMatrix<T> {
         &self.shares
     }
 
-    /// What the columns of [`shares`](Self::shares) are of: outputs by their index, weightings by
-    /// theirs.
+    /// The target of each column of [`shares`](Self::shares): the index of an output or of a
+    /// weighting.
     pub fn targets(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.shares.ncols()).map(|column| match &self.explained {
             Explained::Outputs(outputs) => outputs[column],
@@ -154,38 +158,42 @@ impl<T: Scalar> Explanation<T> {
         })
     }
 
-    /// Whether the targets are weightings of the outputs, not outputs.
+    /// Whether the targets are weightings of the outputs instead of outputs.
     #[must_use]
     pub fn is_weighted(&self) -> bool {
         matches!(self.explained, Explained::Weightings(_))
     }
 
-    /// 0, unless even the largest true share is too small for the number type to hold in full
-    /// precision.
+    /// The binary exponent by which shares and relevances are scaled.
     ///
-    /// Then the shares and relevances are given times 2^-exponent: their proportions are right, and
-    /// their size is not lost. It happens in deep networks under a rule that does not conserve,
-    /// such as [`Relative`](crate::Relative).
+    /// The exponent is 0 unless even the largest true share is too small for the number type to
+    /// hold in full precision. In that case, shares and relevances are returned times 2^-exponent,
+    /// which preserves their proportions and their magnitude. This happens in deep networks with
+    /// rules that do not conserve relevance, such as [`Relative`](crate::Relative).
     #[must_use]
     pub fn exponent(&self) -> i32 {
         self.exponent
     }
 
-    /// The relevance of each input for output `target`, S[:, k] · f_k(x), times
-    /// 2^-[`exponent`](Self::exponent); or that for the weighting of this index.
+    /// The relevance of each input for output `target`, or for the weighting with this index.
+    ///
+    /// The relevance is S[:, k] · f_k(x), times 2^-[`exponent`](Self::exponent).
     ///
     /// # Errors
-    /// [`Error::TargetOutOfRange`], and [`Error::NotExplained`] where the explainer was not asked
-    /// for this output.
+    /// [`Error::TargetOutOfRange`], or [`Error::NotExplained`] if this output is not one of the
+    /// explainer's targets.
     pub fn relevance(&self, target: usize) -> Result<DVector<T>, Error> {
         let (shares, scale) = (self.shares_of(target)?, self.scale(target));
         Ok(DVector::from_vec(shares.iter().map(|&share| share * scale).collect()))
     }
 
-    /// The same into a slice of the caller's, as long as the model's inputs.
+    /// Writes the [`relevance`](Self::relevance) of each input into a slice.
+    ///
+    /// The slice must have one element for each input.
     ///
     /// # Errors
-    /// As [`relevance`](Self::relevance), and [`Error::SliceLength`] for a slice of another length.
+    /// See [`relevance`](Self::relevance). [`Error::SliceLength`] is returned if the slice has
+    /// another length.
     ///
     /// # Example
     /// ```
@@ -219,18 +227,19 @@ impl<T: Scalar> Explanation<T> {
         Ok(&self.shares.as_slice()[self.column(target)? * inputs..][..inputs])
     }
 
-    /// The `count` inputs that contributed most to output `target`, for or against, the strongest
+    /// The `count` inputs that contribute most to output `target`, for or against it, strongest
     /// first.
     ///
     /// # Errors
-    /// As [`relevance`](Self::relevance).
+    /// See [`relevance`](Self::relevance).
     ///
     /// # Example
     /// ```
     /// use relprop::{Linear, Rule, Sequential};
     /// use relprop::nalgebra::{self, dmatrix, dvector};
     ///
-    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -5.0, 2.0], None)?).build()?;
+    /// let linear = Linear::new(dmatrix![1.0, -5.0, 2.0], None)?;
+    /// let model = Sequential::builder().layer(linear).build()?;
     /// let top = model.explain(&dvector![1.0, 1.0, 1.0], Rule::Epsilon)?.top(0, 2)?;
     /// assert_eq!([top[0].input, top[1].input], [1, 2]);
     /// # Ok::<(), relprop::Error>(())
@@ -239,32 +248,34 @@ impl<T: Scalar> Explanation<T> {
         Ok(strongest(&self.relevance(target)?, count))
     }
 
-    /// Why output `a` and not output `b`: the relevance of each input for a, less that for b. It is
-    /// that of f_a - f_b.
+    /// The relevance of each input for output `a` minus its relevance for output `b`.
+    ///
+    /// This is the relevance for the difference f_a - f_b: it explains why `a` and not `b`.
     ///
     /// # Errors
-    /// As [`relevance`](Self::relevance).
+    /// See [`relevance`](Self::relevance).
     ///
     /// # Example
     /// ```
     /// use relprop::{Linear, Rule, Sequential};
     /// use relprop::nalgebra::{self, dmatrix, dvector};
     ///
-    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0; 3.0, 1.0], None)?).build()?;
+    /// let linear = Linear::new(dmatrix![1.0, 2.0; 3.0, 1.0], None)?;
+    /// let model = Sequential::builder().layer(linear).build()?;
     /// let explanation = model.explain(&dvector![1.0, 2.0], Rule::Lrp0)?;
     /// assert!((explanation.contrast(1, 0)? - dvector![2.0, -2.0]).amax() < 1e-12);
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn contrast(&self, a: usize, b: usize) -> Result<DVector<T>, Error> {
-        // Either is finite; the difference of two that nearly are not may not be.
+        // Both are finite, but the difference of two huge values can overflow.
         Ok((self.relevance(a)? - self.relevance(b)?)
             .map(|v| v.max(T::min_value()).min(T::max_value())))
     }
 
-    /// Where all relevance of output `target` went.
+    /// The ledger of output `target`, which accounts for all of its relevance.
     ///
     /// # Errors
-    /// As [`relevance`](Self::relevance).
+    /// See [`relevance`](Self::relevance).
     pub fn ledger(&self, target: usize) -> Result<Ledger, Error> {
         (T::compiled().ledger)(self, target)
     }
@@ -293,22 +304,26 @@ impl<T: Scalar> Explanation<T> {
         })
     }
 
-    /// How far the numbers can be trusted; `None` unless the explainer was asked for it
-    /// ([`Explainer::with_health`](crate::Explainer::with_health)).
+    /// The numerical accuracy of the explanation.
+    ///
+    /// `None` unless requested with [`Explainer::with_health`](crate::Explainer::with_health).
     #[must_use]
     pub fn health(&self) -> Option<&Health> {
         self.health.as_ref()
     }
 
-    /// What can make the explanation of this sample misleading: that it is outside the range that a
-    /// rule supposes, where such samples are [allowed](crate::rule::Outside::Report). What shows
-    /// without a sample is found by [`Sequential::check`](crate::Sequential::check).
+    /// Findings that can make the explanation of this sample misleading.
+    ///
+    /// There is a finding if the sample is outside the range that a rule assumes and the rule
+    /// [reports](crate::rule::Outside::Report) such samples instead of refusing them.
+    /// [`Sequential::check`](crate::Sequential::check) finds problems that do not depend on the
+    /// sample.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
-    /// Which column of the shares is of a target, and what makes relevance of it.
+    /// The column of a target, and the scale that turns its shares into relevance.
     pub(crate) fn place(&self, target: usize) -> Result<(usize, T), Error> {
         Ok((self.column(target)?, self.scale(target)))
     }
@@ -332,7 +347,7 @@ impl<T: Scalar> Explanation<T> {
         shares
     }
 
-    /// Which column of the shares is of this target.
+    /// The column of a target.
     fn column(&self, target: usize) -> Result<usize, Error> {
         let found = match &self.explained {
             Explained::All => Some(target).filter(|&target| target < self.output.len()),
@@ -354,13 +369,13 @@ impl<T: Scalar> Explanation<T> {
         found.ok_or(Error::TargetOutOfRange { target, outputs })
     }
 
-    /// Whether all relevances and the ledger's sums are finite: shares may be where shares times
-    /// outputs are not. No magnitude of the inputs' shares is above `bound`.
+    /// Whether all relevances and the ledger's sums are finite. Shares can be finite while shares
+    /// times outputs are not. No share of an input exceeds `bound` in magnitude.
     pub(crate) fn is_finite(&self, bound: T) -> bool {
         let largest = T::max_value().as_f64();
         let share = bound.max(linalg::max_abs(&self.sinks)).as_f64();
         let output = linalg::max_abs(self.output.as_slice()).as_f64().max(1.0);
-        // Nearly always this bound says so already.
+        // This cheap check nearly always succeeds.
         share * output * (self.shares.len() + self.sinks.len()) as f64 <= largest
             || self.targets().zip(self.shares.column_iter()).enumerate().all(
                 |(column, (target, shares))| {
@@ -374,7 +389,7 @@ impl<T: Scalar> Explanation<T> {
             )
     }
 
-    /// What makes relevance of a target's shares.
+    /// The scale that turns a target's shares into relevance.
     fn scale(&self, target: usize) -> T {
         match &self.explained {
             Explained::All | Explained::Outputs(_) => self.output[target],
@@ -382,7 +397,7 @@ impl<T: Scalar> Explanation<T> {
         }
     }
 
-    /// What a target's shares and sinks sum to.
+    /// The value that a target's shares and sinks sum to.
     fn whole(&self, target: usize) -> f64 {
         match &self.explained {
             Explained::All | Explained::Outputs(_) => 1.0,
@@ -399,8 +414,8 @@ impl<T: Scalar> Explanation<T> {
 }
 
 impl<T: Scalar> fmt::Display for Explanation<T> {
-    /// A line for each target (the largest ten of them): its value and the inputs that contributed
-    /// most.
+    /// Prints one line for each of the ten largest targets: its value and the inputs that
+    /// contribute most.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const TARGETS: usize = 10;
         const INPUTS: usize = 4;

@@ -1,4 +1,4 @@
-//! Numerical health: how much cancels at each layer, and how far rounding can have moved the
+//! Numerical health: the cancellation at each layer, and a bound on the rounding error of the
 //! shares.
 
 use std::fmt;
@@ -7,18 +7,19 @@ use crate::accumulate::Rounded;
 use crate::explanation::Explanation;
 use crate::scalar::Scalar;
 
-/// How far the numbers of an explanation can be trusted.
+/// The numerical accuracy of an explanation.
 ///
-/// At each linear layer the gauge of an output is κ_j = Σ_i |numerator_ij| / |S(total_j)|: 1 where
-/// nothing cancels, 1000 where three digits of the total are lost and shares of a thousand cancel
-/// each other. Only outputs count that relevance comes to, and only rules that divide by a total
-/// have a gauge.
+/// The cancellation at output j of a linear layer is κ_j = Σ_i |numerator_ij| / |S(total_j)|. It is
+/// 1 if nothing cancels. At 1000, the total has lost three digits, and shares of magnitude 1000
+/// cancel each other. Only outputs that receive relevance count, and κ is only defined for rules
+/// that divide by a total.
 ///
-/// The bound is one of the worst case, made beside the numbers
-/// ([numerics](crate::guide::numerics)): no share is further from what exact arithmetic would give
-/// with the same weights and inputs. Real errors are far below it, as signs cancel.
+/// The bound on the rounding error is a worst case, computed alongside the shares (see
+/// [numerics](crate::guide::numerics)). No share differs from the result of exact arithmetic, with
+/// the same weights and inputs, by more than the bound. Actual errors are far smaller, because
+/// errors of different sign cancel.
 ///
-/// [`Explainer::with_health`](crate::Explainer::with_health) has an example.
+/// For an example, see [`Explainer::with_health`](crate::Explainer::with_health).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Health {
     layers: Vec<LayerHealth>,
@@ -26,7 +27,7 @@ pub struct Health {
     digits: u32,
 }
 
-/// How much cancels in one linear layer.
+/// The cancellation in one linear layer.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct LayerHealth {
@@ -57,19 +58,19 @@ impl LayerHealth {
         &self.rule
     }
 
-    /// The largest κ of an output that relevance comes to; 1 where there is none.
+    /// The largest κ of all outputs that receive relevance, or 1 if there are none.
     #[must_use]
     pub fn worst(&self) -> f64 {
         self.worst
     }
 
-    /// Which output that is.
+    /// The output with the largest κ.
     #[must_use]
     pub fn worst_output(&self) -> usize {
         self.worst_output
     }
 
-    /// The median κ of these outputs.
+    /// The median κ of the outputs that receive relevance.
     #[must_use]
     pub fn median(&self) -> f64 {
         self.median
@@ -110,32 +111,36 @@ impl Health {
         Self { layers: layers.collect(), targets: targets.collect(), digits }
     }
 
-    /// The gauges of the linear layers, in order.
+    /// The cancellation in each linear layer, in order.
     #[must_use]
     pub fn layers(&self) -> &[LayerHealth] {
         &self.layers
     }
 
-    /// The targets that the bounds are of.
+    /// The targets that the bounds are for.
     #[cfg(feature = "serde")]
     pub(crate) fn targets(&self) -> impl Iterator<Item = usize> + '_ {
         self.targets.iter().map(|health| health.target)
     }
 
-    /// What no share of this target can be off by; `None` where nothing bounds it, or for a target
-    /// that is not explained.
+    /// A bound on the rounding error of every share of a target.
     ///
-    /// There is no bound where a total without a stabilizer ([`Lrp0`](crate::Lrp0)) might be 0 if
-    /// it were not for rounding, after an activation without
-    /// [`steepest`](crate::Elementwise::steepest), for a rule that transforms the inputs by a
-    /// function of its own after the first layer or divides by the total of other parts, and where
-    /// the shares leave the number type's range.
+    /// The result is `None` if the target is not explained or no bound is known.
+    ///
+    /// No bound is known:
+    ///
+    /// - if the network has branches or layers that select values, such as max pooling,
+    /// - if a total without a stabilizer ([`Lrp0`](crate::Lrp0)) might be 0 in exact arithmetic,
+    /// - after an activation without [`steepest`](crate::Elementwise::steepest),
+    /// - if a rule transforms the inputs by a custom function after the first layer,
+    /// - if a rule divides by the total of other parts, or
+    /// - if the shares leave the number type's range.
     #[must_use]
     pub fn bound(&self, target: usize) -> Option<f64> {
         self.targets.iter().find(|health| health.target == target)?.bound
     }
 
-    /// The bound as a part of the target's largest share.
+    /// The [`bound`](Self::bound), relative to the target's largest share.
     #[must_use]
     pub fn relative_bound(&self, target: usize) -> Option<f64> {
         let health = self.targets.iter().find(|health| health.target == target)?;
@@ -146,9 +151,9 @@ impl Health {
 }
 
 impl fmt::Display for Health {
-    /// A line for each linear layer, one for the bound, and what would help.
+    /// Prints one line for each linear layer, one for the bound, and advice if there is any.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// Above it, a layer's shares are mostly noise around each other.
+        /// Above this cancellation, a layer's shares are mostly noise.
         const CANCELS: f64 = 1e3;
         writeln!(f, "cancellation: sum of magnitudes / total (1: nothing cancels)")?;
         for LayerHealth { layer, rule, worst, worst_output, median } in &self.layers {
@@ -166,7 +171,7 @@ impl fmt::Display for Health {
                 f,
                 "rounding: no share is off by more than {bound:.1e} of its target's largest"
             )?,
-            None => write!(f, "rounding: nothing bounds it here")?,
+            None => write!(f, "rounding: no bound is known")?,
         }
         let worst = self.layers.iter().max_by(|a, b| a.worst.total_cmp(&b.worst));
         if let Some(LayerHealth { layer, worst, .. }) =
@@ -175,11 +180,11 @@ impl fmt::Display for Health {
             write!(
                 f,
                 "\nadvice: at layer {layer} shares of {worst:.0e} cancel; raise epsilon there, or \
-                 take Gamma"
+                 use Gamma"
             )?;
         }
         if self.digits < 10 && bound.is_none_or(|bound| bound > 1e-2) {
-            write!(f, "\nadvice: to be sure of the digits, explain in f64")?;
+            write!(f, "\nadvice: use f64 for reliable digits")?;
         }
         Ok(())
     }

@@ -1,25 +1,27 @@
-//! The ledger: where all of an output's relevance went.
+//! The ledger: how all of an output's relevance is distributed.
 
 use std::fmt;
 
 use crate::accumulate::Cause;
 
-/// Where the relevance of one output went: to the inputs, and at each layer to its sinks.
+/// The distribution of one output's relevance over the inputs and the sinks of each layer.
 ///
-/// For every rule, up to rounding,
+/// For every rule, the parts sum to the output, up to rounding:
 ///
 /// ```text
 ///     Σ_i R_i + Σ_layers (bias + stabilizer + rest + dead + empty) = f_k(x)
 /// ```
 ///
-/// The numbers are shares of the output (they sum to 1) times the output; sums are made in double
-/// precision. For a weighting of outputs (`Targets::Weighted`) the output is the weighted sum.
+/// Each part is a share of the output times the output, and the shares sum to 1. Sums are computed
+/// in double precision. For a weighting of outputs (`Targets::Weighted`), the output is the
+/// weighted sum.
 ///
 /// ```
 /// use relprop::{Cause, Linear, Rule, Sequential};
 /// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
-/// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], dvector![1.0])?).build()?;
+/// let linear = Linear::new(dmatrix![1.0, 2.0], dvector![1.0])?;
+/// let model = Sequential::builder().layer(linear).build()?;
 /// let ledger = model.explain(&dvector![1.0, 1.0], Rule::Epsilon)?.ledger(0)?;
 /// assert_eq!(ledger.output(), 4.0);
 /// assert!((ledger.inputs() - 3.0).abs() < 1e-5);
@@ -30,16 +32,16 @@ use crate::accumulate::Cause;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ledger {
     pub(crate) target: usize,
-    /// What the parts below sum to: 1, or the weighted sum.
+    /// The value that the parts sum to: 1, or the weighted sum.
     pub(crate) whole: f64,
-    /// What makes relevance of the parts.
+    /// The scale that turns parts into relevance.
     pub(crate) scale: f64,
     pub(crate) inputs: f64,
     pub(crate) inputs_magnitude: f64,
     pub(crate) entries: Vec<LedgerEntry>,
 }
 
-/// What went to one sink of one layer.
+/// The relevance absorbed by one sink of one layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LedgerEntry {
     pub(crate) layer: usize,
@@ -50,7 +52,7 @@ pub struct LedgerEntry {
     pub(crate) scale: f64,
 }
 
-/// A part as a share; there are no shares of nothing.
+/// A part as a share of the whole, or 0 if the whole is 0.
 fn share(part: f64, whole: f64) -> f64 {
     if whole == 0.0 { 0.0 } else { part / whole }
 }
@@ -68,13 +70,13 @@ impl LedgerEntry {
         &self.kind
     }
 
-    /// Why relevance went there.
+    /// Why the sink absorbs relevance.
     #[must_use]
     pub fn cause(&self) -> Cause {
         self.cause
     }
 
-    /// The share of the output; 0 for a weighting of outputs that sums to 0.
+    /// The share of the output, or 0 for a weighting of outputs that sums to 0.
     #[must_use]
     pub fn share(&self) -> f64 {
         share(self.part, self.whole)
@@ -88,44 +90,44 @@ impl LedgerEntry {
 }
 
 impl Ledger {
-    /// Which output this is the ledger of.
+    /// The output, or the weighting, whose ledger this is.
     #[must_use]
     pub fn target(&self) -> usize {
         self.target
     }
 
-    /// f_k(x), what there was to share.
+    /// The value that is distributed, f_k(x).
     #[must_use]
     pub fn output(&self) -> f64 {
         self.whole * self.scale
     }
 
-    /// Σ_i R_i, what the inputs got.
+    /// The relevance of the inputs, Σ_i R_i.
     #[must_use]
     pub fn inputs(&self) -> f64 {
         self.inputs * self.scale
     }
 
-    /// What each sink of each layer got.
+    /// The entry of each sink of each layer.
     #[must_use]
     pub fn entries(&self) -> &[LedgerEntry] {
         &self.entries
     }
 
-    /// What all layers' sinks of one cause got.
+    /// The relevance absorbed by all sinks with this cause.
     #[must_use]
     pub fn total(&self, cause: Cause) -> f64 {
         self.entries.iter().filter(|entry| entry.cause == cause).map(LedgerEntry::relevance).sum()
     }
 
-    /// The causes for which relevance can leave the inputs here, each once: those of the entries,
-    /// from the first layer on.
+    /// The causes of the entries without repetition, in order from the first layer on.
     ///
     /// ```
     /// use relprop::{Cause, Linear, Rule, Sequential};
     /// use relprop::nalgebra::{self, dmatrix, dvector};
     ///
-    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], dvector![1.0])?).build()?;
+    /// let linear = Linear::new(dmatrix![1.0, 2.0], dvector![1.0])?;
+    /// let model = Sequential::builder().layer(linear).build()?;
     /// let ledger = model.explain(&dvector![1.0, 1.0], Rule::Epsilon)?.ledger(0)?;
     /// assert_eq!(ledger.causes(), [Cause::Bias, Cause::Stabilizer]);
     /// # Ok::<(), relprop::Error>(())
@@ -141,17 +143,18 @@ impl Ledger {
         causes
     }
 
-    /// What the others leave of the output: the rounding error of the whole explanation.
+    /// The output minus all parts, which is the rounding error of the whole explanation.
     #[must_use]
     pub fn rounding(&self) -> f64 {
         (self.whole - self.parts()) * self.scale
     }
 
-    /// |1 - Σ shares| as a fraction of the Σ |shares| over all inputs and sinks: how well the ledger closes.
+    /// The imbalance of the ledger: |1 - Σ shares| / Σ |shares|, over all inputs and sinks.
     #[must_use]
     pub fn imbalance(&self) -> f64 {
         let magnitude =
             self.inputs_magnitude + self.entries.iter().map(|entry| entry.part.abs()).sum::<f64>();
+        // Avoids 0 / 0.
         (self.whole - self.parts()).abs() / magnitude.max(f64::MIN_POSITIVE)
     }
 
@@ -173,7 +176,8 @@ impl fmt::Display for Cause {
 }
 
 impl fmt::Display for Ledger {
-    /// A line for the inputs, one for each sink that got something, the rounding and their sum.
+    /// Prints one line for the inputs, one for each sink with relevance, one for the rounding and
+    /// one for their sum.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |v: f64| {
             if v != 0.0 && v.abs() < 1e-4 { format!("{v:.1e}") } else { format!("{v:.6}") }

@@ -1,5 +1,5 @@
-// On a code host the links and pictures of the README are the paths at its end. Here they are
-// these: the first definition of a link wins.
+// The README ends with link definitions that work on a code host. In the rendered documentation,
+// the definitions here take precedence because they come first.
 //! [adding-a-layer]: guide::adding_a_layer
 //! [adding-a-rule]: guide::adding_a_rule
 //! [comparison]: guide::comparison
@@ -21,7 +21,7 @@
 //!
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
-// Some items are linked to that only a feature brings.
+// Some of the linked items exist only if a feature is enabled.
 #![cfg_attr(
     not(all(feature = "npz", feature = "onnx", feature = "pytorch", feature = "safetensors")),
     allow(rustdoc::broken_intra_doc_links)
@@ -62,7 +62,7 @@ mod trace;
 
 pub use nalgebra;
 
-// The network and what explains it.
+// Networks and explainers.
 pub use canonize::Merged;
 pub use check::{Code, Finding};
 pub use explainer::{Explainer, Workspace};
@@ -70,14 +70,14 @@ pub use sequential::{Sequential, SequentialBuilder};
 pub use sweep::Sweep;
 pub use targets::Targets;
 
-// What comes of it.
+// Results.
 pub use accumulate::{Accumulation, Cause, Plan};
 pub use explanation::{Contribution, Explanation};
 pub use health::{Health, LayerHealth};
 pub use ledger::{Ledger, LedgerEntry};
 pub use trace::{Path, Trace};
 
-// The rules.
+// Rules.
 pub use composite::Composite;
 #[doc(inline)]
 pub use rule::{
@@ -85,7 +85,7 @@ pub use rule::{
     RelevanceRule, Rule, Sign, WSquare, ZBox, ZPlus,
 };
 
-// The layers, and what a layer of one's own takes.
+// Layers, and the building blocks of custom layers.
 #[doc(inline)]
 pub use layer::{
     AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, AxisSoftmax, BatchNorm1d,
@@ -97,7 +97,7 @@ pub use layer::{
 #[doc(inline)]
 pub use layer::{Bias, Elementwise, Layer, LinearMap, Operator, WeightFn};
 
-// What all of it needs.
+// Common types.
 pub use error::{Error, Misshapen, UnsupportedNode};
 pub use scalar::Scalar;
 pub use shape::Shape;

@@ -1,12 +1,12 @@
-//! The one seam to matrix products.
+//! The single interface to matrix products.
 //!
-//! All matrices are slices in column-major order. A layer's products come with a scaling of its
-//! inputs, W diag(u) X and diag(u) Wᵀ Y, because that is what share matrices are made of, and
-//! because it says what costs nothing: where u_i is 0, the column i of W is not even read. After a
-//! ReLU that is about half of the work, at the zeros of an image more.
+//! All matrices are slices in column-major order. A layer's products include a scaling of its
+//! inputs, W diag(u) X and diag(u) Wᵀ Y. Share matrices have this form, and the scaling saves work:
+//! where u_i is 0, column i of W is never read. This saves about half of the work after a ReLU, and
+//! more for images with many zeros.
 //!
-//! A result depends on its own column alone, bit for bit: not on the columns beside it, how many
-//! they are or which thread works on them.
+//! Each column of a result is bit-for-bit independent of the other columns, of their number, and of
+//! the thread that computes it.
 
 mod correlate;
 mod kernel;
@@ -35,12 +35,12 @@ pub(crate) use vectors::{
 };
 use vectors::{count_nonzero, larger};
 
-/// A product with so many weights is shared out among the threads of the caller's pool.
+/// Products with at least this many weights are split among the threads of the caller's pool.
 pub(crate) const LARGE: usize = 1 << 20;
-/// At most so many columns share what is read of W.
+/// The largest number of columns that share each read of W.
 const GROUP: usize = 6;
 
-/// One of the loops that are written for vectors.
+/// One of the loops written for SIMD vectors.
 pub struct Kernel<'a, T: Scalar>(Which<'a, T>);
 
 enum Which<'a, T: Scalar> {
@@ -65,19 +65,19 @@ pub(crate) fn dispatch<T: Scalar>(kernel: Kernel<'_, T>) {
     }
 }
 
-/// What the products prepare of their right hand sides, kept by each thread.
+/// The memory in which a thread prepares the right-hand sides of products.
 #[derive(Debug, Default)]
 pub struct Scratch<T> {
     groups: Vec<Group>,
     columns: Vec<usize>,
     offsets: Vec<usize>,
-    /// How many of the offsets are in use.
+    /// The number of offsets in use.
     listed: usize,
     x: Vec<T>,
     panel: Vec<T>,
-    /// Parts of a result, before they are spread over it.
+    /// Parts of a result, before they are copied into it.
     parts: Vec<T>,
-    /// The source of a correlation.
+    /// The source of a correlation, laid out for it.
     planes: Vec<T>,
 }
 
@@ -87,11 +87,12 @@ struct Group {
     width: usize,
     /// Where each column begins in y.
     columns: [usize; GROUP],
-    /// Where its entries begin in the scratch's offsets, how many they are, and how far its x is:
-    /// in [`apply`] where its values begin, in [`apply_transposed`] how many of the entries are
-    /// done.
+    /// Where the group's entries begin in the scratch's offsets.
     first: usize,
+    /// The number of entries.
     count: usize,
+    /// In [`apply`], where the group's values begin in the scratch's x. In [`apply_transposed`],
+    /// how many of the entries are done.
     x: usize,
 }
 
@@ -99,7 +100,7 @@ struct Group {
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a, T> {
     values: &'a [T],
-    /// How far apart the columns begin.
+    /// The distance between the starts of adjacent columns.
     stride: usize,
     outputs: usize,
     inputs: usize,
@@ -112,9 +113,9 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// `y = W diag(u) x` for any number of columns; `u` has one column for each sample, and each sample
-/// as many columns of `x` as any other. Cost: outputs x inputs x columns multiply-adds, less what
-/// is zero.
+/// `y = W diag(u) x` for any number of columns. `u` has one column per sample, and each sample has
+/// the same number of columns in `x`. Cost: outputs x inputs x columns multiply-adds, except where
+/// x or u is zero.
 pub(crate) fn apply<T: Scalar>(w: Matrix<'_, T>, u: Option<&[T]>, x: &[T], y: &mut [T]) {
     let per_sample = u.map_or(1, |u| x.len() / u.len().max(1));
     by_rows(w.outputs, w.values.len(), y, |rows, y| {
@@ -125,8 +126,8 @@ pub(crate) fn apply<T: Scalar>(w: Matrix<'_, T>, u: Option<&[T]>, x: &[T], y: &m
     });
 }
 
-/// `x = diag(u) Wᵀ y` for any number of columns; `u` as in [`apply`].
-/// Cost: outputs x inputs x columns multiply-adds, less the rows where u is zero.
+/// `x = diag(u) Wᵀ y` for any number of columns, with `u` as in [`apply`]. Cost: outputs x inputs x
+/// columns multiply-adds, except for the rows where u is zero.
 pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&[T]>, x: &mut [T]) {
     let per_sample = u.map_or(1, |u| x.len() / u.len().max(1));
     by_rows(w.inputs, w.values.len(), x, |rows, x| {
@@ -149,17 +150,17 @@ pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&
     });
 }
 
-/// `y = W x` for any number of columns, where W has those `rows` of y alone: the others are zero.
-/// Gives the largest magnitude, NaN if any entry is not a number. Cost: as [`apply`], and y is
-/// written once.
+/// `y = W x` for any number of columns, where W only has the given `rows` of y and the other rows
+/// are zero. Returns the largest magnitude, or NaN if any entry is NaN. Cost: that of [`apply`],
+/// and y is written once.
 pub(crate) fn apply_to_rows<T: Scalar>(
     w: Matrix<'_, T>,
     x: &[T],
     rows: &[usize],
     y: &mut [T],
 ) -> T {
-    // So many columns are multiplied at once that they are spread over y while they are in the
-    // cache.
+    // The number of columns multiplied at a time, so that they are still in the cache when they are
+    // copied into y.
     const COLUMNS: usize = 24;
     let height = y.len() / (x.len() / w.inputs).max(1);
     let mut product = T::with_scratch(|scratch| std::mem::take(&mut scratch.parts));
@@ -180,11 +181,11 @@ pub(crate) fn apply_to_rows<T: Scalar>(
     max
 }
 
-/// So many values are worth a thread's while.
+/// The number of values that is worth a thread of its own.
 const PART: usize = 1 << 15;
 
-/// Does the same to each chunk of so many values, with its number: many on all threads of the
-/// caller's pool. What is done to a chunk must not depend on the others.
+/// Calls `f` for each chunk of `size` values, with the chunk's index. Many values are split among
+/// the threads of the caller's pool, so the result for a chunk must not depend on other chunks.
 pub(crate) fn each_chunk<E: Send>(
     values: &mut [E],
     size: usize,
@@ -203,9 +204,9 @@ pub(crate) fn each_chunk<E: Send>(
     values.chunks_mut(size).enumerate().for_each(|(chunk, values)| f(chunk, values));
 }
 
-/// Shares values of `unit` for each of some things out among the threads of the caller's pool,
-/// where that is worth it: some things for each thread, a multiple of `together`. What is done to
-/// one must not depend on the others; the first is given.
+/// Calls `f` for parts of the values, with the index of the part's first item. An item is `unit`
+/// values. If it is worth it, the items are split among the threads of the caller's pool, in parts
+/// of a multiple of `together` items. The result for an item must not depend on other items.
 fn share_out<T: Scalar>(
     values: &mut [T],
     unit: usize,
@@ -223,17 +224,18 @@ fn share_out<T: Scalar>(
             .enumerate()
             .for_each(|(part, values)| f(part * some, values));
     }
+    // Unused without the feature `rayon`.
     let _ = (unit, together, worth_it);
     f(0, values);
 }
 
-/// The same for parts of any size.
+/// Calls `f` for parts of the values, of any size.
 pub(crate) fn each_part<T: Scalar>(values: &mut [T], f: impl Fn(&mut [T]) + Sync) {
     each_chunk(values, PART, |_, values| f(values));
 }
 
-/// Does the same to each part of values and the part of others at the same place, whose first index
-/// is given.
+/// Calls `f` for parts of the values, with the index of the part's first value and the same part of
+/// the others.
 pub(crate) fn zip_parts<T: Scalar>(
     values: &mut [T],
     others: &[T],
@@ -244,7 +246,7 @@ pub(crate) fn zip_parts<T: Scalar>(
     });
 }
 
-/// Some rows of columns.
+/// Some rows of a column-major matrix.
 #[derive(Clone, Copy)]
 struct Columns<'a, T> {
     values: &'a [T],
@@ -253,15 +255,14 @@ struct Columns<'a, T> {
 }
 
 impl<'a, T> Columns<'a, T> {
-    /// So many rows of a column.
+    /// This many rows of a column.
     fn column(self, column: usize, rows: usize) -> &'a [T] {
         &self.values[column * self.height + self.first..][..rows]
     }
 }
 
-/// Makes a result of this height by all of its rows at once, or, where there are many weights, by
-/// as many blocks of rows as there are threads: each of them then reads its own part of the
-/// weights, once.
+/// Computes a result of this height, all rows at once, or in one block of rows per thread if there
+/// are many weights. Each thread then reads only its own part of the weights, once.
 fn by_rows<T: Scalar>(
     height: usize,
     weights: usize,
@@ -271,12 +272,12 @@ fn by_rows<T: Scalar>(
     #[cfg(feature = "rayon")]
     if weights >= LARGE {
         use rayon::prelude::*;
-        // A multiple of what the kernels take at once.
+        // A multiple of the rows that the kernels process at once.
         let part = height.div_ceil(rayon::current_num_threads()).next_multiple_of(128);
         let columns = out.len() / height;
         if part < height && columns > 0 {
-            // Taken out, not borrowed: while it waits, this thread may come here again for another
-            // product.
+            // Taken out instead of borrowed: while this thread waits, rayon may run another product
+            // on it.
             let mut parts = T::with_scratch(|scratch| std::mem::take(&mut scratch.parts));
             grow(&mut parts, out.len());
             let rows = |index: usize| index * part..height.min((index + 1) * part);
@@ -292,24 +293,26 @@ fn by_rows<T: Scalar>(
             return T::with_scratch(|scratch| scratch.parts = parts);
         }
     }
+    // Unused without the feature `rayon`.
     let _ = weights;
     product(0..height, out);
 }
 
-/// Makes a slice at least this long.
+/// Makes a vector at least this long.
 fn grow<E: Copy + Default>(values: &mut Vec<E>, size: usize) {
     if values.len() < size {
         values.resize(size, E::default());
     }
 }
 
-/// Lends a thread's scratch.
+/// Lends a thread's scratch memory.
 pub(crate) fn lend<T, R>(scratch: &RefCell<Scratch<T>>, f: impl FnOnce(&mut Scratch<T>) -> R) -> R
 where
     T: Default,
 {
     match scratch.try_borrow_mut() {
         Ok(mut scratch) => f(&mut scratch),
+        // The scratch is already lent to a product further up the call stack.
         Err(_) => f(&mut Scratch::default()),
     }
 }

@@ -1,4 +1,4 @@
-//! How much memory a call may take, checked before any of it is taken.
+//! A limit on the memory of a call, checked before anything is allocated.
 
 use crate::error::Error;
 
@@ -14,8 +14,8 @@ impl Default for MemoryLimit {
 }
 
 impl MemoryLimit {
-    /// Whether there is room for this many values of the type. A number of values may be beyond
-    /// every integer, so it is a float.
+    /// Checks that this many values of type `T` are within the limit. The number is a float because
+    /// it can exceed every integer type.
     ///
     /// # Errors
     /// [`Error::TooLarge`].

@@ -1,4 +1,4 @@
-//! The number types a network can have.
+//! The number types of networks.
 
 use std::cell::RefCell;
 use std::fmt::{Debug, Display, LowerExp};
@@ -11,9 +11,9 @@ use crate::linalg::{self, Kernel, Lanes, Scratch};
 
 /// A network's number type: `f32` or `f64`.
 ///
-/// The trait is sealed. It is nalgebra's `Scalar` with the arithmetic of [`num_traits::Float`];
-/// nalgebra's own `RealField` is left out because both together make every `abs` and `max`
-/// ambiguous.
+/// The trait is sealed. It combines nalgebra's `Scalar` with the arithmetic of
+/// [`num_traits::Float`]. nalgebra's own `RealField` is not included, because every `abs` and `max`
+/// would be ambiguous with both traits.
 pub trait Scalar:
     nalgebra::Scalar
     + Copy
@@ -29,15 +29,15 @@ pub trait Scalar:
     + Lanes
     + sealed::Sealed
 {
-    /// Blocks of shares whose largest entry leaves 2^-RANGE to 2^RANGE are rescaled by a power of
-    /// two.
+    /// Blocks of shares are rescaled by a power of two if their largest magnitude is outside
+    /// 2^-RANGE to 2^RANGE.
     #[doc(hidden)]
     const RANGE: i32;
 
-    /// The nearest value of this type.
+    /// Converts to the nearest value of this type.
     fn from_f64(value: f64) -> Self;
 
-    /// The same value in double precision.
+    /// Converts to double precision.
     fn as_f64(self) -> f64;
 
     /// This value times 2^exponent, correctly rounded.
@@ -50,12 +50,12 @@ pub trait Scalar:
     #[must_use]
     fn erf(self) -> Self;
 
-    /// Lends what the products need for a moment; each thread has its own.
+    /// Lends the scratch memory of the current thread, which the products use.
     #[doc(hidden)]
     fn with_scratch<R>(f: impl FnOnce(&mut Scratch<Self>) -> R) -> R;
 
-    /// Runs a kernel in the processor's widest vectors. Not generic, so that the kernels are
-    /// compiled once, with this crate, and not for everybody who uses it.
+    /// Runs a kernel in the processor's widest vectors. The method is not generic, so that the
+    /// kernels are compiled once, with this crate, instead of in every crate that uses it.
     #[doc(hidden)]
     fn run(kernel: Kernel<'_, Self>);
 
@@ -87,7 +87,7 @@ macro_rules! compiled_here {
 impl Scalar for f32 {
     const RANGE: i32 = 32;
 
-    #[allow(clippy::cast_possible_truncation)] // rounding to the nearest f32 is what is asked for
+    #[allow(clippy::cast_possible_truncation)] // rounding to the nearest f32 is intended
     fn from_f64(value: f64) -> Self {
         value as f32
     }

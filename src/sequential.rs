@@ -1,4 +1,4 @@
-//! The model: layers one after another.
+//! The model: a sequence of layers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,13 +16,14 @@ use crate::rule::Site;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// A network of layers that follow one another; some of them may hold branches of such layers.
+/// A network: a sequence of layers, some of which can hold branches of further layers.
 ///
-/// Immutable once built and cheap to clone: the layers are shared, so a clone for each thread costs
-/// nothing. [`explain`](Self::explain) and [`explainer`](Self::explainer) are what it is for.
+/// A model is immutable once built. Clones share the layers, so cloning a model for each thread is
+/// cheap. Use [`explain`](Self::explain) to explain a single sample and
+/// [`explainer`](Self::explainer) to explain many.
 ///
-/// Layers are counted from 0 in the order in which they are met, a layer with branches before what
-/// is in them.
+/// Layers are numbered from 0 in the order in which they run. A layer with branches comes before
+/// the layers inside its branches.
 #[derive(Debug, Clone)]
 pub struct Sequential<T: Scalar> {
     chain: Arc<Chain<T>>,
@@ -30,14 +31,14 @@ pub struct Sequential<T: Scalar> {
     input: Shape,
 }
 
-/// Layers that follow one another, fixed to the shape of their inputs.
+/// A sequence of layers, bound to the shape of its inputs.
 #[derive(Debug)]
 pub(crate) struct Chain<T: Scalar> {
     pub nodes: Vec<Node<T>>,
     pub output: Shape,
 }
 
-/// A layer in its place.
+/// A layer at its position in a chain.
 #[derive(Debug)]
 pub(crate) struct Node<T: Scalar> {
     pub layer: Arc<dyn Layer<T>>,
@@ -47,8 +48,8 @@ pub(crate) struct Node<T: Scalar> {
     pub bound: Bound<T>,
 }
 
-/// What a layer does in its place. A *factor* of the explanation has a number, in the order in
-/// which the pass leaves them.
+/// What a layer does at its position. `factor` is the number of the layer's factor in the
+/// explanation; factors are numbered in the order in which layers are bound.
 #[derive(Debug)]
 pub(crate) enum Bound<T: Scalar> {
     Linear(Linear<T>),
@@ -66,23 +67,23 @@ pub(crate) enum Bound<T: Scalar> {
         sum: Option<Linear<T>>,
     },
     Softmax(SoftmaxOver),
-    /// The function at the end that makes probabilities of the logits, which pass as they are.
+    /// The final function that turns logits into probabilities. Explanations skip it.
     Link(Functions<T>),
 }
 
-/// A linear map that a rule is asked about.
+/// A linear map to which a rule is applied.
 #[derive(Debug)]
 pub(crate) struct Linear<T: Scalar> {
     pub factor: usize,
     pub map: Arc<dyn LinearMap<T>>,
     pub input: Shape,
-    /// A rule is meant for its weights: it is no average, no sum and no normalization.
+    /// Whether the weights are learned: false for averages, sums and normalizations.
     pub learned: bool,
-    /// None of the map's inputs is negative, whatever the sample.
+    /// Whether the map's inputs are nonnegative for every sample.
     pub nonnegative: bool,
 }
 
-/// Collects the layers of a [`Sequential`], or of a [`Branch`].
+/// A builder for a [`Sequential`] or a [`Branch`].
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct SequentialBuilder<T: Scalar> {
@@ -103,35 +104,42 @@ impl<T: Scalar> From<Branch<T>> for SequentialBuilder<T> {
 }
 
 impl<T: Scalar> SequentialBuilder<T> {
-    /// The shape of a sample; a model whose first layer is dense need not be told.
+    /// Sets the shape of a sample.
+    ///
+    /// This is not needed for a model that starts with a dense layer.
     pub fn input(mut self, shape: impl Into<Shape>) -> Self {
         self.input = Some(shape.into());
         self
     }
 
-    /// Adds a layer after those that are there.
+    /// Appends a layer.
     pub fn layer(mut self, layer: impl Layer<T> + 'static) -> Self {
         self.branch.layers.push(Named { name: None, layer: Arc::new(layer) });
         self
     }
 
-    /// Adds a layer under a name, by which a [`Composite`](crate::Composite) can speak of it; else
-    /// its index is its name.
+    /// Appends a layer with a name.
+    ///
+    /// A [`Composite`](crate::Composite) can refer to the layer by this name. Without one, the
+    /// layer's index is its name.
     pub fn named(mut self, name: &str, layer: impl Layer<T> + 'static) -> Self {
         self.branch.layers.push(Named { name: Some(name.to_owned()), layer: Arc::new(layer) });
         self
     }
 
-    /// Adds the layers of another builder, under names that begin with this one and a dot, as
-    /// PyTorch names the layers of a nested `nn.Sequential`.
+    /// Appends the layers of another builder, with `name` and a dot prefixed to their names.
+    ///
+    /// PyTorch names the layers of a nested `nn.Sequential` in the same way.
     ///
     /// ```
     /// use relprop::{Linear, Relu, Sequential};
     /// use relprop::nalgebra::{self, dmatrix};
     ///
-    /// let features = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], None)?).layer(Relu);
+    /// let linear = Linear::new(dmatrix![1.0, 2.0], None)?;
+    /// let features = Sequential::builder().layer(linear).layer(Relu);
     /// let head = Sequential::builder().layer(Linear::new(dmatrix![3.0], None)?);
-    /// let model = Sequential::builder().nested("features", features).nested("head", head).build()?;
+    /// let model =
+    ///     Sequential::builder().nested("features", features).nested("head", head).build()?;
     /// assert_eq!(model.names(), ["features.0", "features.1", "head.0"]);
     /// # Ok::<(), relprop::Error>(())
     /// ```
@@ -143,14 +151,18 @@ impl<T: Scalar> SequentialBuilder<T> {
         self
     }
 
-    /// The model, with all shapes checked.
+    /// Builds the model and checks all shapes.
     ///
     /// # Errors
-    /// [`Error::EmptyModel`]; [`Error::NoLinearLayer`]; [`Error::UnknownInput`];
-    /// [`Error::LayerShape`] where two layers do not fit; [`Error::SoftmaxInMiddle`];
-    /// [`Error::InvalidParameter`] where a layer's settings make no sense; and
-    /// [`Error::ZeroSized`], [`Error::BiasShape`] or [`Error::NonFiniteBias`] for a linear layer
-    /// from outside the crate that is not sound.
+    /// - [`Error::EmptyModel`] if there are no layers, and [`Error::NoLinearLayer`] if none is
+    ///   linear.
+    /// - [`Error::UnknownInput`] if the shape of a sample is neither set nor determined by the
+    ///   layers.
+    /// - [`Error::LayerShape`] if two layers do not fit together.
+    /// - [`Error::SoftmaxInMiddle`] or [`Error::SoftmaxInBranch`] if a softmax is not at the end.
+    /// - [`Error::InvalidParameter`] if a layer's settings are invalid.
+    /// - [`Error::ZeroSized`], [`Error::BiasShape`] or [`Error::NonFiniteBias`] if a custom linear
+    ///   layer is malformed.
     pub fn build(self) -> Result<Sequential<T>, Error> {
         (T::compiled().build)(self)
     }
@@ -158,7 +170,7 @@ impl<T: Scalar> SequentialBuilder<T> {
     pub(crate) fn build_inner(self) -> Result<Sequential<T>, Error> {
         let layers = &self.branch.layers;
         let Some(first) = layers.first() else { return Err(Error::EmptyModel) };
-        // Activations take whatever the first layer that fixes it takes.
+        // Activations accept any shape, so the first layer with a fixed input size decides.
         let taken = layers.iter().find_map(|node| node.layer.inputs()).map(Shape::from);
         let input = match self.input.or(taken) {
             Some(input) => input,
@@ -177,15 +189,16 @@ impl<T: Scalar> SequentialBuilder<T> {
             None => return Err(Error::UnknownInput { kind: first.layer.kind().to_owned() }),
         };
         if self.input.is_some() && (input.size() == 0 || input.size() > LARGEST) {
-            let requirement = "a shape of at least one value, and not too many to count";
-            return Err(Error::parameter("Sequential", "input", input, requirement));
+            let requirement = format!("a shape of 1 to {LARGEST} values");
+            return Err(Error::parameter("Sequential", "input", input, &requirement));
         }
         let mut numbers = Numbers::default();
         let chain = numbers.bind(&self.branch, input, false, &|own, index| {
             own.map_or_else(|| index.to_string(), str::to_owned)
         });
         let mut chain = chain.map_err(|error| match error {
-            // What a later layer takes is nothing that the first one could be given.
+            // The size came from a later layer and does not fit the first one, so the input is
+            // unknown.
             Error::LayerShape { layer: 0, .. } if self.input.is_none() => {
                 Error::UnknownInput { kind: first.layer.kind().to_owned() }
             }
@@ -199,15 +212,15 @@ impl<T: Scalar> SequentialBuilder<T> {
     }
 }
 
-/// No layer has more values: this many can be counted in bytes, and summed.
+/// The largest number of values in a layer. Byte counts and sums of such sizes do not overflow.
 const LARGEST: usize = isize::MAX as usize / 64;
 
-/// The numbers that are given while a model is built.
+/// The counters for numbering layers and factors while a model is built.
 #[derive(Default)]
 struct Numbers {
     layers: usize,
     factors: usize,
-    /// The layers are in a branch.
+    /// Whether the layers being bound are inside a branch.
     inside: bool,
 }
 
@@ -217,8 +230,8 @@ impl Numbers {
         self.factors - 1
     }
 
-    /// Fixes the layers to the shape of their inputs, with names for those that have none, and says
-    /// of the outputs whether they are never negative.
+    /// Binds the layers to the shape of their inputs and names the layers that have no name.
+    /// `nonnegative` tells whether the inputs are nonnegative for every sample.
     fn bind<T: Scalar>(
         &mut self,
         branch: &Branch<T>,
@@ -284,7 +297,7 @@ impl Numbers {
                     return Err(refused(Error::shape(
                         layer.kind(),
                         shape,
-                        "at least one branch, and has none",
+                        "at least one branch (it has none)",
                     )));
                 }
                 Operator::Branches(branches, joined) => {
@@ -332,10 +345,8 @@ impl Numbers {
                 ),
             };
             if output.size() == 0 || output.size() > LARGEST {
-                let (kind, expected) = (
-                    layer.kind().to_owned(),
-                    "inputs that leave at least one output, and not too many to count".to_owned(),
-                );
+                let (kind, expected) =
+                    (layer.kind().to_owned(), format!("inputs that give 1 to {LARGEST} outputs"));
                 return Err(Error::LayerShape { layer: index, kind, expected, found: shape });
             }
             nodes.push(Node { layer: layer.clone(), name, index, output, bound });
@@ -345,7 +356,7 @@ impl Numbers {
     }
 }
 
-/// Whether layers change nothing but the shape of their values.
+/// Whether the layers only change the shape of their values.
 fn only_reshapes<T: Scalar>(layers: &[Named<T>], mut shape: Shape) -> bool {
     layers.iter().all(|named| match named.layer.operator(shape) {
         Ok(Operator::Reshape(output)) => {
@@ -356,7 +367,7 @@ fn only_reshapes<T: Scalar>(layers: &[Named<T>], mut shape: Shape) -> bool {
     })
 }
 
-/// The shape of what branches give together.
+/// The shape of the joined outputs of some branches.
 fn joined_shape<T: Scalar>(
     layer: usize,
     kind: &str,
@@ -375,7 +386,7 @@ fn joined_shape<T: Scalar>(
         if !fits {
             return refuse(
                 branch.output,
-                format!("branches of one shape: the first gives {first}"),
+                format!("branches with matching output shapes (the first gives {first})"),
             );
         }
     }
@@ -401,8 +412,8 @@ fn check_map<T: Scalar>(kind: &str, map: &dyn LinearMap<T>) -> Result<(), Error>
 }
 
 impl<T: Scalar> Chain<T> {
-    /// Makes a last function that gives probabilities the model's link. What moves values, whatever
-    /// they are, may follow it: it can as well move the logits.
+    /// Turns a final function that gives probabilities into the model's link. Layers that only move
+    /// values can follow it, because they can move the logits just as well.
     fn link(&mut self) {
         let moves = |node: &&mut Node<T>| match &node.bound {
             Bound::Reshape => true,
@@ -410,6 +421,7 @@ impl<T: Scalar> Chain<T> {
             _ => false,
         };
         let Some(last) = self.nodes.iter_mut().rev().find(|node| !moves(node)) else { return };
+        // A placeholder, so that the functions can be moved.
         let bound = std::mem::replace(&mut last.bound, Bound::Reshape);
         last.bound = match bound {
             Bound::Elementwise(functions)
@@ -421,7 +433,7 @@ impl<T: Scalar> Chain<T> {
         };
     }
 
-    /// All layers, in the order in which they are met.
+    /// Lists all layers, each before the layers inside its branches.
     fn all<'a>(&'a self, list: &mut Vec<&'a Node<T>>) {
         for node in &self.nodes {
             list.push(node);
@@ -433,7 +445,7 @@ impl<T: Scalar> Chain<T> {
         }
     }
 
-    /// Whether no output is negative, if no input is, or whatever they are.
+    /// Whether all outputs are nonnegative; `input` tells whether all inputs are.
     fn nonnegative(&self, input: bool) -> bool {
         self.nodes.iter().fold(input, |sign, node| match &node.bound {
             Bound::Linear(linear) => sign && linear.map.keeps_sign(),
@@ -447,32 +459,32 @@ impl<T: Scalar> Chain<T> {
     }
 }
 
-/// The results of a run of the network, samples as columns.
+/// The results of a forward pass, with samples as columns.
 pub(crate) struct Outputs<T> {
     /// The values that are explained.
     pub logits: Buffer<T>,
-    /// The probabilities that the model makes of the logits, where it ends with a softmax or a
-    /// sigmoid.
+    /// The probabilities computed from the logits, if the model ends with a softmax or a sigmoid.
     pub probabilities: Option<Buffer<T>>,
 }
 
-/// A linear layer at the moment at which the forward pass leaves it.
+/// A linear layer as the forward pass leaves it.
 pub(crate) struct Leaving<'a, T: Scalar> {
     /// The layer's number among the factors.
     pub factor: usize,
     pub map: &'a dyn LinearMap<T>,
-    /// z, samples as columns; handed over because the pass needs it no more.
+    /// z, with samples as columns. The visitor takes ownership, as the pass no longer needs it.
     pub inputs: Buffer<T>,
     /// W z.
     pub product: &'a [T],
 }
 
-/// Who looks at the layers while the network runs.
+/// Observes the layers during a forward pass.
 pub(crate) trait Visitor<T: Scalar> {
-    /// Takes what a linear layer leaves.
+    /// Called when the pass leaves a linear layer.
     fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error>;
 
-    /// Takes, for each sample's outputs, the inputs that they are.
+    /// Called after a layer that selects some of its inputs. `from` has the input that each output
+    /// is a copy of.
     fn route(
         &mut self,
         buffers: &mut Buffers<T>,
@@ -484,13 +496,16 @@ pub(crate) trait Visitor<T: Scalar> {
         Ok(())
     }
 
-    /// Sees what goes into an activation.
+    /// Called with the inputs of an activation.
     fn meet(&mut self, _functions: &Functions<T>, _values: &[T]) {}
 
-    /// Learns that the next layers are in branches, in the next of them, and in none of them any
-    /// more.
+    /// Called before the first branch of a layer.
     fn open(&mut self) {}
+
+    /// Called before each branch.
     fn next(&mut self) {}
+
+    /// Called after the last branch of a layer.
     fn close(
         &mut self,
         _buffers: &mut Buffers<T>,
@@ -501,7 +516,7 @@ pub(crate) trait Visitor<T: Scalar> {
     }
 }
 
-/// Lets the buffers go.
+/// A visitor that only gives the buffers back.
 struct Forget;
 
 impl<T: Scalar> Visitor<T> for Forget {
@@ -512,7 +527,7 @@ impl<T: Scalar> Visitor<T> for Forget {
 }
 
 impl<T: Scalar> Sequential<T> {
-    /// Starts a model.
+    /// Starts building a model.
     ///
     /// # Example
     /// ```
@@ -531,13 +546,13 @@ impl<T: Scalar> Sequential<T> {
         SequentialBuilder { branch: Branch { layers: Vec::new() }, input: None }
     }
 
-    /// How many values a sample has.
+    /// The number of values in a sample.
     #[must_use]
     pub fn inputs(&self) -> usize {
         self.input.size()
     }
 
-    /// How many outputs the model has.
+    /// The number of outputs.
     #[must_use]
     pub fn outputs(&self) -> usize {
         self.chain.output.size()
@@ -555,28 +570,28 @@ impl<T: Scalar> Sequential<T> {
         self.chain.output
     }
 
-    /// The layers, in order, a layer with branches before what is in them.
+    /// The layers in order, each before the layers inside its branches.
     #[must_use]
     pub fn layers(&self) -> Vec<&dyn Layer<T>> {
         self.nodes().into_iter().map(|node| &*node.layer).collect()
     }
 
-    /// The layers' names, in order: those they were given, else their indices.
+    /// The names of the layers, in order. A layer without a name is named by its index.
     #[must_use]
     pub fn names(&self) -> Vec<&str> {
         self.nodes().into_iter().map(|node| node.name.as_str()).collect()
     }
 
-    /// How many numbers have been learned.
+    /// The number of learned parameters.
     #[must_use]
     pub fn parameters(&self) -> usize {
         self.branch.layers.iter().map(|node| node.layer.parameters()).sum()
     }
 
-    /// The same network for samples of another shape.
+    /// Rebuilds the network for samples of another shape.
     ///
     /// # Errors
-    /// Those of [`SequentialBuilder::build`].
+    /// See [`SequentialBuilder::build`].
     pub fn with_input(&self, shape: impl Into<Shape>) -> Result<Self, Error> {
         SequentialBuilder { branch: self.branch.clone(), input: Some(shape.into()) }.build()
     }
@@ -600,7 +615,7 @@ impl<T: Scalar> Sequential<T> {
         self.nodes().get(layer).map_or("", |node| node.layer.kind())
     }
 
-    /// The linear layers, as a rule is asked about them.
+    /// The linear layers, each with the [`Site`] that is passed to rules.
     pub(crate) fn sites(&self) -> Vec<(Site<'_>, &Linear<T>)> {
         let nodes = self.nodes();
         let mut sites = Vec::new();
@@ -630,23 +645,27 @@ impl<T: Scalar> Sequential<T> {
             sites.push((site, linear));
             linear_index += usize::from(learned);
         }
+        // The count is known only now.
         for (site, _) in &mut sites {
             site.linear_count = linear_index;
         }
         sites
     }
 
-    /// The model's output at one sample: probabilities where it ends with a softmax or a sigmoid.
+    /// Computes the model's outputs for one sample.
+    ///
+    /// The outputs are probabilities if the model ends with a softmax or a sigmoid.
     ///
     /// # Errors
-    /// [`Error::InputShape`], [`Error::NonFiniteInput`], [`Error::NonFiniteOutput`].
+    /// [`Error::InputShape`], [`Error::NonFiniteInput`] or [`Error::NonFiniteOutput`].
     ///
     /// # Example
     /// ```
     /// use relprop::{Linear, Sequential, Softmax};
     /// use relprop::nalgebra::{self, dmatrix, dvector};
     ///
-    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0; 1.0], None)?).layer(Softmax).build()?;
+    /// let linear = Linear::new(dmatrix![1.0; 1.0], None)?;
+    /// let model = Sequential::builder().layer(linear).layer(Softmax).build()?;
     /// assert_eq!(model.forward(&dvector![3.0])?, dvector![0.5, 0.5]);
     /// # Ok::<(), relprop::Error>(())
     /// ```
@@ -655,14 +674,15 @@ impl<T: Scalar> Sequential<T> {
         (T::compiled().forward)(self, sample.as_slice()).map(DVector::from_vec)
     }
 
-    /// The model's outputs for a batch, samples as columns: inputs x samples in, outputs x samples
-    /// out.
+    /// Computes the model's outputs for a batch.
     ///
-    /// A C-order array of shape (samples, inputs), as numpy and PyTorch have it, is such a matrix
-    /// without a copy. Any number of samples goes, none too.
+    /// Samples are columns: `samples` is inputs x samples, and the result is outputs x samples.
+    ///
+    /// A C-order array of shape (samples, inputs), as in NumPy and PyTorch, has the same memory
+    /// layout, so it needs no copy. A batch can have any number of samples, including zero.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward), with the sample's index.
+    /// See [`forward`](Self::forward). [`Error::NonFiniteInput`] has the sample's index.
     ///
     /// # Example
     /// ```
@@ -670,7 +690,8 @@ impl<T: Scalar> Sequential<T> {
     /// use relprop::nalgebra::{self, dmatrix};
     ///
     /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], None)?).build()?;
-    /// assert_eq!(model.forward_batch(&dmatrix![1.0, 0.0, 5.0; 0.0, 1.0, 5.0])?, dmatrix![1.0, 2.0, 15.0]);
+    /// let outputs = model.forward_batch(&dmatrix![1.0, 0.0, 5.0; 0.0, 1.0, 5.0])?;
+    /// assert_eq!(outputs, dmatrix![1.0, 2.0, 15.0]);
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn forward_batch(&self, samples: &DMatrix<T>) -> Result<DMatrix<T>, Error> {
@@ -686,7 +707,7 @@ impl<T: Scalar> Sequential<T> {
         Ok(outputs.probabilities.unwrap_or(outputs.logits).to_vec())
     }
 
-    /// A sample has as many values as the model has inputs.
+    /// Checks that a sample has one value for each of the model's inputs.
     pub(crate) fn check_input(&self, found: usize) -> Result<(), Error> {
         if found == self.inputs() {
             return Ok(());
@@ -694,15 +715,15 @@ impl<T: Scalar> Sequential<T> {
         Err(Error::InputShape { kind: self.kind(0).to_owned(), expected: self.inputs(), found })
     }
 
-    /// Samples are finite.
+    /// Checks that all values are finite.
     pub(crate) fn check_samples(&self, samples: &[T]) -> Result<(), Error> {
         let Some((at, value)) = linalg::first_non_finite(samples) else { return Ok(()) };
         let (sample, index) = (at / self.inputs(), at % self.inputs());
         Err(Error::NonFiniteInput { index, sample, value: value.as_f64() })
     }
 
-    /// Runs the network once on finite samples of the right length, as columns, and shows the
-    /// layers to a visitor as the pass leaves them.
+    /// Runs the network once and shows each layer to a visitor as the pass leaves it. Samples are
+    /// columns; the caller has checked their length and that they are finite.
     pub(crate) fn pass(
         &self,
         samples: &[T],
@@ -711,13 +732,14 @@ impl<T: Scalar> Sequential<T> {
     ) -> Result<Outputs<T>, Error> {
         let mut run = Run { columns: samples.len() / self.inputs(), buffers, visitor };
         let mut values = run.buffers.values.take(samples.len());
+        // Activations work in place, so they need a copy of the samples.
         values.copy_from_slice(samples);
         let logits = run.chain(&self.chain, values)?;
         let probabilities = self.probabilities(&logits, buffers)?;
         Ok(Outputs { logits, probabilities })
     }
 
-    /// What the last layer makes of the logits, where it makes probabilities of them.
+    /// The probabilities, if the last layer computes them from the logits.
     fn probabilities(
         &self,
         logits: &[T],
@@ -742,7 +764,7 @@ impl<T: Scalar> Sequential<T> {
     }
 }
 
-/// One run of the network.
+/// One forward pass.
 struct Run<'a, T: Scalar> {
     columns: usize,
     buffers: &'a mut Buffers<T>,
@@ -750,7 +772,8 @@ struct Run<'a, T: Scalar> {
 }
 
 impl<T: Scalar> Run<'_, T> {
-    /// This is the only loop over the layers: whoever wants more than the outputs takes it in here.
+    /// Runs a chain of layers. This is the only loop over layers: everything beyond the outputs is
+    /// collected by the visitor.
     fn chain(&mut self, chain: &Chain<T>, mut values: Buffer<T>) -> Result<Buffer<T>, Error> {
         for node in &chain.nodes {
             match &node.bound {
@@ -784,7 +807,7 @@ impl<T: Scalar> Run<'_, T> {
         let map = &*linear.map;
         let mut product = self.buffers.values.take(map.outputs() * self.columns);
         map.apply(&values, &mut product);
-        // Before the visit, so that the visitor meets finite numbers only.
+        // Checked before the visit, so that the visitor only sees finite numbers.
         check_output(node, &product)?;
         self.visitor.leave(
             self.buffers,
@@ -813,7 +836,7 @@ impl<T: Scalar> Run<'_, T> {
         {
             route.route(values, from);
             for (to, from) in routed.iter_mut().zip(from) {
-                // A layer from outside the crate might point anywhere.
+                // A custom layer might return an index out of range.
                 *from = (*from).min(inputs - 1);
                 *to = values[*from];
             }
@@ -823,7 +846,7 @@ impl<T: Scalar> Run<'_, T> {
         Ok(routed)
     }
 
-    /// The outputs of all branches one after another, for each sample.
+    /// Runs all branches and concatenates their outputs, for each sample.
     fn branches(
         &mut self,
         _node: &Node<T>,
@@ -836,6 +859,7 @@ impl<T: Scalar> Run<'_, T> {
         let mut first = 0;
         for branch in branches {
             self.visitor.next();
+            // Every branch consumes its inputs, and all branches need the same ones.
             let mut copy = self.buffers.values.take(inputs * self.columns);
             linalg::copy(&values, &mut copy);
             let of_branch = self.chain(branch, copy)?;
@@ -854,12 +878,12 @@ impl<T: Scalar> Run<'_, T> {
     }
 }
 
-/// A layer's values are finite.
+/// Checks that a layer's outputs are finite.
 fn check_output<T: Scalar>(node: &Node<T>, values: &[T]) -> Result<(), Error> {
     check_values(node, values, node.output.size())
 }
 
-/// The same of values that are this many for each sample.
+/// Checks that values are finite. Each sample has `size` of them.
 fn check_values<T: Scalar>(node: &Node<T>, values: &[T], size: usize) -> Result<(), Error> {
     match linalg::first_non_finite(values) {
         Some((at, value)) => {
@@ -871,8 +895,8 @@ fn check_values<T: Scalar>(node: &Node<T>, values: &[T], size: usize) -> Result<
 }
 
 impl<T: Scalar> fmt::Display for Sequential<T> {
-    /// The model as PyTorch prints it, nested by its names; the alternate form `{:#}` says after
-    /// each layer what shape its values have and how many parameters it has.
+    /// Prints the model as PyTorch does, nested by name. The alternate form `{:#}` adds the output
+    /// shape and the number of parameters of each layer.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Sequential(")?;
         write_nodes(f, &self.chain.nodes.iter().collect::<Vec<_>>(), "", 1)?;
@@ -890,7 +914,7 @@ impl<T: Scalar> fmt::Display for Sequential<T> {
     }
 }
 
-/// Layers whose names begin with `prefix`, a line each.
+/// Writes the layers whose names begin with `prefix`, one per line.
 fn write_nodes<T: Scalar>(
     f: &mut fmt::Formatter<'_>,
     nodes: &[&Node<T>],
@@ -918,8 +942,8 @@ fn write_nodes<T: Scalar>(
                     let unnamed = format!("{own}{number}.");
                     let named = branch.nodes.iter().any(|node| !node.name.starts_with(&unnamed));
                     let nodes: Vec<_> = branch.nodes.iter().collect();
-                    // A branch whose layers are named after the block alone adds nothing to their
-                    // names.
+                    // The branch's number is not part of the names if its layers are named after
+                    // the block alone.
                     let number = if named { String::new() } else { number.to_string() };
                     write!(f, "\n{indent}  ({number}): Sequential(")?;
                     write_nodes(f, &nodes, if named { &own } else { &unnamed }, depth + 2)?;
@@ -943,7 +967,7 @@ fn write_nodes<T: Scalar>(
     Ok(())
 }
 
-/// One layer as PyTorch prints it.
+/// A layer as PyTorch prints it.
 pub(crate) fn describe<T: Scalar>(layer: &dyn Layer<T>) -> String {
     format!("{}({})", layer.kind(), layer.arguments())
 }

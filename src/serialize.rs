@@ -1,8 +1,8 @@
-//! Results for programs, with the feature `serde`. The schema is `docs/json.md`: what is there is a
-//! promise.
+//! Serialization of results, with the feature `serde`. The code must follow the schema promised in
+//! `docs/json.md`.
 //!
-//! Where a type's fields are the schema it derives [`Serialize`]; here are those whose values are
-//! computed.
+//! Types whose fields match the schema derive [`Serialize`]. This module implements it for types
+//! whose serialized values are computed.
 
 use serde::ser::{Error, SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
@@ -15,7 +15,7 @@ use crate::ledger::{Ledger, LedgerEntry};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// A name is written as it is displayed.
+/// Serializes types as their `Display` text.
 macro_rules! as_displayed {
     ($($name:ty),*) => {$(
         impl Serialize for $name {
@@ -27,7 +27,7 @@ macro_rules! as_displayed {
 }
 as_displayed!(Cause, Code);
 
-/// A struct whose fields are these, in this order.
+/// Serializes a struct with the given fields, in this order.
 macro_rules! fields {
     ($serializer:ident, $name:literal, { $($key:literal: $value:expr),* $(,)? }) => {{
         let mut fields = $serializer.serialize_struct($name, [$($key),*].len())?;
@@ -36,7 +36,7 @@ macro_rules! fields {
     }};
 }
 
-/// What an iterator gives, as a list.
+/// Serializes the items of an iterator as a list.
 struct List<F>(F);
 
 impl<F: Fn() -> I, I: IntoIterator<Item: Serialize>> Serialize for List<F> {
@@ -67,7 +67,7 @@ impl<T: Scalar + Serialize> Serialize for Explanation<T> {
     }
 }
 
-/// What an explanation says of one target.
+/// The part of an explanation for one target.
 struct Target<'a, T: Scalar> {
     explanation: &'a Explanation<T>,
     target: usize,
@@ -98,7 +98,7 @@ impl Serialize for Ledger {
     }
 }
 
-/// What all layers' sinks of each cause got, for the causes that the ledger has.
+/// The relevance absorbed for each cause, over all sinks of the ledger.
 struct Causes<'a>(&'a Ledger);
 
 impl Serialize for Causes<'_> {

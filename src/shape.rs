@@ -5,8 +5,8 @@ use std::fmt;
 /// The shape of a sample or of a layer's values: a vector, channels x length, or channels x height
 /// x width.
 ///
-/// Values stand in C order, as in PyTorch and numpy without the batch's axis: a sample is one
-/// column whatever its shape.
+/// Values are in C order, as in PyTorch and NumPy without the batch axis. A sample is always one
+/// column, whatever its shape.
 ///
 /// ```
 /// use relprop::Shape;
@@ -22,25 +22,27 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// The length of each axis: one to three.
+    /// The length of each axis. There are one to three axes.
     #[must_use]
     pub fn dims(&self) -> &[usize] {
         &self.dims[..self.rank]
     }
 
-    /// How many values there are.
+    /// The number of values.
     #[must_use]
     pub fn size(&self) -> usize {
+        // Saturates, because a shape from a file can have any size.
         self.dims().iter().fold(1, |size: usize, &dim| size.saturating_mul(dim))
     }
 
-    /// The channels: the first axis.
+    /// The number of channels, which is the length of the first axis.
     #[must_use]
     pub fn channels(&self) -> usize {
         self.dims[0]
     }
 
-    /// Height and width; a length is a width of height 1, a vector's are 1.
+    /// The height and the width. A sequence has height 1 and its length as width; for a vector,
+    /// both are 1.
     pub(crate) fn plane(&self) -> [usize; 2] {
         match self.rank {
             3 => [self.dims[1], self.dims[2]],
@@ -49,7 +51,8 @@ impl Shape {
         }
     }
 
-    /// So many channels of this height and width, as an image, or as a sequence where it was one.
+    /// A shape with this many channels, height and width: an image if `self` is one, or else a
+    /// sequence.
     pub(crate) fn with(&self, channels: usize, [height, width]: [usize; 2]) -> Self {
         if self.rank == 3 { [channels, height, width].into() } else { [channels, width].into() }
     }

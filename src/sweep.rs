@@ -13,7 +13,7 @@ use crate::scalar::Scalar;
 use crate::sequential::{Leaving, Outputs, Sequential, Visitor};
 use crate::targets::Targets;
 
-/// A model and several rules, prepared once: the network runs once for all of them.
+/// A model and several rules that share each forward pass.
 ///
 /// ```
 /// use relprop::{Gamma, Linear, Relu, Rule, Sequential};
@@ -28,7 +28,8 @@ use crate::targets::Targets;
 /// for explanation in model.sweep([Rule::Epsilon, Rule::ZPlus, Rule::AlphaBeta])?.explain(&x)? {
 ///     println!("{explanation}");
 /// }
-/// let gammas: Vec<Gamma> = [0.0, 0.1, 0.25, 0.5, 1.0].into_iter().map(Gamma::new).collect::<Result<_, _>>()?;
+/// let gammas: Vec<Gamma> =
+///     [0.0, 0.1, 0.25, 0.5, 1.0].into_iter().map(Gamma::new).collect::<Result<_, _>>()?;
 /// assert_eq!(model.sweep(gammas)?.explain(&x)?.len(), 5);
 /// # Ok::<(), relprop::Error>(())
 /// ```
@@ -39,13 +40,13 @@ pub struct Sweep<T: Scalar> {
 }
 
 impl<T: Scalar> Sequential<T> {
-    /// Prepares several rules for this model, to be used on the same samples.
+    /// Prepares several rules for this model.
     ///
-    /// Rules of different types go as `Box<dyn RelevanceRule<T>>`. Cost: as
-    /// [`explainer`](Self::explainer), for each.
+    /// Rules of different types can be passed as `Box<dyn RelevanceRule<T>>`. Cost: that of
+    /// [`explainer`](Self::explainer) for each rule.
     ///
     /// # Errors
-    /// As [`explainer`](Self::explainer).
+    /// See [`explainer`](Self::explainer).
     pub fn sweep<R: RelevanceRule<T>>(
         &self,
         rules: impl IntoIterator<Item = R>,
@@ -57,10 +58,10 @@ impl<T: Scalar> Sequential<T> {
 }
 
 impl<T: Scalar> Sweep<T> {
-    /// The same for other [`Targets`].
+    /// Sets the [`Targets`] of all rules.
     ///
     /// # Errors
-    /// As [`Explainer::targets`].
+    /// See [`Explainer::targets`].
     pub fn targets(self, targets: impl Into<Targets<T>>) -> Result<Self, Error> {
         let targets = targets.into();
         let explainers = self
@@ -71,35 +72,37 @@ impl<T: Scalar> Sweep<T> {
         Ok(Self { explainers, ..self })
     }
 
-    /// The same with another limit of what a call may hold, in bytes; see
-    /// [`Explainer::memory_limit`].
+    /// Sets the limit on the memory of a call, in bytes.
+    ///
+    /// See [`Explainer::memory_limit`].
     #[must_use]
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.limit = MemoryLimit(bytes);
         self
     }
 
-    /// The explainers, in the rules' order.
+    /// The explainers, in the order of the rules.
     #[must_use]
     pub fn explainers(&self) -> &[Explainer<T>] {
         &self.explainers
     }
 
-    /// An explanation by each rule, in the rules' order. Each is the same, bit for bit, as its
-    /// explainer's own.
+    /// Explains one sample with each rule, in the order of the rules.
     ///
-    /// Cost: one forward pass, and each rule's accumulation.
+    /// Each explanation is bit-for-bit identical to that of the rule's own explainer.
+    ///
+    /// Cost: one forward pass, and one accumulation per rule.
     ///
     /// # Errors
-    /// As [`Explainer::explain`].
+    /// See [`Explainer::explain`].
     pub fn explain(&self, sample: &DVector<T>) -> Result<Vec<Explanation<T>>, Error> {
         self.explain_slice(sample.as_slice())
     }
 
-    /// The same for a sample in a slice.
+    /// Explains one sample, given as a slice, with each rule.
     ///
     /// # Errors
-    /// As [`Explainer::explain`].
+    /// See [`Explainer::explain`].
     pub fn explain_slice(&self, sample: &[T]) -> Result<Vec<Explanation<T>>, Error> {
         (T::compiled().explain_by_all)(self, sample)
     }
@@ -114,8 +117,7 @@ impl<T: Scalar> Sweep<T> {
             .iter()
             .map(|explainer| explainer.values_of(1) + explainer.values_of_blocks(1))
             .sum();
-        let remedy =
-            "take fewer rules or fewer targets, or raise the limit with Sweep::memory_limit";
+        let remedy = "use fewer rules or targets, or raise the limit with Sweep::memory_limit";
         self.limit.check::<T>(
             values,
             || format!("the shares by {} rules", self.explainers.len()),
@@ -145,12 +147,13 @@ impl<T: Scalar> Sweep<T> {
     }
 }
 
-/// Machines that share a pass.
+/// Machines that share one pass.
 struct Machines<'a, T: Scalar>(Vec<Machine<'a, T>>);
 
 impl<T: Scalar> Visitor<T> for Machines<'_, T> {
     fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error> {
         for machine in &mut self.0 {
+            // Each machine takes ownership of the inputs.
             let inputs = copy(&leaving.inputs, buffers);
             machine.leave(buffers, Leaving { inputs, ..leaving })?;
         }

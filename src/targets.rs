@@ -1,16 +1,19 @@
-//! Targets: which outputs are explained.
+//! Targets: the outputs to explain.
 
 use nalgebra::{DMatrix, DVector};
 
 use crate::scalar::Scalar;
 
-/// What to explain: the fewer targets, the less it costs.
+/// The outputs to explain.
+///
+/// Fewer targets cost less.
 ///
 /// ```
 /// use relprop::{Linear, Rule, Sequential, Targets};
 /// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
-/// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0; 3.0, 1.0; 0.0, 5.0], None)?).build()?;
+/// let linear = Linear::new(dmatrix![1.0, 2.0; 3.0, 1.0; 0.0, 5.0], None)?;
+/// let model = Sequential::builder().layer(linear).build()?;
 /// let (x, explainer) = (dvector![1.0, 1.0], model.explainer(Rule::Epsilon)?);
 ///
 /// let predicted = explainer.clone().targets(Targets::Predicted)?.explain(&x)?;
@@ -27,12 +30,14 @@ pub enum Targets<T: Scalar> {
     /// Every output.
     #[default]
     All,
-    /// The largest output of each sample, the first of equals.
+    /// The largest output of each sample, the first one in case of a tie.
     Predicted,
-    /// These outputs, in this order.
+    /// The listed outputs, in this order.
     Outputs(Vec<usize>),
-    /// Weightings c of the outputs, one in each column (outputs x weightings): Σ_k c_k f_k, with
-    /// the relevance Σ_k c_k f_k S_k. A contrast f_3 - f_5 has 1 in row 3 and -1 in row 5.
+    /// Weightings c of the outputs, one per column (outputs x weightings).
+    ///
+    /// A weighting explains the sum Σ_k c_k f_k, with the relevance Σ_k c_k f_k S_k. For example,
+    /// the contrast f_3 - f_5 has 1 in row 3, -1 in row 5 and 0 elsewhere.
     Weighted(DMatrix<T>),
 }
 

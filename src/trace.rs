@@ -1,5 +1,5 @@
-//! Inside the network: the relevance of every layer's inputs, and what of it goes through a unit, a
-//! path or a weight.
+//! Inside the network: the relevance of every layer's inputs, and the part of it that flows through
+//! a unit, a path or a weight.
 
 use std::fmt;
 
@@ -13,19 +13,21 @@ use crate::explanation::{Contribution, Explanation, strongest};
 use crate::memory::MemoryLimit;
 use crate::scalar::Scalar;
 
-/// One explained sample with the shares at every layer kept, so that any unit inside can be asked.
+/// One explained sample with the shares at every layer, for examining units inside the network.
 ///
-/// A layer is named by its index in the model, and *its units* are its inputs: those of layer 0 are
-/// the sample's values, those after the last layer (`layers().len()`) the outputs. Relevance passes
-/// an activation unchanged, so a unit's is the same before and after it.
+/// Layers are identified by their index in the model. The *units* of a layer are its inputs: the
+/// units of layer 0 are the sample's values, and the units at the index after the last layer
+/// (`layers().len()`) are the outputs. Relevance passes through activations unchanged, so a unit's
+/// relevance is the same before and after an activation.
 ///
-/// With P the shares of the sample's values in the units of a layer and S the shares of its units
-/// in the targets, P[i, j] S[j, k] f_k is how much of output k's relevance goes from unit j to
-/// input i: the *conditional relevance* (R. Achtibat et al.: From attribution maps to
-/// human-understandable explanations through concept relevance propagation. Nature Machine
-/// Intelligence 5, 2023). Both factors are known for all units and targets at once.
+/// Let P be the shares of the sample's values in the units of a layer, and S the shares of these
+/// units in the targets. Then P[i, j] S[j, k] f_k is the relevance of output k that flows through
+/// unit j to input i. This is the *conditional relevance* (R. Achtibat et al.: From attribution
+/// maps to human-understandable explanations through concept relevance propagation. Nature Machine
+/// Intelligence 5, 2023). P and S are known for all units and targets at once.
 ///
-/// What is too small for the number type is 0 here; [`Explanation::exponent`] knows of it.
+/// Values too small for the number type are 0 in a trace, whereas an [`Explanation`] scales them by
+/// its [`exponent`](Explanation::exponent).
 ///
 /// ```
 /// use relprop::{Linear, Relu, Rule, Sequential};
@@ -37,9 +39,10 @@ use crate::scalar::Scalar;
 ///     .layer(Linear::new(dmatrix![1.0, 2.0, 5.0], None)?)
 ///     .build()?;
 /// let trace = model.explainer(Rule::Lrp0)?.trace(&dvector![1.0, 2.0])?;
-/// assert_eq!(trace.relevance(0, 0)?, dvector![3.0, 4.0]); // of the inputs
-/// assert_eq!(trace.relevance(2, 0)?, dvector![1.0, 6.0, 0.0]); // of the hidden units
-/// assert_eq!(trace.through(2, &[1], 0)?, dvector![2.0, 4.0]); // of the inputs, as far as it goes through hidden unit 1
+/// assert_eq!(trace.relevance(0, 0)?, dvector![3.0, 4.0]); // inputs
+/// assert_eq!(trace.relevance(2, 0)?, dvector![1.0, 6.0, 0.0]); // hidden units
+/// // The part of the inputs' relevance that flows through hidden unit 1:
+/// assert_eq!(trace.through(2, &[1], 0)?, dvector![2.0, 4.0]);
 /// let strongest = &trace.paths(0, 1)?[0];
 /// assert_eq!(strongest.to_string(), "1 -> 1 -> 0: +4.0000"); // input, hidden unit, output
 /// # Ok::<(), relprop::Error>(())
@@ -48,20 +51,21 @@ use crate::scalar::Scalar;
 pub struct Trace<T: Scalar> {
     explanation: Explanation<T>,
     kept: Kept<T>,
-    /// For each linear layer the shares of its inputs in the targets.
+    /// For each linear layer, the shares of its inputs in the targets.
     shares: Vec<DMatrix<T>>,
-    /// Those of the outputs.
+    /// The shares of the outputs in the targets.
     of_outputs: DMatrix<T>,
     limit: MemoryLimit,
 }
 
-/// A way from an input to an output, through one unit of each linear layer.
+/// A path from an input to an output, through one unit of each linear layer.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Path<T> {
-    /// An input of each linear layer, the sample's first, and the output at which the path ends.
+    /// The unit at each linear layer, from an input of the sample to the output where the path
+    /// ends.
     pub units: Vec<usize>,
-    /// The relevance that comes down this path: the product of its shares, times the output.
+    /// The relevance that flows along this path: the product of its shares, times the output.
     pub relevance: T,
 }
 
@@ -73,21 +77,22 @@ impl<T: fmt::Display> fmt::Display for Path<T> {
 }
 
 impl<T: Scalar> Explainer<T> {
-    /// Explains the targets at one sample and keeps what is known inside the network.
+    /// Explains the targets for one sample and keeps the shares at every layer.
     ///
     /// Cost: that of [`Accumulation::Reverse`](crate::Accumulation::Reverse), whatever the
-    /// explainer's order. Memory: the activations, and for each linear layer its inputs x targets.
+    /// explainer's order. Memory: the activations, and inputs x targets values for each linear
+    /// layer.
     ///
     /// # Errors
-    /// As [`explain`](Self::explain).
+    /// See [`explain`](Self::explain).
     pub fn trace(&self, sample: &DVector<T>) -> Result<Trace<T>, Error> {
         self.trace_slice(sample.as_slice())
     }
 
-    /// The same for a sample in a slice.
+    /// Explains the targets for one sample, given as a slice, and keeps the shares at every layer.
     ///
     /// # Errors
-    /// As [`explain`](Self::explain).
+    /// See [`explain`](Self::explain).
     pub fn trace_slice(&self, sample: &[T]) -> Result<Trace<T>, Error> {
         (T::compiled().trace)(self, sample)
     }
@@ -103,6 +108,7 @@ impl<T: Scalar> Explainer<T> {
         let outputs = model.pass(sample, &mut buffers, &mut kept)?;
         let (targets, selected) = self.begin(&outputs.logits, &mut buffers);
         let mut blocks = kept.suffixes(targets, &mut buffers).map_err(overflow)?;
+        // The suffixes begin with the last factor; the shares are in the order of the layers.
         blocks.reverse();
         let shares = blocks
             .iter()
@@ -127,8 +133,8 @@ impl<T: Scalar> Trace<T> {
         &self.explanation
     }
 
-    /// The linear layer whose inputs a layer's are: the next one, or as many as there are at the
-    /// outputs.
+    /// The position of the linear layer with the same units as `layer`: that of the next linear
+    /// layer, or the number of linear layers if `layer` stands for the outputs.
     fn linear(&self, layer: usize) -> Result<usize, Error> {
         let layers = self.kept.model().nodes().len();
         if layer > layers {
@@ -151,20 +157,20 @@ impl<T: Scalar> Trace<T> {
         Ok(self.shares.get(self.linear(layer)?).unwrap_or(&self.of_outputs))
     }
 
-    /// The relevance of each of a layer's units for a target.
+    /// The relevance of each unit of a layer for a target.
     ///
     /// # Errors
-    /// [`Error::LayerOutOfRange`], and as [`Explanation::relevance`].
+    /// [`Error::LayerOutOfRange`], and the errors of [`Explanation::relevance`].
     pub fn relevance(&self, layer: usize, target: usize) -> Result<DVector<T>, Error> {
         let (column, scale) = self.explanation.place(target)?;
         Ok(self.shares(layer)?.column(column) * scale)
     }
 
-    /// The `count` of a layer's units that contributed most to a target, for or against, the
-    /// strongest first.
+    /// The `count` units of a layer that contribute most to a target, for or against it, strongest
+    /// first.
     ///
     /// # Errors
-    /// As [`relevance`](Self::relevance).
+    /// See [`relevance`](Self::relevance).
     pub fn top(
         &self,
         layer: usize,
@@ -174,21 +180,21 @@ impl<T: Scalar> Trace<T> {
         Ok(strongest(&self.relevance(layer, target)?, count))
     }
 
-    /// The shares of the sample's values in each of a layer's units, inputs x units.
+    /// The shares of the sample's values in each unit of a layer, inputs x units.
     ///
-    /// Times the relevance of the units, column by column, this is the conditional relevance of all
+    /// Multiplying each column by the relevance of its unit gives the conditional relevance of all
     /// units at once. Cost: that of [`Accumulation::Forward`](crate::Accumulation::Forward) up to
     /// this layer.
     ///
     /// # Errors
-    /// [`Error::LayerOutOfRange`], [`Error::Overflow`], [`Error::TooLarge`].
+    /// [`Error::LayerOutOfRange`], [`Error::Overflow`] or [`Error::TooLarge`].
     pub fn prefix(&self, layer: usize) -> Result<DMatrix<T>, Error> {
         (T::compiled().prefix)(self, layer)
     }
 
     pub(crate) fn prefix_inner(&self, layer: usize) -> Result<DMatrix<T>, Error> {
         let linear = self.linear(layer)?;
-        // A block and the one that it is made of, of the largest layer on the way.
+        // The new block and the one it is computed from, at the largest layer on the way.
         let largest = (0..=linear).map(|linear| self.units(linear)).max().unwrap_or(0);
         let what = || {
             format!(
@@ -203,14 +209,15 @@ impl<T: Scalar> Trace<T> {
         }
     }
 
-    /// The relevance of the sample's values for a target, as far as it goes through these units of
-    /// a layer.
+    /// The part of the inputs' relevance for a target that flows through the given units of a
+    /// layer.
     ///
-    /// Over all units of a layer these sum to the whole relevance. Cost: accumulation in reverse,
-    /// for one target, from this layer on; the network does not run again.
+    /// Summed over all units of a layer, these parts give the whole relevance. Cost: reverse
+    /// accumulation for one target, from this layer back to the inputs. The network does not run
+    /// again.
     ///
     /// # Errors
-    /// As [`relevance`](Self::relevance), and [`Error::UnitOutOfRange`].
+    /// The errors of [`relevance`](Self::relevance), and [`Error::UnitOutOfRange`].
     pub fn through(
         &self,
         layer: usize,
@@ -243,13 +250,15 @@ impl<T: Scalar> Trace<T> {
         Ok(inputs.column(0).into_owned())
     }
 
-    /// The relevance for a target of each weight of a linear layer, A_ij R_j: what flows between
-    /// input i and output j. Shape outputs x inputs, as the weights have it. Cost: its size for
-    /// each of the rule's terms.
+    /// The relevance of each weight of a linear layer for a target.
+    ///
+    /// This is A_ij R_j, the relevance that flows from output j to input i. The result has the
+    /// shape of the weights, outputs x inputs. Cost: the size of the result for each of the rule's
+    /// terms.
     ///
     /// # Errors
-    /// As [`relevance`](Self::relevance), [`Error::NotLinear`] for a layer without weights, and
-    /// [`Error::TooLarge`].
+    /// The errors of [`relevance`](Self::relevance), [`Error::NotLinear`] if the layer has no
+    /// weights, and [`Error::TooLarge`].
     pub fn of_weights(&self, layer: usize, target: usize) -> Result<DMatrix<T>, Error> {
         (T::compiled().of_weights)(self, layer, target)
     }
@@ -272,22 +281,23 @@ impl<T: Scalar> Trace<T> {
         Ok(shares.transpose())
     }
 
-    /// The `count` strongest paths from an input to a target: those whose product of shares is
-    /// largest, for or against.
+    /// The `count` strongest paths from the inputs to a target.
     ///
-    /// They are found exactly, by dynamic programming over the layers. Cost: the size of every
-    /// share matrix times `count` at worst, and its formation; for a weighting of outputs, paths
-    /// end at any of them.
+    /// A path is strong if the product of its shares is large in magnitude. The paths are found
+    /// exactly, by dynamic programming over the layers. For a weighting of outputs, paths can end
+    /// at any output. Cost: every share matrix is formed, and searched in at most its size times
+    /// `count` steps.
     ///
     /// # Errors
-    /// As [`relevance`](Self::relevance), and [`Error::TooLarge`] where the share matrix of a layer
-    /// is: a convolution's is not small.
+    /// The errors of [`relevance`](Self::relevance), and [`Error::TooLarge`] if the share matrix of
+    /// a layer exceeds the memory limit, as that of a convolution easily does.
     pub fn paths(&self, target: usize, count: usize) -> Result<Vec<Path<T>>, Error> {
         (T::compiled().paths)(self, target, count)
     }
 
     pub(crate) fn paths_inner(&self, target: usize, count: usize) -> Result<Vec<Path<T>>, Error> {
         let (column, scale) = self.explanation.place(target)?;
+        // A unit has at most `count` arrivals, and at most one for each path that leads to it.
         let (mut to_each, mut arrivals) = (1.0_f64, 0.0);
         for units in (0..=self.kept.len()).map(|linear| self.units(linear) as f64) {
             arrivals += to_each * units;
@@ -301,7 +311,7 @@ impl<T: Scalar> Trace<T> {
         for linear in 0..self.kept.len() {
             ends.lengthen(&self.of_factor(linear)?, count);
         }
-        // A last step, to the target itself.
+        // The last step leads to the target itself.
         ends.lengthen(&(self.of_outputs.columns(column, 1) * scale), count);
         let paths = ends.paths(0);
         if paths.iter().any(|path: &Path<T>| !path.relevance.is_finite()) {
@@ -321,6 +331,7 @@ impl<T: Scalar> Trace<T> {
         let what = || {
             format!("the share matrix of layer {}, {inputs} x {outputs},", self.kept.layer(linear))
         };
+        // The share matrix exists as a prefix, as a suffix and as a matrix.
         self.check_size(3.0 * inputs as f64 * outputs as f64, what)?;
         self.whole(self.kept.shares(linear, &mut Buffers::default()))
     }
@@ -333,18 +344,18 @@ impl<T: Scalar> Trace<T> {
 
 /// The strongest paths to each unit of a layer.
 struct Ends {
-    /// For each step, and each of its units, how the strongest paths come there, the strongest
-    /// first.
+    /// For each step and each of its units, the ends of the strongest paths to it, strongest first.
     steps: Vec<Vec<Vec<Arrival>>>,
 }
 
 /// The end of one path.
 #[derive(Clone, Copy)]
 struct Arrival {
-    /// ln of the magnitude of the product: products of many shares leave every number type.
+    /// The logarithm of the product's magnitude, because products of many shares exceed the range
+    /// of every number type.
     size: f64,
     negative: bool,
-    /// The unit before, and which of its arrivals.
+    /// The previous unit, and the rank of the path among the arrivals there.
     from: usize,
     rank: usize,
 }
@@ -355,7 +366,7 @@ impl Ends {
         Self { steps: vec![(0..inputs).map(start).collect()] }
     }
 
-    /// Makes each path longer by a step with these shares, and keeps the strongest to each unit.
+    /// Extends each path by a step with these shares and keeps the strongest paths to each unit.
     fn lengthen<T: Scalar>(&mut self, shares: &DMatrix<T>, count: usize) {
         let before = &self.steps[self.steps.len() - 1];
         let arrive = |shares: nalgebra::DVectorView<'_, T>| {
@@ -366,6 +377,7 @@ impl Ends {
                 for (rank, arrival) in before[from].iter().enumerate() {
                     let size = arrival.size + step;
                     let place = best.partition_point(|other| other.size >= size);
+                    // Arrivals are sorted, so the remaining ones are no stronger.
                     if place >= count {
                         break;
                     }

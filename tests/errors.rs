@@ -489,7 +489,7 @@ fn samples_outside_the_box() {
         assert_eq!((finding.code, finding.layer), (Code::OutsideRange, 0));
         assert!(finding.sentence.starts_with(
             "Input 1 is 4, outside the range from 0 to 1 that ZBox(0.0, 1.0) \
-                    supposes; inputs outside: 2."
+                    assumes; inputs outside: 2."
         ));
         assert_eq!(
             explainer.trace(&dvector![1.5, 4.0]).unwrap().explanation().findings(),
@@ -535,7 +535,7 @@ fn more_than_there_is_room_for() {
     let text = refused(explainer.explain(&x).unwrap_err());
     assert!(
         text.starts_with(
-            "the shares of 12288 inputs in 8192 outputs, with what they are made of, would take "
+            "the shares of 12288 inputs in 8192 outputs, with intermediate results, would take "
         ),
         "{text}"
     );
@@ -679,7 +679,7 @@ fn layers_and_rules_that_contradict_themselves() {
 
     // A group completes another by that one's own total, which here divides nothing.
     let error = one.explainer(Completes).unwrap_err().to_string();
-    assert!(error.contains("both are divided by their own totals"), "{error}");
+    assert!(error.contains("both have to be divided by their own totals"), "{error}");
 
     // Layers that fix no input, whatever they are.
     let nothing = Sequential::<f64>::builder().layer(Dropout::default()).layer(Relu).build();

@@ -164,7 +164,7 @@ fn the_gauge_finds_what_cancels() {
     assert!((last.worst() - 1.0).abs() < 1e-5);
     let text = health.to_string();
     assert!(
-        text.contains("at layer 0 shares of 2e4 cancel; raise epsilon there, or take Gamma"),
+        text.contains("at layer 0 shares of 2e4 cancel; raise epsilon there, or use Gamma"),
         "{text}"
     );
     // By the gamma rule less cancels, and nothing by z+.

@@ -8,15 +8,15 @@ use crate::buffer::{Buffer, Buffers};
 use crate::linalg::{self, Matrix};
 use crate::scalar::Scalar;
 
-/// What a block is of, and how much.
+/// The dimensions of a block.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Extent {
-    /// The layer whose inputs these are; errors name it.
+    /// The layer whose inputs these are, for error messages.
     pub layer: usize,
     pub inputs: usize,
-    /// How many columns of shares there are: outputs of the last layer, or targets.
+    /// The number of columns of shares: outputs of the last layer, or targets.
     pub outputs: usize,
-    /// How many rows of sinks, those of earlier layers first.
+    /// The number of rows of sinks. Rows of earlier layers come first.
     pub sinks: usize,
     pub samples: usize,
 }
@@ -24,22 +24,24 @@ pub(crate) struct Extent {
 /// The shares of each live input, and of each sink, in the outputs: for each sample, outputs x
 /// (live inputs + sinks).
 ///
-/// An input is live where a share of it can be other than zero; the others have no row.
+/// An input is live if it can have a nonzero share. Other inputs have no row.
 #[derive(Debug)]
 pub(crate) struct Prefix<T> {
     extent: Extent,
-    /// For each sample room for all inputs, and how many are live.
+    /// The live inputs of each sample, with room for all inputs.
     live: Buffer<usize>,
+    /// The number of live inputs of each sample.
     counts: Buffer<usize>,
-    /// For each sample room for all rows.
+    /// The rows of each sample, with room for all inputs.
     values: Buffer<T>,
-    /// The true shares of the inputs are `values` · 2^exponent, by sample. The sinks' stand as they
-    /// are: what underflows there is nothing against the 1 that the ledger sums to.
+    /// The true shares of a sample's inputs are `values` · 2^exponent. Shares of sinks are
+    /// unscaled: values that underflow there are negligible compared to the 1 that the ledger sums
+    /// to.
     exponents: Buffer<i32>,
 }
 
-/// The shares of the inputs in each output: for each sample, inputs x outputs; and for each sample
-/// the sinks' rows.
+/// The shares of the inputs in each output (inputs x outputs for each sample), and the rows of the
+/// sinks.
 #[derive(Debug)]
 pub(crate) struct Suffix<T> {
     pub extent: Extent,
@@ -65,7 +67,7 @@ impl Extent {
     }
 }
 
-/// So many rows are transposed together.
+/// The number of rows that are transposed together.
 const BLOCK: usize = 32;
 
 fn zeros<T: Scalar>(samples: usize, buffers: &mut Buffers<T>) -> Buffer<i32> {
@@ -90,7 +92,7 @@ impl<T: Scalar> Prefix<T> {
         &self.live[sample * self.extent.inputs..][..self.counts[sample]]
     }
 
-    /// The rows of a sample: the live inputs', then the sinks'.
+    /// The rows of a sample: first those of the live inputs, then those of the sinks.
     fn rows(&self, sample: usize) -> &[T] {
         let rows = self.counts[sample] + self.extent.sinks;
         &self.values[sample * self.extent.rows() * self.extent.outputs..]
@@ -103,7 +105,8 @@ impl<T: Scalar> Prefix<T> {
             [..rows * self.extent.outputs]
     }
 
-    /// The factor as a block. Cost: live inputs x outputs multiply-adds for each sample and term.
+    /// Forms a factor as a block. Cost: live inputs x outputs multiply-adds for each sample and
+    /// term.
     pub fn new(linked: Linked<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
         let extent = Extent::of(linked);
         let mut block = Self::with_room(extent, buffers);
@@ -111,6 +114,7 @@ impl<T: Scalar> Prefix<T> {
             let live = &mut block.live[sample * extent.inputs..][..extent.inputs];
             let count = linked.live(sample, live);
             block.counts[sample] = count;
+            // A copy, because the block's rows are borrowed mutably below.
             let mut live = buffers.indices.take(extent.inputs);
             live[..count].copy_from_slice(block.live(sample));
             let (shares, sinks) = block.rows_mut(sample).split_at_mut(count * extent.outputs);
@@ -121,8 +125,8 @@ impl<T: Scalar> Prefix<T> {
         block.normalized(extent.layer)
     }
 
-    /// The product with the factor of the next layer.
-    /// Cost: (live inputs + sinks) times the factor's product, for each sample and term.
+    /// Multiplies in the factor of the next layer. Cost: (live inputs + sinks) times the factor's
+    /// product, for each sample and term.
     pub fn times(self, linked: Linked<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
         let next = Extent::of(linked);
         let extent =
@@ -162,7 +166,7 @@ impl<T: Scalar> Prefix<T> {
         Ok(self)
     }
 
-    /// The same in the other layout, with the `selected` outputs of each sample, or with all.
+    /// Converts to the other layout, keeping the `selected` outputs of each sample, or all outputs.
     pub fn into_suffix(self, selected: Option<&[usize]>, buffers: &mut Buffers<T>) -> Suffix<T> {
         let Extent { inputs, outputs, sinks, samples, .. } = self.extent;
         let columns = selected.map_or(outputs, |selected| selected.len() / samples);
@@ -178,8 +182,8 @@ impl<T: Scalar> Prefix<T> {
             for (to, row) in of_sinks.chunks_exact_mut(columns).zip(rows.chunks_exact(outputs)) {
                 to.iter_mut().enumerate().for_each(|(column, share)| *share = row[output(column)]);
             }
-            // By the column, so that they are written one after another; a few rows at once stay in
-            // the cache.
+            // Column by column, so that writes are sequential. A few rows at a time stay in the
+            // cache.
             let live = self.live(sample);
             for (live, of_live) in live.chunks(BLOCK).zip(of_live.chunks(BLOCK * outputs)) {
                 for (column, shares) in shares.chunks_exact_mut(inputs).enumerate() {
@@ -199,8 +203,8 @@ impl<T: Scalar> Prefix<T> {
 }
 
 impl<T: Scalar> Suffix<T> {
-    /// The selected outputs of a factor as a block, as many for each sample. Cost: inputs x those
-    /// for each sample and term.
+    /// Forms the columns of a factor for the chosen outputs as a block. Every sample has the same
+    /// number of them. Cost: inputs x chosen outputs, for each sample and term.
     pub fn of_outputs(
         linked: Linked<'_, T>,
         chosen: &[usize],
@@ -213,7 +217,7 @@ impl<T: Scalar> Suffix<T> {
         for (sample, selected) in chosen.chunks_exact(extent.outputs).enumerate() {
             let size = extent.inputs * extent.outputs;
             if !linked.columns(sample, selected, &mut values[sample * size..][..size], buffers) {
-                // What is not at hand by columns is multiplied by unit vectors.
+                // A factor that cannot form its columns directly is multiplied by unit vectors.
                 buffers.values.give(values);
                 buffers.values.give(sinks);
                 return Self::of_units(linked, whole, chosen, buffers);
@@ -245,7 +249,7 @@ impl<T: Scalar> Suffix<T> {
             .after(linked, buffers)
     }
 
-    /// The block that ends a chain in weightings of its outputs: their relevance to begin with.
+    /// The block at the end of a chain for weightings of its outputs: the relevance to start from.
     pub fn of_targets(
         layer: usize,
         values: Buffer<T>,
@@ -259,7 +263,7 @@ impl<T: Scalar> Suffix<T> {
         Self { extent, values, sinks, exponents: zeros(samples, buffers) }.normalized(layer)
     }
 
-    /// The same once more.
+    /// Copies the block.
     pub fn copy(&self, buffers: &mut Buffers<T>) -> Self {
         let mut copied = |from: &[T]| {
             let mut to = buffers.values.take(from.len());
@@ -272,7 +276,7 @@ impl<T: Scalar> Suffix<T> {
         Self { extent: self.extent, values, sinks, exponents }
     }
 
-    /// The true shares of one sample, inputs x outputs; what is too small for the number type is 0.
+    /// The true shares of one sample, inputs x outputs. Shares too small for the number type are 0.
     pub fn to_matrix(&self, sample: usize) -> Result<DMatrix<T>, Overflow> {
         let Extent { layer, inputs, outputs, .. } = self.extent;
         let stored = &self.values[sample * inputs * outputs..][..inputs * outputs];
@@ -285,13 +289,14 @@ impl<T: Scalar> Suffix<T> {
         }
     }
 
-    /// The product with the factor of the layer before.
-    /// Cost: (1 + sinks) x outputs times the factor's product, for each sample and term.
+    /// Multiplies in the factor of the previous layer. Cost: (1 + sinks) x outputs times the
+    /// factor's product, for each sample and term.
     pub fn after(self, linked: Linked<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
         let before = Extent::of(linked);
         let Extent { outputs, samples, .. } = self.extent;
         let extent = Extent { sinks: before.sinks + self.extent.sinks, outputs, ..before };
         let mut sinks = buffers.values.take(extent.sinks * outputs * samples);
+        // Chunks need a nonzero size, even without sinks.
         for (sample, sinks) in sinks.chunks_exact_mut((extent.sinks * outputs).max(1)).enumerate() {
             let old = &mut sinks[before.sinks * outputs..];
             old.copy_from_slice(&self.sinks[sample * old.len()..][..old.len()]);
@@ -310,8 +315,8 @@ impl<T: Scalar> Suffix<T> {
         Self { extent, values, sinks, exponents: self.exponents }.normalized(before.layer)
     }
 
-    /// The product with the block before, sample by sample.
-    /// Cost: (live inputs + sinks) x inner size x outputs multiply-adds for each sample.
+    /// Multiplies by the block to the left, sample by sample. Cost: (live inputs + sinks) x inner
+    /// size x outputs multiply-adds for each sample.
     pub fn join(self, left: Prefix<T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
         let Extent { inputs: inner, outputs, samples, .. } = self.extent;
         let inputs = left.extent.inputs;
@@ -330,6 +335,7 @@ impl<T: Scalar> Suffix<T> {
             old.copy_from_slice(&self.sinks[sample * old.len()..][..old.len()]);
             pass_sinks(rows_of_sinks, right, inner, exponents[sample], new);
 
+            // Transposes the live rows to a column-major matrix.
             linalg::copy_rows(rows, inner, live.len(), |row| row, &mut matrix[..rows.len()]);
             let matrix = Matrix::new(&matrix[..rows.len()], live.len(), inner);
             let shares = &mut values[sample * inputs * outputs..][..inputs * outputs];
@@ -347,7 +353,7 @@ impl<T: Scalar> Suffix<T> {
         product.sinks_are_finite(extent.layer)
     }
 
-    /// The same in the other layout.
+    /// Converts to the other layout.
     pub fn into_prefix(self, buffers: &mut Buffers<T>) -> Prefix<T> {
         let Extent { inputs, outputs, sinks, samples, .. } = self.extent;
         let mut prefix = Prefix::with_room(self.extent, buffers);
@@ -383,8 +389,8 @@ impl<T: Scalar> Suffix<T> {
         }
     }
 
-    /// Applies a sample's exponent where its largest share then keeps its full precision. Gives the
-    /// exponent that is left, and a bound on the magnitude of the shares.
+    /// Applies a sample's exponent if the largest share keeps its full precision. Returns the
+    /// remaining exponent, and a bound on the magnitude of the shares.
     pub fn apply_exponent(&mut self, sample: usize) -> Result<(i32, T), Overflow> {
         let exponent = self.exponents[sample];
         if exponent == 0 {
@@ -397,6 +403,7 @@ impl<T: Scalar> Suffix<T> {
         if !max.is_finite() {
             return Err(Overflow { layer: self.extent.layer });
         }
+        // Applying the exponent would make small shares subnormal, which costs precision.
         if max < T::min_positive_value() / T::epsilon() && exponent < 0 && stored != T::zero() {
             return Ok((exponent, stored));
         }
@@ -413,7 +420,7 @@ impl<T: Scalar> Suffix<T> {
     }
 }
 
-/// What the sinks of a block get of the outputs of the one after it, whose shares are `right` times
+/// Multiplies the rows of sinks of a block by the next block, whose shares are `right` times
 /// 2^exponent.
 fn pass_sinks<T: Scalar>(rows: &[T], right: &[T], inner: usize, exponent: i32, sinks: &mut [T]) {
     linalg::apply_transposed(Matrix::new(right, inner, right.len() / inner), rows, None, sinks);
@@ -424,14 +431,15 @@ fn pass_sinks<T: Scalar>(rows: &[T], right: &[T], inner: usize, exponent: i32, s
     }
 }
 
-/// Brings the largest entry into the number type's comfortable range by exact powers of two; the
-/// true values are the new ones times 2^(what is returned). `None` where an entry is not finite.
+/// Scales the values by an exact power of two, so that the largest magnitude is well within the
+/// number type's range. The true values are the new ones times 2^(returned exponent). Returns
+/// `None` if a value is not finite.
 fn normalize<T: Scalar>(values: &mut [T]) -> Option<i32> {
     let max = linalg::max_abs(values);
     rescale(values, max)
 }
 
-/// The same where the largest magnitude is known.
+/// Does the work of [`normalize`] for values of known largest magnitude.
 fn rescale<T: Scalar>(values: &mut [T], mut max: T) -> Option<i32> {
     let (low, high) = (T::one().times_two_to(-T::RANGE), T::one().times_two_to(T::RANGE));
     let mut exponent = 0;

@@ -1,10 +1,10 @@
-//! Factors: one layer's share matrix at the current samples, whatever the layer is.
+//! Factors: the share matrix of a layer of any kind, for the current samples.
 //!
 //! | layer | factor |
 //! |---|---|
 //! | linear | a rule's terms ([`Ruled`]) |
-//! | pooling by the maximum and the like | a one where an output is that input |
-//! | branches | beside one another the products of their own factors, for each branch its block of the outputs |
+//! | max pooling and the like | 1 where an output is a copy of an input |
+//! | branches | the products of each branch's own factors, side by side |
 
 use crate::accumulate::Cause;
 use crate::accumulate::range::OutOfRange;
@@ -18,22 +18,22 @@ use crate::rule::RelevanceRule;
 use crate::scalar::Scalar;
 use crate::sequential::{Bound, Chain, Leaving, Linear, Sequential};
 
-/// All factors of a model under a rule, with all that does not depend on the sample.
+/// All factors of a model under a rule, with everything that does not depend on the sample.
 #[derive(Debug)]
 pub(crate) struct Network<T: Scalar> {
-    /// By their numbers.
+    /// The factors, indexed by their numbers.
     pub factors: Vec<Prepared<T>>,
-    /// Those that are in no branch: S is their product.
+    /// The numbers of the factors outside branches. S is the product of these factors.
     pub chain: Vec<usize>,
 }
 
-/// One factor, with all that does not depend on the sample.
+/// One factor, with everything that does not depend on the sample.
 #[derive(Debug)]
 pub(crate) struct Prepared<T: Scalar> {
     pub layer: usize,
     pub inputs: usize,
     pub outputs: usize,
-    /// Where and why relevance leaves: one row of sinks each.
+    /// The layer and the cause of each row of sinks.
     pub sinks: Vec<(usize, Cause)>,
     pub kind: Kind<T>,
 }
@@ -42,11 +42,11 @@ pub(crate) struct Prepared<T: Scalar> {
 pub(crate) enum Kind<T: Scalar> {
     Ruled(Box<Ruled<T>>),
     Route,
-    /// The factors of each branch.
+    /// The numbers of the factors of each branch.
     Branches(Vec<Vec<usize>>),
 }
 
-/// A factor at some samples.
+/// A factor for some samples.
 #[derive(Debug)]
 pub(crate) struct Factor<T> {
     pub number: usize,
@@ -57,23 +57,23 @@ pub(crate) struct Factor<T> {
 #[derive(Debug)]
 pub(crate) enum Values<T> {
     Ruled(Shares<T>),
-    /// For each sample's outputs the inputs that they are.
+    /// For each output of each sample, the input that it is a copy of.
     Route(Buffer<usize>),
     Branches(Vec<Vec<Factor<T>>>),
 }
 
 impl<T: Scalar> Network<T> {
-    /// Asks the rule about every linear layer of the model.
+    /// Prepares the rule at every linear layer of the model.
     pub fn new(model: &Sequential<T>, rule: &dyn RelevanceRule<T>) -> Result<Self, Error> {
         let mut ruled: Vec<Option<Ruled<T>>> = Vec::new();
         let sites = model.sites();
         rule.check_sites(&sites.iter().map(|(site, _)| site.clone()).collect::<Vec<_>>())?;
         for (site, linear) in sites {
-            // A few values for each input and output; of a file that lies about its input they may
-            // be without end.
+            // A rule prepares a few values for each input and output. A file with a wrong input
+            // shape could make their number arbitrarily large.
             let what = || {
                 format!(
-                    "what a rule prepares at layer {} ({} inputs, {} outputs)",
+                    "preparing the rule at layer {} ({} inputs, {} outputs)",
                     site.layer, site.inputs, site.outputs
                 )
             };
@@ -92,7 +92,7 @@ impl<T: Scalar> Network<T> {
         Ok(network)
     }
 
-    /// Adds the factors of a chain and gives their numbers.
+    /// Adds the factors of a chain and returns their numbers.
     fn add(&mut self, chain: &Chain<T>, ruled: &mut [Option<Ruled<T>>]) -> Vec<usize> {
         let mut numbers = Vec::new();
         for node in &chain.nodes {
@@ -167,12 +167,12 @@ impl<T: Scalar> Network<T> {
         self.chain.iter().map(|&number| &self.factors[number])
     }
 
-    /// Whether all factors are a rule's, one after another.
+    /// Whether all factors are those of linear layers, without branches.
     pub fn is_plain(&self) -> bool {
         self.factors.iter().all(|prepared| matches!(prepared.kind, Kind::Ruled(_)))
     }
 
-    /// What a factor costs for one column.
+    /// The cost of applying a factor to one column.
     pub fn multiply_adds(&self, prepared: &Prepared<T>) -> f64 {
         match &prepared.kind {
             Kind::Ruled(ruled) => ruled.multiply_adds(),
@@ -187,7 +187,7 @@ impl<T: Scalar> Network<T> {
         }
     }
 
-    /// What it costs to form one row of a factor, and one column.
+    /// The costs of forming one row and one column of a factor.
     pub fn formed(&self, prepared: &Prepared<T>) -> (f64, f64) {
         match &prepared.kind {
             Kind::Ruled(ruled) => ruled.formed(),
@@ -196,8 +196,8 @@ impl<T: Scalar> Network<T> {
         }
     }
 
-    /// The factor of the linear layer that the pass leaves. Samples outside the range that its rule
-    /// supposes are noted, where they are no error.
+    /// The factor of the linear layer that the pass leaves. A sample outside the range that the
+    /// layer's rule assumes is an error or is noted.
     pub fn factor(
         &self,
         leaving: Leaving<'_, T>,
@@ -213,14 +213,14 @@ impl<T: Scalar> Network<T> {
                 let shares = ruled.shares(leaving, buffers);
                 Ok(Factor { number, samples: shares.samples, values: Values::Ruled(shares) })
             }
-            // A linear layer's factor is always a rule's.
+            // Never reached: a linear layer's factor is always ruled.
             Kind::Route | Kind::Branches(_) => {
                 Ok(Factor { number, samples: 0, values: Values::Branches(Vec::new()) })
             }
         }
     }
 
-    /// What is said of a sample that was noted.
+    /// The finding for a sample that was noted.
     pub fn finding(&self, found: &OutOfRange) -> Option<Finding> {
         let Kind::Ruled(ruled) = &self.factors[found.factor].kind else { return None };
         ruled.range.as_ref().map(|range| range.finding(found))
@@ -239,7 +239,7 @@ impl<T: Scalar> Factor<T> {
     }
 }
 
-/// Factors in branches, until their branches are complete.
+/// The factors of branches that are not complete yet.
 #[derive(Debug)]
 pub(crate) struct Open<T>(Vec<Vec<Vec<Factor<T>>>>);
 
@@ -262,7 +262,7 @@ impl<T> Open<T> {
         self.0.iter_mut().next_back().into_iter().for_each(|branches| branches.push(Vec::new()));
     }
 
-    /// Puts a factor in the branch that is open, or gives it back where none is.
+    /// Puts a factor into the open branch, or returns it if no branch is open.
     pub fn place(&mut self, factor: Factor<T>) -> Option<Factor<T>> {
         match self.0.last_mut().and_then(|branches| branches.last_mut()) {
             Some(branch) => {
@@ -273,28 +273,28 @@ impl<T> Open<T> {
         }
     }
 
-    /// The factor of the branches that end.
+    /// The factor of the branches that end here.
     pub fn close(&mut self, number: usize, samples: usize) -> Factor<T> {
         Factor { number, samples, values: Values::Branches(self.0.pop().unwrap_or_default()) }
     }
 }
 
-/// A factor with the network that it is of.
+/// A factor together with its network.
 #[derive(Clone, Copy)]
 pub(crate) struct Linked<'a, T: Scalar> {
     pub factor: &'a Factor<T>,
     pub network: &'a Network<T>,
 }
 
-/// What a factor is made of, with its numbers.
+/// The parts of a factor, together with their values.
 enum Parts<'a, T: Scalar> {
     Ruled(ruled::Linked<'a, T>),
     Route(&'a [usize]),
     Branches(&'a [Vec<Factor<T>>]),
 }
 
-/// Takes what the sinks of a factor get in a product from the right: the sample, which of the sinks
-/// is the first, and for each sink one value for each column.
+/// Receives the values of a factor's sinks in a product A X: the sample, the index of the first
+/// sink, and one value for each sink and column.
 pub(crate) type Drain<'a, T> = &'a mut dyn FnMut(usize, usize, &[T]);
 
 impl<'a, T: Scalar> Linked<'a, T> {
@@ -317,12 +317,12 @@ impl<'a, T: Scalar> Linked<'a, T> {
         Self { factor, ..self }
     }
 
-    /// Of a route, the inputs that a sample's outputs are.
+    /// For a route, the inputs that a sample's outputs are copies of.
     fn from(self, from: &'a [usize], sample: usize) -> &'a [usize] {
         &from[sample * self.prepared().outputs..][..self.prepared().outputs]
     }
 
-    /// Lists the inputs that a share of a sample can come to, and gives how many they are.
+    /// Lists the inputs that can have a nonzero share for a sample, and returns their number.
     pub fn live(self, sample: usize, list: &mut [usize]) -> usize {
         match self.parts() {
             Parts::Ruled(linked) => linked.live(sample, list),
@@ -331,6 +331,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
                 self.from(from, sample).iter().for_each(|&i| list[i] = 1);
                 let mut count = 0;
                 for i in 0..list.len() {
+                    // Compacts the flags to a list of indices, in place and without branching.
                     let there = list[i];
                     list[count] = i;
                     count += there;
@@ -344,7 +345,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
         }
     }
 
-    /// The listed rows of A of one sample, outputs x their number, into `out`.
+    /// Writes the listed rows of A for one sample to `out`, outputs x listed rows.
     pub fn rows(self, sample: usize, listed: &[usize], out: &mut [T], buffers: &mut Buffers<T>) {
         if let Parts::Ruled(linked) = self.parts() {
             return linked.rows(sample, listed, out, buffers);
@@ -354,8 +355,8 @@ impl<'a, T: Scalar> Linked<'a, T> {
         buffers.values.give(units);
     }
 
-    /// The listed columns of A of a rule's factor of one sample, inputs x their number, into `out`.
-    /// Gives whether it is one.
+    /// Writes the listed columns of A for one sample to `out`, inputs x listed columns. Only a
+    /// ruled factor can do this; for any other factor, returns `false`.
     pub fn columns(
         self,
         sample: usize,
@@ -370,8 +371,8 @@ impl<'a, T: Scalar> Linked<'a, T> {
         false
     }
 
-    /// The rows of sinks of a sample, one value for each output: those of branches carried to the
-    /// end of their branch.
+    /// Writes the rows of sinks of a sample to `out`, one value per output. The rows of a branch
+    /// are carried to the end of the branch.
     pub fn sink_rows(self, sample: usize, out: &mut [T], buffers: &mut Buffers<T>) {
         match self.parts() {
             Parts::Ruled(linked) => linked.sink_rows(sample, out),
@@ -403,12 +404,12 @@ impl<'a, T: Scalar> Linked<'a, T> {
         }
     }
 
-    /// How many outputs a branch has.
+    /// The number of outputs of a branch.
     fn size(self, branch: &[Factor<T>]) -> usize {
         branch.last().map_or(self.prepared().inputs, |factor| self.inner(factor).prepared().outputs)
     }
 
-    /// Columns multiplied by the transposes of factors, one after another.
+    /// Multiplies columns by the transposes of several factors in turn.
     fn through(
         self,
         sample: usize,
@@ -426,12 +427,12 @@ impl<'a, T: Scalar> Linked<'a, T> {
         })
     }
 
-    /// Aᵀ X for one sample: `x` has columns of `inputs` values, `out` of `outputs`.
-    /// Cost: for each column the factor's product.
+    /// Computes Aᵀ X for one sample. The columns of `x` have `inputs` values, those of `out` have
+    /// `outputs` values. Cost: the factor's product for each column.
     pub fn apply_transposed(self, sample: usize, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
         let Prepared { inputs, outputs, .. } = *self.prepared();
         if x.is_empty() {
-            // No columns: nothing is live, or the layers so far have no sinks.
+            // There are no columns if no input is live, or if the layers so far have no sinks.
             return;
         }
         match self.parts() {
@@ -462,9 +463,9 @@ impl<'a, T: Scalar> Linked<'a, T> {
         }
     }
 
-    /// A X for all samples: `x` has as many columns of `outputs` values for each as for any other,
-    /// `out` those of `inputs`; the sinks, counted from `first` on, are handed to `drain`. Cost:
-    /// for each column the factor's product.
+    /// Computes A X for all samples. The columns of `x` have `outputs` values, those of `out` have
+    /// `inputs` values, and each sample has the same number of columns. The values of the sinks,
+    /// numbered from `first` on, are passed to `drain`. Cost: the factor's product for each column.
     pub fn apply(
         self,
         x: &[T],
@@ -498,7 +499,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
                 }
             }
             Parts::Branches(branches) => {
-                // The sinks stand in the order of the branches.
+                // The sinks are in the order of the branches.
                 let (mut sinks, mut place) = (first, 0);
                 for (number, branch) in branches.iter().enumerate() {
                     let size = self.size(branch);

@@ -1,4 +1,4 @@
-//! Factors that are kept when the pass is over, for whoever looks inside the network.
+//! Factors that are kept after the pass, for looking inside the network.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::sequential::{Leaving, Sequential, Visitor};
 
-/// The factors of the chain at one sample.
+/// The factors of the chain for one sample.
 #[derive(Debug)]
 pub(crate) struct Kept<T: Scalar> {
     model: Sequential<T>,
     network: Arc<Network<T>>,
     factors: Vec<Factor<T>>,
     open: Open<T>,
-    /// Samples that are outside the range that a rule supposes.
+    /// Samples outside the range that a rule assumes.
     noted: Vec<OutOfRange>,
 }
 
@@ -63,7 +63,7 @@ impl<T: Scalar> Kept<T> {
         Self { model, network, factors: Vec::new(), open: Open::default(), noted: Vec::new() }
     }
 
-    /// What was noted of the samples.
+    /// Takes the list of noted samples.
     pub fn take_noted(&mut self) -> Vec<OutOfRange> {
         std::mem::take(&mut self.noted)
     }
@@ -74,12 +74,12 @@ impl<T: Scalar> Kept<T> {
         }
     }
 
-    /// How many factors there are.
+    /// The number of factors.
     pub fn len(&self) -> usize {
         self.factors.len()
     }
 
-    /// Whose index in the model a factor is.
+    /// The index in the model of a factor's layer.
     pub fn layer(&self, place: usize) -> usize {
         self.prepared(place).layer
     }
@@ -92,7 +92,7 @@ impl<T: Scalar> Kept<T> {
         &self.network.factors[self.factors[place].number]
     }
 
-    /// The inputs and outputs of a factor.
+    /// The numbers of inputs and outputs of a factor.
     pub fn sizes(&self, place: usize) -> (usize, usize) {
         (self.prepared(place).inputs, self.prepared(place).outputs)
     }
@@ -101,13 +101,13 @@ impl<T: Scalar> Kept<T> {
         Linked { factor: &self.factors[place], network: &self.network }
     }
 
-    /// A itself. Cost: its size for each term.
+    /// Forms the share matrix of a factor. Cost: its size for each term.
     pub fn shares(&self, linear: usize, buffers: &mut Buffers<T>) -> Result<Suffix<T>, Overflow> {
         Ok(Prefix::new(self.linked(linear), buffers)?.into_suffix(None, buffers))
     }
 
-    /// The shares of each factor's inputs in the targets, the first factor's last. Cost: that of
-    /// accumulation in reverse.
+    /// The shares of each factor's inputs in the targets, from the last factor to the first. Cost:
+    /// that of reverse accumulation.
     pub fn suffixes(
         &self,
         targets: Targets<T>,
@@ -134,8 +134,8 @@ impl<T: Scalar> Kept<T> {
         Ok(blocks)
     }
 
-    /// The shares of the model's inputs in what a block has shares in, when the block is of the
-    /// inputs of this factor. Cost: that of accumulation in reverse.
+    /// Multiplies a block of shares of this factor's inputs by all previous factors, back to the
+    /// model's inputs. Cost: that of reverse accumulation.
     pub fn back_from(
         &self,
         linear: usize,
@@ -145,8 +145,8 @@ impl<T: Scalar> Kept<T> {
         (0..linear).rev().try_fold(block, |block, linear| block.after(self.linked(linear), buffers))
     }
 
-    /// The shares of the model's inputs in each input of this factor, which is not the first.
-    /// Cost: that of accumulation forward, up to there.
+    /// The shares of the model's inputs in each input of this factor, which must not be the first.
+    /// Cost: that of forward accumulation up to this factor.
     pub fn prefix(&self, linear: usize, buffers: &mut Buffers<T>) -> Result<Suffix<T>, Overflow> {
         let first = Prefix::new(self.linked(0), buffers)?;
         let product = (1..linear)

@@ -1,34 +1,34 @@
-//! The plan: in which order the chain S = A¹ … Aᴸ is multiplied.
+//! The plan: the order in which the chain S = A¹ … Aᴸ is multiplied.
 
 use std::fmt;
 
 use crate::accumulate::Accumulation;
 
-/// Above so many factors the best of all orders is not searched for, as that takes time in the
-/// third power.
+/// The longest chain for which the best order is searched, because the search takes cubic time.
 const SEARCHED: usize = 256;
 
-/// What a factor of the chain costs.
+/// The sizes and costs of a factor of the chain.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Link {
     pub inputs: usize,
     pub outputs: usize,
     pub sinks: usize,
-    /// What the factor costs for one column.
+    /// The cost of applying the factor to one column.
     pub multiply_adds: f64,
-    /// What it costs to form one of its rows, and one of its columns.
+    /// The cost of forming one row.
     pub row: f64,
+    /// The cost of forming one column.
     pub column: f64,
 }
 
-/// What stands at the right end of the chain.
+/// What the chain ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     /// Nothing: all outputs are explained.
     All,
-    /// So many outputs of the last factor.
+    /// This many outputs of the last factor.
     Selected(usize),
-    /// So many weightings of the outputs.
+    /// This many weightings of the outputs.
     Weighted(usize),
 }
 
@@ -37,31 +37,38 @@ pub(crate) enum End {
 pub(crate) enum Step {
     /// Wait for the next factor, or at the end for the targets.
     Shift,
-    /// Multiply the block on the left by the factor on the right: it grows to the right.
+    /// Multiply the block on the left by the factor on the right. The block grows to the right.
     Append,
-    /// Multiply the factor on the left by the block on the right: it grows to the left.
+    /// Multiply the factor on the left by the block on the right. The block grows to the left.
     Prepend,
     /// Multiply two blocks.
     Join,
-    /// Keep the selected outputs of what is on the left.
+    /// Keep the selected outputs of the item on the left.
     Select,
 }
 
-/// The order in which an explainer multiplies, and what that costs.
+/// The order in which an explainer multiplies the share matrices, and its cost.
 ///
-/// A network of L linear layers is a chain of share matrices A1 … AL; where not all outputs are
-/// explained, the targets T end it. `Display` shows the bracketing of the chain and the
-/// multiply-adds of a sample in each order. Zeros, which cost less, are not counted off; nor is the
-/// forward pass itself.
+/// A network of L linear layers is a chain of share matrices A1 … AL. If not all outputs are
+/// explained, the chain ends with the targets T. `Display` shows the bracketing of the chain and
+/// the multiply-adds per sample for each order. The counts ignore that zeros make the work cheaper,
+/// and do not include the forward pass.
 ///
 /// ```
 /// use relprop::{Accumulation, Linear, Relu, Rule, Sequential};
 /// use relprop::nalgebra::DMatrix;
 ///
-/// let layer = |inputs, outputs| Linear::new(DMatrix::from_element(outputs, inputs, 0.1_f32), None);
+/// let layer = |inputs, outputs| {
+///     Linear::new(DMatrix::from_element(outputs, inputs, 0.1_f32), None)
+/// };
 /// let model = Sequential::builder()
-///     .layer(layer(784, 128)?).layer(Relu).layer(layer(128, 32)?).layer(Relu)
-///     .layer(layer(32, 128)?).layer(Relu).layer(layer(128, 784)?)
+///     .layer(layer(784, 128)?)
+///     .layer(Relu)
+///     .layer(layer(128, 32)?)
+///     .layer(Relu)
+///     .layer(layer(32, 128)?)
+///     .layer(Relu)
+///     .layer(layer(128, 784)?)
 ///     .build()?;
 /// let explainer = model.explainer(Rule::Epsilon)?;
 /// println!("{}", explainer.plan());
@@ -77,13 +84,13 @@ pub struct Plan {
     orders: [Order; 3],
 }
 
-/// One order: how often the two topmost items are multiplied after each shift.
+/// One order, given by how often the two topmost items are multiplied after each shift.
 #[derive(Debug, Clone, PartialEq)]
 struct Order {
     accumulation: Accumulation,
     reductions: Vec<usize>,
     multiply_adds: f64,
-    /// How many values the largest block has.
+    /// The number of values in the largest block.
     largest: f64,
     has_targets: bool,
 }
@@ -103,7 +110,7 @@ enum Kind {
     Selection,
 }
 
-/// The chain, with what has to be known to tell the cost of a product.
+/// The chain, with everything needed to compute the cost of a product.
 struct Chain<'a> {
     links: &'a [Link],
     end: End,
@@ -134,7 +141,7 @@ impl Plan {
         let searched = if length <= SEARCHED { chain.cheapest() } else { chain.cheapest_split() };
         let mut optimal = order(Accumulation::Optimal, searched);
         for other in [&reverse, &forward] {
-            // The streaming order of equals; and never worse than either.
+            // Never worse than either, and the streaming order in case of a tie.
             if other.1.multiply_adds <= optimal.1.multiply_adds {
                 optimal = (
                     other.0.clone(),
@@ -154,26 +161,27 @@ impl Plan {
         &self.steps
     }
 
-    /// The order that is taken.
+    /// The order in use.
     #[must_use]
     pub fn accumulation(&self) -> Accumulation {
         self.accumulation
     }
 
-    /// The multiply-adds for one sample in an order.
+    /// The multiply-adds for one sample in the given order.
     #[must_use]
     pub fn multiply_adds(&self, accumulation: Accumulation) -> f64 {
         self.order(accumulation).multiply_adds
     }
 
-    /// How many values the largest block of shares has for one sample in an order.
+    /// The number of values in the largest block of shares, for one sample in the given order.
     #[must_use]
     pub fn largest_block(&self, accumulation: Accumulation) -> f64 {
         self.order(accumulation).largest
     }
 
-    /// The order as brackets around A1 … AL and, where not all outputs are explained, the targets
-    /// T.
+    /// The given order, shown as brackets around A1 … AL.
+    ///
+    /// The targets T are included if not all outputs are explained.
     #[must_use]
     pub fn bracketing(&self, accumulation: Accumulation) -> String {
         let order = self.order(accumulation);
@@ -208,7 +216,7 @@ impl Plan {
 }
 
 impl fmt::Display for Plan {
-    /// A line for each order, an arrow before the one that is taken.
+    /// Prints one line for each order, with an arrow before the one in use.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, order) in self.orders.iter().enumerate() {
             let arrow = if order.accumulation == self.accumulation { "->" } else { "  " };
@@ -242,13 +250,13 @@ impl Chain<'_> {
         Span { first: index, last: index, kind }
     }
 
-    /// The rows of a span: the inputs of its first factor and all of its sinks.
+    /// The number of rows of a span: the inputs of its first factor and all of its sinks.
     fn rows(&self, span: Span) -> f64 {
         let links = &self.links[span.first..self.links.len().min(span.last + 1)];
         (self.inner(span.first) + links.iter().map(|link| link.sinks).sum::<usize>()) as f64
     }
 
-    /// The columns of a span.
+    /// The number of columns of a span.
     fn columns(&self, span: Span) -> f64 {
         match self.end {
             End::Selected(k) | End::Weighted(k) if span.last >= self.links.len() => k as f64,
@@ -256,19 +264,20 @@ impl Chain<'_> {
         }
     }
 
-    /// The inputs of an element; the targets' are the outputs of the last factor.
+    /// The number of inputs of an element. For the targets, this is the number of outputs of the
+    /// last factor.
     fn inner(&self, element: usize) -> usize {
         self.links
             .get(element)
             .map_or_else(|| self.links[self.links.len() - 1].outputs, |link| link.inputs)
     }
 
-    /// What it costs to form a factor's matrix, by its rows.
+    /// The cost of forming a factor's matrix, row by row.
     fn formed(&self, factor: usize) -> f64 {
         self.links[factor].row * self.links[factor].inputs as f64
     }
 
-    /// How two neighbors are multiplied, and what that costs.
+    /// The step that multiplies two neighbors, and its cost.
     fn product(&self, left: Span, right: Span, order: Accumulation) -> (Step, f64) {
         let append = || self.rows(left) * self.links[right.first].multiply_adds;
         let prepend = || {
@@ -312,6 +321,7 @@ impl Chain<'_> {
                     cost += of_step;
                     let product = Span { first: left.first, last: right.last, kind: Kind::Block };
                     largest = largest.max(self.rows(product) * self.columns(product));
+                    // If two factors are multiplied, one of them is formed as a block first.
                     match (step, left.kind, right.kind) {
                         (Step::Append, Kind::Factor, _) => {
                             largest = largest.max(self.rows(left) * self.columns(left))
@@ -325,6 +335,7 @@ impl Chain<'_> {
                 }
             }
         }
+        // A single factor is never multiplied, only formed.
         if let [only] = self.links
             && self.end == End::All
         {
@@ -334,8 +345,8 @@ impl Chain<'_> {
         (steps, cost, largest)
     }
 
-    /// The cheapest of all orders (matrix-chain dynamic programming). Cost: the number of elements
-    /// to the third power.
+    /// The cheapest of all orders, found by matrix-chain dynamic programming. Cost: cubic in the
+    /// number of elements.
     fn cheapest(&self) -> Vec<usize> {
         let n = self.length();
         let at = |first: usize, last: usize| first * n + last;
@@ -365,7 +376,7 @@ impl Chain<'_> {
                 (costs[at(first, last)], splits[at(first, last)]) = (best, split);
             }
         }
-        // An element's reductions are the products that end with it.
+        // The reductions after an element are the products that end with it.
         let mut reductions = vec![0; n];
         let mut open = vec![(0, n - 1)];
         while let Some((first, last)) = open.pop() {
@@ -378,8 +389,8 @@ impl Chain<'_> {
         reductions
     }
 
-    /// The cheapest of the orders that go forward to some layer, in reverse to the one after it,
-    /// and join.
+    /// The cheapest of the orders that multiply forward up to some layer, in reverse down to the
+    /// next layer, and then join the two blocks.
     fn cheapest_split(&self) -> Vec<usize> {
         let n = self.length();
         let split = |middle: usize| -> Vec<usize> {
@@ -391,7 +402,7 @@ impl Chain<'_> {
             };
             (0..n).map(reductions).collect()
         };
-        // Some 256 of them: each takes time to weigh.
+        // Only about 256 candidates, because computing the cost of each takes time.
         let candidates = (1..n).step_by(1 + n / 256).map(split);
         let cost = |reductions: &Vec<usize>| self.run(reductions, Accumulation::Optimal).1;
         candidates.min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! The range that a rule supposes of a layer's inputs, such as the box of [`ZBox`](crate::ZBox).
+//! The range that a rule assumes for a layer's inputs, such as the box of [`ZBox`](crate::ZBox).
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::rule::{InputRange, Outside, Site};
 use crate::scalar::Scalar;
 
-/// The range that a rule supposes of a layer's inputs.
+/// The range that a rule assumes for a layer's inputs.
 #[derive(Debug)]
 pub(crate) struct Range<T> {
     low: Arc<[T]>,
@@ -19,16 +19,16 @@ pub(crate) struct Range<T> {
     kind: String,
 }
 
-/// A sample with inputs outside the range that a rule supposes.
+/// A sample with inputs outside the range that a rule assumes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OutOfRange {
     pub sample: usize,
-    /// The number of the factor whose range it is.
+    /// The number of the factor that has the range.
     pub factor: usize,
     /// The input that is farthest outside, and its value.
     pub input: usize,
     pub value: f64,
-    /// How many inputs are outside.
+    /// The number of inputs outside.
     pub count: usize,
 }
 
@@ -42,7 +42,7 @@ impl<T: Scalar> Range<T> {
         let InputRange { low, high, outside } = range;
         if [low.len(), high.len()] != [site.inputs; 2] {
             return Err(format!(
-                "its range has {} and {} values, the layer {} inputs",
+                "its range has {} lower and {} upper bounds, but the layer has {} inputs",
                 low.len(),
                 high.len(),
                 site.inputs
@@ -50,7 +50,7 @@ impl<T: Scalar> Range<T> {
         }
         if !low.iter().zip(high.iter()).all(|(low, high)| low <= high) {
             return Err(
-                "its range ends below where it begins, or a bound is not a number".to_owned()
+                "a lower bound of its range is above the upper bound, or a bound is NaN".to_owned()
             );
         }
         Ok(Self { low, high, outside, rule, factor, layer: site.layer, kind: site.kind.to_owned() })
@@ -60,14 +60,15 @@ impl<T: Scalar> Range<T> {
         (self.low[input].as_f64(), self.high[input].as_f64())
     }
 
-    /// Whether a sample has inputs outside, by more than rounding explains.
+    /// Finds the inputs of a sample that are outside by more than rounding can explain.
     fn find(&self, sample: usize, z: &[T]) -> Option<OutOfRange> {
         let few = T::epsilon() * T::from_f64(16.0);
         let mut found: Option<(usize, T)> = None;
         let mut count = 0;
         for (input, ((&z, &low), &high)) in z.iter().zip(&*self.low).zip(&*self.high).enumerate() {
             let by = (low - z).max(z - high);
-            // A bound at infinity bounds nothing, and has no size.
+            // An infinite bound does not restrict the inputs, and has no magnitude for the
+            // tolerance.
             let size = [low, high]
                 .into_iter()
                 .filter(|bound| bound.is_finite())
@@ -88,8 +89,8 @@ impl<T: Scalar> Range<T> {
         })
     }
 
-    /// Looks at the inputs of some samples, each as a column: one that is outside is an error, or
-    /// noted.
+    /// Checks the inputs of some samples, one per column. A sample outside the range is an error or
+    /// is noted, depending on the rule.
     ///
     /// # Errors
     /// [`Error::OutsideRange`].
@@ -107,7 +108,7 @@ impl<T: Scalar> Range<T> {
         Ok(())
     }
 
-    /// What is said of a sample that was noted.
+    /// The finding for a sample that was noted.
     pub fn finding(&self, found: &OutOfRange) -> Finding {
         let &OutOfRange { input, value, count, .. } = found;
         let (low, high) = self.bounds(input);
@@ -118,9 +119,9 @@ impl<T: Scalar> Range<T> {
             kind: self.kind.clone(),
             sentence: format!(
                 "Input {input} is {value}, outside the range from {low} to {high} that {rule} \
-                 supposes; inputs outside: {count}."
+                 assumes; inputs outside: {count}."
             ),
-            advice: "Do not trust the size and the sign of its relevances; widen the range."
+            advice: "Do not trust the size or the sign of its relevance. Widen the range."
                 .to_owned(),
         }
     }

@@ -1,20 +1,19 @@
-//! What rounding can have done to a sample's shares: a bound, made step by step beside the numbers
-//! themselves.
+//! A bound on the rounding error of a sample's shares, computed step by step alongside the shares.
 //!
-//! With u half the number type's epsilon and γ_n = n u / (1 - n u), a sum of n products is right to
-//! γ_n times the sum of their magnitudes, in whatever order it is made (N. J. Higham: Accuracy and
-//! Stability of Numerical Algorithms, 2002, section 3.1). Forward, that bounds the error e of every
-//! layer's z: |W| e and what the product itself adds. At each layer it bounds the error of the
-//! totals, of t = c / S(total), and so of A = Σ diag(u) V diag(t). Backward, with N the product of
-//! the
-//! |A| above and E the error so far,
+//! Let u be half the number type's epsilon and γ_n = n u / (1 - n u). A sum of n products is
+//! accurate to γ_n times the sum of their magnitudes, in any order of summation (N. J. Higham:
+//! Accuracy and Stability of Numerical Algorithms, 2002, section 3.1). In the forward pass, this
+//! bounds the error e of every layer's z: |W| e, plus the error of the product itself. At each
+//! layer, it bounds the error of the totals, of t = c / S(total), and therefore of A = Σ diag(u) V
+//! diag(t). In the backward pass, let N be the product of the |A| above and E the error so far.
+//! Then each layer updates them by
 //!
 //! ```text
 //!     E ← |A| E + |ΔA| (N + E) + γ |A| N        N ← |A| N
 //! ```
 //!
-//! A total whose sign the error could turn bounds nothing but by the stabilizer: |t| <= |c| / ε.
-//! `docs/numerics.md` has it at length.
+//! If the error could change the sign of a total, only the stabilizer gives a bound: |t| <= |c| /
+//! ε. See `docs/numerics.md` for the details.
 
 use nalgebra::DMatrix;
 
@@ -36,7 +35,7 @@ pub(crate) struct Magnitudes<T: Scalar> {
 }
 
 impl<T: Scalar> Magnitudes<T> {
-    /// Those of all factors, by their numbers.
+    /// The magnitudes for all factors, indexed by factor number.
     pub fn of(network: &Network<T>) -> Vec<Option<Self>> {
         let magnitudes = |map: &dyn LinearMap<T>| map.map_weights(&WeightFn::new(T::abs));
         let of_factor = |kind: &Kind<T>| match kind {
@@ -57,20 +56,20 @@ impl<T: Scalar> Magnitudes<T> {
     }
 }
 
-/// The bound while it is made: a visitor of one sample's pass.
+/// The computation of the bound, as a visitor of one sample's pass.
 pub(crate) struct Rounding<'a, T: Scalar> {
     network: &'a Network<T>,
     magnitudes: &'a [Option<Magnitudes<T>>],
-    /// Whether all factors are linear maps, one after another; of others no error is known.
+    /// Whether all factors are linear maps in a row. For other networks, no error is known.
     plain: bool,
-    /// What each of the pass's values may be off by.
+    /// A bound on the error of each of the pass's current values.
     error: Vec<T>,
-    /// Each factor that has been left, with its number.
+    /// The linear layers that the pass has left, with their factor numbers.
     layers: Vec<(usize, Passed<T>)>,
     bounded: bool,
 }
 
-/// What is known of a linear layer once the pass has left it.
+/// What is known about a linear layer once the pass has left it.
 struct Passed<T> {
     /// |u| and its error for each term.
     u: Vec<[Vec<T>; 2]>,
@@ -80,21 +79,21 @@ struct Passed<T> {
     kappa: Vec<T>,
 }
 
-/// What there is to say of the rounding.
+/// The resulting cancellation and error bounds.
 pub(crate) struct Rounded<T> {
-    /// For each linear layer κ of each output that a target's relevance comes to, with the output.
+    /// For each linear layer, the outputs that receive relevance from a target, with their κ.
     pub kappas: Vec<Vec<(usize, T)>>,
-    /// What a share of each target may be off by; `None` where nothing bounds it.
+    /// A bound on the error of each target's shares; `None` if no bound is known.
     pub bounds: Option<Vec<T>>,
 }
 
-/// γ_n, with some room for the rounding of the bound itself.
+/// γ_n, with a margin for the rounding of the bound itself.
 fn gamma<T: Scalar>(n: usize) -> T {
     let rounding = n as f64 * T::epsilon().as_f64() / 2.0;
     T::from_f64(if rounding < 0.5 { 1.1 * rounding / (1.0 - rounding) } else { f64::INFINITY })
 }
 
-/// What a few operations on one number may do to it.
+/// The number of roundings that covers a few operations on one number.
 const FEW: usize = 8;
 
 fn count_nonzero<T: Scalar>(values: &[T]) -> usize {
@@ -122,7 +121,7 @@ impl<T: Scalar> Visitor<T> for Rounding<'_, T> {
         self.bounded &= ruled.own.sums_products();
         let map = leaving.map;
         let z: Vec<T> = leaving.inputs.iter().map(|z| z.abs()).collect();
-        // Of the layer's own output.
+        // The layer's own output, and below it `of_y`, the bound on its error.
         let mut y = leaving.product.to_vec();
         layer::add_bias(map.bias(), &mut y);
         let mut of_y = product(&*magnitudes.own, &self.error);
@@ -151,9 +150,9 @@ impl<T: Scalar> Visitor<T> for Rounding<'_, T> {
             let function = functions.at(at);
             let slope = T::from_f64(function.steepest().unwrap_or(1.0));
             let f = function.value(z);
-            // Nothing to round where f is the identity or a constant, as most often.
+            // There is nothing to round if f returns z or 0, which are the most common cases.
             let own = if f == z || f == T::zero() { T::zero() } else { few * (z.abs() + f.abs()) };
-            // A unit that a ReLU has shut for certain is exactly 0.
+            // A unit that a ReLU certainly turns off is exactly 0.
             let shut = f == T::zero()
                 && function.value(z + *error) == T::zero()
                 && function.value(z - *error) == T::zero()
@@ -193,7 +192,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
         let mut t: Vec<_> =
             (0..ruled.scales).map(|index| [t_of(index), vec![T::zero(); outputs]]).collect();
         let mut kappa = vec![T::zero(); outputs];
-        // What the rounding of the group before is relative to.
+        // The magnitudes that the rounding error of the previous group is relative to.
         let mut before = vec![T::zero(); outputs];
         for group in &ruled.groups {
             let [of_t, error] = &mut t[group.t];
@@ -225,7 +224,8 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                     let mut magnitude = size.clone();
                     linalg::add_scaled(T::one(), &error_of_totals, &mut magnitude);
                     if let Some(k) = group.completes {
-                        // They were made of the layer's own outputs and those totals.
+                        // These totals were computed from the layer's own outputs and the previous
+                        // group's totals.
                         let reach: Vec<T> =
                             shares.z.iter().zip(&self.error).map(|(z, &e)| z.abs() + e).collect();
                         linalg::add_scaled(T::one(), &before, &mut magnitude);
@@ -248,7 +248,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                     }
                 }
                 Division::Total(_) => {
-                    // Nothing is known of the rounding of totals of other parts.
+                    // The rounding error of totals of other parts is unknown.
                     self.bounded = false;
                     for index in group.terms.clone() {
                         let size = product(magnitudes.map(ruled.terms[index].v), &u[index][0]);
@@ -278,7 +278,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
         Passed { u, t, kappa }
     }
 
-    /// |u| of a term, and its error.
+    /// The |u| of a term, and its error.
     fn u(&mut self, ruled: &Ruled<T>, shares: &Shares<T>, term: &Term) -> [Vec<T>; 2] {
         let u: Vec<T> = u_of(ruled, shares, term).iter().map(|u| u.abs()).collect();
         let few = gamma::<T>(FEW);
@@ -287,7 +287,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
             Scale::Ones => vec![T::zero(); u.len()],
             Scale::Mapped(index) => match &ruled.mapped[index] {
                 Input::Of(Transform::Positive | Transform::Negative) => {
-                    // What has another sign for certain is 0, and exact.
+                    // An input that certainly has the other sign gives exactly 0.
                     u.iter()
                         .zip(&self.error)
                         .zip(shares.z.iter())
@@ -296,7 +296,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                 }
                 Input::Fixed(_) => u.iter().map(|&u| few * u).collect(),
                 Input::Of(_) => {
-                    // Nothing is known of how f carries an error on.
+                    // It is unknown how f propagates an error.
                     self.bounded &= self.error.iter().all(|e| *e == T::zero());
                     u.iter().map(|&u| few * u).collect()
                 }
@@ -316,7 +316,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
     ) {
         let (zero, few, c) = (T::zero(), gamma::<T>(FEW), group.coefficient.abs());
         let epsilon = ruled::epsilon(stabilizer, totals);
-        // The root mean square moves no more than the worst of the totals.
+        // The root mean square changes by at most the largest error of the totals.
         let moved = match stabilizer {
             Stabilizer::RelativeToRms(epsilon) => {
                 T::from_f64(epsilon) * delta.iter().fold(zero, |max, &d| max.max(d))
@@ -334,7 +334,8 @@ impl<'a, T: Scalar> Rounding<'a, T> {
             };
             let delta = delta[j] + moved;
             errors[j] = if t[j] == zero {
-                // Shut, or nothing to share by: is it for certain?
+                // The gate is closed or no shares are defined. The error is 0 only if that is
+                // certain.
                 if gate_turns || is_open && delta > zero { most } else { zero }
             } else {
                 let divisor = c / t[j];
@@ -345,8 +346,8 @@ impl<'a, T: Scalar> Rounding<'a, T> {
         }
     }
 
-    /// Goes back from the targets, with the outputs' own shares in them. A weighting's begin with
-    /// the outputs, which are rounded themselves.
+    /// Propagates the bound back from the targets, starting from the shares of the outputs in them.
+    /// In a weighting, these shares contain the outputs, which have rounding errors themselves.
     pub fn back(mut self, of_outputs: &DMatrix<T>, weightings: Option<&DMatrix<T>>) -> Rounded<T> {
         let (outputs, targets) = of_outputs.shape();
         let mut n: Vec<T> = of_outputs.iter().map(|share| share.abs()).collect();
@@ -390,7 +391,10 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                 let scaled = |by: &dyn Fn(usize, usize) -> T| -> Vec<T> {
                     (0..n.len()).map(|at| by(at, at % outputs)).collect()
                 };
+                // An infinite error times 0 is 0, not NaN.
                 let times = |a: T, b: T| if b == T::zero() { b } else { a * b };
+                // The parts of the new N, of the new E through the error of t, and of the new E
+                // through the error of u.
                 let [of_n, of_a, of_b] = [
                     scaled(&|at, j| t[j] * n[at]),
                     scaled(&|at, j| t[j] * e[at] + times(of_t[j], n[at] + e[at])),
@@ -412,7 +416,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
             n = self.finite(next_n);
             e = self.finite(next_e);
             linalg::add_scaled(gamma(live.len() + prepared.terms.len() + FEW), &n, &mut e);
-            // Shares below the number type's range have no relative errors.
+            // The bound on relative errors does not hold for shares below the number type's range.
             let largest = n.iter().fold(T::zero(), |max, &n| max.max(n));
             self.bounded &=
                 !was || largest == T::zero() || largest > T::min_positive_value() / T::epsilon();
@@ -427,7 +431,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
         Rounded { kappas, bounds: self.bounded.then_some(bounds) }
     }
 
-    /// The same with the largest number in place of what is beyond it, and then nothing is bounded.
+    /// Replaces values that are not finite by a large number, and notes that there is no bound.
     fn finite(&mut self, mut values: Vec<T>) -> Vec<T> {
         for v in values.iter_mut().filter(|v| !v.is_finite()) {
             self.bounded = false;
@@ -437,7 +441,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
     }
 }
 
-/// u of a term.
+/// The u of a term.
 fn u_of<T: Scalar>(ruled: &Ruled<T>, shares: &Shares<T>, term: &Term) -> Vec<T> {
     match term.u {
         Scale::Inputs => shares.z.to_vec(),

@@ -1,4 +1,4 @@
-//! A linear layer's share matrix: a rule's terms, at the current samples.
+//! The share matrix of a linear layer: a rule's terms, for the current samples.
 
 use std::sync::Arc;
 
@@ -15,57 +15,58 @@ use crate::rule::{
 use crate::scalar::Scalar;
 use crate::sequential::{Leaving, Linear};
 
-/// A rule at one layer, with all that does not depend on the sample.
+/// A rule at one layer, with everything that does not depend on the sample.
 #[derive(Debug)]
 pub(crate) struct Ruled<T: Scalar> {
     pub inputs: usize,
     pub outputs: usize,
     /// The layer's own map.
     pub own: Arc<dyn LinearMap<T>>,
-    /// Whether no input is ever negative.
+    /// Whether the inputs are nonnegative for every sample.
     nonnegative: bool,
-    /// Why relevance leaves at this layer: one row of sinks each.
+    /// The cause of each row of sinks.
     pub causes: Vec<Cause>,
-    /// Of these, those that do not follow from t.
+    /// The causes whose sinks do not follow from t.
     stored: Vec<Cause>,
     pub(super) groups: Vec<PreparedGroup<T>>,
     /// A = Σ diag(u) V diag(t).
     pub(super) terms: Vec<Term>,
-    /// What the u are made of, beside z itself and 1.
+    /// The sources of the u other than z itself and 1.
     pub(super) mapped: Vec<Input<T>>,
-    /// The V beside the layer's own weights.
+    /// The V other than the layer's own weights.
     pub(super) maps: Vec<Box<dyn LinearMap<T>>>,
-    /// How many t there are.
+    /// The number of t.
     pub(super) scales: usize,
-    /// What the coefficients lack of 1 where the output is positive, negative, 0.
+    /// 1 minus the sum of the active groups' coefficients, for outputs that are positive, negative
+    /// and 0.
     rest: [T; 3],
-    /// What the rule supposes of the inputs.
+    /// The range that the rule assumes for the inputs.
     pub range: Option<Range<T>>,
 }
 
 #[derive(Debug)]
 pub(super) struct PreparedGroup<T: Scalar> {
     pub coefficient: T,
-    /// The group's among the terms.
+    /// The group's range within the terms.
     pub terms: std::ops::Range<usize>,
-    /// Which t is theirs; that of a distributed bias is the one behind it.
+    /// The index of the group's t. If a bias is distributed, its t is the next one.
     pub t: usize,
-    /// The transformed bias, each value for some outputs in a row.
+    /// The transformed bias, and the number of consecutive outputs that each value applies to.
     pub bias: Option<(Vec<T>, usize)>,
-    /// What of it the inputs do not get.
+    /// The part of the bias that is not distributed to the inputs, in the same form.
     sink_bias: Option<(Vec<T>, usize)>,
     pub bias_mode: BiasMode,
     pub divisor: Division,
-    /// The terms whose total divides, where it is not that of the group's own.
+    /// The terms whose total is the divisor, unless these are the group's own.
     pub total_of: Option<Vec<Term>>,
     pub gate: Gate,
     pub one_sign: bool,
-    /// k, where its numerators and those of the group before sum to k times the layer's own.
+    /// k, if the numerators of this group and of the previous one sum to k times the layer's own.
     pub completes: Option<T>,
     pub fan_in: Vec<T>,
 }
 
-/// What a group's numerators are divided by: some total, stabilized, or a constant.
+/// The divisor of a group's numerators: a stabilized total or a constant.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Division {
     Total(Stabilizer),
@@ -77,29 +78,29 @@ pub(super) enum Division {
 pub(super) struct Term {
     pub u: Scale,
     pub v: Weights,
-    /// Which of the factor's t.
+    /// The index of the term's t.
     pub t: usize,
 }
 
-/// u.
+/// The source of a term's u.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Scale {
     Inputs,
     Ones,
-    /// One of the mapped.
+    /// An entry of [`Ruled::mapped`].
     Mapped(usize),
 }
 
-/// V.
+/// The source of a term's V.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Weights {
     Own,
-    /// One of the maps.
+    /// An entry of [`Ruled::maps`].
     Other(usize),
 }
 
-/// The numbers of A = Σ diag(u) V diag(t) for some samples, and the sinks as rows below it. The V
-/// stand in [`Ruled`].
+/// The values of A = Σ diag(u) V diag(t) for some samples, and of the rows of sinks below it. The V
+/// are in [`Ruled`].
 #[derive(Debug)]
 pub(crate) struct Shares<T> {
     pub samples: usize,
@@ -109,11 +110,11 @@ pub(crate) struct Shares<T> {
     pub(super) mapped: Buffer<T>,
     /// Each t, samples as columns.
     pub(super) t: Buffer<T>,
-    /// For each group and sample its ε.
+    /// The ε of each group and sample.
     epsilons: Buffer<T>,
-    /// For each sample and stored cause, one share for each output. The others follow from t: its
-    /// magnitude times ε went to the stabilizer, t times the bias to the bias, and where t is a
-    /// negative zero there was nothing to share by.
+    /// For each sample and stored cause, one share per output. The other sinks follow from t: the
+    /// stabilizer absorbs |t| ε, the bias absorbs t times the bias, and a negative zero marks an
+    /// output that has no shares because its total is 0.
     stored: Buffer<T>,
 }
 
@@ -138,7 +139,7 @@ impl<T: Scalar> Ruled<T> {
                 .filter(|group| open.contains(&group.gate))
                 .map(|group| group.coefficient);
             let rest = coefficients.fold(T::one(), |rest, c| rest - c);
-            // Coefficients such as 1.1 and -0.1 sum to 1 up to rounding.
+            // Coefficients such as 1.1 and -0.1 sum to 1 only up to rounding.
             if rest.abs() <= T::epsilon() * T::from_f64(4.0) { T::zero() } else { rest }
         };
         let mut prepared = Self {
@@ -163,7 +164,7 @@ impl<T: Scalar> Ruled<T> {
                 .transpose()
                 .map_err(|reason| refuse(&reason))?,
         };
-        // What the maps were made by: groups have some in common.
+        // The weights that each map was made from, so that groups can share maps.
         let mut made: Vec<Weight<T>> = Vec::new();
         for group in groups {
             let (division, total_of) = match group.divisor {
@@ -177,8 +178,8 @@ impl<T: Scalar> Ruled<T> {
                 prepared.groups.last().is_some_and(|before| before.total_of.is_none());
             if group.completes.is_some() && (!follows_own || total_of.is_some()) {
                 return Err(refuse(
-                    "a group that completes another follows it, and both are divided by their own \
-                     totals",
+                    "a group that completes another has to follow it, and both have to be divided \
+                     by their own totals",
                 ));
             }
             let (first, own) = (prepared.terms.len(), prepared.scales);
@@ -205,7 +206,7 @@ impl<T: Scalar> Ruled<T> {
             prepared.add_cause(Cause::Bias, sink_bias.is_some());
             match division {
                 Division::Total(stabilizer) => {
-                    // Where all totals are 0, so is a stabilizer that is relative to them.
+                    // A stabilizer relative to the totals is 0 if all totals are.
                     let dead =
                         matches!(stabilizer, Stabilizer::RelativeToRms(_) | Stabilizer::None)
                             && !group.one_sign;
@@ -252,7 +253,7 @@ impl<T: Scalar> Ruled<T> {
         self.groups.iter().any(|group| group.gate != Gate::Always)
     }
 
-    /// The terms of a group's parts, or why it has none.
+    /// The terms of a group's parts, or the reason why a part is invalid.
     fn terms_of(
         &mut self,
         parts: Vec<Part<T>>,
@@ -263,7 +264,7 @@ impl<T: Scalar> Ruled<T> {
         let mut terms = Vec::with_capacity(parts.len());
         for part in parts {
             if self.nonnegative && matches!(part.input, Input::Of(Transform::Negative)) {
-                // It vanishes, whatever the sample.
+                // This part is zero for every sample.
                 continue;
             }
             let (u, v) = (self.scale(part.input)?, self.weights(part.weight, own, made)?);
@@ -279,7 +280,7 @@ impl<T: Scalar> Ruled<T> {
             Input::Of(Transform::One) => return Ok(Scale::Ones),
             Input::Fixed(values) if values.len() != self.inputs => {
                 return Err(format!(
-                    "it has values for {} inputs, the layer has {}",
+                    "it has values for {} inputs, but the layer has {}",
                     values.len(),
                     self.inputs
                 ));
@@ -311,7 +312,7 @@ impl<T: Scalar> Ruled<T> {
             Weight::Of(Transform::Identity) => return Ok(Weights::Own),
             Weight::Same if self.inputs != self.outputs => {
                 return Err(format!(
-                    "its {} inputs are not as many as its {} outputs",
+                    "the layer has {} inputs and {} outputs, and the rule needs equal numbers",
                     self.inputs, self.outputs
                 ));
             }
@@ -344,16 +345,16 @@ impl<T: Scalar> Ruled<T> {
         }
     }
 
-    /// What all terms cost for one column.
+    /// The cost of applying all terms to one column.
     pub fn multiply_adds(&self) -> f64 {
         self.terms.iter().map(|term| self.map(term.v).multiply_adds()).sum()
     }
 
-    /// What it costs to form one row of A, and one column.
+    /// The costs of forming one row and one column of A.
     pub fn formed(&self) -> (f64, f64) {
         let dense = |term: &&Term| {
             self.own.forms_matrix()
-                || matches!(self.map(term.v).multiply_adds(), m if m <= (self.inputs + self.outputs) as f64)
+                || self.map(term.v).multiply_adds() <= (self.inputs + self.outputs) as f64
         };
         let (at_hand, others): (Vec<&Term>, Vec<&Term>) = self.terms.iter().partition(dense);
         let products: f64 = others.iter().map(|term| self.map(term.v).multiply_adds()).sum();
@@ -361,7 +362,7 @@ impl<T: Scalar> Ruled<T> {
         (of_terms * self.outputs as f64 + products, of_terms * self.inputs as f64 + products)
     }
 
-    /// The shares of the layer that the pass leaves.
+    /// Computes the shares of the layer that the pass leaves.
     pub fn shares(&self, leaving: Leaving<'_, T>, buffers: &mut Buffers<T>) -> Shares<T> {
         let Leaving { map, inputs: z, product, .. } = leaving;
         let (samples, outputs) = (product.len() / self.outputs, product.len());
@@ -381,7 +382,7 @@ impl<T: Scalar> Ruled<T> {
         let mut stored = buffers.values.take(self.stored.len() * outputs);
         stored.fill(T::zero());
         let mut total = buffers.values.take(outputs);
-        // The layer's own output, where its sign decides.
+        // The layer's own output, if its sign decides which groups are active.
         let mut y = buffers.values.take(if self.is_gated() { outputs } else { 0 });
         if !y.is_empty() {
             linalg::copy(product, &mut y);
@@ -405,7 +406,8 @@ impl<T: Scalar> Ruled<T> {
                 (None, Some(others)) => {
                     self.total(others, values, &mut total, buffers);
                     self.total(own_terms, values, &mut numerators, buffers);
-                    // What is left of the divisor without the bias.
+                    // The part of the divisor that the group's own numerators do not cover, without
+                    // the bias.
                     numerators
                         .iter_mut()
                         .zip(&*total)
@@ -469,7 +471,7 @@ impl<T: Scalar> Ruled<T> {
         let numerators = |term: &Term, out: &mut [T], buffers: &mut Buffers<T>| {
             let v = self.map(term.v);
             match (term.u, term.v) {
-                // The forward pass has made this product already.
+                // The forward pass has already computed this product.
                 (Scale::Inputs, Weights::Own) => linalg::copy(product, out),
                 (Scale::Inputs, _) => v.apply(z, out),
                 (Scale::Mapped(k), _) => v.apply(&mapped[k * z.len()..][..z.len()], out),
@@ -491,10 +493,11 @@ impl<T: Scalar> Ruled<T> {
     }
 }
 
-/// A bias, each value for some outputs in a row.
+/// A bias, and the number of consecutive outputs that each value applies to.
 type OwnBias<T> = Option<(Vec<T>, usize)>;
 
-/// What of a layer's bias is in a group's total, and what of it the inputs do not get.
+/// The part of a layer's bias that is in a group's total, and the part that is not distributed to
+/// the inputs.
 fn biases<T: Scalar>(
     bias: Option<Bias<'_, T>>,
     (transform, mode): (&Transform<T>, BiasMode),
@@ -508,8 +511,8 @@ fn biases<T: Scalar>(
         let sink = divides.then(|| whole.clone());
         return (Some(whole), sink);
     }
-    // An output without inputs (a window in the padding) has no one to give its bias to: it stays a
-    // sink, or, where nothing is divided by a total, is left out.
+    // An output without inputs (a window inside the padding) cannot distribute its bias. The bias
+    // remains a sink, or is left out if the divisor is not a total.
     let of_alone = |of_alone: bool| {
         let values =
             bias.iter().zip(fan_in).map(move |(b, n)| (transform.value(b), *n == T::zero()));
@@ -524,8 +527,8 @@ fn biases<T: Scalar>(
     (Some((bias.iter().map(|b| transform.value(b)).collect(), 1)), Some((kept, 1)))
 }
 
-/// The totals of a group whose numerators sum to k times the layer's own with those of the group
-/// `before`.
+/// Computes the totals of a group whose numerators, together with those of the group `before`, sum
+/// to k times the layer's own.
 fn complete<T: Scalar>(k: T, product: &[T], before: &[T], total: &mut [T]) {
     linalg::zip_parts(total, product, |first, total, product| {
         for ((total, &own), &before) in total.iter_mut().zip(product).zip(&before[first..]) {
@@ -534,7 +537,7 @@ fn complete<T: Scalar>(k: T, product: &[T], before: &[T], total: &mut [T]) {
     });
 }
 
-/// The stored rows of sinks while they are made: for each sample and cause, one share for each
+/// The stored rows of sinks while they are computed: for each sample and cause, one share per
 /// output.
 struct Stored<'a, T> {
     causes: &'a [Cause],
@@ -543,7 +546,7 @@ struct Stored<'a, T> {
 }
 
 impl<T: Scalar> Stored<'_, T> {
-    /// Adds a share for each output to a row.
+    /// Adds one share per output to a row.
     fn add(&mut self, cause: Cause, sample: usize, mut share: impl FnMut(usize) -> T) {
         if let Some(row) = self.causes.iter().position(|&c| c == cause) {
             let row =
@@ -555,16 +558,17 @@ impl<T: Scalar> Stored<'_, T> {
     }
 }
 
-/// A total's stabilizer must be a number of the type, and a divisor that is no total cannot absorb
-/// a bias.
+/// Checks that a stabilizer is within the number type's range, and that no bias is absorbed if the
+/// divisor is not a total.
 fn check_division<T: Scalar>(division: Division, bias: BiasMode) -> Result<(), String> {
     match division {
         Division::FanIn | Division::One if bias == BiasMode::Absorb => {
-            Err("a divisor that is no total cannot absorb the bias".to_owned())
+            Err("the bias can only be absorbed if the divisor is a total".to_owned())
         }
         Division::Total(Stabilizer::Absolute(epsilon) | Stabilizer::RelativeToRms(epsilon))
             // The reciprocal of a smaller one is infinite.
-            if T::from_f64(epsilon) < T::min_positive_value() || !T::from_f64(epsilon).is_finite() =>
+            if T::from_f64(epsilon) < T::min_positive_value()
+                || !T::from_f64(epsilon).is_finite() =>
         {
             Err(format!("the stabilizer {epsilon:?} is outside the number type's range"))
         }
@@ -581,7 +585,8 @@ impl<T: Scalar> PreparedGroup<T> {
         self.bias_mode == BiasMode::Distribute && self.bias.is_some()
     }
 
-    /// t = c / d, and each sample's ε. `y` is the layer's own output where a gate asks for it.
+    /// Computes t = c / d, and the ε of each sample. `y` is the layer's own output if a gate needs
+    /// it.
     fn divide(
         &self,
         total: &[T],
@@ -602,8 +607,8 @@ impl<T: Scalar> PreparedGroup<T> {
                     self.divide_by_total(epsilons[sample], (totals, y), t);
                 }
                 Division::FanIn => {
-                    // An output without inputs (a window in the padding) has nothing to share: its
-                    // total is 0, all of it is rest.
+                    // An output without inputs (a window inside the padding) has a total of 0, so
+                    // all of it is rest.
                     t.iter_mut().zip(&self.fan_in).for_each(|(t, &n)| *t = c / n.max(T::one()));
                     stored.add(Cause::Rest, sample, |j| c - totals[j] * t[j]);
                 }
@@ -612,8 +617,8 @@ impl<T: Scalar> PreparedGroup<T> {
         }
     }
 
-    /// t = c / S(total); 0 where the gate is shut, and a negative zero where there is nothing to
-    /// share by.
+    /// Computes t = c / S(total). It is 0 if the gate is closed, and a negative zero if the total
+    /// does not define any shares.
     fn divide_by_total(&self, epsilon: T, (totals, y): (&[T], &[T]), t: &mut [T]) {
         let (c, zero) = (self.coefficient, T::zero());
         let loses = self.loses(epsilon);
@@ -631,12 +636,12 @@ impl<T: Scalar> PreparedGroup<T> {
         });
     }
 
-    /// Whether a total of 0 says that there is nothing to share by.
+    /// Whether a total of 0 means that no shares are defined.
     fn loses(&self, epsilon: T) -> bool {
         matches!(self.divisor, Division::Total(_)) && (self.one_sign || epsilon == T::zero())
     }
 
-    /// How the sinks that follow from t do so, by cause.
+    /// The sinks that follow from t, with their causes.
     fn sinks(&self, epsilon: T) -> impl Iterator<Item = (Cause, Derived<'_, T>)> {
         let bias = self.sink_bias.as_ref().map(|(bias, each)| Bias::per_channel(bias, *each));
         let signed = if self.coefficient < T::zero() { -epsilon } else { epsilon };
@@ -653,16 +658,16 @@ impl<T: Scalar> PreparedGroup<T> {
 
 /// How the share of a sink follows from t.
 enum Derived<'a, T> {
-    /// t b.
+    /// t times the bias.
     Times(Bias<'a, T>),
-    /// |t| times this.
+    /// |t| times this value.
     Magnitude(T),
-    /// This where t is a negative zero.
+    /// This value where t is a negative zero.
     Lost(T),
 }
 
 impl<T: Scalar> Derived<'_, T> {
-    /// What the sink gets of an output's column x.
+    /// The value of the sink in the product with a column x.
     fn sum(&self, t: &[T], x: &[T]) -> f64 {
         match self {
             Self::Times(bias) if bias.each() == 1 => {
@@ -685,12 +690,12 @@ impl<T: Scalar> Derived<'_, T> {
     }
 }
 
-/// Whether t says that there was nothing to share by.
+/// Whether t marks an output without shares.
 fn is_lost<T: Scalar>(t: T) -> bool {
     t == T::zero() && t.is_sign_negative()
 }
 
-/// ε at a sample's totals.
+/// The ε for a sample's totals.
 pub(super) fn epsilon<T: Scalar>(stabilizer: Stabilizer, totals: &[T]) -> T {
     match stabilizer {
         Stabilizer::None => T::zero(),
@@ -702,7 +707,7 @@ pub(super) fn epsilon<T: Scalar>(stabilizer: Stabilizer, totals: &[T]) -> T {
     }
 }
 
-/// The shares with the maps that they are made of.
+/// The shares together with the maps that they use.
 #[derive(Clone, Copy)]
 pub(crate) struct Linked<'a, T: Scalar> {
     pub shares: &'a Shares<T>,
@@ -718,7 +723,7 @@ impl<T: Scalar> Shares<T> {
 }
 
 impl<'a, T: Scalar> Linked<'a, T> {
-    /// u of a term for every sample, `None` for ones.
+    /// The u of a term for all samples, `None` for ones.
     fn u(self, term: &Term) -> Option<&'a [T]> {
         let Shares { z, mapped, .. } = self.shares;
         match term.u {
@@ -741,14 +746,15 @@ impl<'a, T: Scalar> Linked<'a, T> {
         &self.t(term)[sample * self.ruled.outputs..][..self.ruled.outputs]
     }
 
-    /// Each stored row of sinks of a sample, with its place among the causes.
+    /// The stored rows of sinks of a sample, each with its position among the causes.
     fn stored(self, sample: usize) -> impl Iterator<Item = (usize, &'a [T])> {
         let Ruled { stored, outputs, .. } = self.ruled;
         let rows = self.shares.stored[sample * stored.len() * outputs..].chunks_exact(*outputs);
         stored.iter().zip(rows).filter_map(move |(&cause, row)| Some((self.place(cause)?, row)))
     }
 
-    /// Each t of a sample with a sink that follows from it, and that sink's place among the causes.
+    /// The sinks of a sample that follow from t: the position among the causes, the t, and how the
+    /// share follows from it.
     fn derived(self, sample: usize) -> impl Iterator<Item = (usize, &'a [T], Derived<'a, T>)> {
         let (shares, outputs) = (self.shares, self.ruled.outputs);
         self.ruled.groups.iter().enumerate().flat_map(move |(number, group)| {
@@ -764,7 +770,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
         self.ruled.causes.iter().position(|&other| other == cause)
     }
 
-    /// The rows of sinks of a sample, one share for each output.
+    /// Writes the rows of sinks of a sample to `out`, one share per output.
     pub fn sink_rows(self, sample: usize, out: &mut [T]) {
         let outputs = self.ruled.outputs;
         out.fill(T::zero());
@@ -785,8 +791,8 @@ impl<'a, T: Scalar> Linked<'a, T> {
         }
     }
 
-    /// What the sinks of a sample get of a block of its outputs: for each sink one value for each
-    /// column.
+    /// Writes the values of a sample's sinks in the product with a block to `out`: one value for
+    /// each sink and column.
     pub fn drain(self, sample: usize, block: &[T], out: &mut [T]) {
         let outputs = self.ruled.outputs;
         let columns = block.len() / outputs;
@@ -801,7 +807,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
         }
     }
 
-    /// Lists the inputs that a share of a sample can come to, and gives how many they are.
+    /// Lists the inputs that can have a nonzero share for a sample, and returns their number.
     pub fn live(self, sample: usize, list: &mut [usize]) -> usize {
         let mut count = 0;
         for i in 0..list.len() {
@@ -809,25 +815,26 @@ impl<'a, T: Scalar> Linked<'a, T> {
             for term in &self.ruled.terms {
                 any |= self.u_of(term, sample).is_none_or(|u| u[i] != T::zero());
             }
+            // Always written but only counted if live, so there is no branch to mispredict.
             list[count] = i;
             count += usize::from(any);
         }
         count
     }
 
-    /// The listed rows of A of one sample, outputs x their number, into `out`. Cost: that size for
-    /// each term.
+    /// Writes the listed rows of A for one sample to `out`, outputs x listed rows. Cost: this size
+    /// for each term.
     pub fn rows(self, sample: usize, listed: &[usize], out: &mut [T], buffers: &mut Buffers<T>) {
         self.form(sample, out, buffers, |v, u, t, out| v.add_scaled_inputs(listed, u, t, out));
     }
 
-    /// The listed columns of A of one sample, inputs x their number, into `out`. Cost: that size
-    /// for each term.
+    /// Writes the listed columns of A for one sample to `out`, inputs x listed columns. Cost: this
+    /// size for each term.
     pub fn columns(self, sample: usize, listed: &[usize], out: &mut [T], buffers: &mut Buffers<T>) {
         self.form(sample, out, buffers, |v, u, t, out| v.add_scaled_outputs(listed, u, t, out));
     }
 
-    /// What `add` makes of each term for one sample, from zero.
+    /// Sets `out` to zero, and calls `add` for each term of one sample.
     fn form(
         self,
         sample: usize,
@@ -849,8 +856,9 @@ impl<'a, T: Scalar> Linked<'a, T> {
         buffers.values.give(ones);
     }
 
-    /// Aᵀ X for one sample: `x` has columns of `inputs` values, `out` of `outputs`.
-    /// Cost: for each column and term the map's product, less the inputs where u is 0.
+    /// Computes Aᵀ X for one sample. The columns of `x` have `inputs` values, those of `out` have
+    /// `outputs` values. Cost: the map's product for each column and term, except for the inputs
+    /// where u is 0.
     pub fn apply_transposed(self, sample: usize, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
         self.sum(out, buffers, |term, out, _| {
             match self.u_of(term, sample) {
@@ -861,15 +869,16 @@ impl<'a, T: Scalar> Linked<'a, T> {
         });
     }
 
-    /// A X for all samples: `x` has as many columns of `outputs` values for each as for any other,
-    /// `out` those of `inputs`. Cost: as [`apply_transposed`](Self::apply_transposed).
+    /// Computes A X for all samples. The columns of `x` have `outputs` values, those of `out` have
+    /// `inputs` values, and each sample has the same number of columns. Cost: that of
+    /// [`apply_transposed`](Self::apply_transposed).
     pub fn apply(self, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
         self.sum(out, buffers, |term, out, buffers| {
             let mut scaled = buffers.values.take(x.len());
             self.scale(x, self.t(term), &mut scaled);
             match self.u(term) {
-                // As where a rule has a term for outputs of one sign, and those of the other are
-                // shut.
+                // This happens if a term is only for outputs of one sign, and all outputs have the
+                // other sign.
                 _ if linalg::max_abs(&scaled) == T::zero() => out.fill(T::zero()),
                 Some(u) => self.ruled.map(term.v).apply_transposed_scaled(&scaled, u, out),
                 None => self.ruled.map(term.v).apply_transposed(&scaled, out),
@@ -878,7 +887,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
         });
     }
 
-    /// x with each sample's columns multiplied by its t.
+    /// Multiplies each sample's columns by its t.
     fn scale(self, x: &[T], t: &[T], scaled: &mut [T]) {
         let outputs = self.ruled.outputs;
         let size = x.len() / t.len() * outputs;
@@ -895,7 +904,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
         }
     }
 
-    /// The sum of what `product` makes of each term.
+    /// Sums what `product` computes for each term.
     fn sum(
         self,
         out: &mut [T],

@@ -1,15 +1,17 @@
-//! Images: what comes in as channels x height x width, and the relevance of its pixels.
+//! Images of shape channels x height x width, and the relevance of their pixels.
 
 use super::{Canvas, Rgb, diverging, finite, mix, sequential, strengths};
 use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// The relevance of each pixel: the sum over its channels. `relevance` has the shape channels x
-/// height x width in C order.
+/// The relevance of each pixel, summed over its channels.
+///
+/// `relevance` has the shape channels x height x width, in C order.
 ///
 /// # Errors
-/// [`Error::Shape`] where it has not as many values, or no height and width.
+/// [`Error::Shape`] if the number of values does not match the shape, or the shape has no height
+/// and width.
 ///
 /// ```
 /// use relprop::heatmap::over_channels;
@@ -26,7 +28,7 @@ pub fn over_channels<T: Scalar>(relevance: &[T], shape: Shape) -> Result<Vec<T>,
     Ok(sums)
 }
 
-/// How many pixels an image has that its values fit.
+/// The number of pixels of an image, after checking that its values match the shape.
 fn plane(values: usize, shape: Shape) -> Result<usize, Error> {
     let expected = |text: String| Error::shape("heatmap", values.into(), text);
     match *shape.dims() {
@@ -37,12 +39,14 @@ fn plane(values: usize, shape: Shape) -> Result<usize, Error> {
 }
 
 impl Canvas {
-    /// Draws an image whose upper left corner is (x, y), each pixel as a square of `cell` x `cell`:
-    /// three channels as red, green and blue, any other number by their mean. The least value is
-    /// black, the largest white.
+    /// Draws an image with its upper left corner at (x, y).
+    ///
+    /// Each pixel of the image is a square of `cell` x `cell` pixels. Three channels are drawn as
+    /// red, green and blue; for any other number of channels, their mean is drawn in gray. The
+    /// smallest value is black, the largest white.
     ///
     /// # Errors
-    /// [`Error::Shape`] as for [`over_channels`].
+    /// See [`over_channels`].
     pub fn draw_image<T: Scalar>(
         &mut self,
         x: usize,
@@ -57,12 +61,14 @@ impl Canvas {
         Ok(())
     }
 
-    /// Draws the relevance of an image's pixels over the image: the image pale and gray, and over
-    /// it blue and red, the more opaque the stronger. Cells as in [`draw_image`](Self::draw_image);
-    /// the strongest pixel is 1 or -1 on the scale of [`diverging`].
+    /// Draws the relevance of an image's pixels over the image.
+    ///
+    /// The image is drawn in pale gray, and the relevance over it in blue and red, more opaque
+    /// where it is stronger. The strongest pixel is 1 or -1 on the scale of [`diverging`]. Pixels
+    /// have the same size as in [`draw_image`](Self::draw_image).
     ///
     /// # Errors
-    /// [`Error::Shape`] as for [`over_channels`].
+    /// See [`over_channels`].
     ///
     /// ```
     /// use relprop::heatmap::Canvas;
@@ -88,7 +94,7 @@ impl Canvas {
             let gray = color(pixel).map(f64::from).iter().sum::<f64>() / 3.0;
             // Pale, so that no line of the image is as dark as the strongest relevance.
             let pale = 150.0 + gray * 105.0 / 255.0;
-            // The root, so that weak relevance is seen, too.
+            // The square root makes weak relevance visible, too.
             mix([pale; 3], diverging(strength.signum()).map(f64::from), strength.abs().sqrt())
         });
         let [_, width] = shape.plane();
@@ -96,7 +102,7 @@ impl Canvas {
         Ok(())
     }
 
-    /// Draws another canvas whose upper left corner is (x, y).
+    /// Draws another canvas with its upper left corner at (x, y).
     pub fn draw_canvas(&mut self, x: usize, y: usize, other: &Self) {
         for (row, line) in other.pixels.chunks_exact(other.width).enumerate() {
             for (column, &color) in line.iter().enumerate() {
@@ -105,17 +111,22 @@ impl Canvas {
         }
     }
 
-    /// Canvases side by side, so many to a row, with a gap around each; every cell is as large as
-    /// the largest of them.
+    /// Arranges canvases in a grid of `columns` columns, with a gap around each.
+    ///
+    /// Every cell is as large as the largest canvas.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] where there is none, or the grid would be larger than a canvas
-    /// can be.
+    /// [`Error::InvalidParameter`] if there are no canvases, or the grid would be larger than a
+    /// canvas can be.
     ///
     /// ```
     /// use relprop::heatmap::Canvas;
     ///
-    /// let pictures = [Canvas::new(10, 8, [0; 3])?, Canvas::new(10, 8, [9; 3])?, Canvas::new(6, 8, [99; 3])?];
+    /// let pictures = [
+    ///     Canvas::new(10, 8, [0; 3])?,
+    ///     Canvas::new(10, 8, [9; 3])?,
+    ///     Canvas::new(6, 8, [99; 3])?,
+    /// ];
     /// let grid = Canvas::grid(&pictures, 2, 4, [255; 3])?;
     /// assert_eq!((grid.width(), grid.height()), (4 + 14 + 14, 4 + 12 + 12));
     /// # Ok::<(), relprop::Error>(())

@@ -1,18 +1,20 @@
 //! Correlations: the two products of a convolution, as sums of shifted planes.
 //!
-//! A convolution ties a *fine* side (the inputs of a Conv2d) to a *coarse* one (its outputs) by
+//! A convolution connects a *fine* side (the inputs of a Conv2d) to a *coarse* side (its outputs).
+//! Along each of the two axes,
 //!
 //! ```text
-//!     fine index = stride · coarse index - padding + dilation · tap          along each of two axes
+//!     fine index = stride · coarse index - padding + dilation · tap
 //! ```
 //!
-//! and its products go [`Down`](Direction::Down) from fine to coarse, and [`Up`](Direction::Up).
-//! Once a plane is written with zeros between its rows, a tap is nothing but an offset: every value
-//! of a result is Σ_k w_k source[offset_k + p], for runs of p as long as a plane. That is what
-//! [`kernel::combine`] does for columns of a matrix, so it serves here too, and nothing is ever
-//! unfolded. A stride splits the fine side into phases, each of them such a sum.
+//! The two products map [`Down`](Direction::Down) from fine to coarse and [`Up`](Direction::Up)
+//! from coarse to fine. If a plane is laid out with zeros between its rows, a tap is just an
+//! offset: every value of a result is Σ_k w_k source[offset_k + p], for runs of p as long as a
+//! plane. [`kernel::combine`] computes such sums for the columns of a matrix, so it is used here
+//! too, and nothing is ever unfolded. A stride splits the fine side into phases, each of which is
+//! such a sum.
 
-// Inlined into the function that the processor's features were switched on for.
+// Inlined into the function for which the processor's features are enabled.
 #![allow(clippy::inline_always)]
 
 use std::ops::Range;
@@ -36,7 +38,7 @@ impl Planes {
     }
 }
 
-/// What a convolution ties together.
+/// The sides of a convolution and how it connects them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Geometry {
     pub fine: Planes,
@@ -60,7 +62,7 @@ pub(crate) enum Direction {
 #[derive(Debug)]
 pub(crate) enum Correlation<T> {
     Shifted(Shifted<T>),
-    /// Where there are fewer multiplications than products.
+    /// A product that needs fewer multiplications.
     Winograd(Winograd<T>),
 }
 
@@ -78,16 +80,15 @@ pub(crate) struct Shifted<T> {
 #[derive(Debug)]
 struct Source {
     planes: Planes,
-    /// Of each phase the first index on either axis, and its first place in the plane.
+    /// For each phase, the run of indices on either axis.
     phases: Vec<[Run; 2]>,
     height: usize,
     pitch: usize,
-    /// The layout is that of the values themselves.
+    /// Whether the values already have this layout.
     as_is: bool,
 }
 
-/// The indices `first`, `first + step`, … of an axis, `count` of them, at the places `at`, `at +
-/// 1`, …
+/// The `count` indices `first`, `first + step`, … of an axis, at the places `at`, `at + 1`, …
 #[derive(Debug, Clone, Copy)]
 struct Run {
     first: usize,
@@ -96,27 +97,28 @@ struct Run {
     at: usize,
 }
 
-/// Some of the target's values: those at a run of either axis.
+/// A part of the target's values: those at a run of indices on either axis.
 #[derive(Debug)]
 struct Phase<T> {
     runs: [Run; 2],
     /// For each channel of a group and each tap, where its source begins.
     offsets: Vec<usize>,
     taps: usize,
-    /// For each group and each of its tiles of channels: for each offset one weight for each
+    /// For each group and each of its tiles of channels, and for each offset, one weight per
     /// channel.
     weights: Vec<T>,
 }
 
-/// So many channels share what is read of the source.
+/// The number of channels that share each read of the source.
 pub(super) const TILE: usize = 6;
-/// So many values of a channel are made at once, and of so many bytes of source.
+/// The number of values of a channel that are computed at once.
 const BLOCK: usize = 448;
+/// The number of bytes of the source that are used at once.
 const DEPTH: usize = 24 << 10;
-/// A product of so many multiply-adds is shared out among the threads of the caller's pool.
+/// Products with at least this many multiply-adds are split among the threads of the caller's pool.
 const SHARED: f64 = 1e6;
 
-/// The widths of the tiles of so many channels.
+/// The tiles that this many channels are divided into.
 pub(super) fn tiles(channels: usize) -> impl Iterator<Item = Range<usize>> {
     let mut first = 0;
     std::iter::from_fn(move || {
@@ -128,7 +130,7 @@ pub(super) fn tiles(channels: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 impl Geometry {
-    /// Whether the products are made by fewer multiplications than there are products.
+    /// Whether the products are computed with fewer multiplications.
     pub fn is_transformed(&self) -> bool {
         let plain = self.kernel == [3, 3]
             && self.stride == [1, 1]
@@ -139,9 +141,7 @@ impl Geometry {
             && Winograd::<f32>::pays(self.fine, self.coarse)
     }
 
-    /// For an axis, the runs of the target's phases, and for each tap the phase of the source and
-    /// the place it begins at for each target phase that it has a part in; and the runs of the
-    /// source's phases, and how long a line has to be.
+    /// The phases and taps of the source and the target along an axis.
     fn axis(&self, axis: usize, direction: Direction) -> Axis {
         let (fine, coarse) = (self.fine.size[axis], self.coarse.size[axis]);
         let (stride, padding) = (self.stride[axis], self.padding[axis]);
@@ -170,7 +170,8 @@ impl Geometry {
                     targets: vec![Run { first: 0, step: 1, count: coarse, at: 0 }],
                     taps: (0..taps).map(|tap| Some((0, place(tap), reach(tap) / stride))).collect(),
                     length: coarse + furthest,
-                    // Where there is one phase, the zeros behind a line are those before the next.
+                    // With a single phase, the zeros after a line are also those before the next
+                    // one.
                     shared: if stride == 1 {
                         (fine + padding)
                             .max(coarse)
@@ -219,13 +220,17 @@ impl Geometry {
     }
 }
 
-/// See [`Geometry::axis`].
+/// The phases and taps of the source and the target along an axis.
 struct Axis {
+    /// The runs of the source's phases.
     sources: Vec<Run>,
+    /// The runs of the target's phases.
     targets: Vec<Run>,
-    /// The target's phase, the source's phase, and the place.
+    /// For each tap, the target's phase, the source's phase, and the place where the tap begins.
     taps: Vec<Option<(usize, usize, usize)>>,
+    /// The length of a line of the source.
     length: usize,
+    /// The length of a line whose zeros at the end also serve as those before the next line.
     shared: usize,
 }
 
@@ -244,7 +249,8 @@ impl<T: Scalar> Correlation<T> {
                 Winograd::new(fine, coarse, padding, |o, i, y, x| weights[at(o, i, y, x)])
             }
             Direction::Up => {
-                // The same with the kernel turned round, and as much padding as then is left to it.
+                // The transposed product uses the kernel rotated by 180 degrees, and the padding
+                // that fits it.
                 Winograd::new(coarse, fine, padding.map(|padding| 2 - padding), |i, o, y, x| {
                     weights[at(o, i, 2 - y, 2 - x)]
                 })
@@ -252,13 +258,13 @@ impl<T: Scalar> Correlation<T> {
         })
     }
 
-    /// The same as a sum of shifted planes, whatever the geometry: its rounding is relative to each
-    /// output's own summands.
+    /// Creates the product as a sum of shifted planes, for any geometry. Its rounding error is
+    /// relative to each output's own summands.
     pub fn plain(geometry: &Geometry, direction: Direction, weights: &[T]) -> Self {
         Self::Shifted(Shifted::new(geometry, direction, weights))
     }
 
-    /// The product for every column.
+    /// Computes the product for every column.
     pub fn apply(&self, source: &[T], target: &mut [T]) {
         match self {
             Self::Shifted(shifted) => shifted.apply(source, target),
@@ -272,9 +278,9 @@ impl<T: Scalar> Correlation<T> {
     }
 }
 
-/// The largest, over all targets of a 3 x 3 correlation of stride 1, of the sum of the magnitudes
-/// that a target sees, in all channels and with weights of 1; where there is `u`, times the largest
-/// |u| of the target's place in any channel.
+/// The largest sum of magnitudes that any target of a 3 x 3 correlation with stride 1 sees, over
+/// all channels and with weights of 1. With `u`, each sum is multiplied by the largest |u| of any
+/// channel at the target's position.
 pub(crate) fn reach<T: Scalar>(
     geometry: &Geometry,
     direction: Direction,
@@ -283,7 +289,7 @@ pub(crate) fn reach<T: Scalar>(
 ) -> T {
     let Geometry { fine, coarse, padding, .. } = *geometry;
     let (from, to) = if direction == Direction::Down { (fine, coarse) } else { (coarse, fine) };
-    // The first source of a target is at its own index less this.
+    // The window of a target begins this far before its own index.
     let before =
         if direction == Direction::Down { padding } else { padding.map(|padding| 2 - padding) };
     T::with_scratch(|scratch| {
@@ -349,7 +355,7 @@ impl<T: Scalar> Shifted<T> {
         let mut made = Vec::new();
         for (r, &row) in rows.targets.iter().enumerate() {
             for (c, &column) in columns.targets.iter().enumerate() {
-                // The taps that come to this phase, and where each begins.
+                // The taps that contribute to this phase, and where each begins.
                 let of_axis = |axis: &Axis, phase: usize| -> Vec<(usize, usize, usize)> {
                     let taps = axis.taps.iter().enumerate();
                     taps.filter_map(|(tap, place)| {
@@ -415,7 +421,7 @@ impl<T: Scalar> Shifted<T> {
         Self { source, target, groups, phases: made, multiply_adds }
     }
 
-    /// The product for every column.
+    /// Computes the product for every column.
     pub fn apply(&self, source: &[T], target: &mut [T]) {
         let columns = source
             .chunks_exact(self.source.planes.values())
@@ -424,8 +430,8 @@ impl<T: Scalar> Shifted<T> {
             if self.source.as_is {
                 self.correlate(source, target);
             } else {
-                // Taken out, not borrowed: while it waits, this thread may come here again for
-                // another product.
+                // Taken out instead of borrowed: while this thread waits, rayon may run another
+                // product on it.
                 let mut laid_out = T::with_scratch(|scratch| std::mem::take(&mut scratch.planes));
                 let size = self.source.size();
                 grow(&mut laid_out, size);
@@ -436,7 +442,7 @@ impl<T: Scalar> Shifted<T> {
         }
     }
 
-    /// The product, by channels of the target: whole tiles, or whole groups.
+    /// Computes the product for parts of the target's channels: whole tiles, or whole groups.
     fn correlate(&self, source: &[T], target: &mut [T]) {
         let plane = self.target.size[0] * self.target.size[1];
         let together = if self.groups == 1 { TILE } else { self.target.channels / self.groups };
@@ -455,7 +461,7 @@ impl<T: Scalar> Shifted<T> {
 }
 
 impl Source {
-    /// How many values the layout has, with those that are read behind the last line.
+    /// The number of values in the layout, including those that are read after the last line.
     fn size(&self) -> usize {
         self.planes.channels * self.phases.len() * self.height * self.pitch + self.pitch
     }
@@ -466,7 +472,7 @@ impl Source {
         super::each_chunk(out, self.height * self.pitch, |number, plane| {
             plane.fill(T::zero());
             let [rows, columns] = &self.phases[number % phases];
-            // Behind the last plane there are zeros alone.
+            // There are only zeros after the last plane.
             let Some(channel) = values.chunks_exact(height * width).nth(number / phases) else {
                 return;
             };
@@ -484,7 +490,7 @@ impl Source {
     }
 }
 
-/// The product for some channels of the target, from `first` on.
+/// Computes the product for some channels of the target, from `first` on.
 pub(super) struct Correlate<'a, T> {
     of: &'a Shifted<T>,
     source: &'a [T],
@@ -507,7 +513,8 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
             * of.source.phases.len()
             * of.source.height
             * of.source.pitch;
-        // Not every value is in a phase, where the stride is more than the kernel reaches.
+        // If the stride is larger than the kernel's reach, some values are in no phase and stay
+        // zero.
         let covered: usize = of
             .phases
             .iter()
@@ -521,11 +528,13 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
             let [rows, columns] = phase.runs;
             let (pitch, depth) = (of.source.pitch, phase.offsets.len());
             let length = (rows.count - 1) * pitch + columns.count;
+            // Whether the sums have the layout of the target, so that they need not be copied.
             let direct = rows.step == 1
                 && columns.step == 1
                 && pitch == width
                 && rows.count == height
                 && columns.count == width;
+            // The taps of a channel read nearly the same source, so more taps allow more offsets.
             let together =
                 (DEPTH / (BLOCK * size_of::<T>() / 4).max(1) * phase.taps).clamp(64, 512);
             let mut done = 0;
@@ -561,13 +570,19 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
                                                 for n in 0..$n {
                                                     at[n] = (done + place + n) * plane;
                                                 }
-                                                kernel::combine::<S, T, $n>(simd, source, run.clone(), (offsets, weights), (target, at), add);
+                                                kernel::combine::<S, T, $n>(
+                                                    simd, source, run.clone(), (offsets, weights),
+                                                    (target, at), add,
+                                                );
                                             } else {
                                                 for n in 0..$n {
                                                     at[n] = (place + n) * BLOCK;
                                                 }
                                                 let source = &source[run.start..];
-                                                kernel::combine::<S, T, $n>(simd, source, 0..run.len(), (offsets, weights), (block, at), add);
+                                                kernel::combine::<S, T, $n>(
+                                                    simd, source, 0..run.len(), (offsets, weights),
+                                                    (block, at), add,
+                                                );
                                             }
                                         })*
                                         _ => {}
@@ -590,7 +605,8 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
     }
 }
 
-/// Writes values of the lines of a phase, from the place `from` on, to where they belong.
+/// Copies values of a phase's lines, which begin at the place `from`, to their positions in the
+/// target.
 #[inline(always)]
 fn spread<T: Scalar>(
     made: &[T],

@@ -1,28 +1,27 @@
-//! The two inner loops of every product, in the processor's widest vectors.
+//! The two inner loops of all products, in the processor's widest vectors.
 //!
-//! A number's sum is made in an order that depends on the shape of the matrix alone. How columns
-//! are grouped, which zeros are left out and who computes what changes no bit of a result.
+//! The order of a summation depends only on the shape of the matrix. The grouping of columns, the
+//! skipping of zeros and the distribution over threads do not change a single bit of a result.
 
-// Everything here has to be inlined into the function that the processor's features were switched
-// on for.
+// Everything here must be inlined into the function for which the processor's features are enabled.
 #![allow(clippy::inline_always, clippy::needless_range_loop)]
 
 use std::ops::Range;
 
 use pulp::Simd;
 
-/// A number type's vectors.
+/// The SIMD vectors of a number type.
 pub trait Lanes: Copy + Default + 'static {
-    /// A vector of as many numbers as the processor takes at once.
+    /// A vector of the processor's full width.
     type Vector<S: Simd>: Copy;
 
-    /// The slice as vectors, and what is left.
+    /// The slice as vectors, and the remaining values.
     fn vectors<S: Simd>(values: &[Self]) -> (&[Self::Vector<S>], &[Self]);
-    /// The same to write to.
+    /// The mutable slice as vectors, and the remaining values.
     fn vectors_mut<S: Simd>(values: &mut [Self]) -> (&mut [Self::Vector<S>], &mut [Self]);
-    /// A vector from fewer values, zeros behind them.
+    /// A vector from fewer values, padded with zeros.
     fn load<S: Simd>(simd: S, values: &[Self]) -> Self::Vector<S>;
-    /// Writes a vector's first values.
+    /// Writes the first values of a vector.
     fn store<S: Simd>(simd: S, values: &mut [Self], vector: Self::Vector<S>);
     /// The value in every lane.
     fn splat<S: Simd>(simd: S, value: Self) -> Self::Vector<S>;
@@ -38,14 +37,17 @@ pub trait Lanes: Copy + Default + 'static {
     /// The sum of the lanes.
     fn sum<S: Simd>(simd: S, vector: Self::Vector<S>) -> Self;
 
-    /// How many lanes a vector has.
+    /// The number of lanes of a vector.
     fn lanes<S: Simd>() -> usize {
         size_of::<Self::Vector<S>>() / size_of::<Self>()
     }
 }
 
 macro_rules! lanes {
-    ($number:ty, $vector:ident, $as:ident, $as_mut:ident, $load:ident, $store:ident, $splat:ident, $add:ident, $mul_add:ident, $sum:ident) => {
+    (
+        $number:ty, $vector:ident, $as:ident, $as_mut:ident, $load:ident, $store:ident,
+        $splat:ident, $add:ident, $mul_add:ident, $sum:ident
+    ) => {
         impl Lanes for $number {
             type Vector<S: Simd> = S::$vector;
 
@@ -114,8 +116,8 @@ lanes!(
     reduce_sum_f64s
 );
 
-/// y_c = Σ_a w_a x_ac for N columns of y, over `rows`, or added to what is there. w_a begins at
-/// `offsets[a]` of `w`, y_c at `columns[c]` of `y`.
+/// y_c = Σ_a w_a x_ac for N columns of y, over `rows`. If `add` is set, the sums are added to y
+/// instead. w_a begins at `offsets[a]` of `w`, and y_c at `columns[c]` of `y`.
 #[inline(always)]
 pub fn combine<S: Simd, T: Lanes, const N: usize>(
     simd: S,
@@ -129,7 +131,7 @@ pub fn combine<S: Simd, T: Lanes, const N: usize>(
     if rows.len() < lanes {
         return few::<S, T, N>(simd, w, rows, (offsets, x), (y, columns), add);
     }
-    // As many vectors at once as keep one or two dozen sums in registers.
+    // The number of vectors that keeps one or two dozen sums in registers.
     let most = match N {
         1 => 8,
         2 => 4,
@@ -139,8 +141,8 @@ pub fn combine<S: Simd, T: Lanes, const N: usize>(
     let mut first = rows.start;
     while first < rows.end {
         let vectors = (rows.end - first).div_ceil(lanes);
-        // The last one may overlap the one before it, which then has to be in its tile: so never
-        // one alone is left.
+        // The last vector may overlap the previous one, and both must be in the same tile. So a
+        // single vector is never left over.
         let together = if vectors <= most { vectors } else { most.min(vectors / 2) };
         let some = first..rows.end.min(first + together * lanes);
         macro_rules! of {
@@ -163,8 +165,8 @@ pub fn combine<S: Simd, T: Lanes, const N: usize>(
     }
 }
 
-/// [`combine`] over V vectors of rows, of which the last ends with the rows and may overlap the one
-/// before.
+/// [`combine`] over V vectors of rows. The last vector ends with the rows and may overlap the
+/// previous one.
 #[inline(always)]
 fn tile<S: Simd, T: Lanes, const V: usize, const N: usize>(
     simd: S,
@@ -196,7 +198,7 @@ fn tile<S: Simd, T: Lanes, const V: usize, const N: usize>(
     }
     for c in 0..N {
         let y = &mut y[columns[c] + rows.start..columns[c] + rows.end];
-        // All of them are read before one is written.
+        // All vectors are read before any is written, because they may overlap.
         let mut before = [zero; V];
         if add {
             for v in 0..V {
@@ -239,7 +241,7 @@ fn few<S: Simd, T: Lanes, const N: usize>(
     }
 }
 
-/// The M x N scalar products of M columns with N columns, all of one length.
+/// The M x N scalar products of M columns with N columns, all of the same length.
 #[inline(always)]
 pub fn dots<S: Simd, T: Lanes, const M: usize, const N: usize>(
     simd: S,
@@ -257,7 +259,7 @@ pub fn dots<S: Simd, T: Lanes, const M: usize, const N: usize>(
     for c in 0..N {
         (s_body[c], s_rest[c]) = T::vectors::<S>(s[c]);
     }
-    // Cut to one length, so that the loop below has no check in it.
+    // Cut to the same length, so that the loop below has no bounds checks.
     let length = w_body[0].len();
     for i in 0..M {
         w_body[i] = &w_body[i][..length];

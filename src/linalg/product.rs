@@ -1,6 +1,6 @@
-//! y = W diag(u) x: the columns of W that x does not leave out, added up.
+//! y = W diag(u) x, as a sum over the columns of W where diag(u) x is not zero.
 
-// Inlined into the function that the processor's features were switched on for.
+// Inlined into the function for which the processor's features are enabled.
 #![allow(clippy::inline_always)]
 
 use std::ops::Range;
@@ -11,16 +11,16 @@ use crate::linalg::kernel;
 use crate::linalg::{GROUP, Group, Matrix, Scratch, count_nonzero, grow};
 use crate::scalar::Scalar;
 
-/// So many inputs are combined at once; the sums of such blocks are added up.
+/// The number of inputs that are combined at once. The sums of these blocks are added up.
 const DEPTH: usize = 256;
-/// So many where each column has a page of memory, or more, of its own.
+/// The number of inputs that are combined at once if each column spans a memory page or more.
 const FEW: usize = 64;
-/// Bytes.
+/// The size of a memory page in bytes.
 const PAGE: usize = 4096;
-/// So many right hand sides are prepared at once.
+/// The number of right-hand sides that are prepared at once.
 const SLAB: usize = 66;
-/// Below this density each column goes by itself, as columns of different patterns would fill up
-/// each other's zeros.
+/// Below this density, columns are processed one by one: in a group, columns with different
+/// patterns would fill each other's zeros.
 const SPARSE: f64 = 0.25;
 
 pub struct Apply<'a, T> {
@@ -37,11 +37,11 @@ impl<T: Scalar> WithSimd for Apply<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { w: Matrix { values: w, stride, outputs, inputs }, u, per_sample, x, y, scratch } =
-            self;
+        let Self { w, u, per_sample, x, y, scratch } = self;
+        let Matrix { values: w, stride, outputs, inputs } = w;
         let columns = x.len() / inputs;
-        // Columns far apart in memory share few cache lines and no page: copied closely together,
-        // in runs of a page, they do.
+        // Columns that are far apart in memory share no page and few cache lines. So they are
+        // copied close together first, in runs of one page.
         let apart = stride * size_of::<T>() >= PAGE;
         let height = PAGE / size_of::<T>();
         let together = if apart { FEW } else { DEPTH };
@@ -82,8 +82,9 @@ impl<T: Scalar> WithSimd for Apply<'_, T> {
 }
 
 impl<T: Scalar> Scratch<T> {
-    /// Lists, for the inputs in `depth`, what of the columns in `slab` is not zero: in `offsets`
-    /// the input's place within the depth, in `x` the values of a group's columns side by side.
+    /// Lists the nonzero values of the columns in `slab`, for the inputs in `depth`. `offsets` gets
+    /// the positions of the inputs within `depth`, and `x` the values of a group's columns side by
+    /// side.
     #[inline(always)]
     fn prepare(
         &mut self,
@@ -97,8 +98,8 @@ impl<T: Scalar> Scratch<T> {
         let Self { groups, columns, offsets, x: prepared, .. } = self;
         groups.clear();
         columns.clear();
-        // Room for the most that there can be: memory does not depend on the values, and the loops
-        // below need not ask.
+        // Room for the largest possible number of entries, so that memory does not depend on the
+        // values and the loops below need no checks.
         groups.reserve(SLAB);
         columns.reserve(SLAB);
         grow(offsets, (SLAB + 1) * DEPTH);
@@ -107,14 +108,14 @@ impl<T: Scalar> Scratch<T> {
         let mut entries = 0;
         for c in slab {
             let nonzero = count_nonzero(values(c));
-            // The first block writes all of y, the others add to it.
+            // The first block writes all of y, so it needs all columns. The others add to y.
             if nonzero > 0 || depth.start == 0 {
                 entries += nonzero;
                 columns.push(c);
             }
         }
         let density = entries as f64 / (columns.len() * depth.len()).max(1) as f64;
-        // The columns of one sample have their zeros in common.
+        // Columns of the same sample share their zeros, so they can be grouped at any density.
         let alone = per_sample == 1 && density < SPARSE;
         let (mut first, mut at) = (0, 0);
         let mut rest = &columns[..];
@@ -151,7 +152,7 @@ impl<T: Scalar> Scratch<T> {
                     list::<T, 6>([a, b, c, d, e, f], scale, offsets, x)
                 }
                 _ => {
-                    // The columns of two samples, each with its own scale.
+                    // The columns of several samples, each with its own scale.
                     let mut count = 0;
                     for i in 0..depth.len() {
                         let mut any = false;
@@ -174,8 +175,8 @@ impl<T: Scalar> Scratch<T> {
     }
 }
 
-/// Lists where any of N columns is not zero, and the columns' values there side by side, times
-/// `scale`. Gives how often.
+/// Lists the positions where any of N columns is nonzero, and the columns' values there side by
+/// side, times `scale`. Returns the number of positions.
 #[inline(always)]
 fn list<T: Scalar, const N: usize>(
     columns: [&[T]; N],
@@ -194,7 +195,7 @@ fn list<T: Scalar, const N: usize>(
             x[count][c] = v;
             any |= v != T::zero();
         }
-        // Written in any case and counted where it holds: no branch to mispredict.
+        // Always written but only counted if nonzero, so there is no branch to mispredict.
         offsets[count] = i;
         count += usize::from(any);
     }
@@ -223,7 +224,10 @@ impl Group {
                         for c in 0..$n {
                             columns[c] += self.columns[c];
                         }
-                        kernel::combine::<S, T, $n>(simd, w, rows, (&offsets[self.first..][..self.count], x), (y, columns), add);
+                        let offsets = &offsets[self.first..][..self.count];
+                        kernel::combine::<S, T, $n>(
+                            simd, w, rows, (offsets, x), (y, columns), add,
+                        );
                     })*
                     _ => {}
                 }

@@ -1,6 +1,6 @@
-//! x = diag(u) Wᵀ y: scalar products with those columns of W that u does not leave out.
+//! x = diag(u) Wᵀ y, as scalar products with the columns of W where u is not zero.
 
-// Inlined into the function that the processor's features were switched on for.
+// Inlined into the function for which the processor's features are enabled.
 #![allow(clippy::inline_always)]
 
 use std::ops::Range;
@@ -11,14 +11,14 @@ use crate::linalg::kernel;
 use crate::linalg::{Columns, GROUP, Group, Matrix, Scratch, count_nonzero, grow};
 use crate::scalar::Scalar;
 
-/// So many outputs of a scalar product are summed at once.
+/// The number of outputs that a scalar product sums at once.
 const LENGTH: usize = 2048;
-/// So many weights stay in the cache while all right hand sides meet them.
+/// The number of weights that stay in the cache while they are multiplied by all right-hand sides.
 const CACHED: usize = 32_768;
-/// So many samples of one column each go together.
+/// The number of samples with one column each that are processed together.
 const TOGETHER: usize = 15;
-/// Below this density each sample goes by itself, as those of different patterns would fill up each
-/// other's zeros.
+/// Below this density, samples are processed one by one: together, samples with different patterns
+/// would fill each other's zeros.
 const SPARSE: f64 = 0.4;
 
 pub struct ApplyTransposed<'a, T> {
@@ -35,8 +35,8 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { w: Matrix { values: w, stride, outputs, inputs }, u, per_sample, x, y, scratch } =
-            self;
+        let Self { w, u, per_sample, x, y, scratch } = self;
+        let Matrix { values: w, stride, outputs, inputs } = w;
         x.fill(T::zero());
         let samples = y.len() / outputs / per_sample.max(1);
         let Scratch { groups, offsets: lists, .. } = scratch;
@@ -48,8 +48,8 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
         };
         let dense = u.is_none_or(|u| live(u) as f64 >= SPARSE * (samples * inputs) as f64);
         if per_sample == 1 && samples > 1 && dense {
-            // Single columns of several samples are taken together: of a row that some do not need
-            // little is lost.
+            // Single columns of several samples are processed together. Little is wasted on rows
+            // that only some of them need.
             lists[..inputs].iter_mut().enumerate().for_each(|(i, list)| *list = i);
             for first in (0..samples).step_by(TOGETHER) {
                 let width = TOGETHER.min(samples - first);
@@ -109,8 +109,7 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
             let u = u.column(sample, inputs);
             for x in x.chunks_exact_mut(inputs) {
                 for (x, &u) in x.iter_mut().zip(u) {
-                    // Without the question an infinity would become NaN where nothing was asked
-                    // for.
+                    // Without this check, an infinite sum times 0 would become NaN.
                     *x = if u == T::zero() { u } else { *x * u };
                 }
             }

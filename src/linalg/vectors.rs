@@ -1,6 +1,6 @@
 //! Small operations on slices.
 
-// Inlined into the function that the processor's features were switched on for.
+// Inlined into the function for which the processor's features are enabled.
 #![allow(clippy::inline_always)]
 
 use pulp::{Simd, WithSimd};
@@ -31,8 +31,8 @@ pub(crate) fn copy<T: Scalar>(x: &[T], y: &mut [T]) {
     super::zip_parts(y, x, |_, y, x| y.copy_from_slice(x));
 }
 
-/// Rows of a column-major matrix of `rows` x `columns`, one after another: the k-th is row
-/// `chosen(k)`, and there are as many as `out` has room for.
+/// Copies rows of a column-major matrix of `rows` x `columns`, one after another. The k-th copy is
+/// that of row `chosen(k)`, and `out` determines the number of copies.
 pub(crate) fn copy_rows<T: Scalar>(
     values: &[T],
     rows: usize,
@@ -40,7 +40,7 @@ pub(crate) fn copy_rows<T: Scalar>(
     chosen: impl Fn(usize) -> usize,
     out: &mut [T],
 ) {
-    // A line of the cache is written before the next is begun.
+    // Each cache line is completed before the next one is started.
     const BLOCK: usize = 16;
     for first in (0..columns).step_by(BLOCK) {
         let block = first..columns.min(first + BLOCK);
@@ -53,13 +53,14 @@ pub(crate) fn copy_rows<T: Scalar>(
     }
 }
 
-/// Writes columns of `rows.len()` values to those rows of columns of `out`, zeros to the others.
+/// Writes columns of `rows.len()` values to the given rows of `out`, and zeros to the other rows.
 pub(super) fn spread<T: Scalar>(values: &[T], rows: &[usize], out: &mut [T]) {
     let columns = values.len().checked_div(rows.len()).unwrap_or(0);
     if columns == 0 {
         return out.fill(T::zero());
     }
-    // Column by column: what is filled is still in the cache when it is written again.
+    // Column by column, so that a column of zeros is still in the cache when its values are
+    // written.
     for (values, out) in
         values.chunks_exact(rows.len()).zip(out.chunks_exact_mut(out.len() / columns))
     {
@@ -70,8 +71,8 @@ pub(super) fn spread<T: Scalar>(values: &[T], rows: &[usize], out: &mut [T]) {
     }
 }
 
-/// Lists the rows of a column-major matrix, as many as `list` is long, that are not all zero. Gives
-/// how many they are.
+/// Lists the rows of a column-major matrix that are not all zero, and returns their number. The
+/// matrix has `list.len()` rows.
 pub(crate) fn list_nonzero_rows<T: Scalar>(values: &[T], list: &mut [usize]) -> usize {
     let rows = list.len();
     list.fill(0);
@@ -89,13 +90,14 @@ pub(crate) fn list_nonzero_rows<T: Scalar>(values: &[T], list: &mut [usize]) -> 
     count
 }
 
-/// How many entries are not zero: in vectors, as without an exit it runs faster than a search.
+/// The number of entries that are not zero. Without an early exit, the loop runs in vectors and is
+/// faster than a search.
 #[inline(always)]
 pub(super) fn count_nonzero<T: Scalar>(values: &[T]) -> usize {
     values.iter().map(|v| usize::from(*v != T::zero())).sum()
 }
 
-/// The largest magnitude, NaN if any entry is not a number.
+/// The largest magnitude, or NaN if any entry is NaN.
 pub(super) struct MaxAbs<'a, T> {
     values: &'a [T],
     max: &'a mut T,
@@ -125,7 +127,7 @@ impl<T: Scalar> WithSimd for MaxAbs<'_, T> {
     }
 }
 
-/// The largest magnitude, NaN if any entry is not a number.
+/// The largest magnitude, or NaN if any entry is NaN.
 pub(crate) fn max_abs<T: Scalar>(values: &[T]) -> T {
     let of_part = |values: &[T]| {
         let mut max = T::zero();
@@ -140,7 +142,7 @@ pub(crate) fn max_abs<T: Scalar>(values: &[T]) -> T {
     of_part(values)
 }
 
-/// Σ f(a, b, c), in double precision but for short runs.
+/// Σ f(a, b, c), in double precision except within short runs.
 pub(crate) fn sum<T: Scalar>([a, b, c]: [&[T]; 3], f: impl Fn(T, T, T) -> T + Sync) -> f64 {
     const LANES: usize = 16;
     const RUN: usize = 512;
@@ -164,8 +166,8 @@ pub(crate) fn sum<T: Scalar>([a, b, c]: [&[T]; 3], f: impl Fn(T, T, T) -> T + Sy
     sum_in_order(a.len().div_ceil(PART), a.len(), of_part)
 }
 
-/// The sum of so many terms, always in the same order; those that are worth it are made on all
-/// threads of the caller's pool.
+/// The sum of `terms` terms, always in the same order. If there is enough `work`, the terms are
+/// computed on all threads of the caller's pool.
 pub(crate) fn sum_in_order(terms: usize, work: usize, term: impl Fn(usize) -> f64 + Sync) -> f64 {
     #[cfg(feature = "rayon")]
     if work > 2 * PART {
@@ -179,18 +181,19 @@ pub(crate) fn sum_in_order(terms: usize, work: usize, term: impl Fn(usize) -> f6
             .into_iter()
             .sum();
     }
+    // Unused without the feature `rayon`.
     let _ = work;
     (0..terms).map(term).sum()
 }
 
-/// Σ a b, in double precision but for short runs.
+/// Σ a b, in double precision except within short runs.
 pub(crate) fn dot<T: Scalar>(a: &[T], b: &[T]) -> f64 {
     sum([a, b, b], |a, b, _| a * b)
 }
 
 /// The first entry that is NaN or infinite.
 pub(crate) fn first_non_finite<T: Scalar>(values: &[T]) -> Option<(usize, T)> {
-    // Without an early exit the sweep runs in vector registers, and it nearly always finds nothing.
+    // Without an early exit, the loop runs in vectors, and it nearly always finds nothing.
     let all_finite = |values: &[T]| values.iter().fold(true, |finite, v| finite & v.is_finite());
     #[cfg(feature = "rayon")]
     if values.len() > 2 * PART {
@@ -205,7 +208,7 @@ pub(crate) fn first_non_finite<T: Scalar>(values: &[T]) -> Option<(usize, T)> {
     values.iter().copied().enumerate().find(|(_, v)| !v.is_finite())
 }
 
-/// The larger one, NaN if either is.
+/// The larger value, or NaN if either is NaN.
 pub(super) fn larger<T: Scalar>(a: T, b: T) -> T {
     if a.is_nan() || b <= a { a } else { b }
 }

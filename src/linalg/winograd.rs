@@ -1,18 +1,18 @@
-//! Correlations with kernels of 3 x 3, by fewer multiplications.
+//! Correlations with 3 x 3 kernels, computed with fewer multiplications.
 //!
-//! Two outputs by two of such a correlation take 36 multiplications, or 16: with the patch d of 4 x
-//! 4 inputs that they see and the kernel g,
+//! Computed directly, 2 x 2 outputs of such a correlation take 36 multiplications. With the patch d
+//! of 4 x 4 inputs that the outputs see and the kernel g, they take 16:
 //!
 //! ```text
 //!     Y = Aᵀ [(G g Gᵀ) ∘ (Bᵀ d B)] A
 //! ```
 //!
-//! where B and A add and subtract alone (S. Winograd 1980; A. Lavin and S. Gray 2016: Fast
-//! Algorithms for Convolutional Neural Networks, section 4.1). Summed over channels, each of the 16
-//! places is a product of matrices of its own. The result's rounding is relative to all that the
-//! patch holds, not to what one output sees of it.
+//! Here B and A only add and subtract (S. Winograd 1980; A. Lavin and S. Gray 2016: Fast Algorithms
+//! for Convolutional Neural Networks, section 4.1). Summed over channels, each of the 16 places is
+//! a separate matrix product. The rounding error of a result is relative to the whole patch, not
+//! just to the part that one output sees.
 
-// Inlined into the function that the processor's features were switched on for.
+// Inlined into the function for which the processor's features are enabled.
 #![allow(clippy::inline_always)]
 
 use std::ops::Range;
@@ -25,9 +25,9 @@ use crate::scalar::Scalar;
 
 /// The places of a transformed patch.
 const PLACES: usize = 16;
-/// So many values of one place are worked on together.
+/// The number of values of one place that are processed together.
 const TOGETHER: usize = 1 << 16;
-/// Below so many patches or channels there is nothing to gain.
+/// The numbers of patches and channels below which nothing is gained.
 const FEWEST: [usize; 2] = [16, 16];
 
 /// A correlation of 3 x 3 with stride 1.
@@ -37,19 +37,20 @@ pub(crate) struct Winograd<T> {
     target: Planes,
     /// The zeros around the source.
     padding: [usize; 2],
-    /// For each place and tile of target channels: for each source channel one weight for each
-    /// channel of the tile.
+    /// For each place, tile of target channels and source channel, one weight per channel of the
+    /// tile.
     weights: Vec<T>,
 }
 
 impl<T: Scalar> Winograd<T> {
-    /// Whether it pays for these sides.
+    /// Whether this method is faster for these sides.
     pub fn pays(source: Planes, target: Planes) -> bool {
         let patches = target.size[0].div_ceil(2) * target.size[1].div_ceil(2);
         patches >= FEWEST[0] && source.channels.min(target.channels) >= FEWEST[1]
     }
 
-    /// `weight` gives that of a target and a source channel at a row and a column of the kernel.
+    /// `weight` returns the weight for a target channel, a source channel, and a row and a column
+    /// of the kernel.
     pub fn new(
         source: Planes,
         target: Planes,
@@ -63,6 +64,7 @@ impl<T: Scalar> Winograd<T> {
                     let g: [[f64; 3]; 3] = std::array::from_fn(|y| {
                         std::array::from_fn(|x| weight(of_target, channel, y, x).as_f64())
                     });
+                    // G g Gᵀ, first along the columns, then along the rows.
                     let along =
                         |a: f64, b: f64, c: f64| [a, 0.5 * (a + b + c), 0.5 * (a - b + c), c];
                     let columns: [[f64; 4]; 3] =
@@ -82,15 +84,16 @@ impl<T: Scalar> Winograd<T> {
         Self { source, target, padding, weights }
     }
 
-    /// How many values a column of the source and of the target has.
+    /// The number of values in a column of the source and of the target.
     pub fn sizes(&self) -> (usize, usize) {
         (self.source.values(), self.target.values())
     }
 
-    /// The product for one column.
+    /// Computes the product for one column.
     pub fn apply(&self, source: &[T], target: &mut [T]) {
         let [down, across] = self.target.size.map(|size| size.div_ceil(2));
-        // Some rows of patches at a time, so that a place of all their channels stays in the cache.
+        // A few rows of patches at a time, so that one place of all their channels stays in the
+        // cache.
         let strip = (TOGETHER / self.source.channels / across).clamp(1, down);
         let mut patches = T::with_scratch(|scratch| std::mem::take(&mut scratch.planes));
         for first in (0..down).step_by(strip) {
@@ -117,7 +120,7 @@ impl<T: Scalar> Winograd<T> {
         T::with_scratch(|scratch| scratch.planes = patches);
     }
 
-    /// Some rows of patches of the target.
+    /// Computes some rows of patches of the target.
     fn multiply(&self, patches: &[T], rows: Range<usize>, target: &mut [T]) {
         let plane = self.target.size[0] * self.target.size[1];
         share_out(target, plane, TILE, true, |first, target| {
@@ -136,7 +139,7 @@ impl<T: Scalar> Winograd<T> {
     }
 }
 
-/// Bᵀ d B for the patches of some rows of one channel.
+/// Computes Bᵀ d B for some rows of patches of one channel.
 pub(super) struct Transform<'a, T> {
     of: &'a Winograd<T>,
     rows: Range<usize>,
@@ -155,7 +158,7 @@ impl<T: Scalar> WithSimd for Transform<'_, T> {
         let [height, width] = of.source.size;
         let across = of.target.size[1].div_ceil(2);
         let count = rows.len() * across;
-        // The even and the odd columns of each line, zeros around them.
+        // Each line is stored as its even and its odd columns, surrounded by zeros.
         let size = across + 1;
         let depth = 2 * rows.len() + 2;
         grow(lines, depth * 2 * size + 2 * size);
@@ -224,8 +227,8 @@ impl<T: Scalar> WithSimd for Transform<'_, T> {
     }
 }
 
-/// The sums over the source's channels, place by place, and what they are of the target: for some
-/// of its channels, from `first` on, at some rows of patches.
+/// Sums over the source's channels, place by place, and transforms the sums to values of the
+/// target, for some of its channels (from `first` on) and some rows of patches.
 pub(super) struct Multiply<'a, T> {
     of: &'a Winograd<T>,
     patches: &'a [T],
@@ -264,7 +267,10 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
                                     at[n] = ((tile.start - first + n) * PLACES + place) * count;
                                 }
                                 let weights = weights.as_chunks::<$n>().0;
-                                kernel::combine::<S, T, $n>(simd, source, 0..count, (&offsets, weights), (products, at), false);
+                                kernel::combine::<S, T, $n>(
+                                    simd, source, 0..count, (&offsets, weights),
+                                    (products, at), false,
+                                );
                             })*
                             _ => {}
                         }
@@ -275,8 +281,9 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
         }
         for (channel, target) in target.chunks_exact_mut(height * width).enumerate() {
             let products = &mut products[channel * PLACES * count..][..PLACES * count];
-            // Aᵀ from the left: eight places are left of the sixteen, in the first eight.
+            // Aᵀ from the left reduces the sixteen places to eight, stored in the first eight.
             for x in 0..4 {
+                // Borrows four places of the same column mutably.
                 let mut rest = &mut *products;
                 let mut lines: [&mut [T]; 4] = std::array::from_fn(|y| {
                     let (_, line) = std::mem::take(&mut rest).split_at_mut(if y == 0 {
@@ -296,6 +303,7 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
                 }
             }
             for row in 0..rows.len() {
+                // A from the right, while the outputs are written.
                 for y in 0..2 {
                     let at = 2 * (rows.start + row) + y;
                     if at >= height {
