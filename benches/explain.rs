@@ -1,8 +1,9 @@
 //! Measures the cost of an explanation relative to the plain forward pass. Run it with
 //! `cargo bench --bench explain`.
 //!
-//! The weights are fixed and have no pattern that a product could exploit. Five sixths of the inputs
-//! are zero, as in a digit. A batch's time is for the whole batch. The throughput is in samples.
+//! The weights are fixed and have no pattern that a product could exploit. Five sixths of the
+//! inputs are zero, as in a digit. Batch times are for the whole batch; the throughput is in
+//! samples.
 
 use std::hint::black_box;
 

@@ -38,7 +38,8 @@ fn model(sizes: &[usize], leaky: bool) -> Sequential<f32> {
 }
 
 fn explainer(sizes: &[usize], targets: Targets<f32>) -> Explainer<f32> {
-    let explainer = model(sizes, false).explainer(Rule::Epsilon).expect("the rule fits every layer");
+    let explainer =
+        model(sizes, false).explainer(Rule::Epsilon).expect("the rule fits every layer");
     explainer.targets(targets).expect("the outputs exist")
 }
 
@@ -159,8 +160,8 @@ fn zeros() {
     }
 }
 
-/// Compares the multiply-adds per second of a batch with those of a large matrix product by nalgebra
-/// on one thread, multiplied by the number of threads.
+/// Compares the multiply-adds per second of a batch with those of a large matrix product by
+/// nalgebra on one thread, multiplied by the number of threads.
 fn rate() {
     const SIZE: usize = 1024;
     const SAMPLES: usize = 512;
@@ -175,8 +176,9 @@ fn rate() {
     #[cfg(not(feature = "rayon"))]
     let threads = 1_usize;
     println!(
-        "\n| network, targets, {SAMPLES} samples | G multiply-adds/s | matrix product, {threads} x one \
-         thread | relprop / matrix product |\n|---|---:|---:|---:|"
+        "\n| network, targets, {SAMPLES} samples | G multiply-adds/s \
+         | matrix product, {threads} x one thread | relprop / matrix product |\n\
+         |---|---:|---:|---:|"
     );
     for (sizes, targets) in [
         (&[784, 320, 120, 40, 10][..], Targets::Predicted),

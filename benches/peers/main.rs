@@ -9,7 +9,8 @@
 //! - `run N` explains N samples in turn, or the batch N times, including the relevance of every
 //!   target, and prints the seconds.
 //! - `write PATH` writes the outputs and the relevance of every target for each sample, as f32.
-//! - `memory` prints the peak memory of the process in bytes, or 0 if the system does not report it.
+//! - `memory` prints the peak memory of the process in bytes, or 0 if the system does not report
+//!   it.
 
 use std::error::Error;
 use std::hint::black_box;
