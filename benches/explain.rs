@@ -1,9 +1,9 @@
-//! The cost of an explanation, with the plain forward pass as the yardstick: `cargo bench --bench
-//! explain`.
+//! Measures the cost of an explanation relative to the plain forward pass. Run it with
+//! `cargo bench --bench explain`.
 //!
-//! The weights are fixed and without a pattern that a product could profit from. Five sixths of the
-//! inputs of the network 784-320-120-40-10 are zero, as in a digit. Times of a batch are for the
-//! whole of it; the throughput is in samples.
+//! The weights are fixed and have no pattern that a product could exploit. Five sixths of the
+//! inputs are zero, as in a digit. Batch times are for the whole batch; the throughput is in
+//! samples.
 
 use std::hint::black_box;
 
@@ -40,12 +40,13 @@ fn samples(count: usize) -> DMatrix<f32> {
 fn explainer(sizes: &[usize], accumulation: Accumulation, targets: Targets<f32>) -> Explainer<f32> {
     let explainer = model(sizes)
         .explainer(Rule::Epsilon)
-        .expect("the rule goes everywhere")
+        .expect("the rule fits every layer")
         .accumulation(accumulation);
-    explainer.targets(targets).expect("there are such outputs")
+    explainer.targets(targets).expect("the outputs exist")
 }
 
-/// One sample of each network, in each order, for all outputs and for one.
+/// Explains one sample of each network: in each order for all outputs, and in the optimal order for
+/// some outputs.
 fn single(criterion: &mut Criterion) {
     let sample = samples(1);
     for sizes in [MLP, BOTTLENECK] {
@@ -74,7 +75,7 @@ fn single(criterion: &mut Criterion) {
     }
 }
 
-/// Batches of all sizes.
+/// Explains batches of several sizes.
 fn batch(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("batch of 784-320-120-40-10");
     for count in [1, 6, 64, 512] {

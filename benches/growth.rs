@@ -1,6 +1,6 @@
-//! The tables of `docs/performance.md`: `cargo bench --bench growth`.
+//! Measures the tables of `docs/performance.md`. Run it with `cargo bench --bench growth`.
 //!
-//! Random weights (He) and inputs; a time is the median of eleven bursts, for one sample.
+//! Weights (He) and inputs are random. Each time is the median of eleven bursts, for one sample.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use relprop::nalgebra::DMatrix;
 use relprop::{Accumulation, Explainer, LeakyRelu, Linear, Relu, Rule, Sequential, Targets};
 
-/// A sequence of numbers without a pattern.
+/// A linear congruential generator of pseudorandom numbers.
 struct Random(u64);
 
 impl Random {
-    /// Between -1 and 1.
+    /// The next number between -1 and 1.
     fn next(&mut self) -> f32 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -20,7 +20,8 @@ impl Random {
     }
 }
 
-/// With ReLUs between the layers, half of the hidden units are zero; with leaky ones none is.
+/// A dense network. With ReLUs between the layers, about half of the hidden units are zero. With
+/// leaky ReLUs, none is.
 fn model(sizes: &[usize], leaky: bool) -> Sequential<f32> {
     let mut random = Random(1);
     let mut linear = |sizes: &[usize]| {
@@ -37,11 +38,12 @@ fn model(sizes: &[usize], leaky: bool) -> Sequential<f32> {
 }
 
 fn explainer(sizes: &[usize], targets: Targets<f32>) -> Explainer<f32> {
-    let explainer = model(sizes, false).explainer(Rule::Epsilon).expect("the rule goes everywhere");
-    explainer.targets(targets).expect("there are such outputs")
+    let explainer =
+        model(sizes, false).explainer(Rule::Epsilon).expect("the rule fits every layer");
+    explainer.targets(targets).expect("the outputs exist")
 }
 
-/// Samples of which such a part of the values is not zero.
+/// Random samples. `density` is the fraction of nonzero values.
 fn samples(inputs: usize, count: usize, density: f32) -> Vec<f32> {
     let mut random = Random(2);
     (0..inputs * count)
@@ -50,8 +52,9 @@ fn samples(inputs: usize, count: usize, density: f32) -> Vec<f32> {
         .collect()
 }
 
-/// Microseconds.
+/// Measures the microseconds per call.
 fn time(mut call: impl FnMut()) -> f64 {
+    // Warm up, then count the calls that fit into one burst of 20 ms.
     call();
     let start = Instant::now();
     let mut calls = 0_u32;
@@ -70,7 +73,7 @@ fn time(mut call: impl FnMut()) -> f64 {
     bursts[bursts.len() / 2]
 }
 
-/// Microseconds for one sample of such a batch.
+/// Measures the microseconds per sample when `samples` is explained as a batch.
 fn explain(explainer: &Explainer<f32>, samples: &[f32]) -> f64 {
     let count = samples.len() / explainer.model().inputs();
     let mut workspace = explainer.workspace();
@@ -140,8 +143,8 @@ fn growth() {
 
 fn zeros() {
     println!(
-        "\n| inputs that are not zero | one sample, us | of it forward pass, us | 64 samples, us \
-         each |\n|---:|---:|---:|---:|"
+        "\n| nonzero inputs | one sample, us | forward pass alone, us | 64 samples, us each |\n\
+         |---:|---:|---:|---:|"
     );
     let explainer = explainer(&[784, 320, 120, 40, 10], Targets::Predicted);
     for density in [1.0, 0.75, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0] {
@@ -157,8 +160,8 @@ fn zeros() {
     }
 }
 
-/// The multiply-adds of a batch in a second, beside those of a large product of two matrices by
-/// nalgebra on one thread.
+/// Compares the multiply-adds per second of a batch with those of a large matrix product by
+/// nalgebra on one thread, multiplied by the number of threads.
 fn rate() {
     const SIZE: usize = 1024;
     const SAMPLES: usize = 512;
@@ -173,8 +176,9 @@ fn rate() {
     #[cfg(not(feature = "rayon"))]
     let threads = 1_usize;
     println!(
-        "\n| network, targets, {SAMPLES} samples | G multiply-adds/s | product, {threads} x one \
-         thread | of it |\n|---|---:|---:|---:|"
+        "\n| network, targets, {SAMPLES} samples | G multiply-adds/s \
+         | matrix product, {threads} x one thread | relprop / matrix product |\n\
+         |---|---:|---:|---:|"
     );
     for (sizes, targets) in [
         (&[784, 320, 120, 40, 10][..], Targets::Predicted),
@@ -183,15 +187,16 @@ fn rate() {
         (&[1024, 1024, 1024, 1024], Targets::Predicted),
         (&[1024, 1024, 1024, 16], Targets::All),
     ] {
-        // Nothing is zero, so that nothing is left out.
+        // With leaky ReLUs nothing is zero, so no work is skipped.
         let model = model(sizes, true);
         let forward: usize = sizes.windows(2).map(|sizes| sizes[0] * sizes[1]).sum();
         let explainer = model
             .explainer(Rule::Epsilon)
             .and_then(|e| e.targets(targets.clone()))
-            .expect("there are such outputs");
+            .expect("the outputs exist");
         let multiply_adds = forward as f64 + explainer.plan().multiply_adds(Accumulation::Optimal);
         let x = samples(sizes[0], SAMPLES, 1.0);
+        // Measure the product before and after, because the machine may be shared.
         let before = product();
         let rate = multiply_adds / explain(&explainer, &x) / 1e3;
         let machine =

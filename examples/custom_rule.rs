@@ -1,13 +1,13 @@
-//! A rule of your own: relevance in proportion to |z w|, whatever its sign.
+//! Implements a custom rule: relevance in proportion to |z w|, regardless of its sign.
 //!
 //! ```text
 //!     A_ij = |z_i w_ij| / S(Σ_i |z_i w_ij| + |b_j|)
 //! ```
 //!
-//! All shares are non-negative and no total can cancel, so nothing explodes; the price is that what
-//! speaks against an output looks like what speaks for it. A rule is data, so this is all of it:
-//! both directions of accumulation, the ledger and the prepared weights work with it as with the
-//! crate's own.
+//! All shares are non-negative and no total can cancel, so relevance never explodes. The drawback
+//! is that evidence against an output looks like evidence for it. A rule is data, so nothing else
+//! is needed: both directions of accumulation, the ledger and the prepared weights work with it as
+//! with the crate's own rules.
 //!
 //! `cargo run --example custom_rule`
 

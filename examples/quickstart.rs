@@ -1,4 +1,4 @@
-//! A network of two layers, one sample, all that there is to know about it.
+//! Explains one sample of a network with two dense layers and prints everything there is to know.
 //!
 //! `cargo run --example quickstart`
 

@@ -1,9 +1,9 @@
-//! All rules side by side on the bundled digits: what each shares out, what it gives to sinks, and
-//! a picture of them all.
+//! Compares all rules on the bundled digits: how much relevance each assigns to inputs and sinks,
+//! and a picture of their maps.
 //!
-//! `cargo run --release --example rules` writes rules.png; `-- FILE` writes it elsewhere.
+//! `cargo run --release --example rules` writes rules.png. `-- FILE` writes it elsewhere.
 
-// The example of which these are the digits has more use for the reader.
+// The example `mnist` uses more of this reader.
 #[allow(dead_code)]
 #[path = "mnist/idx.rs"]
 mod idx;
@@ -20,13 +20,13 @@ use idx::Dataset;
 type Failure = Box<dyn std::error::Error>;
 type Named = (&'static str, Box<dyn RelevanceRule<f32>>);
 
-/// One digit of each kind is drawn, and this many are counted.
+/// The number of digits for the table of averages. The picture shows one digit of each kind.
 const COUNTED: usize = 200;
 
-/// A name for the picture, and the rule. `Norm` is `Epsilon` where there are neither poolings nor
-/// sums, and `Pass` wants layers with as many inputs as outputs.
+/// The rules, with their names in the picture. Two are missing: in a network without pooling or
+/// sums, `Norm` equals `Epsilon`; and `Pass` requires layers with as many inputs as outputs.
 fn rules() -> Result<Vec<Named>, relprop::Error> {
-    // Pixels are 0 to 1.
+    // Pixels are in the range 0 to 1.
     let pixels = || ZBox::new(0.0, 1.0);
     let first = |rule: Box<dyn RelevanceRule<f32>>| {
         Composite::new(Gamma::default()).first(rule).last(Rule::Epsilon)
@@ -71,7 +71,7 @@ fn main() -> Result<(), Failure> {
         .collect();
 
     let rules = rules()?;
-    // The network runs once for a digit, whatever the number of rules.
+    // The network runs once per digit, for any number of rules.
     let sweep = model.sweep(rules.iter().map(|(_, rule)| rule))?.targets(Targets::Predicted)?;
     count(&rules, &sweep, &inputs[..COUNTED.min(inputs.len())])?;
     for (name, rule) in &rules {
@@ -94,8 +94,8 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// A line for each rule: where the relevance of the prediction goes, on average, in per cent of the
-/// output.
+/// Prints one line per rule: where the relevance of the prediction ends up on average, in percent
+/// of the output.
 fn count(rules: &[Named], sweep: &Sweep<f32>, inputs: &[Vec<f32>]) -> Result<(), Failure> {
     const SINKS: [Cause; 5] =
         [Cause::Bias, Cause::Stabilizer, Cause::Empty, Cause::Dead, Cause::Rest];
@@ -105,7 +105,7 @@ fn count(rules: &[Named], sweep: &Sweep<f32>, inputs: &[Vec<f32>]) -> Result<(),
             let predicted = explanation.predicted();
             let ledger = explanation.ledger(predicted)?;
             let per_cent = 100.0 / ledger.output() / inputs.len() as f64;
-            // Of the other sign than the output, which may be negative.
+            // The part whose sign differs from the output's. The output may be negative.
             let sign = ledger.output().signum();
             let against = explanation
                 .relevance(predicted)?
@@ -119,7 +119,8 @@ fn count(rules: &[Named], sweep: &Sweep<f32>, inputs: &[Vec<f32>]) -> Result<(),
         }
     }
     println!(
-        "where the relevance of the predicted output goes, in % of it, mean of {} digits\n",
+        "where the relevance of the predicted output ends up, in % of the output, \
+         mean of {} digits\n",
         inputs.len()
     );
     println!(
@@ -138,8 +139,8 @@ fn count(rules: &[Named], sweep: &Sweep<f32>, inputs: &[Vec<f32>]) -> Result<(),
     Ok(())
 }
 
-/// A row for each rule, a column for each digit; each map is of the predicted output and scaled by
-/// its own strongest pixel.
+/// Draws one row per rule and one column per digit. Each map shows the predicted output, scaled by
+/// the map's strongest pixel.
 fn draw(
     rules: &[Named],
     sweep: &Sweep<f32>,

@@ -1,8 +1,9 @@
-"""relprop beside zennit, captum and PyTorch: the same networks, inputs and threads, in one run.
+"""Compares relprop with zennit, captum and PyTorch: same networks, inputs and threads, in one run.
 
-Every contestant explains by the epsilon rule (gradient x input: by LRP-0, which is the same up to epsilon in a network
-of ReLUs). Their relevances are compared with loops in float64 first. Then they take turns, in short bursts and in an
-order that changes, so that a noisy machine is noisy for all of them; the medians are printed.
+Every contestant uses the epsilon rule, except gradient x input, which is LRP-0; in a ReLU network
+the two are the same up to epsilon. First the script compares all relevances with loops in float64.
+Then the contestants take turns in short bursts, in an order that changes, so that noise on the
+machine affects all of them. The script prints the medians.
 """
 
 import argparse
@@ -34,14 +35,16 @@ from zennit.rules import Epsilon, Pass
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "examples/mnist/digits-images-idx3-ubyte.gz"
 EPS = 1e-6
-# A single call is made for each of so many samples in turn, so that no processor learns one of them by heart.
+# Single calls cycle through this many samples, so that no cache or branch predictor adapts to one.
 IN_TURN = 16
-# Relative to a sample's largest relevance; in f32 digits are lost where a total is close to 0, by whatever tool.
+# The largest accepted difference, relative to a sample's largest relevance. In f32, every tool loses
+# digits where a total is close to 0.
 AGREE = 5e-2
 
 MLP = (784, 320, 120, 40, 10)
 
-#          sizes, samples in a batch or None for one at a time, all outputs or the predicted one, order of accumulation
+# Sizes, samples per batch (None: one at a time), all outputs (or the predicted one), order of
+# accumulation.
 WORKLOADS = {
     "one": (MLP, None, False, "optimal"),
     "all": (MLP, None, True, "optimal"),
@@ -52,7 +55,7 @@ WORKLOADS = {
     "widening": ((12, 256, 256, 50), 64, True, "optimal"),
     "forward": (MLP, 64, True, "forward"),
 }
-# What has to be reached, against zennit and captum, and against the fastest of all.
+# The required speedups over the faster of zennit and captum, and over the fastest of all.
 BARS = {
     "one": (25, 5),
     "all": (20, 4),
@@ -69,7 +72,7 @@ BARS = {
 
 
 def network(sizes, seed=0):
-    """Random weights as He draws them, small random biases."""
+    """A network with random He weights and small random biases."""
     torch.manual_seed(seed)
     modules = []
     for n_in, n_out in zip(sizes, sizes[1:]):
@@ -81,7 +84,7 @@ def network(sizes, seed=0):
 
 
 def digits(count):
-    """Bundled digits in [0, 1], of many faces and all classes: most of their pixels are 0."""
+    """Bundled digits in [0, 1], from many typefaces and all classes. Most pixels are 0."""
     raw = np.frombuffer(gzip.decompress(DIGITS.read_bytes()), np.uint8, offset=16).reshape(-1, 784)
     return torch.tensor(raw[np.arange(count) * 7 % len(raw)] / 255.0, dtype=torch.float32)
 
@@ -101,13 +104,13 @@ def stabilize(y, eps=EPS):
 
 
 def one_hot_relevance(output):
-    """The predicted output's value at its place."""
+    """The value of the predicted output at its index, and zeros elsewhere."""
     values, at = output.max(1, keepdim=True)
     return torch.zeros_like(output).scatter_(1, at, values)
 
 
 def each_output(output):
-    """The samples stand there once for each output: output k's value at place k."""
+    """For samples repeated once per output: the value of output k at index k of repetition k."""
     outputs = output.shape[1]
     return torch.eye(outputs).repeat(len(output) // outputs, 1) * output
 
@@ -115,7 +118,7 @@ def each_output(output):
 def by_zennit(net, outputs, every):
     composite = LayerMapComposite([(nn.ReLU, Pass()), (nn.Linear, Epsilon(epsilon=EPS))])
     attributor = Gradient(net, composite)
-    attributor.__enter__()  # The hooks are put in once, as a server would.
+    attributor.__enter__()  # Install the hooks once, as a server would.
     if not every:
         return lambda x: attributor(x.clone(), one_hot_relevance)[1][:, None]
     return lambda x: attributor(x.repeat_interleave(outputs, 0), each_output)[1].view(len(x), outputs, -1)
@@ -147,7 +150,7 @@ def by_gradient(net, outputs, every):
 
 
 def by_hand(net, outputs, every):
-    """What an expert writes: one pass keeps what is needed, then products from the outputs to the inputs."""
+    """Hand-written LRP: a forward pass that keeps its values, then products back to the inputs."""
     layers = [(m.weight.detach(), m.bias.detach()) for m in net if isinstance(m, nn.Linear)]
 
     @torch.inference_mode()
@@ -173,7 +176,7 @@ def by_hand(net, outputs, every):
 
 
 def by_forward(net, outputs, every):
-    """Share matrices multiplied from the left, while the network runs."""
+    """Multiplies share matrices from the left while the network runs."""
     layers = [(m.weight.detach(), m.bias.detach()) for m in net if isinstance(m, nn.Linear)]
 
     @torch.inference_mode()
@@ -203,14 +206,14 @@ PEERS = {
 
 
 def peers_of(name):
-    """In `wide` the blocks of a forward accumulation would need 4 GB; in `forward` nothing else is asked for."""
+    """`forward` only compares forward accumulation, which would need blocks of 4 GB in `wide`."""
     if name == "forward":
         return ["torch forward accumulation"]
     return [peer for peer in PEERS if name != "wide" or peer != "torch forward accumulation"]
 
 
 def reference(net, x, every, eps):
-    """The rule as it is written, in float64, a sample at a time."""
+    """Evaluates the rule's formula in float64, one sample at a time."""
     relevances = []
     layers = [(m.weight.detach().double(), m.bias.detach().double()) for m in net if isinstance(m, nn.Linear)]
     for z in x.double():
@@ -230,7 +233,7 @@ def reference(net, x, every, eps):
 
 
 class Relprop:
-    """relprop's side, a process that waits for commands."""
+    """relprop's side: a process that waits for commands."""
 
     def __init__(self, program, folder, net, x, workload, threads):
         sizes, batch, every, order = workload
@@ -247,7 +250,7 @@ class Relprop:
         print(command, file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline().strip()
         if not answer:
-            raise SystemExit(f"relprop ended at: {command}")
+            raise SystemExit(f"relprop exited at command: {command}")
         return answer
 
     def relevances(self, outputs):
@@ -279,14 +282,14 @@ class Peer:
 
 
 def burst(contestant, times):
-    # Threads of the one before may still be waiting for work, and use a core for it.
+    # The previous contestant's threads may still spin while they wait for work.
     time.sleep(0.02)
     contestant.run(max(1, times // 10))
     return contestant.run(times)
 
 
 def times_for(contestant, seconds):
-    """How often it has to run to last so long."""
+    """The number of runs that take about this many seconds."""
     contestant.run(1)
     times = 1
     while (taken := contestant.run(times)) < seconds / 4 and times < 1 << 20:
@@ -295,7 +298,7 @@ def times_for(contestant, seconds):
 
 
 def difference(ours, exact):
-    """The largest, relative to the sample's largest relevance."""
+    """The largest difference, relative to the sample's largest relevance."""
     largest = exact.abs().amax((1, 2), keepdim=True)
     return ((ours.double() - exact).abs() / largest).max().item()
 
@@ -311,15 +314,15 @@ def compare(program, name, shifted, options):
         worst = difference(relprop.relevances(sizes[-1])[few], exact[EPS])
         contestants = {"relprop": relprop}
         for peer in peers_of(name):
-            # Each has a network of its own: hooks stay where they are put.
+            # Each contestant gets its own network, because hooks stay installed.
             contestant = Peer(PEERS[peer](network(sizes), sizes[-1], every), x, batch)
-            # The gradient knows no epsilon.
+            # The gradient has no epsilon.
             off = difference(contestant.relevances()[few], exact[0 if peer == "gradient x input" else EPS])
             if not off < AGREE:
-                raise SystemExit(f"{name}: {peer} disagrees with the rule by {off:.1e}")
+                raise SystemExit(f"{name}: {peer} differs from the rule by {off:.1e}")
             contestants[peer] = contestant
         if not worst < AGREE:
-            raise SystemExit(f"{name}: relprop disagrees with the rule by {worst:.1e}")
+            raise SystemExit(f"{name}: relprop differs from the rule by {worst:.1e}")
         times = {key: times_for(contestant, options.burst) for key, contestant in contestants.items()}
         taken = {key: [] for key in contestants}
         shuffle = random.Random(0)
@@ -333,7 +336,7 @@ def compare(program, name, shifted, options):
 
 
 def ratios(result):
-    """How many times faster relprop is than the faster of zennit and captum, and than the fastest of all."""
+    """The speedups over the faster of zennit and captum, and over the fastest of all."""
     ours, peers = result["relprop_us"], result["peers"]
     tools = [us for peer, us in peers.items() if peer in ("zennit", "captum")]
     return min(tools) / ours if tools else None, min(peers.values()) / ours
@@ -360,8 +363,8 @@ def row(cells):
 
 
 def table(results, bars):
-    """us per sample, then the ratios with what they should reach."""
-    yield row(["us per sample", "relprop", *PEERS, "zennit, captum", "the fastest", "off by"])
+    """The rows of the table: us per sample, then the speedups and their required values."""
+    yield row(["us per sample", "relprop", *PEERS, "faster than zennit, captum", "faster than all", "error"])
     yield "|---" + "|---:" * (len(PEERS) + 4) + "|"
     for name, result in results.items():
         against = [judged(ratio, bar) for ratio, bar in zip(ratios(result), bars.get(name, (None, None)))]
@@ -383,12 +386,14 @@ def build():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: under three minutes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
-    parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="these workloads alone")
-    parser.add_argument("--images", action="store_true", help="image networks at full size instead, against zennit")
-    parser.add_argument("--onnx", action="store_true", help="the image networks go through ONNX; outputs are compared with onnxruntime's")
-    parser.add_argument("--networks", nargs="+", choices=images.NETWORKS, help="of these the image networks")
+    parser.add_argument("--quick", action="store_true", help="take fewer and shorter rounds: under three minutes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
+    parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="run only these workloads")
+    parser.add_argument("--images", action="store_true", help="compare image networks at full size with zennit instead")
+    parser.add_argument(
+        "--onnx", action="store_true", help="pass the image networks through ONNX; also compare outputs with onnxruntime"
+    )
+    parser.add_argument("--networks", nargs="+", choices=images.NETWORKS, help="run only these image networks")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each side (default: all)")
     options = parser.parse_args()
     options.rounds, options.burst = (7, 0.05) if options.quick else (21, 0.2)

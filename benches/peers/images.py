@@ -1,7 +1,8 @@
-"""Image networks at full size: relprop beside zennit, each in a process of its own.
+"""Compares relprop with zennit on image networks at full size, each in its own process.
 
-The architectures are torchvision's; the weights are random, with normalizations that have seen random images, and the same
-on both sides. Both processes are asked in turn, so that a noisy machine is noisy for both.
+The architectures are torchvision's. Both sides have the same random weights, and batch norms with
+statistics from random images. The two processes take turns, so that noise on the machine affects
+both.
 """
 
 import os
@@ -26,7 +27,7 @@ from torch import nn
 LOW, HIGH = -3.0, 3.0
 NETWORKS = ("vgg16", "resnet18", "resnet50")
 RULES = ("epsilon-plus-flat", "epsilon-gamma-box")
-# How many times faster than zennit, and at most how much of its memory.
+# The required speedup over zennit, and the largest allowed fraction of its memory.
 BARS = {
     "epsilon-plus-flat": {"vgg16": 2, "resnet18": 3, "resnet50": 4},
     "epsilon-gamma-box": {"vgg16": 2.5, "resnet18": 4, "resnet50": 4},
@@ -41,13 +42,13 @@ def network(name):
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.normal_(norm.bias, std=0.1)
-        norm.momentum = None  # The mean of all that it sees.
+        norm.momentum = None  # Average over everything seen.
     if norms:
         with torch.no_grad():
             net.train()(images(4, seed=7))
     for norm in norms:
         if version("zennit").startswith("0."):
-            norm.eps = 0.0  # Its merged network would have it twice.
+            norm.eps = 0.0  # zennit 0.x would apply the eps twice after merging.
     return net.eval()
 
 
@@ -56,7 +57,7 @@ def images(count, seed=1):
 
 
 def architecture(net):
-    """The network in the words of PyTorch, with what its `forward` does between the modules."""
+    """The network in PyTorch's words, including what `forward` does between the modules."""
     if isinstance(net, torchvision.models.VGG):
         parts = OrderedDict(net.named_children())
         parts = OrderedDict(features=parts["features"], avgpool=parts["avgpool"], flatten=nn.Flatten(), classifier=parts["classifier"])
@@ -82,7 +83,7 @@ def architecture(net):
     return f"Sequential({' '.join(parts)})"
 
 
-# ---------------------------------------------------------------- the processes: they answer `run N`, `write PATH` and `memory`
+# ------------------------------------ the processes, which answer `run N`, `write PATH`, `memory`
 
 
 def one_hot_relevance(output):
@@ -91,7 +92,7 @@ def one_hot_relevance(output):
 
 
 def serve(name, rule, count, threads):
-    """zennit's side."""
+    """Runs zennit's side."""
     from zennit.attribution import Gradient
     from zennit.composites import EpsilonGammaBox, EpsilonPlusFlat
     from zennit.torchvision import ResNetCanonizer, VGGCanonizer
@@ -103,7 +104,7 @@ def serve(name, rule, count, threads):
         composite = EpsilonPlusFlat(canonizers=canonizers)
     else:
         composite = EpsilonGammaBox(low=LOW, high=HIGH, canonizers=canonizers)
-    with Gradient(net, composite) as attributor:  # The hooks are put in once, as a server would.
+    with Gradient(net, composite) as attributor:  # Install the hooks once, as a server would.
         for line in sys.stdin:
             command, _, argument = line.strip().partition(" ")
             if command == "run":
@@ -131,7 +132,7 @@ class Process:
         print(command, file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline().strip()
         if not answer:
-            raise SystemExit(f"{self.process.args[0]} ended at: {command}")
+            raise SystemExit(f"{self.process.args[0]} exited at command: {command}")
         return answer
 
     def close(self):
@@ -140,12 +141,12 @@ class Process:
 
 
 def difference(ours, theirs):
-    """The largest in any sample, of its largest value."""
+    """The largest difference in any sample, relative to the sample's largest value."""
     return ((ours - theirs).abs() / theirs.abs().amax(1, keepdim=True)).max().item()
 
 
 def write(net, path):
-    """The network as torch.onnx exports it, or its weights with its architecture."""
+    """Writes the network as torch.onnx exports it, or its weights with its architecture."""
     if path.suffix == ".onnx":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -174,7 +175,7 @@ def compare(program, model, rule, count, options):
         session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
         expected = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images(count).numpy()})[0]).double()
         off = difference(outputs["relprop"], expected)
-        print(f"outputs of {model.name}: {off:.1e} of the largest from onnxruntime's", flush=True)
+        print(f"outputs of {model.name}: differ from onnxruntime's by {off:.1e} of the largest", flush=True)
         assert off < 1e-5
     worst = difference(relevances["relprop"], relevances["zennit"])
     taken = {side: [] for side in sides}
@@ -196,9 +197,9 @@ def compare(program, model, rule, count, options):
 
 
 def run(program, options):
-    """Every network, rule and number of images; the results by name, and a table on the way."""
+    """Measures every network, rule and number of images, and prints a table on the way."""
     results = {}
-    print("\n| network, rule, images | relprop ms | zennit ms | ratio (bar) | relprop MB | zennit MB | of it (bar) | difference |")
+    print("\n| network, rule, images | relprop ms | zennit ms | speedup (bar) | relprop MB | zennit MB | memory (bar) | difference |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

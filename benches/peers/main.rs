@@ -1,15 +1,16 @@
-//! relprop's side of the comparison with other tools: `compare.py` starts it and tells it when to
-//! run.
+//! relprop's side of the comparison with other tools. `compare.py` starts this program and sends it
+//! commands.
 //!
-//! Arguments: a model in a safetensors or an ONNX file, its samples in a safetensors file, the
+//! The arguments are a model in a safetensors or ONNX file, its samples in a safetensors file, the
 //! targets (`all` or `predicted`), the order of accumulation (`optimal`, `forward` or `reverse`),
-//! how the samples are explained (`single` or `batch`) and the rule (`epsilon`, `epsilon-plus-flat`
-//! or `epsilon-gamma-box`, whose box is from -3 to 3). Then it reads commands, a line each:
+//! how to explain the samples (`single` or `batch`) and the rule (`epsilon`, `epsilon-plus-flat` or
+//! `epsilon-gamma-box`, with a box from -3 to 3). The program then reads one command per line:
 //!
-//! - `run N` explains N samples in turn, or the batch N times, with the relevance of every target,
-//!   and prints the seconds;
-//! - `write PATH` writes, for each sample, the outputs and the relevance of every target, as f32;
-//! - `memory` prints the most bytes that the process has had, where the operating system tells.
+//! - `run N` explains N samples in turn, or the batch N times, including the relevance of every
+//!   target, and prints the seconds.
+//! - `write PATH` writes the outputs and the relevance of every target for each sample, as f32.
+//! - `memory` prints the peak memory of the process in bytes, or 0 if the system does not report
+//!   it.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -33,18 +34,18 @@ struct Call {
 impl Call {
     fn new(arguments: &[String]) -> Result<Self, Box<dyn Error>> {
         let [model, samples, targets, order, how, rule] = arguments else {
-            return Err("wanted: MODEL SAMPLES TARGETS ORDER single|batch RULE".into());
+            return Err("usage: MODEL SAMPLES TARGETS ORDER single|batch RULE".into());
         };
         let targets = match targets.as_str() {
             "all" => Targets::All,
             "predicted" => Targets::Predicted,
-            other => return Err(format!("no such targets: {other}").into()),
+            other => return Err(format!("unknown targets: {other}").into()),
         };
         let order = match order.as_str() {
             "optimal" => Accumulation::Optimal,
             "forward" => Accumulation::Forward,
             "reverse" => Accumulation::Reverse,
-            other => return Err(format!("no such order: {other}").into()),
+            other => return Err(format!("unknown order: {other}").into()),
         };
         let is_onnx = Path::new(model).extension().is_some_and(|e| e == "onnx");
         let model = if is_onnx {
@@ -57,7 +58,7 @@ impl Call {
             "epsilon" => model.explainer(Rule::Epsilon)?,
             "epsilon-plus-flat" => model.explainer(Composite::epsilon_plus_flat())?,
             "epsilon-gamma-box" => model.explainer(Composite::epsilon_gamma_box(-3.0, 3.0)?)?,
-            other => return Err(format!("no such rule: {other}").into()),
+            other => return Err(format!("unknown rule: {other}").into()),
         };
         let explainer = explainer.accumulation(order).targets(targets)?;
         let (_, samples) = StateDict::open(samples)?.tensor("samples")?;
@@ -71,7 +72,7 @@ impl Call {
         })
     }
 
-    /// The seconds that it takes.
+    /// Explains samples in turn, or the batch, `times` times. Returns the seconds that this takes.
     fn run(&mut self, times: usize) -> Result<f64, relprop::Error> {
         let inputs = self.explainer.model().inputs();
         let start = Instant::now();
@@ -106,7 +107,7 @@ impl Call {
     }
 }
 
-/// Takes what the other tools give: the relevance of every target.
+/// Computes the relevance of every target, as the other tools do.
 fn read(explanation: &Explanation<f32>, relevance: &mut [f32]) -> Result<(), relprop::Error> {
     for target in explanation.targets() {
         explanation.relevance_into(target, relevance)?;
@@ -115,7 +116,7 @@ fn read(explanation: &Explanation<f32>, relevance: &mut [f32]) -> Result<(), rel
     Ok(())
 }
 
-/// What Linux calls the high water mark of the resident set, in bytes; 0 elsewhere.
+/// The peak resident set size in bytes (`VmHWM` on Linux), or 0 on other systems.
 fn most_memory() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -127,6 +128,7 @@ fn most_memory() -> usize {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // `cargo bench` runs this target with `--bench`. There is nothing to measure without a model.
     if arguments.is_empty() || arguments.iter().any(|argument| argument == "--bench") {
         println!("benches/peers/compare.py runs this comparison.");
         return Ok(());
@@ -141,7 +143,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 println!("written");
             }
             None if line == "memory" => println!("{}", most_memory()),
-            _ => return Err("wanted: run N, write PATH or memory".into()),
+            _ => return Err("unknown command; use run N, write PATH or memory".into()),
         }
         std::io::stdout().flush()?;
     }

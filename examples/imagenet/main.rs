@@ -1,6 +1,6 @@
-//! Explains what an image network of torchvision sees in a photograph.
+//! Explains what one of torchvision's image networks sees in a photograph.
 //!
-//! `cargo run --release --example imagenet -- --help` says how to export the weights and lists the
+//! `cargo run --release --example imagenet -- --help` shows how to export the weights and lists the
 //! options.
 
 mod torchvision;
@@ -20,34 +20,37 @@ use relprop::{Cause, Composite, Explanation, Sequential, Shape, ZBox};
 
 use torchvision::architecture;
 
-const HELP: &str = "Explains what an image network sees in a photograph: its five most likely classes, and which pixels speak
-for and against each of them.
+const HELP: &str = "\
+Explains what an image network sees in a photograph: its five likeliest classes, and which pixels
+speak for and against each of them.
 
 usage: cargo run --release --example imagenet -- MODEL PHOTO [options]
 
-  MODEL           a safetensors file: a VGG, ResNet, ResNeXt or Wide ResNet of torchvision, or a whole model with its
-                  architecture in the file, for images of three channels and normalized as torchvision's
-  PHOTO           a PNG or JPEG file; the square in its middle is taken
-  --rule RULE     epsilon-plus-flat, epsilon-plus, epsilon-gamma-box, epsilon-alpha2-beta1 or epsilon-alpha2-beta1-flat
-                  (default: epsilon-plus-flat)
+  MODEL           a safetensors file: a VGG, ResNet, ResNeXt or Wide ResNet from torchvision, or
+                  any model with its architecture in the file, for images with three channels,
+                  normalized as in torchvision
+  PHOTO           a PNG or JPEG file; the square in its middle is used
+  --rule RULE     epsilon-plus-flat, epsilon-plus, epsilon-gamma-box, epsilon-alpha2-beta1 or
+                  epsilon-alpha2-beta1-flat (default: epsilon-plus-flat)
   --count N       how many classes to explain, 1 to 20 (default: 5)
-  --labels FILE   the names of the classes, one a line (default: those in the model's file, if there are any)
-  --out FILE      the picture (default: imagenet-relevance.png)
-  --help          this text
+  --labels FILE   the names of the classes, one per line (default: those in the model's file)
+  --out FILE      where to write the picture (default: imagenet-relevance.png)
+  --help          print this text
 
-Three lines of Python write such a file, with the names of the classes:
+Three statements of Python write a model file that contains the names of the classes:
 
   import torchvision, safetensors.torch
   weights = torchvision.models.ResNet50_Weights.DEFAULT
-  safetensors.torch.save_file(torchvision.models.resnet50(weights=weights).state_dict(), 'resnet50.safetensors',
-                              {'labels': '\\n'.join(weights.meta['categories'])})
+  safetensors.torch.save_file(
+      torchvision.models.resnet50(weights=weights).state_dict(), 'resnet50.safetensors',
+      {'labels': '\\n'.join(weights.meta['categories'])})
 ";
 
-/// The pixels' mean and deviation for which torchvision's networks are trained, channel by channel.
+/// The mean and standard deviation of each channel that torchvision's networks are trained with.
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
 
-/// Whatever is said to the user in the end.
+/// Any error, as it is shown to the user.
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
@@ -69,7 +72,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     let weights = StateDict::open(&options.model)?;
     let written =
         build(&weights).map_err(|error| format!("{}: {error}", options.model.display()))?;
-    // The rules are meant for networks without batch norms.
+    // The published rules are defined for networks without batch norms.
     let (model, merged) = written.canonize()?;
     writeln!(out, "{} parameters, {} batch norms merged", written.parameters(), merged.len())?;
     drop(written);
@@ -120,7 +123,7 @@ struct Options {
 }
 
 impl Options {
-    /// `None` where the help is asked for, or nothing at all.
+    /// Parses the arguments. `None` means that the user asked for help or gave no files.
     fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Option<Self>, String> {
         let (mut files, mut rule, mut count, mut labels) =
             (Vec::new(), "epsilon-plus-flat".to_owned(), 5, None);
@@ -154,7 +157,7 @@ impl Options {
         match <[PathBuf; 2]>::try_from(files) {
             Ok([model, photo]) => Ok(Some(Self { model, photo, rule, count, labels, out })),
             Err(files) if files.is_empty() => Ok(None),
-            Err(_) => Err("a model and a photograph are needed (--help says more)".to_owned()),
+            Err(_) => Err("give one model and one photograph (--help shows the usage)".to_owned()),
         }
     }
 
@@ -165,7 +168,7 @@ impl Options {
             "epsilon-alpha2-beta1" => Composite::epsilon_alpha2_beta1(),
             "epsilon-alpha2-beta1-flat" => Composite::epsilon_alpha2_beta1_flat(),
             "epsilon-gamma-box" => {
-                // The channels are normalized each in its own way, so each has a box of its own.
+                // Each channel has its own normalization, and therefore its own box.
                 let [low, high] =
                     [0.0, 1.0].map(|v| spread(input, |channel| f64::from(normalized(v, channel))));
                 Composite::epsilon_gamma_box(0.0, 0.0)?.first(ZBox::per_input(low, high)?)
@@ -190,7 +193,7 @@ fn build(weights: &StateDict) -> Result<Sequential<f32>, Failure> {
         return Ok(weights.to_model()?);
     }
     let text = architecture(weights)
-        .ok_or("neither a VGG or ResNet of torchvision nor a model with its architecture")?;
+        .ok_or("neither a VGG or ResNet from torchvision nor a model with its architecture")?;
     Ok(weights.model_of(&text, Some([3, 224, 224].into()))?)
 }
 
@@ -198,30 +201,31 @@ fn normalized(value: f32, channel: usize) -> f32 {
     (value - MEAN[channel]) / DEVIATION[channel]
 }
 
-/// A value for each channel, for all pixels.
+/// Repeats a value per channel for all of its pixels.
 fn spread<V: Clone>(shape: Shape, value: impl Fn(usize) -> V) -> Vec<V> {
     let pixels = shape.size() / shape.channels();
     (0..shape.channels()).flat_map(|channel| vec![value(channel); pixels]).collect()
 }
 
-/// A photograph as the network takes it.
+/// A photograph, prepared for the network.
 struct Photo {
     shape: Shape,
     height: usize,
     width: usize,
-    /// Channels x height x width.
+    /// The network's input: normalized, channels x height x width.
     values: Vec<f32>,
-    /// The same, from 0 to 1.
+    /// The same pixels before normalization, in the range 0 to 1.
     pixels: Vec<f32>,
 }
 
 impl Photo {
-    /// As torchvision does it: the shorter side to 256 of 224, and the middle of it.
+    /// Opens and crops a photograph as torchvision does for 224 x 224 inputs: resizes the shorter
+    /// side to 256 pixels and takes the center.
     fn open(path: &Path, shape: Shape) -> Result<Self, Failure> {
         let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let &[3, height, width] = shape.dims() else {
             return Err(format!(
-                "the model takes {shape} inputs, not three channels of a photograph"
+                "the model takes {shape} inputs, not the three channels of a photograph"
             )
             .into());
         };
@@ -231,7 +235,7 @@ impl Photo {
         let shorter = rows.max(columns).saturating_mul(8) / 7;
         let scale = f64::from(shorter) / f64::from(photo.width().min(photo.height()).max(1));
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        // a photograph's sides are far below 2^32
+        // The sides of a photograph are far below 2^32.
         let [wide, tall] = [photo.width(), photo.height()]
             .map(|side| ((f64::from(side) * scale).round() as u32).max(shorter));
         let whole = photo.resize_exact(wide, tall, FilterType::Triangle);
@@ -250,7 +254,7 @@ impl Photo {
     }
 }
 
-/// A picture the way up in which the camera was held.
+/// Reads a picture and rotates it according to its EXIF orientation.
 fn upright(path: &Path) -> Result<DynamicImage, image::ImageError> {
     let mut decoder = ImageReader::open(path)?.with_guessed_format()?.into_decoder()?;
     let orientation = decoder.orientation()?;
@@ -259,7 +263,7 @@ fn upright(path: &Path) -> Result<DynamicImage, image::ImageError> {
     Ok(photo)
 }
 
-/// The indices of the largest outputs, the largest first.
+/// The indices of the `count` largest outputs, in descending order.
 fn largest(outputs: &[f32], count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..outputs.len()).collect();
     order.sort_by(|&a, &b| outputs[b].total_cmp(&outputs[a]));
@@ -267,14 +271,14 @@ fn largest(outputs: &[f32], count: usize) -> Vec<usize> {
     order
 }
 
-/// A class that is explained.
+/// A class to explain.
 struct Class {
     target: usize,
     label: String,
     percent: String,
 }
 
-/// The probability of a class, where the model gives one.
+/// The probability of a class as text, or an empty text if the model gives no probabilities.
 fn percent(explanation: &Explanation<f32>, target: usize) -> String {
     let probability = explanation.probabilities().and_then(|all| all.get(target));
     probability.map_or(String::new(), |probability| format!("{:.1} %", 100.0 * probability))
@@ -282,14 +286,15 @@ fn percent(explanation: &Explanation<f32>, target: usize) -> String {
 
 const WHITE: Rgb = [255; 3];
 const BLACK: Rgb = [0; 3];
-/// The pixels of the picture for each dot of a letter, and between the parts.
+/// The size of a letter's dot in the picture.
 const TEXT: usize = 2;
 const LINE: usize = 10 * TEXT;
+/// The space between the parts of the picture.
 const GAP: usize = 12;
-/// The least width of a part, so that there is room for the names.
+/// The minimum width of a part, so that the class names fit.
 const WIDE: usize = 448;
 
-/// The photograph, and its pixels' relevance to each class.
+/// Draws the photograph and the relevance of its pixels to each class.
 fn draw(
     photo: &Photo,
     explanation: &Explanation<f32>,

@@ -1,11 +1,11 @@
-//! torchvision's VGG and ResNet families, told from the names and shapes of their weights.
+//! Recognizes torchvision's VGG and ResNet families by the names and shapes of their weights.
 
 use std::fmt::Write;
 
 use relprop::io::StateDict;
 
-/// The architecture in the words of PyTorch, with what torchvision's `forward` does between the
-/// modules; `None` where the weights are of another family.
+/// The architecture in PyTorch's words, including the operations between the modules in
+/// torchvision's `forward`. `None` if the weights belong to another family.
 pub fn architecture(weights: &StateDict) -> Option<String> {
     let weights = Weights(weights);
     weights.resnet().or_else(|| weights.vgg())
@@ -18,7 +18,7 @@ impl Weights<'_> {
         self.0.shape(&format!("{module}.weight"))?.try_into().ok()
     }
 
-    /// A convolution with a padding that keeps the size, after `inputs` channels.
+    /// A convolution of `inputs` channels, with padding that keeps the size at stride 1.
     fn convolution(
         &self,
         module: &str,
@@ -45,8 +45,8 @@ impl Weights<'_> {
         self.shape(module).map(|[outputs, _, _, _]| outputs)
     }
 
-    /// A stem, four groups of blocks, the mean of all pixels and a dense layer. Every group but the
-    /// first halves the sides.
+    /// A ResNet: a stem, four groups of blocks, the mean over all pixels and a dense layer. Each
+    /// group except the first halves the height and width.
     fn resnet(&self) -> Option<String> {
         let stem = self.convolution("conv1", "conv1", 2, 3)?;
         let mut channels = self.channels("conv1")?;
@@ -76,12 +76,12 @@ impl Weights<'_> {
         Some(text)
     }
 
-    /// Two or three convolutions, summed with what went in, or with a convolution of it; and how
-    /// many channels come out.
+    /// A residual block and its number of output channels. The block adds two or three convolutions
+    /// to its input, or to a convolution of its input.
     fn block(&self, module: &str, stride: usize, inputs: usize) -> Option<(String, usize)> {
         let mut text = String::from("Sequential((): Residual((): Sequential(");
         let mut channels = inputs;
-        // The convolution of 3 x 3 that comes first in the block has the stride.
+        // torchvision puts the stride on the first 3 x 3 convolution of a block.
         let striding = (1..=3).find(|index| {
             matches!(self.shape(&format!("{module}.conv{index}")), Some([_, _, 3, 3]))
         })?;
@@ -109,8 +109,8 @@ impl Weights<'_> {
         Some((text, channels))
     }
 
-    /// Convolutions of 3 x 3 and poolings, then three dense layers. The indices in `features` tell
-    /// where a batch norm or a pooling stands between two convolutions.
+    /// A VGG: 3 x 3 convolutions and pooling, then three dense layers. Gaps in the indices of
+    /// `features` show where a batch norm or a pooling lies between two convolutions.
     fn vgg(&self) -> Option<String> {
         let name = |index: usize| format!("features.{index}");
         let mut convolutions = (0..100)
@@ -160,7 +160,7 @@ mod tests {
 
     use super::*;
 
-    /// A safetensors file of tensors with these names and shapes, all of them ones.
+    /// The state dict of a safetensors file with these names and shapes, where all values are 1.
     fn weights(shapes: &[(String, Vec<usize>)]) -> StateDict {
         let (mut header, mut data) = (Vec::new(), Vec::new());
         for (name, shape) in shapes {
@@ -181,7 +181,7 @@ mod tests {
             .map(|part| (format!("{name}.{part}"), vec![channels]))
     }
 
-    /// One block a group: two convolutions of 3 x 3, or three with a grouped one in the middle.
+    /// One block per group: two 3 x 3 convolutions, or three with a grouped one in the middle.
     fn resnet(bottleneck: bool) -> Vec<(String, Vec<usize>)> {
         let mut all = vec![("conv1.weight".to_owned(), vec![2, 3, 7, 7])];
         all.extend(norm("bn1", 2));

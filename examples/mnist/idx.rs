@@ -1,5 +1,5 @@
-//! The IDX files of MNIST: a magic number, big-endian dimensions, then one byte a value; plain or
-//! compressed by gzip.
+//! Reads the IDX files of MNIST: a magic number, big-endian dimensions, then one byte per value.
+//! The files can be compressed with gzip.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 
 use flate2::bufread::GzDecoder;
 
-/// No data set is read that says it has more bytes than this, twenty times the training set of
-/// MNIST.
+/// The largest number of values in a file. This is twenty times the training set of MNIST.
 const LARGEST: usize = 1 << 30;
 
 const IMAGES: u32 = 0x0803;
 const LABELS: u32 = 0x0801;
 
-/// Images of one size, a byte a pixel, row by row.
+/// Images of the same size, with one byte per pixel, row by row.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Images {
     /// The height of an image.
@@ -25,23 +24,23 @@ pub struct Images {
 }
 
 impl Images {
-    /// One image after the other.
+    /// Iterates over the images.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.pixels.chunks_exact(self.rows * self.columns)
     }
 }
 
-/// Images and what they show.
+/// Images and their labels.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Dataset {
-    /// The images, at least one.
+    /// The images. There is at least one.
     pub images: Images,
-    /// As many labels as images.
+    /// One label per image.
     pub labels: Vec<u8>,
 }
 
 impl Dataset {
-    /// Reads a pair of files from anything that gives their bytes.
+    /// Reads images and labels from a pair of readers.
     pub fn read(images: impl BufRead, labels: impl BufRead) -> Result<Self, String> {
         let images = read_images(images).map_err(|reason| format!("the images: {reason}"))?;
         let labels = read_labels(labels).map_err(|reason| format!("the labels: {reason}"))?;
@@ -52,7 +51,7 @@ impl Dataset {
         Ok(Self { images, labels })
     }
 
-    /// Reads the pair of files in a folder: the test set where it is there, else the first pair by
+    /// Reads a pair of files in a folder: the test set if it exists, otherwise the first pair by
     /// name.
     pub fn open(folder: &Path) -> Result<Self, String> {
         let (images, labels) = find_pair(folder)?;
@@ -66,7 +65,7 @@ impl Dataset {
     }
 }
 
-/// Reads a file of images.
+/// Reads an image file.
 pub fn read_images(file: impl BufRead) -> Result<Images, String> {
     let (dimensions, pixels) = read(file, IMAGES)?;
     match dimensions.as_slice() {
@@ -75,12 +74,12 @@ pub fn read_images(file: impl BufRead) -> Result<Images, String> {
     }
 }
 
-/// Reads a file of labels.
+/// Reads a label file.
 pub fn read_labels(file: impl BufRead) -> Result<Vec<u8>, String> {
     read(file, LABELS).map(|(_, labels)| labels)
 }
 
-/// The dimensions and the values of a file that starts with this magic number.
+/// Reads the dimensions and the values of a file with this magic number.
 fn read(mut file: impl BufRead, magic: u32) -> Result<(Vec<usize>, Vec<u8>), String> {
     let packed = file.fill_buf().map_err(|error| error.to_string())?.starts_with(&[0x1f, 0x8b]);
     if packed { read_plain(GzDecoder::new(file), magic) } else { read_plain(file, magic) }
@@ -101,20 +100,20 @@ fn read_plain(mut file: impl Read, magic: u32) -> Result<(Vec<usize>, Vec<u8>), 
     let size = dimensions.iter().try_fold(1, |size: usize, &side| size.checked_mul(side));
     let size = size
         .filter(|&size| size <= LARGEST)
-        .ok_or_else(|| format!("the header says {dimensions:?}, more than 1 GiB"))?;
+        .ok_or_else(|| format!("the header says {dimensions:?}, which is more than 1 GiB"))?;
     if size == 0 {
         return Err(format!("the file is empty: its header says {dimensions:?}"));
     }
-    // One byte more than announced tells a file that is too long from one that fits; the buffer
-    // grows with what arrives, so that a header that lies costs nothing.
+    // Reading one byte more than expected shows whether the file is too long. The buffer grows with
+    // the data, so a false header does not allocate memory.
     let mut values = Vec::new();
     file.take(size as u64 + 1).read_to_end(&mut values).map_err(|error| describe(&error))?;
     match values.len() {
         length if length < size => {
-            Err(format!("cut short: the header says {size} values, the file has {length}"))
+            Err(format!("truncated: the header says {size} values, but the file has {length}"))
         }
         length if length > size => {
-            Err(format!("too long: the header says {size} values, the file has more"))
+            Err(format!("too long: the header says {size} values, but the file has more"))
         }
         _ => Ok((dimensions, values)),
     }
@@ -128,13 +127,13 @@ fn read_number(file: &mut impl Read) -> Result<u32, String> {
 
 fn describe(error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::UnexpectedEof {
-        "cut short".to_owned()
+        "truncated".to_owned()
     } else {
         error.to_string()
     }
 }
 
-/// The files of images and labels that belong together.
+/// Finds an image file and a label file that belong together.
 fn find_pair(folder: &Path) -> Result<(PathBuf, PathBuf), String> {
     const IMAGES: &str = "images-idx3-ubyte";
     const LABELS: &str = "labels-idx1-ubyte";
@@ -144,8 +143,8 @@ fn find_pair(folder: &Path) -> Result<(PathBuf, PathBuf), String> {
     let mut names: Vec<String> =
         entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort_by_key(|name| (!name.starts_with("t10k"), name.clone()));
-    // What stands before the kind names the set; one file of a pair may be packed and the other
-    // not.
+    // The text before the kind is the name of the set. The suffix is ignored, because one file of
+    // a pair may be compressed and the other not.
     let set = |name: &str, kind: &str| name.split_once(kind).map(|(set, _)| set.to_owned());
     let pair = names.iter().find_map(|images| {
         let wanted = set(images, IMAGES)?;

@@ -1,6 +1,6 @@
-//! Explains what a network sees in handwritten or printed digits, as numbers and as a picture.
+//! Explains how a network recognizes handwritten or printed digits, as numbers and as a picture.
 //!
-//! `cargo run --release --example mnist` works without any download; `-- --help` lists the options.
+//! `cargo run --release --example mnist` needs no download. `-- --help` lists the options.
 
 mod idx;
 
@@ -16,23 +16,24 @@ use relprop::{Explanation, Relu, Rule, Sequential, Softmax};
 
 use idx::Dataset;
 
-const HELP: &str = "Explains a network that reads digits: which pixels speak for and against each digit.
+const HELP: &str = "\
+Explains a network that recognizes digits: which pixels speak for and against each digit.
 
 usage: cargo run --release --example mnist -- [options]
 
-  --data DIR      a folder with a pair of IDX files, *images-idx3-ubyte and *labels-idx1-ubyte, plain or .gz
-                  (default: 720 digits of printed typefaces that come with the example)
-  --model MODEL   mlp or cnn, the dense and the convolutional network that come with the example, or a safetensors file:
-                  a whole model written by relprop, or the state dict of a 784-320-120-40-10 network whose layers are
-                  net.1, net.3, net.5 and net.7 (default: mlp)
-  --rule RULE     the rule for the maps of all outputs: lrp0, epsilon, gamma, gammaplain, zplus, alphabeta, wsquare, flat,
-                  norm, relative (default: epsilon)
+  --data DIR      a folder with a pair of IDX files, *images-idx3-ubyte and *labels-idx1-ubyte,
+                  plain or .gz (default: the 720 bundled digits of printed typefaces)
+  --model MODEL   mlp or cnn, the bundled dense and convolutional networks, or a safetensors file:
+                  a whole model written by relprop, or the state dict of a 784-320-120-40-10
+                  network with the layers net.1, net.3, net.5 and net.7 (default: mlp)
+  --rule RULE     the rule for the maps of all outputs: lrp0, epsilon, gamma, gammaplain, zplus,
+                  alphabeta, wsquare, flat, norm, abslrp, sign, relative (default: epsilon)
   --count N       how many digits to explain, 1 to 150 (default: 10)
-  --out FILE      the picture (default: mnist-relevance.png)
-  --help          this text
+  --out FILE      where to write the picture (default: mnist-relevance.png)
+  --help          print this text
 ";
 
-/// How many rows a picture can have.
+/// The largest number of rows in a picture.
 const MOST: usize = 150;
 
 const MLP: &[u8] = include_bytes!("mlp.safetensors");
@@ -40,20 +41,20 @@ const CNN: &[u8] = include_bytes!("cnn.safetensors");
 const IMAGES: &[u8] = include_bytes!("digits-images-idx3-ubyte.gz");
 const LABELS: &[u8] = include_bytes!("digits-labels-idx1-ubyte.gz");
 
-/// How many pixels of a digit are printed.
+/// The number of pixels to print for each digit.
 const STRONGEST: usize = 5;
 
-/// How many outputs of a digit are drawn.
+/// The largest number of outputs to draw for each digit.
 const MAPS: usize = 10;
 
-/// Whatever is said to the user in the end.
+/// Any error, as it is shown to the user.
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
     match run(std::env::args_os().skip(1)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Some errors list tensors on lines of their own.
+            // Some errors list tensors on separate lines; join them into one.
             let text = failure.to_string();
             let line: Vec<&str> = text.split_whitespace().collect();
             eprintln!("mnist: {}", line.join(" "));
@@ -74,7 +75,7 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     if pixels != model.inputs() {
         let (rows, columns) = (data.images.rows, data.images.columns);
         return Err(format!(
-            "the model takes {} inputs, the images have {rows} x {columns} pixels",
+            "the model takes {} inputs, but the images have {rows} x {columns} pixels",
             model.inputs()
         )
         .into());
@@ -103,7 +104,7 @@ struct Options {
 }
 
 impl Options {
-    /// `None` where the help is asked for.
+    /// Parses the arguments. `None` means that the user asked for help.
     fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Option<Self>, String> {
         let (model, out) = (PathBuf::from("mlp"), PathBuf::from("mnist-relevance.png"));
         let mut options = Self { data: None, model, rule: Rule::Epsilon, count: 10, out };
@@ -157,17 +158,17 @@ impl Options {
     }
 }
 
-/// A rule as it is called on the command line.
+/// The name of a rule on the command line.
 fn name(rule: Rule) -> String {
     format!("{rule:?}").to_lowercase()
 }
 
 fn parse_rule(text: &str) -> Result<Rule, String> {
-    // Pass wants layers with as many inputs as outputs, which no such network has.
+    // Pass requires layers with as many inputs as outputs, and these networks have none.
     let usable = Rule::ALL.into_iter().filter(|&rule| rule != Rule::Pass);
     usable.clone().find(|&rule| name(rule) == text).ok_or_else(|| {
         let names: Vec<String> = usable.map(name).collect();
-        format!("unknown rule {text}; there are {}", names.join(", "))
+        format!("unknown rule {text}; use one of {}", names.join(", "))
     })
 }
 
@@ -176,7 +177,7 @@ fn parse_count(text: &str) -> Result<usize, String> {
     count.ok_or_else(|| format!("--count needs a whole number from 1 to {MOST}, not {text}"))
 }
 
-/// The network of the example with the weights of a state dict.
+/// Builds the example's dense network with the weights of a state dict.
 fn build(state: &StateDict) -> Result<Sequential<f32>, Failure> {
     let model = state
         .builder::<f32>()
@@ -192,14 +193,14 @@ fn build(state: &StateDict) -> Result<Sequential<f32>, Failure> {
     Ok(model)
 }
 
-/// What the network takes: each pixel from 0 to 1.
+/// The network's input: pixels scaled to the range 0 to 1.
 fn scaled(image: &[u8]) -> impl Iterator<Item = f32> {
     image.iter().map(|&pixel| f32::from(pixel) / 255.0)
 }
 
-/// How many images the network reads as their labels say.
+/// Counts the images that the network recognizes correctly.
 fn count_right(model: &Sequential<f32>, data: &Dataset) -> Result<usize, relprop::Error> {
-    // Parts of this size keep the memory small for any data set.
+    // Work in parts of this size, so that memory stays small for any data set.
     const PART: usize = 1000;
     let images: Vec<&[u8]> = data.images.iter().collect();
     let mut right = 0;
@@ -216,8 +217,7 @@ fn count_right(model: &Sequential<f32>, data: &Dataset) -> Result<usize, relprop
     Ok(right)
 }
 
-/// The first image of each label, in the order of the labels; then the others in the order of the
-/// file.
+/// Chooses the first image of each label, in label order, and then other images in file order.
 fn choose(labels: &[u8], count: usize) -> Vec<usize> {
     let mut first: Vec<usize> =
         (0..=u8::MAX).filter_map(|label| labels.iter().position(|&other| other == label)).collect();
@@ -234,7 +234,7 @@ struct Digit {
     input: Vec<f32>,
     epsilon: Explanation<f32>,
     relative: Explanation<f32>,
-    /// By the rule asked for.
+    /// The explanation under the rule from the command line.
     chosen: Explanation<f32>,
 }
 
@@ -263,7 +263,7 @@ fn explain(
 }
 
 impl Digit {
-    /// The probability of the prediction in per cent, where the model gives one.
+    /// The probability of the prediction in percent, if the model gives one.
     fn percent(&self) -> Option<f32> {
         self.chosen
             .probabilities()
@@ -283,7 +283,7 @@ impl Digit {
         for pixel in explanation.top(predicted, STRONGEST)? {
             let (row, column) = (pixel.input / columns, pixel.input % columns);
             let relevance = f64::from(pixel.relevance) * scale;
-            // Relative relevances are far below 1, and fixed decimals would show them as zero.
+            // `Relative` gives relevances far below 1, which fixed decimals would show as zero.
             if relevance.abs() < 1e-3 {
                 write!(out, " ({row}, {column}) {relevance:+.3e}")?;
             } else {
@@ -299,26 +299,28 @@ const WHITE: Rgb = [255; 3];
 const BLACK: Rgb = [0; 3];
 const GRAY: Rgb = [170; 3];
 
-/// The pixels of the picture for each pixel of a digit, and for each dot of a letter.
+/// The size of a digit's pixel in the picture.
 const CELL: usize = 3;
+/// The size of a letter's dot in the picture.
 const TEXT: usize = 2;
 const LINE: usize = 10 * TEXT;
 const GAP: usize = 12;
 const MARGIN: usize = 16;
-/// Room for the words at the left of each row.
+/// The width of the text to the left of each row.
 const NAMES: usize = 124;
-/// Between the groups of columns.
+/// The space between groups of columns.
 const GROUP: usize = 14;
 
-/// The picture: a row for each digit; the input, two rules' maps of the prediction, and a map of
-/// every output.
+/// Draws one row per digit: the input, the maps of the prediction under two rules, and one map per
+/// output.
 fn draw(
     digits: &[Digit],
     rows: usize,
     columns: usize,
     rule: &str,
 ) -> Result<Canvas, relprop::Error> {
-    let title = "Which pixels speak for and against each digit: relevance of every pixel to the network's outputs";
+    let title = "Which pixels speak for and against each digit: \
+                 relevance of every pixel to the network's outputs";
     let legend = "white: none. Each map is scaled by its own strongest pixel.";
     let outputs = digits.first().map_or(0, |digit| digit.epsilon.output().len().min(MAPS));
     let (tile, step) = (columns * CELL, columns * CELL + GAP);
@@ -363,7 +365,7 @@ fn draw(
             maps.into_iter().chain((0..outputs).map(|k| (&digit.chosen, k))).enumerate()
         {
             let x = left(column + 1);
-            // The map of the prediction stands out by a black frame.
+            // A black frame highlights the map of the prediction.
             let (frame, color) =
                 if column > 1 && target == predicted { (2, BLACK) } else { (1, GRAY) };
             canvas.fill_rect(

@@ -1,6 +1,6 @@
 """Render the digits of the fonts in fonts.txt as MNIST-like images.
 
-Run as a program it writes the bundled held-out digits as two IDX files.
+Run as a program, this writes the bundled held-out digits as two IDX files.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 HERE = Path(__file__).resolve().parent
 SYSTEM_FONTS = "/usr/share/fonts"
 
-# Large enough that the reduction to 20 pixels alone decides the smoothing.
+# Large enough that only the reduction to 20 pixels smooths the digits.
 POINTS = 240
 BOX = 20
 SIDE = 28
@@ -32,8 +32,8 @@ def read_list(path=HERE / "fonts.txt"):
 
 def digit(font, d):
     """One digit as a 28x28 array of u8, white on black."""
-    # Some italics and swashes reach far out of their advance box, hence the
-    # wide canvas.
+    # The canvas is wide because some italics and swashes extend far beyond
+    # their advance box.
     big = Image.new("L", (4 * POINTS, 4 * POINTS), 0)
     ImageDraw.Draw(big).text((1.5 * POINTS, 1.5 * POINTS), str(d), font=font, fill=255)
     bounds = big.getbbox()
@@ -59,7 +59,8 @@ def digit(font, d):
 
 def font_digits(path):
     """The digits 0 to 9 of one font, shape (10, 28, 28)."""
-    # Basic layout: the result must not depend on an optional shaping library.
+    # Use the basic layout, so that the result does not depend on an optional
+    # shaping library.
     font = ImageFont.truetype(str(path), POINTS, layout_engine=ImageFont.Layout.BASIC)
     return np.stack([digit(font, d) for d in range(10)])
 
@@ -74,9 +75,9 @@ def render_role(role, fonts_dir=SYSTEM_FONTS, rows=None):
 
 
 def distances(a, b):
-    """Difference of every image of `a` from every image of `b`: the summed
-    absolute difference over the summed ink of both, smallest over shifts of at
-    most one pixel. 0 is the same image, 1 is no common pixel."""
+    """The distance between every image of `a` and every image of `b`: the summed
+    absolute difference divided by the summed ink of both, minimized over shifts
+    of at most one pixel. 0 means the same image, 1 means no common pixel."""
     a = a.reshape(len(a), -1).astype(np.float32)
     ink = a.sum(axis=1)[:, None] + b.reshape(len(b), -1).sum(axis=1)[None].astype(np.float32)
     best = np.ones((len(a), len(b)), dtype=np.float32)
@@ -105,7 +106,8 @@ def check(fonts_dir):
 
 
 def write_gz(path, data):
-    # No name and no time in the header, so the same pixels give the same file.
+    # Write no name and no time into the header, so the same pixels give the
+    # same file.
     with open(path, "wb") as raw:
         with gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=raw, mtime=0) as gz:
             gz.write(data)

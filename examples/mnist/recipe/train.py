@@ -1,9 +1,9 @@
 """Train a network of the MNIST example and save it as safetensors.
 
-Without --validate the network is trained on all training data, saved, and
-measured once on the two test sets. With --validate a part of the training data
-is held back and reported, nothing is saved, and the test sets are not read;
-the settings were chosen that way.
+Without --validate, the network is trained on all training data, saved, and
+measured once on the two test sets. With --validate, part of the training data
+is held back and reported, nothing is saved, and the test sets are not used.
+The settings were chosen this way.
 """
 
 import argparse
@@ -68,10 +68,10 @@ class Net(nn.Module):
 
     def save(self, network, path):
         if network == "mlp":
-            # A bare state dict, as most files are: the example gives the architecture.
+            # A bare state dict, as in most files. The example has the architecture.
             save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path)
         else:
-            # A whole model: the file tells the architecture.
+            # A whole model: the file contains the architecture.
             architecture = {"architecture": "\n".join(map(repr, self.net)), "input": "1 28 28"}
             save_file({k: v.contiguous() for k, v in self.net.state_dict().items()}, path, architecture)
 
@@ -94,7 +94,7 @@ def to_tensors(images, labels):
 
 
 def validation_family(family):
-    # Another byte than the one that decides about held-out families.
+    # Use a different byte from the one that selects the held-out families.
     return hashlib.sha256(family.encode()).digest()[1] < 0x30
 
 
@@ -110,14 +110,14 @@ SOFTEN = blur_kernel(0.8, 3)
 
 
 def augment(x, gen, args):
-    """Another plausible picture of every digit of the batch."""
+    """Return a random plausible variation of every digit in the batch."""
     n = len(x)
 
     def uniform(lo, hi):
         return lo + (hi - lo) * torch.rand(n, generator=gen)
 
-    # Stroke weight: mix with the grown or the shrunken picture. Less of the
-    # shrunken one, for it would wipe out thin strokes.
+    # Stroke weight: mix with the grown or the shrunken image. Use less of the
+    # shrunken one, because it would erase thin strokes.
     weight = uniform(-0.4, 0.6)[:, None, None, None]
     grown = F.max_pool2d(x, 3, 1, 1)
     shrunk = -F.max_pool2d(-x, 3, 1, 1)
@@ -140,8 +140,8 @@ def augment(x, gen, args):
     theta[:, 1, 2] = uniform(-1, 1) * args.shift * 2 / 28
     grid = F.affine_grid(theta, (n, 1, 28, 28), align_corners=False)
 
-    # Elastic: a smooth random field of shifts. A field at half the size is
-    # smooth enough and four times cheaper.
+    # Elastic distortion: a smooth random field of shifts. A field at half the
+    # size is smooth enough and four times cheaper.
     field = torch.rand(2 * n, 1, 14, 14, generator=gen) * 2 - 1
     field = F.conv2d(field, SMOOTH_FIELD, padding=4)
     field = F.interpolate(field, size=(28, 28), mode="bilinear", align_corners=False)
@@ -177,7 +177,7 @@ def main():
     args = parser.parse_args()
     out = args.out or render.HERE.parent / f"{args.model}.safetensors"
 
-    # One thread: sums are then always taken in the same order.
+    # With one thread, sums are always computed in the same order.
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(SEED)
@@ -195,7 +195,7 @@ def main():
     print(f"training on {len(mx)} MNIST and {len(tx)} typeface digits", flush=True)
 
     model = Net(args.model)
-    # No decay of the biases, as is usual.
+    # As usual, biases have no weight decay.
     groups = [
         {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": args.decay},
         {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
