@@ -659,7 +659,7 @@ fn layers_and_rules_that_contradict_themselves() {
         Sequential::builder().layer(linear(2, 2)).layer(Nothing).build().unwrap_err().to_string();
     assert_eq!(
         empty,
-        "layer 1 (Nothing) expects at least one branch, and has none, but the layers before it \
+        "layer 1 (Nothing) expects at least one branch (it has none), but the layers before it \
          produce 2"
     );
 
