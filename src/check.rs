@@ -195,6 +195,7 @@ impl<T: Scalar> Check<'_, T> {
                 }
                 Bound::Reshape => {}
                 Bound::Route { route, inputs, .. } => {
+                    // Without a sample, the typical sizes decide the route of a max pooling.
                     let mut from = vec![0; node.output.size()];
                     route.route(&values.squares, &mut from);
                     values.squares =
@@ -273,6 +274,7 @@ impl<T: Scalar> Check<'_, T> {
     /// Reports two dense layers in a row. Together they are a single linear map, so networks rarely
     /// have them. More often an activation was left out.
     fn no_activation(&mut self, node: &Node<T>) {
+        // A reshape or a normalization does not separate two dense layers.
         let before = match &node.bound {
             Bound::Reshape => return,
             Bound::Linear(_) if is_norm(&*node.layer) => return,

@@ -242,7 +242,7 @@ impl<T: Scalar> Composite<T> {
     }
 
     fn at(&self, site: &Site<'_>) -> &dyn RelevanceRule<T> {
-        // The first setting matches all layers with learned weights. Norm is for the others.
+        // The first setting matches every layer with learned weights, so Norm is for other layers.
         self.settings
             .iter()
             .rev()

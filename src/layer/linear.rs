@@ -167,6 +167,7 @@ impl<T: Scalar> Layer<T> for Linear<T> {
         if a.len() != self.weights.nrows() {
             return None;
         }
+        // a (W z + c) + b = (a W) z + (a c + b).
         let mut weights = (*self.weights).clone();
         weights.row_iter_mut().zip(a).for_each(|(mut row, &a)| row *= a);
         let own =
@@ -181,6 +182,7 @@ impl<T: Scalar> Layer<T> for Linear<T> {
         if a.len() != inputs {
             return None;
         }
+        // W (a z + b) + c = (W a) z + (W b + c).
         let mut weights = (*self.weights).clone();
         weights.column_iter_mut().zip(a).for_each(|(mut column, &a)| column *= a);
         let mut bias =
@@ -193,6 +195,7 @@ impl<T: Scalar> Layer<T> for Linear<T> {
 
     fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
         let (outputs, inputs) = self.weights.shape();
+        // nalgebra stores a matrix by columns, PyTorch by rows.
         let mut tensors =
             vec![("weight", vec![outputs, inputs], self.weights.transpose().data.into())];
         tensors

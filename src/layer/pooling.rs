@@ -273,6 +273,7 @@ impl<T: Scalar> Route<T> for Largest {
                     for row in rows {
                         for column in columns {
                             let value = plane[row * width + column];
+                            // A strict comparison makes the first of equal values win.
                             if value > largest {
                                 (best, largest) = (row * width + column, value);
                             }

@@ -82,6 +82,7 @@ impl<T: Scalar> RelevanceRule<T> for AlphaBeta {
     fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
         let mut groups =
             vec![of_sign(true, self.stabilizer, self.bias).times(T::from_f64(self.alpha))];
+        // With β = 0 the second group would be computed for nothing.
         if self.beta > 0.0 {
             groups.push(of_sign(false, self.stabilizer, self.bias).times(T::from_f64(-self.beta)));
         }

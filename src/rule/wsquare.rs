@@ -51,6 +51,7 @@ settings!(WSquare);
 
 impl<T: Scalar> RelevanceRule<T> for WSquare {
     fn name(&self) -> String {
+        // The name omits defaults, and this rule's default is Ignore.
         describe(
             "WSquare",
             &[],
