@@ -37,8 +37,8 @@ DIGITS = ROOT / "examples/mnist/digits-images-idx3-ubyte.gz"
 EPS = 1e-6
 # Single calls cycle through this many samples, so that no cache or branch predictor adapts to one.
 IN_TURN = 16
-# The largest accepted difference, relative to a sample's largest relevance. In f32, every tool loses
-# digits where a total is close to 0.
+# The largest accepted difference, relative to a sample's largest relevance. In f32, every tool
+# loses digits where a total is close to 0.
 AGREE = 5e-2
 
 MLP = (784, 320, 120, 40, 10)
@@ -96,7 +96,8 @@ def samples(inputs, count, shifted):
     return torch.randn(count, inputs, generator=torch.Generator().manual_seed(1))
 
 
-# ---------------------------------------------------------------- the contestants: x -> relevances (samples, targets, inputs)
+# ---------------------------------------------------------------- the contestants
+# Each maps x to relevances (samples, targets, inputs).
 
 
 def stabilize(y, eps=EPS):
@@ -121,7 +122,9 @@ def by_zennit(net, outputs, every):
     attributor.__enter__()  # Install the hooks once, as a server would.
     if not every:
         return lambda x: attributor(x.clone(), one_hot_relevance)[1][:, None]
-    return lambda x: attributor(x.repeat_interleave(outputs, 0), each_output)[1].view(len(x), outputs, -1)
+    return lambda x: attributor(x.repeat_interleave(outputs, 0), each_output)[1].view(
+        len(x), outputs, -1
+    )
 
 
 def by_captum(net, outputs, every):
@@ -131,9 +134,13 @@ def by_captum(net, outputs, every):
     lrp = LRP(net)
     if not every:
         return lambda x: lrp.attribute(x.clone(), target=net(x).argmax(1)).detach()[:, None]
-    return lambda x: lrp.attribute(
-        x.repeat_interleave(outputs, 0), target=torch.arange(outputs).repeat(len(x))
-    ).detach().view(len(x), outputs, -1)
+    return (
+        lambda x: lrp.attribute(
+            x.repeat_interleave(outputs, 0), target=torch.arange(outputs).repeat(len(x))
+        )
+        .detach()
+        .view(len(x), outputs, -1)
+    )
 
 
 def by_gradient(net, outputs, every):
@@ -215,7 +222,11 @@ def peers_of(name):
 def reference(net, x, every, eps):
     """Evaluates the rule's formula in float64, one sample at a time."""
     relevances = []
-    layers = [(m.weight.detach().double(), m.bias.detach().double()) for m in net if isinstance(m, nn.Linear)]
+    layers = [
+        (m.weight.detach().double(), m.bias.detach().double())
+        for m in net
+        if isinstance(m, nn.Linear)
+    ]
     for z in x.double():
         kept = []
         for index, (w, b) in enumerate(layers):
@@ -238,9 +249,17 @@ class Relprop:
     def __init__(self, program, folder, net, x, workload, threads):
         sizes, batch, every, order = workload
         self.folder, self.shape = folder, (len(x), sizes[-1] if every else 1, sizes[0])
-        save_file(net.state_dict(), folder / "model.safetensors", {"architecture": "\n".join(map(repr, net))})
+        save_file(
+            net.state_dict(),
+            folder / "model.safetensors",
+            {"architecture": "\n".join(map(repr, net))},
+        )
         save_file({"samples": x}, folder / "samples.safetensors")
-        arguments = [folder / "model.safetensors", folder / "samples.safetensors", "all" if every else "predicted"]
+        arguments = [
+            folder / "model.safetensors",
+            folder / "samples.safetensors",
+            "all" if every else "predicted",
+        ]
         arguments += [order, "batch" if batch else "single", "epsilon"]
         environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -317,13 +336,17 @@ def compare(program, name, shifted, options):
             # Each contestant gets its own network, because hooks stay installed.
             contestant = Peer(PEERS[peer](network(sizes), sizes[-1], every), x, batch)
             # The gradient has no epsilon.
-            off = difference(contestant.relevances()[few], exact[0 if peer == "gradient x input" else EPS])
+            off = difference(
+                contestant.relevances()[few], exact[0 if peer == "gradient x input" else EPS]
+            )
             if not off < AGREE:
                 raise SystemExit(f"{name}: {peer} differs from the rule by {off:.1e}")
             contestants[peer] = contestant
         if not worst < AGREE:
             raise SystemExit(f"{name}: relprop differs from the rule by {worst:.1e}")
-        times = {key: times_for(contestant, options.burst) for key, contestant in contestants.items()}
+        times = {
+            key: times_for(contestant, options.burst) for key, contestant in contestants.items()
+        }
         taken = {key: [] for key in contestants}
         shuffle = random.Random(0)
         for _ in range(options.rounds):
@@ -355,7 +378,9 @@ def number(value):
 def judged(ratio, bar):
     if ratio is None:
         return ""
-    return f"{number(ratio)}x" + ("" if bar is None else f" (bar {bar}x{'' if ratio >= bar else ', missed'})")
+    return f"{number(ratio)}x" + (
+        "" if bar is None else f" (bar {bar}x{'' if ratio >= bar else ', missed'})"
+    )
 
 
 def row(cells):
@@ -364,37 +389,96 @@ def row(cells):
 
 def table(results, bars):
     """The rows of the table: us per sample, then the speedups and their required values."""
-    yield row(["us per sample", "relprop", *PEERS, "faster than zennit, captum", "faster than all", "error"])
+    yield row(
+        [
+            "us per sample",
+            "relprop",
+            *PEERS,
+            "faster than zennit, captum",
+            "faster than all",
+            "error",
+        ]
+    )
     yield "|---" + "|---:" * (len(PEERS) + 4) + "|"
     for name, result in results.items():
-        against = [judged(ratio, bar) for ratio, bar in zip(ratios(result), bars.get(name, (None, None)))]
+        against = [
+            judged(ratio, bar) for ratio, bar in zip(ratios(result), bars.get(name, (None, None)))
+        ]
         times = [number(result["peers"].get(peer)) for peer in PEERS]
-        yield row([f"`{name}`", number(result["relprop_us"]), *times, *against, f"{result['max_rel_diff']:.0e}"])
+        yield row(
+            [
+                f"`{name}`",
+                number(result["relprop_us"]),
+                *times,
+                *against,
+                f"{result['max_rel_diff']:.0e}",
+            ]
+        )
 
 
 def machine():
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    cpu = next(
+        (
+            line.split(":")[1].strip()
+            for line in open("/proc/cpuinfo")
+            if line.startswith("model name")
+        ),
+        "?",
+    )
     return f"{cpu}, {os.cpu_count()} cores"
 
 
 def build():
-    command = ["cargo", "bench", "--no-run", "--bench", "peers", "--features", "onnx", "--message-format=json"]
-    lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    command = [
+        "cargo",
+        "bench",
+        "--no-run",
+        "--bench",
+        "peers",
+        "--features",
+        "onnx",
+        "--message-format=json",
+    ]
+    lines = subprocess.run(
+        command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.splitlines()
     messages = [json.loads(line) for line in lines if line.startswith("{")]
-    return next(m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "peers")
+    return next(
+        m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "peers"
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="take fewer and shorter rounds: under three minutes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
-    parser.add_argument("--only", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="run only these workloads")
-    parser.add_argument("--images", action="store_true", help="compare image networks at full size with zennit instead")
     parser.add_argument(
-        "--onnx", action="store_true", help="pass the image networks through ONNX; also compare outputs with onnxruntime"
+        "--quick", action="store_true", help="take fewer and shorter rounds: under three minutes"
     )
-    parser.add_argument("--networks", nargs="+", choices=images.NETWORKS, help="run only these image networks")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each side (default: all)")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the results to this file"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=WORKLOADS,
+        default=list(WORKLOADS),
+        help="run only these workloads",
+    )
+    parser.add_argument(
+        "--images",
+        action="store_true",
+        help="compare image networks at full size with zennit instead",
+    )
+    parser.add_argument(
+        "--onnx",
+        action="store_true",
+        help="pass the image networks through ONNX; also compare outputs with onnxruntime",
+    )
+    parser.add_argument(
+        "--networks", nargs="+", choices=images.NETWORKS, help="run only these image networks"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="threads of each side (default: all)"
+    )
     options = parser.parse_args()
     options.rounds, options.burst = (7, 0.05) if options.quick else (21, 0.2)
 
@@ -414,8 +498,15 @@ def main():
     for title, shifted in digits_of.items():
         chosen = [name for name in options.only if not shifted or WORKLOADS[name][0][0] == 784]
         results = {name: compare(program, name, shifted, options) for name in chosen}
-        print(f"\n{title}; weights random (He)\n", *table(results, {} if shifted else BARS), sep="\n", flush=True)
-        written |= {f"{name}/shifted" if shifted else name: result for name, result in results.items()}
+        print(
+            f"\n{title}; weights random (He)\n",
+            *table(results, {} if shifted else BARS),
+            sep="\n",
+            flush=True,
+        )
+        written |= {
+            f"{name}/shifted" if shifted else name: result for name, result in results.items()
+        }
     if options.json:
         options.json.write_text(json.dumps(written, indent=2) + "\n")
 

@@ -53,14 +53,21 @@ def network(name):
 
 
 def images(count, seed=1):
-    return torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(seed)).clamp(LOW, HIGH)
+    return torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(seed)).clamp(
+        LOW, HIGH
+    )
 
 
 def architecture(net):
     """The network in PyTorch's words, including what `forward` does between the modules."""
     if isinstance(net, torchvision.models.VGG):
         parts = OrderedDict(net.named_children())
-        parts = OrderedDict(features=parts["features"], avgpool=parts["avgpool"], flatten=nn.Flatten(), classifier=parts["classifier"])
+        parts = OrderedDict(
+            features=parts["features"],
+            avgpool=parts["avgpool"],
+            flatten=nn.Flatten(),
+            classifier=parts["classifier"],
+        )
         return repr(nn.Sequential(parts))
 
     def block(module):
@@ -69,7 +76,8 @@ def architecture(net):
             names += ["relu", "conv3", "bn3"]
         main = " ".join(f"({name}): {getattr(module, name)!r}" for name in names)
         short = f"(downsample): {module.downsample!r}" if module.downsample else ""
-        return f"Sequential((): Residual((): Sequential({main}) (): Sequential({short})) (relu2): ReLU())"
+        branches = f"(): Sequential({main}) (): Sequential({short})"
+        return f"Sequential((): Residual({branches}) (relu2): ReLU())"
 
     parts = []
     for name, module in net.named_children():
@@ -126,7 +134,9 @@ class Process:
     def __init__(self, arguments, threads):
         environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen(list(map(str, arguments)), text=True, env=environment, **pipes)
+        self.process = subprocess.Popen(
+            list(map(str, arguments)), text=True, env=environment, **pipes
+        )
 
     def ask(self, command):
         print(command, file=self.process.stdin, flush=True)
@@ -151,7 +161,14 @@ def write(net, path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                net, (images(1),), path, dynamo=True, external_data=False, verbose=False, dynamic_shapes=({0: torch.export.Dim("batch")},))
+                net,
+                (images(1),),
+                path,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
     else:
         save_file(net.state_dict(), path, {"architecture": architecture(net), "input": "3 224 224"})
 
@@ -167,15 +184,22 @@ def compare(program, model, rule, count, options):
     outputs, relevances = {}, {}
     for side, process in sides.items():
         process.ask(f"write {folder / side}")
-        written = torch.from_numpy(np.fromfile(folder / side, np.float32).reshape(count, -1).astype(np.float64))
+        written = torch.from_numpy(
+            np.fromfile(folder / side, np.float32).reshape(count, -1).astype(np.float64)
+        )
         outputs[side], relevances[side] = written[:, :1000], written[:, 1000:]
     if model.suffix == ".onnx":
         import onnxruntime
 
         session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-        expected = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images(count).numpy()})[0]).double()
+        expected = torch.from_numpy(
+            session.run(None, {session.get_inputs()[0].name: images(count).numpy()})[0]
+        ).double()
         off = difference(outputs["relprop"], expected)
-        print(f"outputs of {model.name}: differ from onnxruntime's by {off:.1e} of the largest", flush=True)
+        print(
+            f"outputs of {model.name}: differ from onnxruntime's by {off:.1e} of the largest",
+            flush=True,
+        )
         assert off < 1e-5
     worst = difference(relevances["relprop"], relevances["zennit"])
     taken = {side: [] for side in sides}
@@ -199,7 +223,10 @@ def compare(program, model, rule, count, options):
 def run(program, options):
     """Measures every network, rule and number of images, and prints a table on the way."""
     results = {}
-    print("\n| network, rule, images | relprop ms | zennit ms | speedup (bar) | relprop MB | zennit MB | memory (bar) | difference |")
+    print(
+        "\n| network, rule, images | relprop ms | zennit ms | speedup (bar) "
+        "| relprop MB | zennit MB | relprop / zennit memory (bar) | difference |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -219,7 +246,8 @@ def run(program, options):
                         f"| {name}/{rule}/{count} | {found['relprop_ms']:.0f} | {zennit['ms']:.0f} "
                         f"| {zennit['ms'] / found['relprop_ms']:.2f}x ({BARS[rule][name]}x) "
                         f"| {found['relprop_mb']:.0f} | {zennit['mb']:.0f} "
-                        f"| {found['relprop_mb'] / zennit['mb']:.0%} ({MEMORY:.0%}) | {found['max_rel_diff']:.1e} |",
+                        f"| {found['relprop_mb'] / zennit['mb']:.0%} ({MEMORY:.0%}) "
+                        f"| {found['max_rel_diff']:.1e} |",
                         flush=True,
                     )
             model.unlink()

@@ -75,10 +75,12 @@ fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     // The published rules are defined for networks without batch norms.
     let (model, merged) = written.canonize()?;
     writeln!(out, "{} parameters, {} batch norms merged", written.parameters(), merged.len())?;
+    // Only the merged model is needed from here on; free the weights of the other one.
     drop(written);
     let photo = Photo::open(&options.photo, model.input_shape())?;
     let labels = options.labels(&weights)?;
 
+    // The targets are the likeliest classes, so they must be known before the explainer is made.
     let outputs = model.forward(&DVector::from_column_slice(&photo.values))?;
     let likely = largest(outputs.as_slice(), options.count);
     let explainer = model.explainer(options.composite(photo.shape)?)?.targets(likely.clone())?;
@@ -237,6 +239,7 @@ impl Photo {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         // The sides of a photograph are far below 2^32.
         let [wide, tall] = [photo.width(), photo.height()]
+            // Rounding must not make a side shorter than the crop.
             .map(|side| ((f64::from(side) * scale).round() as u32).max(shorter));
         let whole = photo.resize_exact(wide, tall, FilterType::Triangle);
         let photo =

@@ -135,6 +135,7 @@ impl Options {
             Some("cnn") => return Ok(StateDict::from_safetensors(CNN)?.to_model()?),
             _ => {}
         }
+        // Not every error mentions the file, so add its path where it is missing.
         let named = |failure: Failure| -> Failure {
             let (text, path) = (failure.to_string(), path.display().to_string());
             if text.contains(&path) { failure } else { format!("{path}: {text}").into() }
