@@ -473,9 +473,12 @@ fn unknown(kind: &str) -> String {
             shortened(kind)
         );
     }
-    let (kind, meant) = (shortened(kind), did_you_mean(kind, KINDS));
+    let (kind, mut end) = (shortened(kind), did_you_mean(kind, KINDS));
+    if end.is_empty() {
+        end.push('.');
+    }
     format!(
-        "{kind} is unsupported{meant}; the supported layers are {}, and the groups are Sequential, \
+        "{kind} is unsupported{end} The supported layers are {}, and the groups are Sequential, \
          Residual and Concat",
         KINDS.join(", ")
     )

@@ -73,12 +73,11 @@ impl Archive {
                     .min(file.compressed_size().saturating_mul(MOST))
                     .min(self.whole.length() as u64 * MOST);
                 let mut content = Vec::with_capacity(usize::try_from(says).unwrap_or(0));
-                file.read_to_end(&mut content)
-                    .map_err(|e| {
-                        malformed(format!(
-                            "'{name}' cannot be decompressed ({e}): copy or download the file again"
-                        ))
-                    })?;
+                file.read_to_end(&mut content).map_err(|e| {
+                    malformed(format!(
+                        "'{name}' cannot be decompressed ({e}): copy or download the file again"
+                    ))
+                })?;
                 Ok(Data::Held(content.into()))
             }
             other => Err(malformed(format!(

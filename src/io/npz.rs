@@ -99,14 +99,11 @@ fn no_array(names: &[String]) -> Error {
 /// The array of an `.npy` file, which consists of a magic number, the version of the format, the
 /// length of the header, the header, and the values.
 fn array(file: &Data) -> Result<Tensor, Error> {
-    let ends = || {
-        malformed("the array is truncated: copy or download the file again")
-    };
+    let ends = || malformed("the array is truncated: copy or download the file again");
     let beginning = file.beginning(LONGEST)?;
-    let (length, behind) = match *beginning
-        .strip_prefix(MAGIC)
-        .ok_or_else(|| malformed("it does not begin like a NumPy array: write it with numpy.save"))?
-    {
+    let (length, behind) = match *beginning.strip_prefix(MAGIC).ok_or_else(|| {
+        malformed("it does not begin like a NumPy array: write it with numpy.save")
+    })? {
         [1, _, low, high, ..] => (u32::from(u16::from_le_bytes([low, high])), 10),
         [2 | 3, _, a, b, c, d, ..] => (u32::from_le_bytes([a, b, c, d]), 12),
         _ => {

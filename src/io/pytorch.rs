@@ -313,19 +313,20 @@ struct Collected<'a> {
 
 impl Collected<'_> {
     fn spend(&mut self, cost: usize) -> Result<(), &'static str> {
-        self.budget =
-            self.budget.checked_sub(cost).ok_or(
-                "its dictionaries contain the same objects too often, or themselves: save a plain \
+        self.budget = self.budget.checked_sub(cost).ok_or(
+            "its dictionaries contain the same objects too often, or themselves: save a plain \
                  state dict",
-            )?;
+        )?;
         Ok(())
     }
 
     fn value(&mut self, value: &Value, name: &str, depth: usize) -> Result<(), &'static str> {
         self.spend(1)?;
         if depth > DEPTH || name.len() > LONGEST {
-            return Err("its dictionaries are nested too deeply, or their keys are too long: save a \
-                 plain state dict");
+            return Err(
+                "its dictionaries are nested too deeply, or their keys are too long: save a \
+                 plain state dict",
+            );
         }
         match self.machine.content(value) {
             Some(Content::Tensor(saved)) => {

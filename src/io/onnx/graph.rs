@@ -302,7 +302,7 @@ fn no_such_output<'a>(
         &asked,
         graph.output.iter().map(|output| output.name.as_str()).take(8).chain(names).take(4096),
     );
-    format!("the graph has no output '{asked}'{meant}; the file's outputs are {outputs}")
+    format!("the graph has no value '{asked}' (its outputs are {outputs}){meant}")
 }
 
 /// The text for a shape in a file, with `?` for a size that is not fixed.
