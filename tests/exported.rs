@@ -54,7 +54,7 @@ fn agree<T: Scalar>(relevances: f64) {
                 file.to_model::<T>()
                     .unwrap_err()
                     .to_string()
-                    .contains("mixes values of several samples")
+                    .contains("mixes the values of several samples")
             );
             file = file.output("add_result2");
         }

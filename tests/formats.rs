@@ -232,12 +232,12 @@ fn a_file_that_is_not_of_weights_is_called_what_it_is() {
         (
             "net.pt",
             b"\x80\x04K\x01.".to_vec(),
-            "a Python pickle, which is unsupported here: only safetensors, PyTorch's",
+            "a Python pickle, and only safetensors, PyTorch (.pt, .pth)",
         ),
         (
             "net.h5",
             b"\x89HDF\r\n\x1a\n\0".to_vec(),
-            "an HDF5 file, as Keras writes .h5: load the model in Keras and export it",
+            "an HDF5 file, such as the .h5 files of Keras: load the model in Keras and export it",
         ),
         (
             "pointer.pt",
@@ -254,7 +254,7 @@ fn a_file_that_is_not_of_weights_is_called_what_it_is() {
         (
             "net.keras",
             zip(&["metadata.json", "config.json", "model.weights.h5"]),
-            "a Keras model (.keras): export it to ONNX",
+            "a Keras model (.keras): load it in Keras and export it to ONNX",
         ),
         (
             "net.pt2",
@@ -263,12 +263,12 @@ fn a_file_that_is_not_of_weights_is_called_what_it_is() {
                 "net/models/model.json",
                 "net/archive_format",
             ]),
-            "a program of torch.export",
+            "a program saved by torch.export",
         ),
         (
             "docs.zip",
             zip(&["word/document.xml"]),
-            "neither a checkpoint of PyTorch (data.pkl) nor an array",
+            "neither a PyTorch checkpoint (data.pkl) nor a NumPy array",
         ),
         ("none.npz", zip(&[]), "an empty zip archive"),
         ("half.pt", half("zip.pt"), "truncated or damaged"),
@@ -304,7 +304,7 @@ fn a_file_that_is_not_of_weights_is_called_what_it_is() {
     assert!(other.contains("it is a PyTorch checkpoint: read it with StateDict::open"), "{other}");
     let other = StateDict::from_pytorch(whole("weights.npz")).unwrap_err().to_string();
     assert!(
-        other.contains("it is an archive of NumPy arrays (.npz), which is unsupported here"),
+        other.contains("it is an archive of NumPy arrays (.npz), and only PyTorch"),
         "{other}"
     );
     let other = StateDict::from_safetensors(&whole("weights.npz")).unwrap_err().to_string();
@@ -467,7 +467,7 @@ fn tensors_whose_values_overlap_are_left_out() {
         )
     };
     let expanded = tensor("I10\n", "I0\n");
-    let reason = "a tensor whose values overlap, as tensor.expand(...) makes it, which is \
+    let reason = "a tensor whose values overlap, as after tensor.expand(...), which is \
         unsupported: save tensor.clone()";
     let weights = StateDict::from_pytorch(checkpoint(&format!(
         "}}S'0.weight'\n{}sS'0.bias'\n{expanded}s.",
@@ -484,7 +484,7 @@ fn tensors_whose_values_overlap_are_left_out() {
     }
     let alone =
         StateDict::from_pytorch(checkpoint(&format!("{expanded}."))).unwrap_err().to_string();
-    assert!(alone.contains(&format!("the whole of it is {reason}")), "{alone}");
+    assert!(alone.contains(&format!("all it contains is {reason}")), "{alone}");
     // An axis of one index, whatever its stride, and one number for several values elsewhere.
     let read = |shape: &str, strides: &str| {
         StateDict::from_pytorch(checkpoint(&format!("}}S'w'\n{}s.", tensor(shape, strides))))?
@@ -492,7 +492,7 @@ fn tensors_whose_values_overlap_are_left_out() {
     };
     assert_eq!(read("I1\nI4\n", "I0\nI1\n").unwrap().1, [1.0, 2.0, 3.0, 4.0]);
     assert_eq!(read("I2\nI2\n", "I2\nI0\n").unwrap_err().to_string().matches(reason).count(), 1);
-    assert!(read("I5\n", "I1\n").unwrap_err().to_string().contains("it is damaged"));
+    assert!(read("I5\n", "I1\n").unwrap_err().to_string().contains("so the file is damaged"));
 }
 
 #[test]
@@ -501,24 +501,24 @@ fn what_is_left_out_is_called_what_it_is() {
     let parts = [
         "0.weight is a sparse tensor, which is unsupported: save tensor.to_dense()",
         "0.bias is a quantized tensor",
-        "2.weight is a tensor of the meta device, which has no values",
+        "2.weight is a tensor on the meta device, which has no values",
         "2.bias is a tensor of the class tensors_of_mine.Own, which is unsupported: save \
          tensor.as_subclass(torch.Tensor)",
     ];
     assert!(parts.iter().all(|part| error.contains(part)), "{error}");
-    assert!(!error.contains("no tensor in it"), "{error}");
+    assert!(!error.contains("it contains no tensors"), "{error}");
     let error = StateDict::open(path("module.pt")).unwrap_err().to_string();
     assert!(
         error.contains(
-            "the whole of it is an object of the class torch.nn.modules.container.Sequential"
+            "all it contains is an object of the class torch.nn.modules.container.Sequential"
         ),
         "{error}"
     );
-    assert!(!error.contains("no tensor in it"), "{error}");
+    assert!(!error.contains("it contains no tensors"), "{error}");
 
     let text = open("zip.pt").guessed_architecture().unwrap();
     let error = open("sparse.pt").model_of::<f32>(&text, None).unwrap_err().to_string();
-    assert!(error.contains("0.weight: it is in the file, but it is a sparse tensor"), "{error}");
+    assert!(error.contains("0.weight is in the file, but it is a sparse tensor"), "{error}");
     assert!(!error.contains("missing"), "{error}");
     assert!(
         open("sparse.pt")
@@ -585,12 +585,12 @@ fn weights_within_a_checkpoint_are_found() {
     assert!(
         error
             .to_string()
-            .contains("compared with the tensors under `state_dict.net`: 1 of 4 fit; choose others with StateDict::under"),
+            .contains("the tensors under `state_dict.net`, where 1 of 4 fit; choose other tensors"),
         "{error}"
     );
     let within = format!("Trainer(\n  (net): {})", text.replace('\n', "\n  "));
     let error = open("zip.pt").model_of::<f64>(&within, None).unwrap_err().to_string();
-    assert!(error.contains("without `net.` at their beginning"), "{error}");
+    assert!(error.contains("without the `net.` at the beginning"), "{error}");
 }
 
 /// The model that the lines of Python in the documentation have written has PyTorch's outputs.
@@ -687,7 +687,7 @@ fn files_are_called_what_they_are() {
         (b"[1, 2, 3]", "a JSON document"),
         (b"\x89HDF\r\n\x1a\n\0\0", "an HDF5 file"),
         (b"GGUF\x03\0\0\0", "a GGUF file"),
-        (b"\x1f\x8b\x08\0", "packed with gzip"),
+        (b"\x1f\x8b\x08\0", "compressed with gzip"),
         (&tar, "a tar archive"),
         (b"\x93NUMPY\x01\0", "a NumPy array"),
         (b"\x10\0\0\0\0\0\0\0{\"a\":", "a safetensors file"),
@@ -703,7 +703,7 @@ fn files_are_called_what_they_are() {
         (b"Sequential(\n  (0): ReLU()\n)", "a text file"),
         ("größe,\u{fc}".as_bytes(), "a text file"),
         (&zip("metadata.json"), "a Keras model"),
-        (&zip("net/archive_format"), "a program of torch.export"),
+        (&zip("net/archive_format"), "a program saved by torch.export"),
         (&zip("net/data.pkl"), "a PyTorch checkpoint"),
         (&zip("0.weight.npy"), "an archive of NumPy arrays"),
         (&zip("net/constants.pkl"), "a TorchScript archive"),

@@ -201,7 +201,7 @@ fn arguments_that_are_not_understood_are_refused_by_name() {
     for (text, what) in [
         (
             "Flatten(start_dim=2, end_dim=-1)",
-            "layer 0: Flatten: start_dim=2 is unsupported: Flatten makes one vector",
+            "layer 0: Flatten: start_dim=2 is unsupported: only flattening a whole sample",
         ),
         ("Flatten(2)", "Flatten: start_dim=2 is unsupported"),
         ("Flatten(start_dim=1, end_dim=2)", "Flatten: end_dim=2 is unsupported"),
@@ -211,7 +211,7 @@ fn arguments_that_are_not_understood_are_refused_by_name() {
         ("ReLU(False, 2)", "ReLU: the argument 2 is unsupported"),
         (
             "Upsample(size=(8, 8), mode='nearest')",
-            "Upsample: size=(8, 8) is unsupported: write scale_factor instead",
+            "Upsample: size=(8, 8) is unsupported: use scale_factor instead",
         ),
         ("Upsample(8)", "Upsample: size=8 is unsupported"),
         ("Upsample(scale_factor=2.0, mode='bilinear')", "Upsample: mode='bilinear' is unsupported"),
@@ -245,34 +245,34 @@ fn arguments_that_are_not_understood_are_refused_by_name() {
         ),
         (
             "Conv2d(1, 1, kernel_size=3, stride=2, padding=same)",
-            "padding=same is for a stride of 1",
+            "padding='same' requires a stride of 1",
         ),
         (
             "Conv2d(1, 1, kernel_size=3, device=cuda)",
             "Conv2d: the argument device=cuda is unsupported",
         ),
-        ("Conv2d(1, 1, 3, output_padding=1)", "output_padding is of transposed convolutions"),
+        ("Conv2d(1, 1, 3, output_padding=1)", "output_padding is supported only for transposed"),
         (
             "BatchNorm2d(4, track_running_stats=False)",
             "BatchNorm2d: track_running_stats=False is unsupported",
         ),
-        ("BatchNorm2d(4, momentum=fast)", "momentum is not a number"),
+        ("BatchNorm2d(4, momentum=fast)", "momentum is neither a number nor None"),
         ("Linear(3, 4, True, 5)", "Linear: the argument 5 is unsupported"),
         ("Linear(3)", "Linear: out_features is missing"),
         ("Unflatten(dim=2, unflattened_size=(2, 2))", "Unflatten: dim=2 is unsupported"),
         (
             "LayerNorm((4,), eps=1e-05)",
-            "LayerNorm is unsupported; the layers are AdaptiveAvgPool1d, ",
+            "LayerNorm is unsupported. The supported layers are AdaptiveAvgPool1d, ",
         ),
-        ("Relu()", "Relu is unsupported, did you mean 'ReLU'?; the layers are"),
+        ("Relu()", "Relu is unsupported, did you mean 'ReLU'? The supported layers are"),
         ("Conv2D(1, 1, 3)", "Conv2D is unsupported, did you mean 'Conv2d'?"),
         (
             "Sequential(\n  (a): Sequential(\n    (0): ReLU()\n    (b): Foo(3)\n  )\n)",
             "layer a.b: Foo is unsupported",
         ),
         ("ReLU()\nFoo()", "layer 1: Foo is unsupported"),
-        ("Sequential((0): ReLU()", "the text ends before the module's last bracket"),
-        ("nonsense", "'nonsense' is not a layer as PyTorch prints it"),
+        ("Sequential((0): ReLU()", "the text ends before the bracket that closes the module"),
+        ("nonsense", "'nonsense' is not a layer in PyTorch's format"),
     ] {
         let error = printed(text, [2, 4, 4]).unwrap_err().to_string();
         assert!(error.contains(what), "{text}: {error}");
@@ -333,7 +333,7 @@ fn a_class_that_holds_the_network_is_read_and_one_that_holds_its_parts_is_refuse
         for what in [
             place,
             "PyTorch prints the parts of Net (conv1, conv2)",
-            "write Sequential in place of Net",
+            "replace Net with Sequential",
             "StateDict::under",
             "ONNX",
         ] {
@@ -377,7 +377,7 @@ fn layers_that_share_their_weights_are_found_under_a_prefix() {
     let text = error.to_string();
     assert!(
         text.contains(
-            "compared with the tensors under `net`: 2 of 4 fit; choose others with StateDict::under"
+            "the tensors under `net`, where 2 of 4 fit; choose other tensors with StateDict::under"
         ),
         "{text}"
     );
@@ -528,12 +528,12 @@ fn the_kinds_that_are_listed_are_those_that_can_be_read() {
     };
     let said = refused("Softmin");
     let listed =
-        said.split("the layers are ").nth(1).unwrap().split(", and the groups").next().unwrap();
+        said.split("The supported layers are ").nth(1).unwrap().split(", and the groups").next().unwrap();
     let kinds: Vec<&str> = listed.split(", ").collect();
     assert!(kinds.len() > 40, "{kinds:?}");
     for kind in kinds {
         let said = refused(kind);
-        assert!(!said.contains("the layers are"), "{said}");
+        assert!(!said.contains("The supported layers are"), "{said}");
     }
 }
 

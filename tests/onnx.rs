@@ -74,7 +74,7 @@ fn a_part_of_a_shape() {
         )
     };
     assert!(parts(2).is_ok(), "{:?}", parts(2));
-    assert!(parts(9).unwrap_err().to_string().contains("does not fit"));
+    assert!(parts(9).unwrap_err().to_string().contains("does not have as many values"));
 }
 
 /// An activation is told by what it gives; what gives something else than all that are known is
@@ -135,7 +135,7 @@ fn activations_are_told_by_their_values() {
     let quick = [two("Mul", "x", "s", "a"), one("Sigmoid", "a", "b"), two("Mul", "x", "b", "h")];
     assert_eq!(kind(&[("s", 1.702)], &quick).unwrap(), "Scaled");
     assert!(
-        kind(&[], &[one("Exp", "x", "h")]).unwrap_err().contains("as a part of a known activation")
+        kind(&[], &[one("Exp", "x", "h")]).unwrap_err().contains("as part of a known activation")
     );
 
     // Almost an activation: but for a jump close to 0, a cap far out, a kink beside another.
@@ -699,7 +699,7 @@ fn a_given_shape_without_values_is_refused() {
     let file = OnnxFile::from_bytes(model(&[1, -1], &nodes)).unwrap();
     let error = file.input([0]).to_model::<f64>().unwrap_err().to_string();
     assert!(
-        error.contains("the shape 0 that was given has a size of 0: give sizes of at least 1"),
+        error.contains("the given shape 0 has a size of 0: all sizes must be at least 1"),
         "{error}"
     );
     let file =
@@ -765,7 +765,7 @@ fn what_looks_like_something_else_is_refused() {
     let pad = [whole_tensor("p", &[0, 0, 1, 0, 0, 1]), node("Pad", &["r", "p"], "q", &[])].concat();
     let pool =
         [node("Relu", &["x"], "r", &[]), pad, node("MaxPool", &["q"], "y", &kernel)].concat();
-    refused(&[1, 1, 5], &[pool], "its last window may begin in the padding");
+    refused(&[1, 1, 5], &[pool], "the last window can begin in the padding");
     // Values that are repeated, but not equally often; not along space; or not so often.
     let resized = |scales: &[f32], attributes: &[Vec<u8>]| {
         let all = [&[word("mode", "nearest")], attributes].concat();
@@ -782,7 +782,7 @@ fn what_looks_like_something_else_is_refused() {
     refused(
         &[1, 1, 2, 2],
         &[resized(&[1.0, 1.0, 2.0, 2.0], &[ints("axes", &[2, 3, 0, 1])])],
-        "axes are unsupported",
+        "without axes",
     );
     let kept = [word("keep_aspect_ratio_policy", "not_larger")];
     refused(&[1, 1, 2, 2], &[resized(&[1.0, 1.0, 2.0, 2.0], &kept)], "keep_aspect_ratio_policy");
@@ -803,7 +803,7 @@ fn what_looks_like_something_else_is_refused() {
     refused(
         &[1, 1, 8],
         &[same("MaxPool", &[ints("kernel_shape", &[2]), ints("dilations", &[2])])],
-        "unsupported with dilations",
+        "unsupported together with dilations",
     );
     // The samples' axis alone, and something behind it.
     let alone = [
@@ -813,14 +813,14 @@ fn what_looks_like_something_else_is_refused() {
     ];
     let alone =
         [constant("one", &[1]), alone.concat(), node("Softmax", &["b"], "y", &[int("axis", 0)])];
-    refused(&[3, 2], &alone, "it removes all axes but that of the samples");
+    refused(&[3, 2], &alone, "it removes all axes except the batch axis");
     // Whole numbers are divided with truncation; those that become others first are read.
     let half = [tensor("c", &[1], &[2.0]), node("Div", &["x", "c"], "h", &[])].concat();
     let error = OnnxFile::from_bytes(model_of(7, &[1, 2], &[half, dense()]))
         .unwrap()
         .to_model::<f64>()
         .unwrap_err();
-    assert!(error.to_string().contains("its values are whole numbers"), "{error}");
+    assert!(error.to_string().contains("its values are integers"), "{error}");
     let half = [
         node("Cast", &["x"], "f", &[int("to", 1)]),
         tensor("c", &[1], &[2.0]),
@@ -876,9 +876,9 @@ fn what_is_refused_is_listed() {
     assert_eq!(
         text,
         "the model has a node that cannot be explained:\n  Mul '/Mul' (graph.node[6]): both of \
-         its inputs depend on the model's \
-         input, and together they are not a known activation: products of values (gates, \
-         attention) are unsupported"
+         its inputs depend on the model's input, and the result is not a known activation: \
+         products of such values (gates, attention) are unsupported; explain the model up to one \
+         of the inputs, with OnnxFile::output"
     );
     let attention = refused("refused-attention");
     println!("{}", Error::UnsupportedNodes { nodes: attention.clone() });
@@ -973,16 +973,16 @@ fn all_that_is_refused_is_listed_at_once() {
     assert_eq!(names, expected, "{}", Error::UnsupportedNodes { nodes: nodes.clone() });
     let reason = |name: &str| nodes.iter().find(|node| node.name == name).unwrap().reason.clone();
     for (name, what) in [
-        ("r1", "several branches read its values at different places"),
+        ("r1", "several branches read its values at different points"),
         ("softmax", "a softmax before other layers"),
         ("unknown", "the operator is unsupported"),
-        ("moved", "it moves the axis of the samples"),
+        ("moved", "it moves the batch axis"),
         ("convolution", "its auto_pad 'OTHER' is unsupported"),
-        ("pool", "unsupported with dilations"),
+        ("pool", "unsupported together with dilations"),
         ("average", "its kernel_shape is missing"),
         ("pad", "its mode 'reflect' is unsupported"),
         ("gemm", "transA is unsupported"),
-        ("shift", "neither one number nor one for each of 3 channels"),
+        ("shift", "one number for each of the 3 channels"),
     ] {
         assert!(reason(name).contains(what), "{name}: {}", reason(name));
     }
@@ -1053,10 +1053,10 @@ fn files_of_something_else_are_called_what_they_are() {
         (
             "net.safetensors",
             b"\x10\0\0\0\0\0\0\0{\"a\":{}}     ".to_vec(),
-            "it is a safetensors file, which has weights only",
+            "it is a safetensors file, which only has weights",
         ),
-        ("net.pt", zip("net/data.pkl"), "it is a PyTorch checkpoint, which has weights only"),
-        ("net.pt2", zip("net/archive_format"), "it is a program of torch.export"),
+        ("net.pt", zip("net/data.pkl"), "it is a PyTorch checkpoint, which only has weights"),
+        ("net.pt2", zip("net/archive_format"), "it is a program saved by torch.export"),
         ("net.keras", zip("metadata.json"), "it is a Keras model"),
         ("net.h5", b"\x89HDF\r\n\x1a\n\0\0".to_vec(), "it is an HDF5 file"),
         (
@@ -1069,7 +1069,7 @@ fn files_of_something_else_are_called_what_they_are() {
         (
             "cut.onnx",
             whole[..whole.len() / 2].to_vec(),
-            "it begins as an ONNX model and is cut off or damaged",
+            "it begins like an ONNX model, but is truncated or damaged",
         ),
         (
             "noise.onnx",
@@ -1096,11 +1096,11 @@ fn what_is_wrong_with_a_model_as_a_whole() {
         let error = read(&[1, 2], parts).unwrap_err().to_string();
         assert!(error.contains(what), "'{error}' does not say '{what}'");
     };
-    says(&[node("Identity", &["x"], "y", &[])], "its output is its input");
-    says(&[node("Relu", &["x"], "y", &[])], "it has activations and reshapes only");
+    says(&[node("Identity", &["x"], "y", &[])], "do not change any value");
+    says(&[node("Relu", &["x"], "y", &[])], "it only has activations and reshapes");
     says(
         &[node("Sigmoid", &["x"], "p", &[]), node("Flatten", &["p"], "y", &[])],
-        "it has activations and reshapes only",
+        "it only has activations and reshapes",
     );
     let file = OnnxFile::from_bytes(model(
         &[1, 2],
@@ -1112,13 +1112,13 @@ fn what_is_wrong_with_a_model_as_a_whole() {
     let error = of("scroes").unwrap_err().to_string();
     assert!(
         error.ends_with(
-            "no node gives the output 'scroes' (the file's outputs are 'y'), did you mean 'scores'?"
+            "the graph has no value 'scroes' (its outputs are 'y'), did you mean 'scores'?"
         ),
         "{error}"
     );
     let error = of("something else").unwrap_err().to_string();
     assert!(
-        error.ends_with("no node gives the output 'something else' (the file's outputs are 'y')"),
+        error.ends_with("the graph has no value 'something else' (its outputs are 'y')"),
         "{error}"
     );
 }
@@ -1138,7 +1138,7 @@ fn operators_of_unknown_versions_are_refused() {
         let error = OnnxFile::from_bytes(file).unwrap_err().to_string();
         assert!(
             error.contains(&format!(
-                "is version {version}, and versions 9 to 28 are supported: export the model again"
+                "has version {version}, but only versions 9 to 28 are supported: export the model again"
             )),
             "{error}"
         );
@@ -1234,9 +1234,9 @@ fn a_last_softmax_over_an_axis() {
         "{nodes:?}"
     );
     for (axis, what) in [
-        (0, "its axis 0 is that of the samples"),
-        (-4, "is that of the samples"),
-        (4, "have no axis 4"),
+        (0, "its axis 0 is the batch axis"),
+        (-4, "is the batch axis"),
+        (4, "its axis is 4, which"),
     ] {
         let error = with(&[axis]).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");

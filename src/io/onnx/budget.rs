@@ -49,8 +49,8 @@ impl Budget {
     /// Takes `count` numbers from the budget for layers.
     pub fn keep(&self, count: usize) -> Result<(), String> {
         let left = self.kept.get().checked_sub(count).ok_or(
-            "its weights would be many times larger than the file, because too many nodes share \
-             them: export the model with fewer shared weights",
+            "its weights would be many times larger than the file, which is unsupported: export \
+             the model with fewer shared weights",
         )?;
         self.kept.set(left);
         Ok(())
