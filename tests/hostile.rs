@@ -1,8 +1,9 @@
-//! Files that are damaged or made to harm: an error each, and no more memory than a multiple of the
-//! file's size. What a fuzzer looks for is in `fuzz/`; here are the attacks that are known by name,
-//! and mutations of real files.
+//! Damaged and malicious files. Each is an error, and reading it uses at most a multiple of the
+//! file's size in memory. These tests cover known attacks and mutations of real files; `fuzz/`
+//! searches for others.
 
-#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)] // bytes of files, put together by hand
+// The bytes of files are put together by hand.
+#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ use relprop::io::{OnnxFile, StateDict};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
 
-/// What a reader may take, as the documentation of `relprop::io` says.
+/// The limits on memory that the documentation of `relprop::io` promises.
 const PER_BYTE: u64 = 256;
 const PER_PACKED_BYTE: u64 = 1032 + PER_BYTE;
 const ALWAYS: u64 = 1 << 20;
@@ -40,7 +41,7 @@ fn says(file: &[u8], what: &str) {
 }
 
 #[test]
-fn graphs_that_are_none() {
+fn invalid_graphs_are_rejected() {
     says(
         &model(&[1, 2], &[node("Relu", &["g"], "h", &[]), node("Relu", &["h"], "g", &[]), dense()]),
         "the graph has a cycle or its nodes are not sorted",
@@ -62,7 +63,7 @@ fn graphs_that_are_none() {
 }
 
 #[test]
-fn sizes_that_are_none() {
+fn invalid_sizes_are_rejected() {
     let with = |dims: &[i64]| {
         model(
             &[1, 2],
@@ -108,7 +109,7 @@ fn sizes_that_are_none() {
             let _ = onnx(&model(&[1, 1, 4, 4], &[pool]));
         }
     }
-    // Windows in the padding alone; a reach that overflows; sizes whose product does.
+    // Windows that only contain padding, a reach that overflows, and sizes whose product overflows.
     let dilated =
         [ints("kernel_shape", &[2, 2]), ints("dilations", &[3, 3]), ints("pads", &[1; 4])];
     says(
@@ -140,7 +141,7 @@ fn sizes_that_are_none() {
         &model(&[1, 2], &[bytes(5, &axes), node("Transpose", &["t"], "c", &[]), dense()]),
         "too many axes",
     );
-    // A shape that would be computed from a few bytes.
+    // A large shape that is computed from a few bytes.
     let shape = [tensor("n", &[1], &[1e9]), node("Cast", &["n"], "i", &[int("to", 7)])].concat();
     let file = model(
         &[1, 2],
@@ -155,7 +156,7 @@ fn sizes_that_are_none() {
 }
 
 #[test]
-fn graphs_that_are_too_much() {
+fn excessive_graphs_are_rejected() {
     let relus = |count: usize| -> Vec<u8> {
         let first = node("Relu", &["x"], "n0", &[]);
         (1..count).fold(first, |mut all, at| {
@@ -175,11 +176,11 @@ fn graphs_that_are_too_much() {
         onnx(&model(&[1, 2], &[relus(20_000), last(20_000)])).unwrap().layers().len(),
         20_001
     );
-    // Empty nodes, the smallest there are.
+    // Empty nodes, which are the smallest possible.
     says(&model(&[1, 2], &[[0x0a, 0].repeat(30_000)]), "the graph has no value");
 
-    // Layers of the size of the input, of no weights; weights that are used over and over; names
-    // that many values would have.
+    // Layers as large as the input but without weights, weights that are shared many times, and a
+    // long name shared by many values.
     let scaled = [tensor("c", &[1], &[2.0]), node("Mul", &["x", "c"], "y", &[])].concat();
     says(&model(&[1, 1 << 24], &[scaled]), "many times larger than the file");
     let weights = tensor("w", &[128, 128], &vec![0.5; 128 * 128]);
@@ -203,7 +204,7 @@ fn graphs_that_are_too_much() {
     let ways = [relus(1000), ways, node("Relu", &["s299"], "h", &[]), dense()];
     says(&model(&[1, 2], &ways), "inputs in total");
 
-    // Sums within sums.
+    // Nested sums.
     let nested = |depth: usize| {
         let mut parts = relus(depth);
         let mut inner = format!("n{}", depth - 1);
@@ -216,7 +217,7 @@ fn graphs_that_are_too_much() {
     };
     assert!(onnx(&nested(20)).is_ok());
     says(&nested(1000), "more than 32 levels deep");
-    // A concatenation of all values on a long way, which begin and end in one another.
+    // A concatenation of all the values of a long chain, whose branches overlap.
     for (count, what) in [
         (15_000, "it has 15000 inputs, but at most 1024 are supported"),
         (1024, "more than 32 levels deep"),
@@ -227,7 +228,7 @@ fn graphs_that_are_too_much() {
         let weights = tensor("w", &[2 * count as i64, 1], &vec![1.0; 2 * count]);
         says(&model(&[1, 2], &[all, weights, node("MatMul", &["h", "w"], "y", &[])]), what);
     }
-    // Each value doubled: as many ways as no computer could follow.
+    // Each value is used twice, so that the number of paths is exponential.
     let mut doubled = node("Relu", &["x"], "d0", &[]);
     for at in 1..200 {
         doubled.extend(node(
@@ -239,13 +240,13 @@ fn graphs_that_are_too_much() {
     }
     doubled.extend(node("Relu", &["d199"], "h", &[]));
     says(&model(&[1, 2], &[doubled, dense()]), "the result is not a known activation");
-    // Messages within messages: a graph in an attribute of a node of a graph.
+    // Nested messages: a graph in an attribute of a node of a graph.
     let mut deep = Vec::new();
     for _ in 0..2_000 {
         deep = bytes(1, &bytes(5, &bytes(6, &deep)));
     }
     says(&model(&[1, 2], &[deep]), "the graph has no value");
-    // Groups, which protocol buffers had long ago, within groups.
+    // Nested groups, a deprecated feature of protocol buffers.
     assert!(onnx(&vec![0x6b; 100_000]).is_err());
 }
 
@@ -303,7 +304,7 @@ fn external_data_stays_in_its_folder() {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
-/// A legacy checkpoint around a pickle, with the storage `0` of four numbers behind it.
+/// A legacy checkpoint with this pickle, followed by the storage `0` with four numbers.
 fn checkpoint(pickle: &[u8]) -> Vec<u8> {
     let magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.";
     let keys = b"\x80\x02]q\x00U\x010a.";
@@ -320,7 +321,7 @@ fn pytorch(file: &[u8]) -> Result<StateDict, Error> {
     })
 }
 
-/// Instructions that put a tensor of the storage `0` on the stack.
+/// Instructions that push a tensor of the storage `0` onto the stack.
 fn rebuilt(offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u8> {
     let integer = |number: &i64| format!("I{number}\n");
     let tuple = |numbers: &[i64]| format!("({}t", numbers.iter().map(integer).collect::<String>());
@@ -335,10 +336,10 @@ fn named(value: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn pickles_that_are_made_to_harm() {
+fn malicious_pickles_are_harmless() {
     let good = checkpoint(&named(&rebuilt(0, &[2, 2], &[2, 1])));
     assert_eq!(pytorch(&good).unwrap().shape("w"), Some(&[2, 2][..]));
-    // What Python would run.
+    // Programs that Python would execute.
     let program = |pickle: &[u8]| checkpoint(&named(pickle));
     for pickle in [
         &b"cos\nsystem\n(U\x07echo hitR"[..],
@@ -349,7 +350,7 @@ fn pickles_that_are_made_to_harm() {
         let error = pytorch(&program(pickle)).unwrap_err().to_string();
         assert!(error.contains("no tensor") || error.contains("is invalid"), "{error}");
     }
-    // Tensors that reach out of their storage, or have more values than it.
+    // Tensors that reach beyond their storage or have more values than it.
     let cases: [(i64, &[i64], &[i64]); 9] = [
         (0, &[3, 2], &[2, 1]),
         (1, &[2, 2], &[2, 1]),
@@ -367,7 +368,7 @@ fn pickles_that_are_made_to_harm() {
             "{offset} {shape:?} {strides:?}"
         );
     }
-    // The same numbers under a thousand names.
+    // A thousand names for the same numbers.
     let tensor = [&rebuilt(0, &[2, 2], &[2, 1])[..], b"q\x010"].concat();
     let names: Vec<u8> =
         (0..1000).flat_map(|at| [format!("V{at}\n").as_bytes(), b"h\x01s"].concat()).collect();
@@ -375,8 +376,8 @@ fn pickles_that_are_made_to_harm() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("more than 16 times on average"), "{error}");
-    // The smallest instructions that make something, over and over; more of them, packed into an
-    // archive.
+    // The smallest instructions that create something, repeated many times, and even more of them
+    // in a compressed archive.
     for instruction in [
         &b"}"[..],
         b")",
@@ -400,8 +401,8 @@ fn pickles_that_are_made_to_harm() {
             bounded(bomb.len(), PER_PACKED_BYTE, || StateDict::from_pytorch(bomb.clone())).is_err()
         );
     }
-    // A dictionary made of the same list of pairs over and over; a long name, a class and an object
-    // of it likewise.
+    // Many dictionaries made from the same list of pairs, and many uses of a long name, a class and
+    // an object of it.
     let pairs = [
         &b"]q\x00("[..],
         &b"U\x01aK\x01\x86".repeat(2000),
@@ -424,8 +425,8 @@ fn pickles_that_are_made_to_harm() {
             let _ = pytorch(&checkpoint(&pickle));
         }
     }
-    // Dictionaries that hold one another twice, thirty times over; one that holds itself; a stack
-    // of ten thousand.
+    // Thirty levels of dictionaries that each contain the next one twice, a dictionary that
+    // contains itself, and ten thousand nested dictionaries.
     let twice: Vec<u8> = (1..30_u8)
         .flat_map(|at| {
             [b'}', b'U', 1, b'a', b'h', at - 1, b's', b'U', 1, b'b', b'h', at - 1, b's', b'q', at]
@@ -446,7 +447,7 @@ fn pickles_that_are_made_to_harm() {
 }
 
 #[test]
-fn architectures_that_are_made_to_harm() {
+fn malicious_architectures_are_rejected() {
     let with = |architecture: &str, tensors: &str, data: &[u8]| {
         let metadata =
             format!(r#"{{"__metadata__":{{"architecture":"{architecture}"}}{tensors}}}"#);
@@ -457,7 +458,7 @@ fn architectures_that_are_made_to_harm() {
     };
     assert!(with(&"ReLU(())".repeat(100_000), "", &[]).is_err());
     assert!(with(&"Sequential((a): ".repeat(100_000), "", &[]).is_err());
-    // The same layer again and again, of one tensor.
+    // Many layers that use the same tensor.
     let layers = "(0): Linear(128, 128, bias=False)".repeat(2000);
     let tensors = format!(
         r#","0.weight":{{"dtype":"F32","shape":[128,128],"data_offsets":[0,{}]}}"#,
@@ -470,7 +471,7 @@ fn architectures_that_are_made_to_harm() {
 }
 
 #[test]
-fn arrays_that_lie() {
+fn lying_arrays_are_rejected() {
     let array = |header: &str| {
         [
             &b"\x93NUMPY\x01\x00"[..],
@@ -514,7 +515,7 @@ fn arrays_that_lie() {
     );
 }
 
-/// A packed archive of one file.
+/// A compressed archive with one file.
 fn archive(name: &str, content: &[u8]) -> Vec<u8> {
     let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let options = zip::write::SimpleFileOptions::default()
@@ -524,9 +525,9 @@ fn archive(name: &str, content: &[u8]) -> Vec<u8> {
     archive.finish().unwrap().into_inner()
 }
 
-/// A mebibyte of zeros, packed: within the thousandfold that deflate can do.
+/// Four mebibytes of zeros, compressed about a thousandfold, which deflate can do.
 #[test]
-fn packed_zeros_are_unpacked_to_what_they_are() {
+fn compressed_zeros_are_read() {
     let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1048576,), }";
     let array = [
         &b"\x93NUMPY\x01\x00"[..],
@@ -542,7 +543,7 @@ fn packed_zeros_are_unpacked_to_what_they_are() {
     assert_eq!(weights.shape("a"), Some(&[1 << 20][..]));
 }
 
-/// The smaller of the real files of a format.
+/// The small files among the real files of a format.
 fn real(folder: &str, ends: &[&str]) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(Path::new(FOLDER).join(folder))
         .unwrap()
@@ -556,7 +557,7 @@ fn real(folder: &str, ends: &[&str]) -> Vec<PathBuf> {
     files
 }
 
-/// Some bytes changed, taken out or doubled.
+/// A change, removal or duplication of some bytes.
 #[derive(Debug, Clone)]
 enum Mutation {
     Set(prop::sample::Index, u8),
@@ -601,7 +602,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn mutated_files_are_read_or_refused(which in any::<prop::sample::Index>(), mutations in prop::collection::vec(mutation(), 1..6)) {
+    fn mutated_files_are_read_or_rejected(which in any::<prop::sample::Index>(), mutations in prop::collection::vec(mutation(), 1..6)) {
         let weights = [real("formats", &[".pt", ".npz", ".npy"]), real("golden", &[".safetensors"])].concat();
         let file = mutated(std::fs::read(which.get(&weights)).unwrap(), &mutations);
         bounded(file.len(), PER_PACKED_BYTE, || {

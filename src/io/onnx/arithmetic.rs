@@ -254,7 +254,10 @@ pub(super) fn recognized<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>
 
 /// The activation that a sum is equal to, if it is one with a name of its own.
 fn recognized_sum<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
-    let has_name = |kind: &Kind<T>| matches!(kind, Kind::Layers(_, layers) if layers.iter().all(|layer| layer.kind() != "Scaled"));
+    let has_name = |kind: &Kind<T>| match kind {
+        Kind::Layers(_, layers) => layers.iter().all(|layer| layer.kind() != "Scaled"),
+        _ => false,
+    };
     recognized_but_cuts(expressions).filter(has_name)
 }
 

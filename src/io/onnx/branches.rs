@@ -26,8 +26,8 @@ const CROSSING: &str = "several branches read its values at different points, wh
     unsupported, because sums and concatenations must be nested: explain the model up to it, with \
     OnnxFile::output";
 
-const NOTHING: &str = "the nodes between its input and its output do not change any value, so there \
-    is nothing to explain: choose another output, with OnnxFile::output";
+const NOTHING: &str = "the nodes between its input and its output do not change any value, so \
+    there is nothing to explain: choose another output, with OnnxFile::output";
 const NO_LINEAR_LAYER: &str = "it only has activations and reshapes, and without a dense layer or \
     a convolution there is nothing to explain: choose another output, with OnnxFile::output";
 

@@ -196,7 +196,7 @@ impl Constant {
             return None;
         }
         let values = match &self.values {
-            // After a transpose, strides may not exist for the new shape, so the numbers are copied.
+            // After a transpose, no strides may fit the new shape, so this copies the numbers.
             Values::Floats(tensor) if tensor.strides.is_some() => {
                 return Some(Self::floats(dims, &self.numbers()?));
             }

@@ -136,7 +136,10 @@ impl<T: Scalar> Steps<T> {
         if !matches!(&*self[last].operator, "Softmax" | "LogSoftmax") {
             return Vec::new();
         }
-        let permutes = |step: &usize| matches!(&self[*step].kind, Kind::Layers(_, layers) if is_permutation(layers));
+        let permutes = |step: &usize| match &self[*step].kind {
+            Kind::Layers(_, layers) => is_permutation(layers),
+            _ => false,
+        };
         self.moves_after(last, output).into_iter().skip_while(permutes).filter(permutes).collect()
     }
 
@@ -281,7 +284,12 @@ impl<T: Scalar> Steps<T> {
         // scalings of channels.
         for step in (0..=output).filter(|&step| needed[step]) {
             let Kind::Factor(of, by) = self[step].kind else { continue };
-            let is_activated = |reader: &usize| matches!(&self[*reader].kind, Kind::Layers(of, layers) if *of == step && layers.first().is_some_and(is_activation));
+            let is_activated = |reader: &usize| match &self[*reader].kind {
+                Kind::Layers(of, layers) => {
+                    *of == step && layers.first().is_some_and(is_activation)
+                }
+                _ => false,
+            };
             let layers = if !readers[step].is_empty() && readers[step].iter().all(is_activated) {
                 vec![factor(by).ok_or_else(|| self.no_factor(step))?]
             } else {

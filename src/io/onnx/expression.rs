@@ -147,7 +147,8 @@ impl Expression {
                 })+
             };
         }
-        first_that!(is: Silu, Gelu::Exact, Gelu::Tanh, Softplus::default(), Mish, Sigmoid, Selu, Elu::default());
+        first_that!(is: Silu, Gelu::Exact, Gelu::Tanh, Softplus::default(), Mish, Sigmoid);
+        first_that!(is: Selu, Elu::default());
         first_that!(is_straight: Relu, HardSwish, HardSigmoid, Softsign);
         None
     }
