@@ -21,10 +21,10 @@
 //!
 //! The architecture is the text that `print(net)` shows. This text does not include what a
 //! `forward` method does. A class of your own that holds one module is therefore read as that
-//! module, and a class that holds several is rejected. If its `forward` only applies the modules
-//! one after another, replace the name of the class with `Sequential`. Branches are groups named
-//! `Residual` (the sum of the branches) and `Concat`. These are modules of your own whose children
-//! are the branches:
+//! module, and a class that holds several is rejected. If the `forward` method of such a class only
+//! applies its modules one after another, replace the name of the class with `Sequential`. Branches
+//! are groups named `Residual` (the sum of the branches) and `Concat`. These are modules of your
+//! own whose children are the branches:
 //!
 //! ```text
 //! class Residual(nn.Sequential):
@@ -41,9 +41,9 @@
 //!
 //! # Safety of the readers
 //!
-//! A file that is truncated, lies about its sizes or is malicious results in an error, never in a
-//! panic, and nothing in it is executed. The memory allocated depends on what a file holds, not on
-//! what it claims: reading a file or making a model from it takes at most 1 MiB plus 256 bytes for
+//! A file that is truncated, malicious or wrong about its sizes causes an error, never a panic, and
+//! nothing in it is executed. The memory allocated depends on what a file holds, not on what it
+//! claims. Reading a file or making a model from it allocates at most 1 MiB plus 256 bytes for
 //! each byte of the file (and of an ONNX model's external data). For a compressed archive, the
 //! limit is 1,288 bytes for each byte, because deflate expands a byte to up to 1,032.
 

@@ -638,8 +638,7 @@ fn batch_norm(kind: &str, arguments: &Arguments<'_>) -> Result<Weighted, String>
 fn scaled<T: Scalar>(arguments: &Arguments<'_>) -> Result<Arc<dyn Layer<T>>, String> {
     let inner =
         arguments.text("activation", 0).and_then(|text| text.strip_suffix(')')?.split_once('('));
-    // Two nested `Scaled` layers are equal to one, so none is written, and rejecting them bounds
-    // the recursion.
+    // Nested `Scaled` layers are equal to a single one, and rejecting them bounds the recursion.
     let (kind, own) = inner
         .filter(|(kind, _)| *kind != "Scaled")
         .ok_or("the activation is missing: write Scaled(ReLU(), argument=2.0, value=0.5)")?;

@@ -177,8 +177,7 @@ impl StateDict {
         }
     }
 
-    /// Adds a note if the architecture's names only differ by an outer module, which the file's
-    /// names lack.
+    /// Adds a note if the names of the architecture fit once their outer module is removed.
     fn without_outer(&self, mut misfit: Misfit, asked: &[(String, Vec<usize>)]) -> Misfit {
         let Some((outer, _)) = asked.first().and_then(|(name, _)| name.split_once('.')) else {
             return misfit;
@@ -286,8 +285,8 @@ impl From<Misfit> for Error {
     }
 }
 
-/// The name of a tensor that two layers need, if there is one. A text that shares tensors could
-/// make a large model out of a small file.
+/// The name of a tensor that two layers need, if there is one. If layers could share tensors, an
+/// architecture could turn a small file into a large model.
 pub(super) fn asked_twice<T: Scalar>(module: &Module<T>) -> Option<String> {
     let mut asked = Vec::new();
     ask(module, "", &mut asked);

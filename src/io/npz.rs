@@ -26,8 +26,11 @@ impl StateDict {
     /// have the names of the arrays. An `.npy` file holds one array without a name; its tensor is
     /// called `arr_0`, as NumPy would call it.
     ///
-    /// For a network with two dense layers, write in Python `numpy.savez("weights.npz",
-    /// **{"0.weight": w0, "0.bias": b0, "2.weight": w2, "2.bias": b2})`.
+    /// In Python, the following line saves a network with two dense layers:
+    ///
+    /// ```text
+    /// numpy.savez("weights.npz", **{"0.weight": w0, "0.bias": b0, "2.weight": w2, "2.bias": b2})
+    /// ```
     ///
     /// Integers and booleans are supported too, because an array can hold samples. A `Vec<u8>` is
     /// not copied.
@@ -132,7 +135,7 @@ fn array(file: &Data) -> Result<Tensor, Error> {
 /// `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`.
 struct Header {
     number: Number,
-    /// Whether neighboring numbers differ in the first index, not in the last.
+    /// Whether the array is in Fortran order, in which the first index changes fastest.
     fortran: bool,
     shape: Vec<usize>,
 }

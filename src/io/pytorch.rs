@@ -26,7 +26,7 @@ use pickle::{Content, Machine, Saved, Value};
 const DEPTH: usize = 16;
 const LONGEST: usize = 1024;
 
-/// The most times that the file's numbers can be used by its tensors in total. Tensors can share
+/// How many times larger than the file's numbers all its tensors together can be. Tensors can share
 /// numbers, but without a limit a small file could hold any amount of weights.
 const SHARED: usize = 16;
 

@@ -12,7 +12,7 @@ use std::path::Path;
 /// The number of leading bytes that [`recognize`] looks at.
 pub(crate) const ENOUGH: usize = 512;
 
-/// The formats that one of the crate's readers supports.
+/// The kinds of files that the crate can read, each with a reader of its own.
 pub(crate) const SAFETENSORS: &str = "a safetensors file";
 pub(crate) const CHECKPOINT: &str = "a PyTorch checkpoint";
 pub(crate) const ARRAY: &str = "a NumPy array (.npy)";
@@ -49,7 +49,7 @@ pub(crate) fn recognize(beginning: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// The reason for rejecting a file that a reader of other formats was given.
+/// The reason for rejecting a file when the reader only supports these formats.
 pub(crate) fn instead(what: Option<&str>, formats: &str) -> String {
     match what {
         Some(what) if what.contains(':') => format!("it is {what}"),
@@ -143,8 +143,8 @@ fn first_name(beginning: &[u8]) -> Option<&str> {
     std::str::from_utf8(beginning.get(30..30 + usize::from(length))?).ok()
 }
 
-/// Whether a message begins as in a saved model: the field has a length and holds a graph, which
-/// begins with its own metadata. In an ONNX model, this field holds the name of the producer.
+/// Whether these bytes, after the field's tag, hold the graph of a saved model, which begins with
+/// its metadata. In an ONNX model, the same field holds the name of the producer.
 fn is_saved_model(graph: &[u8]) -> bool {
     let length = graph.iter().take(10).take_while(|&&byte| byte >= 0x80).count() + 1;
     graph.get(length) == Some(&0x0a)

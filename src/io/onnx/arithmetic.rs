@@ -228,15 +228,16 @@ impl<T: Scalar> Steps<T> {
 /// A step's values as functions of the values of its bases.
 type Expressions = [(usize, Rc<Expression>)];
 
-/// The first of the expressions that is a known activation, as a step.
+/// The step for the first of the expressions that is a known activation.
 pub(super) fn unscaled<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
     expressions
         .iter()
         .find_map(|(base, expression)| Some(Kind::Layers(*base, vec![expression.activation()?])))
 }
 
-/// The first of the expressions that is a known activation, also with a scaled argument and value.
-/// This excludes clips, because a clip of a shifted value can be part of a hard activation.
+/// The step for the first of the expressions that is a known activation, perhaps with a scaled
+/// argument and value. This excludes clips, because a clip of a shifted value can be part of a hard
+/// activation.
 pub(super) fn recognized_but_cuts<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
     let scaled = |(base, expression): &(usize, Rc<Expression>)| {
         Some(Kind::Layers(*base, vec![expression.scaled_activation()?]))
@@ -244,7 +245,8 @@ pub(super) fn recognized_but_cuts<T: Scalar>(expressions: &Expressions) -> Optio
     unscaled(expressions).or_else(|| expressions.iter().find_map(scaled))
 }
 
-/// The first of the expressions that is a known activation, or else the last that is a clip.
+/// The step for the first of the expressions that is a known activation, or else for the last that
+/// is a clip.
 pub(super) fn recognized<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
     let cut = |(base, expression): &(usize, Rc<Expression>)| {
         Some(Kind::Layers(*base, vec![expression.cut()?]))
@@ -252,7 +254,7 @@ pub(super) fn recognized<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>
     recognized_but_cuts(expressions).or_else(|| expressions.iter().rev().find_map(cut))
 }
 
-/// The activation that a sum is equal to, if it is one with a name of its own.
+/// The step for a sum that is a known activation, except for scaled ones.
 fn recognized_sum<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
     let has_name = |kind: &Kind<T>| match kind {
         Kind::Layers(_, layers) => layers.iter().all(|layer| layer.kind() != "Scaled"),

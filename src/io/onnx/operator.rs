@@ -79,9 +79,8 @@ impl<T: Scalar> Steps<T> {
         }
     }
 
-    /// The reason for rejecting a node that holds for every shape of its values, if there is one.
-    /// This is for nodes whose values have an unknown shape because they come after an unsupported
-    /// node.
+    /// The reason for rejecting a node whose values have an unknown shape, because they come after
+    /// an unsupported node. Returns only a reason that holds for every possible shape.
     fn after_unknown(
         &self,
         node: &Node,
@@ -183,8 +182,8 @@ impl<T: Scalar> Steps<T> {
         Ok(Made::Step(Kind::Layers(step, layers), Vec::new()))
     }
 
-    /// A softmax over one axis, or, up to version 12 of the operator set, over all axes from one
-    /// on.
+    /// A softmax over one axis. Up to version 12 of the operator set, it is over this axis and all
+    /// axes after it.
     fn softmax(&self, given: &Given<'_>) -> Result<Layers<T>, String> {
         let (axes, over_one) = (given.dims.len(), self.opset >= 13);
         let axis = given.node.int("axis", if over_one { -1 } else { 1 });

@@ -40,8 +40,8 @@ pub(super) fn permutation(asked: Option<&[i64]>, rank: usize) -> Option<Vec<usiz
     sorted.into_iter().eq(0..rank).then_some(order)
 }
 
-/// The shape after a reshape. In what it asks for, 0 stands for the size in the old shape, and one
-/// -1 for the size that results from the number of values.
+/// The shape after a reshape. In `asked`, a 0 stands for the size of the same axis in the old shape
+/// (unless `allow_zero` is set), and a single -1 for the size that the number of values requires.
 pub(super) fn target(dims: &[usize], asked: &[i64], allow_zero: bool) -> Option<Vec<usize>> {
     let size = |(axis, &asked): (usize, &i64)| match asked {
         -1 => Some(None),
