@@ -19,8 +19,8 @@ const F64_LIMIT: f64 = 1e-10;
 const F32_LIMIT: f64 = 1e-4;
 
 /// The networks for which f32 does not reach [`F32_LIMIT`], because a relevance is divided by a
-/// total that has lost its digits. One has every activation, and some of these are not zero although
-/// their total almost is; the other has twenty layers.
+/// total that has lost its digits. One has every activation, and some of these are not zero
+/// although their total almost is; the other has twenty layers.
 const F32_INEXACT: [(&str, f64); 2] = [("15-all-activations", 4e-4), ("18-deep-20", 4e-4)];
 
 /// The name and file of every network.

@@ -1,5 +1,5 @@
-//! Random dense networks, and a reference implementation of the rules. It consists of explicit loops
-//! over vectors of vectors, in double precision, written directly from the formulas. It shares no
+//! Random dense networks, and a reference implementation of the rules. It consists of explicit
+//! loops over vectors of vectors, in double precision, written directly from the formulas. It shares no
 //! code with the crate, so that it does not repeat the crate's mistakes.
 
 // The loops follow the formulas, index by index.
