@@ -1,6 +1,6 @@
 //! Random dense networks, and a reference implementation of the rules. It consists of explicit
-//! loops over vectors of vectors, in double precision, written directly from the formulas. It shares
-//! no code with the crate, so that it does not repeat the crate's mistakes.
+//! loops over vectors of vectors, in double precision, written directly from the formulas. It
+//! shares no code with the crate, so that it does not repeat the crate's mistakes.
 
 // The loops follow the formulas, index by index.
 #![allow(clippy::needless_range_loop)]
