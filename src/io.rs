@@ -1,26 +1,30 @@
-//! Weights from files and models to files.
+//! Reading weights and models from files, and writing models to files.
 //!
-//! A [`StateDict`] is named tensors, whatever file they came from. It becomes a model in one of two
-//! ways: the caller gives the architecture ([`StateDict::builder`]), or the file carries it
-//! ([`StateDict::to_model`]). Such a file is written by
-//! [`Sequential::write_safetensors`](crate::Sequential::write_safetensors), or from PyTorch, for a
-//! `net` that is an `nn.Sequential`, which may hold others, and a batch `x` of samples, by
+//! A [`StateDict`] holds named tensors, whatever file they come from. It becomes a model in one of
+//! two ways: the caller gives the architecture ([`StateDict::builder`]), or the file contains it
+//! ([`StateDict::to_model`]).
+//! [`Sequential::write_safetensors`](crate::Sequential::write_safetensors) writes such a file. In
+//! PyTorch, the following lines write one. Here, `net` is an `nn.Sequential`, which may contain
+//! others, and `x` is a batch of samples:
 //!
 //! ```text
 //! from safetensors.torch import save_file
 //! from torch import nn
 //!
 //! for pool in (nn.AvgPool1d, nn.AvgPool2d):  # PyTorch prints only some of their settings
-//!     pool.extra_repr = lambda self: ", ".join(f"{name}={getattr(self, name)}" for name in self.__constants__)
+//!     pool.extra_repr = lambda self: ", ".join(
+//!         f"{name}={getattr(self, name)}" for name in self.__constants__
+//!     )
 //! shape = " ".join(map(str, x.shape[1:]))
 //! save_file(net.state_dict(), "model.safetensors", {"architecture": repr(net), "input": shape})
 //! ```
 //!
-//! The text is what `print(net)` shows. PyTorch does not print what a `forward` does. So a class of
-//! your own that holds one module is taken for that module, and one that holds several is refused:
-//! where its forward applies them one after another and does nothing else, write `Sequential` in
-//! the place of its name. Branches are groups named `Residual` (their sum) and `Concat`, modules of
-//! your own whose children are the branches:
+//! The architecture is the text that `print(net)` shows. This text does not include what a
+//! `forward` method does. A class of your own that holds one module is therefore read as that
+//! module, and a class that holds several is rejected. If the `forward` method of such a class only
+//! applies its modules one after another, replace the name of the class with `Sequential`. Branches
+//! are groups named `Residual` (the sum of the branches) and `Concat`. These are modules of your
+//! own whose children are the branches:
 //!
 //! ```text
 //! class Residual(nn.Sequential):
@@ -28,20 +32,20 @@
 //!         return sum(branch(x) for branch in self)
 //! ```
 //!
-//! PyTorch does not print the settings `ceil_mode`, `count_include_pad` and `divisor_override` of
-//! an average pooling unless the lines above have it do so. Where the text does not say them and
-//! they could make a difference, they are taken to be the usual ones, and
-//! [`Sequential::check`](crate::Sequential::check) finds
+//! PyTorch prints the settings `ceil_mode`, `count_include_pad` and `divisor_override` of an
+//! average pooling only with the `extra_repr` above. If the text does not contain them and they
+//! could make a difference, the defaults are assumed, and
+//! [`Sequential::check`](crate::Sequential::check) reports
 //! [`Code::AssumedSettings`](crate::Code::AssumedSettings). Every other argument of a layer is
-//! understood, is without effect after training, or is refused.
+//! either supported, without effect after training, or rejected.
 //!
 //! # Safety of the readers
 //!
-//! A file may be truncated, lie about its sizes or be made to harm: it is an error, never a panic,
-//! and nothing in it is run. Nothing is allocated by what a file claims, only by what it holds: to
-//! read a file, or to make a model of it, takes at most 256 bytes for each of its bytes (and of
-//! those beside an ONNX model) and 1 MiB; 1,288 for each byte of a compressed archive, as deflate
-//! makes up to 1,032 of one.
+//! A file that is truncated, malicious or wrong about its sizes causes an error, never a panic, and
+//! nothing in it is executed. The memory allocated depends on what a file holds, not on what it
+//! claims. Reading a file or making a model from it allocates at most 1 MiB plus 256 bytes for
+//! each byte of the file (and of an ONNX model's external data). For a compressed archive, the
+//! limit is 1,288 bytes for each byte, because deflate expands a byte to up to 1,032.
 
 mod architecture;
 #[cfg(any(feature = "npz", feature = "pytorch"))]
@@ -57,7 +61,7 @@ mod pytorch;
 mod recognize;
 #[cfg(feature = "safetensors")]
 mod safetensors;
-// No format has need of all of it.
+// No single format uses all of it.
 #[cfg_attr(
     not(all(feature = "npz", feature = "onnx", feature = "pytorch", feature = "safetensors")),
     allow(dead_code)
@@ -77,14 +81,15 @@ pub use builder::StateDictBuilder;
 pub use onnx::OnnxFile;
 use tensor::{Data, Tensor};
 
-/// Named tensors, as PyTorch's `state_dict()` gives them, and the architecture if the file says it.
+/// Named tensors, as in PyTorch's `state_dict()`, and the architecture if the file contains it.
 ///
 /// ```
 /// use relprop::io::StateDict;
 /// use relprop::nalgebra::{self, dmatrix, dvector};
 /// use relprop::{Linear, Relu, Sequential};
 ///
-/// # let file = Sequential::builder().layer(Linear::new(dmatrix![1.0_f32, 2.0], dvector![0.5])?).build()?.to_safetensors()?;
+/// # let layer = Linear::new(dmatrix![1.0_f32, 2.0], dvector![0.5])?;
+/// # let file = Sequential::builder().layer(layer).build()?.to_safetensors()?;
 /// let weights = StateDict::from_safetensors(&file)?; // or StateDict::open("model.safetensors")?
 /// let model = weights.builder::<f32>().linear("0", 2, 1).layer(Relu).build()?;
 /// assert_eq!(model.forward(&dvector![1.0, 1.0])?, dvector![3.5]);
@@ -97,7 +102,7 @@ use tensor::{Data, Tensor};
 pub struct StateDict {
     tensors: BTreeMap<String, Tensor>,
     metadata: BTreeMap<String, String>,
-    /// What is in the file but is no tensor of numbers, by its name: what it is, and what to do.
+    /// Objects in the file that are not tensors of numbers, by name: what each is, and what to do.
     left_out: BTreeMap<String, Arc<str>>,
 }
 
@@ -105,10 +110,10 @@ pub struct StateDict {
 const ARCHITECTURE: &str = "architecture";
 const INPUT: &str = "input";
 
-/// The formats of weights.
-const FORMATS: &str = "safetensors, PyTorch's .pt and .pth, and NumPy's .npz and .npy";
+/// The formats that hold weights.
+const FORMATS: &str = "safetensors, PyTorch (.pt, .pth) and NumPy (.npz, .npy) files";
 
-/// One to three sizes.
+/// The shape with these one to three sizes.
 fn shape(dims: &[usize]) -> Option<Shape> {
     match *dims {
         [size] => Some(size.into()),
@@ -119,7 +124,9 @@ fn shape(dims: &[usize]) -> Option<Shape> {
 }
 
 impl StateDict {
-    /// Opens a file of weights; its first bytes tell which format it has, not its name:
+    /// Opens a file of weights.
+    ///
+    /// The format is recognized by the file's first bytes, not by its name:
     ///
     /// | format | feature | from bytes |
     /// |---|---|---|
@@ -127,7 +134,7 @@ impl StateDict {
     /// | PyTorch's `.pt` and `.pth` | `pytorch` | [`from_pytorch`](Self::from_pytorch) |
     /// | NumPy's `.npz` and `.npy` | `npz` | [`from_npz`](Self::from_npz) |
     ///
-    /// Its tensors are read when they are asked for, so the file has to stay as it is until then.
+    /// Tensors are read on demand, so the file must not change until then.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Malformed`], also for a format whose feature is off.
@@ -184,25 +191,27 @@ impl StateDict {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// A tensor's shape, `None` where there is no such tensor. Nothing of it is read.
+    /// The shape of a tensor, or `None` if there is no such tensor. This does not read the tensor.
     #[must_use]
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
     }
 
-    /// What else the file says under this key, such as the names of the outputs if its writer put
-    /// them there.
+    /// An entry of the file's metadata, such as the names of the outputs if the writer of the file
+    /// stored them.
     #[must_use]
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)
     }
 
-    /// A tensor's shape and its values in C order; f16, bf16, f32 and f64 are converted.
+    /// The shape of a tensor and its values in C order.
+    ///
+    /// The values are converted from f16, bf16, f32 or f64, or in NumPy and PyTorch files also from
+    /// integers.
     ///
     /// # Errors
-    /// [`Error::StateDict`] where there is no such tensor, [`Error::Malformed`] where its numbers
-    /// are of another type, and [`Error::Io`], as a file's tensors are read when they are asked
-    /// for.
+    /// [`Error::StateDict`] if there is no such tensor, [`Error::Malformed`] if its numbers have an
+    /// unsupported type, and [`Error::Io`], because tensors are read from the file on demand.
     pub fn tensor<T: Scalar>(&self, name: &str) -> Result<(Vec<usize>, Vec<T>), Error> {
         let missing = || {
             let notes = self.left_out.get(name).map(|what| format!("{name} is {what}"));
@@ -218,8 +227,10 @@ impl StateDict {
         Ok((tensor.shape.clone(), tensor.convert(name)?))
     }
 
-    /// The tensors whose names begin with `prefix` and a dot, without both: one module of a larger
-    /// model.
+    /// The tensors of one module of a larger model.
+    ///
+    /// These are the tensors whose names begin with `prefix` and a dot; both are removed from the
+    /// names.
     #[must_use]
     pub fn under(&self, prefix: &str) -> Self {
         fn own<V: Clone>(named: &BTreeMap<String, V>, module: &str) -> BTreeMap<String, V> {
@@ -232,32 +243,38 @@ impl StateDict {
         }
     }
 
-    /// Whether the file says the model's architecture, so that [`to_model`](Self::to_model) can be
-    /// used.
+    /// Whether the file contains the model's architecture, as [`to_model`](Self::to_model)
+    /// requires.
     #[must_use]
     pub fn has_architecture(&self) -> bool {
         self.metadata.contains_key(ARCHITECTURE)
     }
 
-    /// The model whose architecture the file says, in lines as PyTorch prints the layers; the
-    /// tensors of the layer in line i, from 0, are `i.weight` and `i.bias`.
+    /// Builds the model from the architecture in the file.
+    ///
+    /// The architecture is the text that [`model_of`](Self::model_of) accepts, or one layer per
+    /// line as PyTorch prints it. In the latter case, the tensors of the layer in line i, counted
+    /// from 0, are `i.weight` and `i.bias`.
     ///
     /// # Errors
-    /// [`Error::Malformed`] without an architecture or with a line that is no layer of this crate;
-    /// then those of [`StateDictBuilder::build`].
+    /// [`Error::Malformed`] if the file contains no architecture, or one with a layer that this
+    /// crate does not have; and the errors of [`StateDictBuilder::build`].
     pub fn to_model<T: Scalar>(&self) -> Result<Sequential<T>, Error> {
-        let says_none = || {
+        let no_architecture = || {
             malformed(
-                "the file has weights, but does not say its architecture: give it with \
-                 StateDict::model_of as PyTorch prints the \
-                 network, or write it into the file with the line of Python in the documentation \
-                 of relprop::io"
+                "the file has weights, but no architecture: pass the text that PyTorch prints for \
+                 the network to StateDict::model_of, or store it in the file with the Python code \
+                 in the documentation of relprop::io"
                     .to_owned(),
             )
         };
-        let architecture = self.metadata(ARCHITECTURE).ok_or_else(says_none)?;
-        let unusable =
-            |text| malformed(format!("'{}' is no input shape", architecture::shortened(text)));
+        let architecture = self.metadata(ARCHITECTURE).ok_or_else(no_architecture)?;
+        let unusable = |text| {
+            malformed(format!(
+                "'{}' is not an input shape: write one to three sizes, separated by spaces",
+                architecture::shortened(text)
+            ))
+        };
         let sizes = |text: &str| {
             text.split_whitespace().map(|dim| dim.parse().ok()).collect::<Option<Vec<usize>>>()
         };
@@ -266,18 +283,20 @@ impl StateDict {
         self.model_of(architecture, input)
     }
 
-    /// The model of these tensors and an architecture in the words of PyTorch: what `print(net)`
-    /// shows of an `nn.Sequential`, which may hold others, and `Residual(…)` and `Concat(…)` with
-    /// their branches as children. The names are those of the state dict; `()` is a name that adds
-    /// nothing to it. Of another class that holds one module, that module is taken.
+    /// Builds a model from these tensors and an architecture as PyTorch prints it.
     ///
-    /// Where the tensors do not fit as they are, but under exactly one prefix, those are taken
-    /// ([`StateDictBuilder::build`]).
+    /// The architecture is the text that `print(net)` shows for an `nn.Sequential`, which may
+    /// contain others, and `Residual(…)` and `Concat(…)` with their branches as children. A module
+    /// of any other class that holds one module is read as that module. The names are those of the
+    /// state dict; a module with the empty name, `()`, adds nothing to the names.
     ///
-    /// `input` is the shape of a sample; a model that begins with a dense layer needs none.
+    /// If the tensors fit the architecture only under a prefix, and exactly one prefix fits, the
+    /// tensors under it are used ([`StateDictBuilder::build`]).
+    ///
+    /// `input` is the shape of a sample; a model that begins with a dense layer does not need it.
     ///
     /// # Errors
-    /// [`Error::Malformed`] where the text is no architecture, and those of
+    /// [`Error::Malformed`] if the text is not an architecture, and the errors of
     /// [`StateDictBuilder::build`].
     ///
     /// # Example
@@ -295,7 +314,8 @@ impl StateDict {
     ///   (flatten): Flatten(start_dim=1, end_dim=-1)
     ///   (head): Linear(in_features=16, out_features=10, bias=True)
     /// )";
-    /// let model = StateDict::open("net.safetensors")?.model_of::<f32>(text, Some(Shape::from([3, 32, 32])))?;
+    /// let weights = StateDict::open("net.safetensors")?;
+    /// let model = weights.model_of::<f32>(text, Some(Shape::from([3, 32, 32])))?;
     /// # let _ = model;
     /// # Ok(())
     /// # }
@@ -316,36 +336,35 @@ impl StateDict {
         let module = architecture::parse(architecture).map_err(malformed)?;
         if let Some(name) = builder::asked_twice(&module) {
             return Err(malformed(format!(
-                "two layers ask for tensor {}",
+                "the architecture has two layers that need tensor {}: give each layer its own name",
                 architecture::shortened(&name)
             )));
         }
         StateDictBuilder { weights: self, modules: vec![(String::new(), module)], input }.build()
     }
 
-    /// Starts a model of these tensors whose architecture the caller gives.
+    /// Returns a builder for a model with these tensors.
     pub fn builder<T: Scalar>(&self) -> StateDictBuilder<'_, T> {
         StateDictBuilder { weights: self, modules: Vec::new(), input: None }
     }
 }
 
-/// The entries whose names are within a module, with the rest of their names.
+/// The entries whose names are within a module, each with the rest of its name.
 fn under<'a, V>(
     named: &'a BTreeMap<String, V>,
     module: &str,
 ) -> impl Iterator<Item = (&'a str, &'a V)> {
-    // They follow one another: only names that begin with `module.` lie between two that do.
+    // In alphabetical order, the names that begin with `module.` are contiguous.
     let stem = if module.is_empty() { String::new() } else { format!("{module}.") };
     named
         .range(stem.clone()..)
         .map_while(move |(name, value)| Some((name.strip_prefix(&*stem)?, value)))
 }
 
-/// What is said of a file that is none of weights, or whose reader is switched off.
+/// The reason for rejecting a file that does not hold weights or whose reader is disabled.
 fn not_weights(what: &str) -> String {
-    let needs = |feature: &str| {
-        format!("it is {what}: switch on the feature `{feature}` of the crate to read it")
-    };
+    let needs =
+        |feature: &str| format!("it is {what}: enable the crate feature `{feature}` to read it");
     match what {
         recognize::SAFETENSORS if cfg!(not(feature = "safetensors")) => needs("safetensors"),
         recognize::CHECKPOINT if cfg!(not(feature = "pytorch")) => needs("pytorch"),
@@ -354,13 +373,13 @@ fn not_weights(what: &str) -> String {
             needs("pytorch` or `npz")
         }
         recognize::ARCHIVE => {
-            "it is a zip archive with neither a checkpoint of PyTorch (data.pkl) nor an array of \
-             NumPy (.npy)"
+            "it is a zip archive with neither a PyTorch checkpoint (data.pkl) nor a NumPy array \
+             (.npy): give a file written by torch.save or numpy.savez"
                 .into()
         }
         recognize::ONNX => {
             format!(
-                "it is {what}, which has its architecture with it: read it with \
+                "it is {what}, which contains its architecture: read it with \
                 Sequential::read_onnx (feature `onnx`)"
             )
         }

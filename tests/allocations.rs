@@ -1,4 +1,4 @@
-//! A workspace is enough: after its first explanation nothing is allocated.
+//! With a workspace, only the first explanation allocates memory.
 
 use relprop::nalgebra::{DMatrix, DVector};
 use relprop::{
@@ -19,7 +19,7 @@ fn model(sizes: &[usize]) -> Sequential<f32> {
     builder.layer(Softmax).build().unwrap()
 }
 
-/// Samples with more and with fewer zeros than the first one had.
+/// Samples with more or fewer zeros than the first one.
 fn sample(index: usize, inputs: usize) -> Vec<f32> {
     (0..inputs)
         .map(
@@ -78,7 +78,7 @@ fn the_second_explanation_allocates_nothing() {
     }
 }
 
-/// The counter counts: an explanation in memory of its own needs some.
+/// Checks the counter itself: without a workspace, an explanation allocates.
 #[test]
 fn without_a_workspace_it_allocates() {
     let explainer = model(&[5, 4, 3]).explainer(Epsilon::default()).unwrap();

@@ -1,4 +1,4 @@
-//! The model check finds what misleads, and nothing where nothing does.
+//! The model check reports what is misleading, and nothing for models without problems.
 
 use relprop::nalgebra::{DVector, dmatrix, dvector};
 use relprop::rule::{Decomposition, Divisor, Group, Part, Site, Stabilizer, Transform};
@@ -31,7 +31,7 @@ fn model(activation: impl Layer<f64> + 'static) -> Sequential<f64> {
         .unwrap()
 }
 
-/// A rule of one's own: by w² + 1 of the inputs.
+/// A user's rule, which shares by w² + 1.
 struct Own;
 
 impl<T: Scalar> RelevanceRule<T> for Own {
@@ -62,11 +62,11 @@ fn rules_that_give_to_shut_units() {
     let zbox = ZBox::new(-1.0, 1.0).unwrap();
     for rule in [&Rule::WSquare as &dyn RelevanceRule<f64>, &Rule::Flat, &Rule::Pass, &zbox, &Own] {
         assert_eq!(codes(&model(Relu), rule), [(Code::DeadUnits, 3)], "{}", rule.name());
-        // A GELU shuts nothing for certain; the first layer has pixels.
+        // A GELU never shuts a unit for certain, and the first layer has pixels as inputs.
         assert_eq!(codes(&model(Gelu::Exact), rule), [], "{}", rule.name());
         assert_eq!(codes(&model(Relu), Composite::new(Rule::Epsilon).layer(0, rule_of(rule))), []);
     }
-    // A corner at 0 gives nothing to zeros.
+    // A box with a corner at 0 gives nothing to zeros.
     assert_eq!(codes(&model(Relu), ZBox::new(0.0, 0.0).unwrap()), []);
     let biased = Sequential::builder()
         .layer(layer(None))
@@ -80,7 +80,7 @@ fn rules_that_give_to_shut_units() {
     );
 }
 
-/// The same rule, owned.
+/// Converts a rule to an owned one.
 fn rule_of(rule: &dyn RelevanceRule<f64>) -> Box<dyn RelevanceRule<f64>> {
     match rule.name().as_str() {
         "WSquare" => Box::new(Rule::WSquare),
@@ -114,8 +114,8 @@ fn a_softmax_and_large_biases() {
 
 #[test]
 fn activations_that_are_not_0_at_0() {
-    // At the end a sigmoid makes probabilities of logits, and these are explained; between linear
-    // maps it turns signs.
+    // A sigmoid at the end turns logits, which are explained, into probabilities. Between linear
+    // maps, it can change signs.
     let last =
         |activation| Sequential::builder().layer(layer(None)).layer(activation).build().unwrap();
     assert_eq!(
@@ -187,7 +187,7 @@ fn advice_is_not_what_was_done_already() {
         Sequential::builder().input([1, 2, 2]).layer(conv(1)).layer(norm()).build().unwrap();
     assert!(advice(&behind).unwrap().contains("Sequential::canonize"));
     assert_eq!(advice(&behind.canonize().unwrap().0), None);
-    // The first linear layer has Flat already; what is before it shuts units all the same.
+    // The first linear layer already has Flat, but the layer before it can still shut units.
     let shut = Sequential::builder()
         .input([1, 2, 2])
         .layer(norm())

@@ -1,5 +1,6 @@
-//! Convolutions and transposed convolutions are the sums that they stand for, over a grid of
-//! geometries. Both have the same sums: one reads them along a kernel's taps, the other writes them.
+//! Convolutions and transposed convolutions against explicit sums, over a grid of geometries. Both
+//! have the same terms: a convolution gathers them along a kernel's taps, its transpose scatters
+//! them.
 
 use relprop::nalgebra::DVector;
 use relprop::{Conv2d, ConvTranspose2d, Layer, Sequential, Shape};
@@ -19,7 +20,7 @@ struct Geometry {
 }
 
 impl Geometry {
-    /// With the coarse side's size, where the fine side has room for the kernel.
+    /// Computes the size of the coarse side, or returns `None` if the kernel does not fit.
     fn sized(mut self) -> Option<Self> {
         for axis in 0..2 {
             let room = self.fine[1 + axis] + self.padding[axis] + self.padding_end[axis];
@@ -29,7 +30,7 @@ impl Geometry {
         Some(self)
     }
 
-    /// With its axes exchanged.
+    /// The convolution with its two axes exchanged.
     fn turned(self) -> Self {
         let planes = |[channels, height, width]: [usize; 3]| [channels, width, height];
         let pair = |[a, b]: [usize; 2]| [b, a];
@@ -75,7 +76,7 @@ impl Geometry {
             .dilation(dilation)
             .groups(groups);
         self.assert_is(convolution, fine, &x, &down);
-        // What a stride leaves over at the end.
+        // What remains at the end after the last whole stride.
         let over = [0, 1].map(|axis| {
             let reach = dilation[axis] * (kernel[axis] - 1) + 1;
             let covered = (coarse[1 + axis] - 1) * stride[axis] + reach;
@@ -92,7 +93,7 @@ impl Geometry {
         self.assert_is(transposed, coarse, &y, &up);
     }
 
-    /// Calls `f` with the fine place, the coarse place and the weight of each product.
+    /// Calls `f` with the fine position, the coarse position and the weight of each product.
     fn each_term(&self, weights: &[f64], mut f: impl FnMut(usize, usize, f64)) {
         let Self { fine, coarse, groups, kernel, stride, padding, dilation, .. } = *self;
         let [of_fine, of_coarse] = [fine[0] / groups, coarse[0] / groups];
@@ -154,8 +155,8 @@ fn both_directions_are_their_sums() {
                             kernel: [kernel, other],
                             stride: [stride, 1],
                             padding,
-                            // As much at the end as at the beginning, but along the first axis one
-                            // more where the channels are in groups.
+                            // The padding is the same at both ends, except that grouped channels
+                            // get one more at the end of the first axis.
                             padding_end: [padding[0] + groups - 1, padding[1]],
                             dilation: [dilation; 2],
                         };
@@ -171,8 +172,8 @@ fn both_directions_are_their_sums() {
     assert!(cases > 300);
 }
 
-/// Kernels of 3 x 3 over enough channels and places are computed with fewer multiplications than
-/// the sums have (Winograd).
+/// Convolutions with 3 x 3 kernels over enough channels and positions use fewer multiplications
+/// than the sums have (Winograd).
 #[test]
 fn both_directions_are_their_sums_with_fewer_multiplications() {
     for (padding, size, more) in [

@@ -1,6 +1,6 @@
-//! README.md and the pages of `docs/` are read in two places: on a code host, where a link is a
-//! path of the tree, and in rustdoc, where `src/lib.rs` and `src/guide.rs` define the same links
-//! anew before the text. Every link and picture has both.
+//! README.md and the pages of `docs/` are shown in two places: on a code host, where a link is a
+//! path in the repository, and in rustdoc, where `src/lib.rs` and `src/guide.rs` redefine the same
+//! links before the text. These tests check that every link and image works in both.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use pulldown_cmark::{BrokenLink, CodeBlockKind, Event, LinkType, Options, Parser, Tag};
 
-/// A text and what the source that includes it says about its links.
+/// A page, and the links that the source file that includes it defines.
 struct Page {
-    /// From the root of the tree.
+    /// The path from the root of the repository.
     path: String,
     text: String,
-    /// By label: an item of the crate, a heading, or the file of a picture.
+    /// The targets by label: an item of the crate, a heading, or an image file.
     definitions: BTreeMap<String, String>,
 }
 
@@ -30,7 +30,7 @@ fn between<'a>(line: &'a str, start: &str, end: &str) -> Option<&'a str> {
     line.split_once(start)?.1.split_once(end).map(|(inner, _)| inner)
 }
 
-/// A line's definition of a link or a picture.
+/// The link or image that a line defines.
 fn definition(line: &str) -> Option<(String, String)> {
     if let Some(picture) = between(line, "embed_image!(\"", "\")") {
         return picture
@@ -44,7 +44,7 @@ fn definition(line: &str) -> Option<(String, String)> {
         .map(|(label, item)| (label.to_owned(), item.to_owned()))
 }
 
-/// The pages in the order of the sources.
+/// The pages, in the order of the source files.
 fn pages() -> Vec<Page> {
     let mut pages = Vec::new();
     for source in ["src/lib.rs", "src/guide.rs"] {

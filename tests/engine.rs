@@ -1,7 +1,7 @@
-//! The engine: orders of accumulation, targets and batches change what an explanation costs and
-//! nothing else.
+//! The engine: orders of accumulation, targets and batches change the cost of an explanation, but
+//! not its result.
 
-// What is compared exactly is the same sum in the same order.
+// Exact comparisons are between sums with the same terms in the same order.
 #![allow(clippy::float_cmp)]
 
 use crate::common::{self, Dense, Net};
@@ -12,8 +12,8 @@ use relprop::{
     Workspace,
 };
 
-/// A network of 1 to 8 linear layers, 1 to 40 wide: wide ones beside narrow ones, so that every
-/// order is the best of some.
+/// A network of 1 to 8 linear layers with widths from 1 to 40, so that every order of accumulation
+/// is the best for some networks.
 fn chain() -> impl Strategy<Value = Net> {
     prop::collection::vec(prop_oneof![1..=4_usize, 5..=40_usize], 2..=9).prop_flat_map(|sizes| {
         let layers: Vec<_> = sizes
@@ -107,7 +107,7 @@ proptest! {
     }
 }
 
-/// Bit for bit: as a whole, split, one by one, and on one thread or three.
+/// Compares the results bit for bit: as a whole, split, one by one, and on one thread or three.
 fn batch_is_its_samples<T: Scalar>(
     net: &Net,
     samples: &[Vec<f64>],
@@ -142,7 +142,7 @@ fn batch_is_its_samples<T: Scalar>(
     }
 }
 
-/// Weights without a pattern.
+/// A model whose weights have no pattern.
 fn model(sizes: &[usize]) -> Sequential<f32> {
     let mut builder = Sequential::builder();
     for (layer, pair) in sizes.windows(2).enumerate() {
@@ -169,8 +169,8 @@ fn sample(index: usize, inputs: usize, zeros: usize) -> impl Iterator<Item = f32
     })
 }
 
-/// Wide enough for every kernel and every way of grouping columns: dense and sparse samples,
-/// panels, slabs of columns.
+/// The layers are wide enough for every kernel and every grouping of columns: dense and sparse
+/// samples, panels and slabs of columns.
 #[test]
 fn large_batches_are_their_samples() {
     for (sizes, targets) in [
@@ -211,7 +211,7 @@ fn the_plan_of_a_bottleneck() {
     }
     let text = plan.to_string();
     assert!(text.contains("26.4 M multiply-adds  (A1 A2) (A3 A4)"), "{text}");
-    // With one target there is no bottleneck: in reverse, and cheap.
+    // With one target, there is no bottleneck: the pass is in reverse, and cheap.
     let one = explainer.targets(7).unwrap();
     assert_eq!(one.plan().bracketing(Accumulation::Optimal), "A1 (A2 (A3 (A4 T)))");
     assert!(one.plan().multiply_adds(Accumulation::Optimal) < 0.2e6);
@@ -241,7 +241,7 @@ fn long_chains_are_planned() {
 }
 
 #[test]
-fn targets_that_are_none() {
+fn invalid_targets_are_errors() {
     let model = model(&[3, 4, 5]);
     let explainer = || model.explainer(Rule::Epsilon).unwrap();
     assert!(matches!(
@@ -295,7 +295,7 @@ fn batches_that_do_not_fit() {
         Err(Error::NonFiniteInput { index: 1, sample: 37, .. })
     ));
     assert!(explainer.explain_batch(&DMatrix::zeros(3, 0)).unwrap().is_empty());
-    // After an error the workspace is as good as before.
+    // The workspace still works after an error.
     assert!(explainer.explain_into(&[f32::INFINITY, 0.0, 0.0], &mut workspace).is_err());
     let again = explainer.explain_into(&[1.0, 0.0, 2.0], &mut workspace).unwrap().clone();
     assert_eq!(again, explainer.explain(&dvector![1.0, 0.0, 2.0]).unwrap());
@@ -322,7 +322,7 @@ fn a_workspace_serves_any_explainer() {
 }
 
 #[test]
-fn an_explainer_goes_where_a_server_needs_it() {
+fn an_explainer_can_be_shared_between_threads() {
     fn shared<E: Send + Sync + Clone + 'static>() {}
     fn sent<W: Send + 'static>() {}
     shared::<Explainer<f32>>();
@@ -337,7 +337,7 @@ fn a_contrast_says_what_tells_two_outputs_apart() {
         .unwrap();
     let explainer = model.explainer(Rule::Epsilon).unwrap().targets(dvector![-1.0, 1.0]).unwrap();
     let explanation = explainer.explain(&dvector![1.0, 2.0]).unwrap();
-    // f_1 - f_0 = 5 - 5 = 0, and yet input 0 speaks for output 1 and input 1 against it.
+    // f_1 - f_0 = 5 - 5 = 0, but input 0 is evidence for output 1 and input 1 against it.
     assert!((explanation.relevance(0).unwrap() - dvector![2.0, -2.0]).amax() < 1e-5);
     let ledger = explanation.ledger(0).unwrap();
     assert!(ledger.output().abs() < 1e-12 && ledger.inputs().abs() < 1e-5);

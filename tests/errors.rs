@@ -1,5 +1,5 @@
-//! Every error at its place and with what its message names, and layers and rules from outside the
-//! crate.
+//! Every error, where it occurs and what its message contains; and layers and rules that are
+//! defined outside the crate.
 
 use relprop::layer::{Joined, Route};
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
@@ -97,7 +97,7 @@ fn numbers_that_are_not_finite() {
 fn samples_of_another_length() {
     let explainer = model().explainer(Rule::Epsilon).unwrap();
     let before = explainer.explain(&dvector![1.0, 2.0]).unwrap();
-    // Whole multiples of the model's inputs, and none, are as wrong as any other length.
+    // Multiples of the number of inputs, and 0, are as wrong as any other length.
     for found in [0, 1, 3, 4, 6] {
         let sample = DVector::from_element(found, 1.0);
         let results = [
@@ -121,7 +121,7 @@ fn samples_of_another_length() {
 }
 
 #[test]
-fn outputs_that_are_not_there() {
+fn outputs_out_of_range() {
     let explanation = model().explain(&dvector![1.0, 2.0], Rule::Epsilon).unwrap();
     let results = [
         explanation.relevance(2).map(drop),
@@ -199,7 +199,7 @@ fn a_network_that_overflows() {
 
 #[test]
 fn relevances_that_overflow() {
-    // The total is 0 and its stabilizer tiny: each share is 1e20 / 1e-30.
+    // The total is 0 and its stabilizer is tiny, so each share is 1e20 / 1e-30.
     let model = single(&[1.0, -1.0]);
     for order in ORDERS {
         let explainer = model.explainer(Epsilon::new(1e-30).unwrap()).unwrap().accumulation(order);
@@ -209,7 +209,7 @@ fn relevances_that_overflow() {
     }
 }
 
-/// y = d z, entry by entry, with as little of `LinearMap` as it takes.
+/// y = d z, elementwise, with only the required methods of `LinearMap`.
 #[derive(Debug, Clone)]
 struct Diagonal<T: Scalar> {
     d: Vec<T>,
@@ -336,7 +336,7 @@ fn layers_from_outside() {
             assert!(own.ledger(1).unwrap().imbalance() < 1e-12);
         }
     }
-    // The diagonal's outputs have one input each, and it alone shares in them.
+    // Each output of the diagonal has one input, which gets all its relevance.
     let alone =
         Sequential::builder().layer(Diagonal { d: vec![2.0, 3.0], bias: None }).build().unwrap();
     assert_eq!(
@@ -373,8 +373,8 @@ fn maps_from_outside_that_are_not_sound() {
     assert!(matches!(build(vec![], None), Err(Error::ZeroSized { outputs: 0, inputs: 0, .. })));
 }
 
-/// Shares and outputs can be finite where their product is not: no infinity and no NaN leaves
-/// `explain`.
+/// Shares and outputs can be finite although their product is not, but `explain` never returns an
+/// infinity or a NaN.
 #[test]
 fn relevances_that_overflow_are_an_error() {
     let single = Sequential::builder()
@@ -419,7 +419,7 @@ fn settings_that_fit_no_layer() {
         refused(epsilon().layer(99, Rule::Flat))
             .starts_with("Composite::layer(99, ..) matches no layer")
     );
-    // A ReLU passes relevance on: no rule is used there.
+    // A ReLU passes relevance through, so no rule is used there.
     assert!(
         refused(epsilon().layer(1, Rule::Flat))
             .starts_with("Composite::layer(1, ..) matches no layer")
@@ -428,7 +428,7 @@ fn settings_that_fit_no_layer() {
         refused(epsilon().range(1..2, Rule::Flat))
             .starts_with("Composite::range(1..2, ..) matches no layer")
     );
-    // A composite in a composite sees the layers of its setting alone.
+    // A nested composite only sees the layers of its setting.
     assert!(
         refused(epsilon().name("head", epsilon().name("features.0", Rule::Flat)))
             .contains("\"features.0\"")
@@ -445,7 +445,7 @@ fn settings_that_fit_no_layer() {
     ] {
         assert!(named().explainer(fits).is_ok());
     }
-    // Pooling alone: nothing takes the first rule of a preset, and nothing is wrong with that.
+    // With pooling only, no layer uses the first rule of a preset, which is not an error.
     let pooling = Sequential::builder().input([1, 2, 2]).layer(AvgPool2d::new(2)).build().unwrap();
     assert!(pooling.explainer(Composite::<f64>::epsilon_plus_flat()).is_ok());
     assert!(pooling.explainer(Composite::<f64>::new(Rule::Epsilon).first(Rule::Flat)).is_err());
@@ -473,7 +473,7 @@ fn samples_outside_the_box() {
             ),
             "{error}"
         );
-        // The first in the batch, whatever part it is in.
+        // The error names the first such sample of the batch, whatever part it is in.
         assert!(matches!(
             explainer.explain_batch(&batch),
             Err(Error::OutsideRange { sample: 150, input: 1, .. })
@@ -495,7 +495,7 @@ fn samples_outside_the_box() {
             explainer.trace(&dvector![1.5, 4.0]).unwrap().explanation().findings(),
             explanation.findings()
         );
-        // The workspace is used again, and what was found with it.
+        // A workspace can be reused, and the findings of one call do not remain for the next.
         let mut workspace = explainer.workspace();
         assert_eq!(
             explainer.explain_into(&[2.0, 0.0], &mut workspace).unwrap().findings().len(),
@@ -503,7 +503,7 @@ fn samples_outside_the_box() {
         );
         assert_eq!(explainer.explain_into(&[1.0, 0.0], &mut workspace).unwrap().findings(), []);
     }
-    // Rounding is not outside.
+    // A value that is outside only by rounding is accepted.
     let tenth = ZBox::new(0.1, 0.3).unwrap();
     let single = Sequential::builder()
         .layer(Linear::new(dmatrix![1.0_f32, 2.0], None).unwrap())
@@ -513,7 +513,7 @@ fn samples_outside_the_box() {
 }
 
 #[test]
-fn more_than_there_is_room_for() {
+fn too_large_explanations_are_errors() {
     // 64 x 64 pixels to two labels each: 8192 outputs x 12288 inputs of 4 bytes.
     let weights = |count: usize| (0..count).map(|k| (k as f32 * 0.7).sin()).collect::<Vec<_>>();
     let model = Sequential::builder()
@@ -549,7 +549,7 @@ fn more_than_there_is_room_for() {
     refused(explainer.trace(&x).unwrap_err());
     let some = explainer.clone().targets([0, 5]).unwrap();
     assert_eq!(some.explain(&x).unwrap().shares().shape(), (12288, 2));
-    // A batch that has room in parts.
+    // A batch that fits in memory in parts.
     let batch =
         DMatrix::from_fn(model.inputs(), 1100, |i, sample| ((i + sample) as f32 * 0.3).sin());
     let text = refused(some.explain_batch(&batch).unwrap_err());
@@ -558,7 +558,7 @@ fn more_than_there_is_room_for() {
         "{text}"
     );
     assert_eq!(some.explain_batch(&batch.columns(0, 3).into_owned()).unwrap().len(), 3);
-    // A trace of few outputs; what is asked of it can be too large.
+    // A trace for a few outputs fits, but what is computed from it can be too large.
     let trace = some.trace(&x).unwrap();
     assert_eq!(trace.relevance(2, 5).unwrap().len(), 8 * 64 * 64);
     for error in [
@@ -574,7 +574,7 @@ fn more_than_there_is_room_for() {
     }
     let sweep = model.sweep([Rule::Epsilon, Rule::Gamma]).unwrap().memory_limit(100 << 20);
     refused(sweep.explain(&x).unwrap_err());
-    // Too much for any machine, without a byte of it being taken: the usual limit.
+    // With the default limit, no memory is allocated for what no machine can hold.
     let wide = Sequential::builder()
         .input([1, 1000, 1000])
         .layer(Conv2d::new([1, 1, 1, 1], vec![1.0_f32], None).unwrap())
@@ -588,7 +588,7 @@ fn more_than_there_is_room_for() {
 }
 
 #[test]
-fn words_that_say_what_to_do() {
+fn messages_say_what_to_do() {
     let explainer = model().explainer(Rule::Epsilon).unwrap();
     let uneven = explainer
         .explain_batch_into(&[0.0; 7], &mut explainer.workspace())
@@ -617,7 +617,7 @@ fn words_that_say_what_to_do() {
     assert!(ZPlus::default().with_stabilizer(Stabilizer::None).is_ok());
 }
 
-/// What a layer or a rule from outside says, where it cannot be meant.
+/// Layers and rules from outside the crate whose methods contradict each other.
 #[test]
 fn layers_and_rules_that_contradict_themselves() {
     #[derive(Debug)]
@@ -669,7 +669,7 @@ fn layers_and_rules_that_contradict_themselves() {
     let inside = Sequential::builder().input(2).layer(inside).build().unwrap_err();
     assert!(matches!(inside, Error::SoftmaxInBranch { layer: 2 }), "{inside}");
 
-    // A range with one end.
+    // A range with only one end.
     let one = Sequential::builder().layer(linear(2, 2)).build().unwrap();
     assert!(one.explain(&dvector![1e300, 0.0], Positive).is_ok());
     assert!(matches!(
@@ -677,16 +677,16 @@ fn layers_and_rules_that_contradict_themselves() {
         Err(Error::OutsideRange { input: 1, .. })
     ));
 
-    // A group completes another by that one's own total, which here divides nothing.
+    // A group completes another by the other's total, which divides nothing here.
     let error = one.explainer(Completes).unwrap_err().to_string();
     assert!(error.contains("both have to be divided by their own totals"), "{error}");
 
-    // Layers that fix no input, whatever they are.
+    // Layers that do not fix the number of inputs.
     let nothing = Sequential::<f64>::builder().layer(Dropout::default()).layer(Relu).build();
     assert!(matches!(nothing, Err(Error::NoLinearLayer { layers: 2 })));
 }
 
-/// A route that depends on the values cannot be taken by the logits in place of the probabilities.
+/// A route that depends on the values can differ between logits and probabilities.
 #[test]
 fn a_sigmoid_before_a_choice_is_an_activation() {
     #[derive(Debug)]
@@ -712,12 +712,12 @@ fn a_sigmoid_before_a_choice_is_an_activation() {
     let two = Linear::new(dmatrix![0.6; 0.1], None).unwrap();
     let model =
         Sequential::builder().layer(two).layer(Sigmoid).layer(NearestToHalf).build().unwrap();
-    // σ(0.6) = 0.646, σ(0.1) = 0.525; of 0.6 and 0.1 it would be the other.
+    // σ(0.6) = 0.646 and σ(0.1) = 0.525; for 0.6 and 0.1, the other value would be chosen.
     assert!((model.forward(&dvector![1.0]).unwrap()[0] - 0.524_979_187).abs() < 1e-8);
     assert!(model.explain(&dvector![1.0], Rule::Epsilon).unwrap().probabilities().is_none());
 }
 
-/// What a file says of its input takes no memory before there is a sample.
+/// The input shape in a file does not use memory before there is a sample.
 #[test]
 fn inputs_that_no_machine_can_hold() {
     let side = 1 << 26;
@@ -734,7 +734,7 @@ fn inputs_that_no_machine_can_hold() {
 }
 
 #[test]
-fn the_kind_of_an_unsupported_network_is_said_first() {
+fn the_kind_of_an_unsupported_network_comes_first() {
     let error = |operators: &[&str]| {
         let node = |operator: &&str| UnsupportedNode {
             name: "n".to_owned(),
@@ -759,7 +759,7 @@ fn the_kind_of_an_unsupported_network_is_said_first() {
 }
 
 #[test]
-fn what_is_too_large_is_said_in_the_unit_that_fits() {
+fn sizes_are_given_in_a_suitable_unit() {
     let text = |bytes: u64| {
         let (what, remedy) = ("the shares".to_owned(), "take fewer".to_owned());
         Error::TooLarge { what, bytes, limit: 1 << 20, remedy }.to_string()

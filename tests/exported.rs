@@ -1,5 +1,5 @@
-//! Networks exported to ONNX by PyTorch, scikit-learn and Keras: onnxruntime's outputs, and
-//! zennit's relevances of the same network (`exported/generate.py`).
+//! Networks exported to ONNX by PyTorch, scikit-learn and Keras, against the outputs of onnxruntime
+//! and zennit's relevances for the same networks (`exported/generate.py`).
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +9,8 @@ use relprop::{Composite, RelevanceRule, Rule, Scalar, Sequential};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/exported");
 
-/// What the outputs may differ by from onnxruntime's, and the relevances from zennit's, of the
-/// largest: the exporters merge normalizations in f32.
+/// How much outputs and relevances can differ from those of onnxruntime and zennit, relative to the
+/// largest. The exporters merge batch norms in f32.
 const OUTPUTS: f64 = 1e-5;
 const RELEVANCES: f64 = 1e-6;
 
@@ -34,7 +34,7 @@ fn files() -> Vec<PathBuf> {
     paths
 }
 
-/// The largest difference of values from golden ones, relative to the largest golden one.
+/// The largest difference from the golden values, relative to the largest golden value.
 fn off<T: Scalar>(ours: &[T], goldens: &[f64]) -> f64 {
     assert_eq!(ours.len(), goldens.len());
     let largest = goldens.iter().fold(0.0_f64, |max, golden| max.max(golden.abs()));
@@ -48,13 +48,13 @@ fn agree<T: Scalar>(relevances: f64) {
         let name = path.file_stem().unwrap().to_str().unwrap();
         let mut file = OnnxFile::open(&path).unwrap();
         if name == "sklearn-regressor2" {
-            // skl2onnx ends a regressor of two outputs with a reshape that makes two samples of
-            // each.
+            // skl2onnx ends a regressor with two outputs with a reshape that turns each sample into
+            // two.
             assert!(
                 file.to_model::<T>()
                     .unwrap_err()
                     .to_string()
-                    .contains("mixes values of several samples")
+                    .contains("mixes the values of several samples")
             );
             file = file.output("add_result2");
         }
@@ -77,7 +77,7 @@ fn agree<T: Scalar>(relevances: f64) {
             wrong.push(format!("{name}: {line}"));
         }
         for (rule_name, rule) in rules::<T>() {
-            // zennit has no module for how these end or begin.
+            // zennit has no module for the first or last layer of these networks.
             if name.starts_with("sklearn-binary")
                 || ["sklearn-labels", "sklearn-pipeline"].contains(&name)
             {
@@ -104,8 +104,8 @@ fn agree<T: Scalar>(relevances: f64) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// scikit-learn's p and 1 - p, of whatever operator set: a dense layer of the logits -z and z, and
-/// a sigmoid.
+/// For every version of the operator set, scikit-learn's p and 1 - p become a dense layer with the
+/// logits -z and z, and a sigmoid.
 #[test]
 fn a_binary_classifier_ends_with_two_logits() {
     for name in [
@@ -125,7 +125,7 @@ fn a_binary_classifier_ends_with_two_logits() {
         let model: Sequential<f64> = file.clone().output(output).to_model().unwrap();
         let kinds: Vec<&str> = model.layers().iter().map(|layer| layer.kind()).collect();
         assert_eq!(kinds, ["Linear", "ReLU", "Linear", "ReLU", "Linear", "Sigmoid"], "{name}");
-        // The logits by themselves.
+        // The logits alone.
         let logits: Sequential<f64> = file.output("add_result2").to_model().unwrap();
         let (pair, alone) = (model.layers()[4].tensors(), logits.layers()[4].tensors());
         for ((_, _, pair), (_, _, alone)) in pair.iter().zip(&alone) {

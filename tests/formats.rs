@@ -1,4 +1,4 @@
-//! The same weights in every format that is read, as PyTorch and NumPy write them
+//! The same weights in every supported format, as PyTorch and NumPy write them
 //! (`formats/generate.py`).
 
 use relprop::io::StateDict;
@@ -80,7 +80,7 @@ fn bytes_are_read_as_files_are() {
 }
 
 #[test]
-fn arrays_of_whole_numbers_are_read() {
+fn integer_arrays_are_read() {
     let read = |descr: &str, values: &[u8]| {
         let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (2,), }}");
         let length = u16::try_from(header.len()).unwrap().to_le_bytes();
@@ -98,7 +98,7 @@ fn arrays_of_whole_numbers_are_read() {
 }
 
 #[test]
-fn other_tensors_and_names_are_there_too() {
+fn other_tensors_and_names_are_read_too() {
     assert_eq!(open("list.pt").names().collect::<Vec<_>>(), ["0", "1", "2", "3"]);
     assert_eq!(open("parameters.pt").names().next(), Some("0_bias"));
     let norm = open("norm.pt");
@@ -113,7 +113,7 @@ fn other_tensors_and_names_are_there_too() {
 }
 
 #[test]
-fn samples_may_be_saved_without_a_dictionary_and_be_whole_numbers() {
+fn samples_can_be_single_tensors_and_integers() {
     for name in ["tensor.pt", "tensor-legacy.pt", "tensor-parameter.pt"] {
         let alone = open(name);
         assert_eq!(alone.names().collect::<Vec<_>>(), ["tensor"], "{name}");
@@ -130,7 +130,7 @@ fn samples_may_be_saved_without_a_dictionary_and_be_whole_numbers() {
 }
 
 #[test]
-fn what_is_no_state_dict_says_so() {
+fn files_without_a_state_dict_are_rejected() {
     let refused = |name: &str| StateDict::open(path(name)).unwrap_err().to_string();
     assert!(
         refused("module.pt").contains("torch.save(net.state_dict(), path)"),
@@ -171,9 +171,9 @@ fn what_is_no_state_dict_says_so() {
 }
 
 #[test]
-fn a_guess_is_refused_where_it_would_be_wrong() {
-    // A convolution, and a dense layer that would be taken for all of the network; or a norm
-    // between two.
+fn a_guess_that_would_be_wrong_is_rejected() {
+    // A convolution before a dense layer that could be mistaken for the whole network, or a batch
+    // norm between two dense layers.
     let mut conv = Sequential::<f32>::builder()
         .input([1, 3, 3])
         .layer(Conv2d::new([2, 1, 3, 3], vec![1.0; 18], None).unwrap());
@@ -214,7 +214,7 @@ fn a_guess_is_refused_where_it_would_be_wrong() {
 }
 
 #[test]
-fn a_file_that_is_not_of_weights_is_called_what_it_is() {
+fn an_error_says_what_a_file_without_weights_is() {
     let folder = std::env::temp_dir().join(format!("relprop-recognized-{}", std::process::id()));
     std::fs::create_dir_all(folder.join("saved")).unwrap();
     std::fs::write(folder.join("saved/saved_model.pb"), b"\x08\x01\x12\x04\x0a\x02ab").unwrap();
@@ -232,12 +232,12 @@ fn a_file_that_is_not_of_weights_is_called_what_it_is() {
         (
             "net.pt",
             b"\x80\x04K\x01.".to_vec(),
-            "a Python pickle, which is unsupported here: only safetensors, PyTorch's",
+            "a Python pickle, and only safetensors, PyTorch (.pt, .pth)",
         ),
         (
             "net.h5",
             b"\x89HDF\r\n\x1a\n\0".to_vec(),
-            "an HDF5 file, as Keras writes .h5: load the model in Keras and export it",
+            "an HDF5 file, such as the .h5 files of Keras: load the model in Keras and export it",
         ),
         (
             "pointer.pt",
@@ -254,7 +254,7 @@ fn a_file_that_is_not_of_weights_is_called_what_it_is() {
         (
             "net.keras",
             zip(&["metadata.json", "config.json", "model.weights.h5"]),
-            "a Keras model (.keras): export it to ONNX",
+            "a Keras model (.keras): load it in Keras and export it to ONNX",
         ),
         (
             "net.pt2",
@@ -263,12 +263,12 @@ fn a_file_that_is_not_of_weights_is_called_what_it_is() {
                 "net/models/model.json",
                 "net/archive_format",
             ]),
-            "a program of torch.export",
+            "a program saved by torch.export",
         ),
         (
             "docs.zip",
             zip(&["word/document.xml"]),
-            "neither a checkpoint of PyTorch (data.pkl) nor an array",
+            "neither a PyTorch checkpoint (data.pkl) nor a NumPy array",
         ),
         ("none.npz", zip(&[]), "an empty zip archive"),
         ("half.pt", half("zip.pt"), "truncated or damaged"),
@@ -303,17 +303,13 @@ fn a_file_that_is_not_of_weights_is_called_what_it_is() {
     let other = StateDict::from_npz(whole("zip.pt")).unwrap_err().to_string();
     assert!(other.contains("it is a PyTorch checkpoint: read it with StateDict::open"), "{other}");
     let other = StateDict::from_pytorch(whole("weights.npz")).unwrap_err().to_string();
-    assert!(
-        other.contains("it is an archive of NumPy arrays (.npz), which is unsupported here"),
-        "{other}"
-    );
+    assert!(other.contains("it is an archive of NumPy arrays (.npz), and only PyTorch"), "{other}");
     let other = StateDict::from_safetensors(&whole("weights.npz")).unwrap_err().to_string();
     assert!(other.contains("only safetensors files are"), "{other}");
 }
 
-/// An archive of these files as PyTorch lays it out: data at multiples of 64, its lengths behind
-/// it, and the records of large archives before the last one; without them as Python's zipfile
-/// does.
+/// An archive with these files, laid out like PyTorch's: data at multiples of 64, with the lengths
+/// after it. `large` adds the records of large archives, which Python's zipfile leaves out.
 #[allow(clippy::cast_possible_truncation)]
 fn archive_of(files: &[(String, Vec<u8>)], large: bool) -> Vec<u8> {
     let (mut archive, mut directory) = (Vec::new(), Vec::new());
@@ -410,7 +406,7 @@ fn all_ways_in_which_tensors_are_written_are_read() {
     agrees("defaultdict.pt", &open("defaultdict.pt").under("net"), 0.0);
 }
 
-/// A legacy checkpoint around a pickle, with the storage `0` of these four numbers behind it.
+/// A legacy checkpoint with this pickle, followed by the storage `0` with these four numbers.
 fn checkpoint(pickle: &str) -> Vec<u8> {
     let magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.";
     let numbers: Vec<u8> =
@@ -458,7 +454,7 @@ fn dictionaries_and_tensors_are_made_of_arguments() {
     }
 }
 
-/// As `torch.ones(1).expand(10)` is saved: there is one number, and the values are ten.
+/// A tensor like `torch.ones(1).expand(10)`, which is saved as one number with ten values.
 #[test]
 fn tensors_whose_values_overlap_are_left_out() {
     let tensor = |shape: &str, strides: &str| {
@@ -467,7 +463,7 @@ fn tensors_whose_values_overlap_are_left_out() {
         )
     };
     let expanded = tensor("I10\n", "I0\n");
-    let reason = "a tensor whose values overlap, as tensor.expand(...) makes it, which is \
+    let reason = "a tensor whose values overlap, as after tensor.expand(...), which is \
         unsupported: save tensor.clone()";
     let weights = StateDict::from_pytorch(checkpoint(&format!(
         "}}S'0.weight'\n{}sS'0.bias'\n{expanded}s.",
@@ -484,41 +480,41 @@ fn tensors_whose_values_overlap_are_left_out() {
     }
     let alone =
         StateDict::from_pytorch(checkpoint(&format!("{expanded}."))).unwrap_err().to_string();
-    assert!(alone.contains(&format!("the whole of it is {reason}")), "{alone}");
-    // An axis of one index, whatever its stride, and one number for several values elsewhere.
+    assert!(alone.contains(&format!("all it contains is {reason}")), "{alone}");
+    // The stride of an axis of size 1 does not matter. On another axis, values overlap.
     let read = |shape: &str, strides: &str| {
         StateDict::from_pytorch(checkpoint(&format!("}}S'w'\n{}s.", tensor(shape, strides))))?
             .tensor::<f64>("w")
     };
     assert_eq!(read("I1\nI4\n", "I0\nI1\n").unwrap().1, [1.0, 2.0, 3.0, 4.0]);
     assert_eq!(read("I2\nI2\n", "I2\nI0\n").unwrap_err().to_string().matches(reason).count(), 1);
-    assert!(read("I5\n", "I1\n").unwrap_err().to_string().contains("it is damaged"));
+    assert!(read("I5\n", "I1\n").unwrap_err().to_string().contains("so the file is damaged"));
 }
 
 #[test]
-fn what_is_left_out_is_called_what_it_is() {
+fn an_error_says_what_was_left_out() {
     let error = StateDict::open(path("left-out.pt")).unwrap_err().to_string();
     let parts = [
         "0.weight is a sparse tensor, which is unsupported: save tensor.to_dense()",
         "0.bias is a quantized tensor",
-        "2.weight is a tensor of the meta device, which has no values",
+        "2.weight is a tensor on the meta device, which has no values",
         "2.bias is a tensor of the class tensors_of_mine.Own, which is unsupported: save \
          tensor.as_subclass(torch.Tensor)",
     ];
     assert!(parts.iter().all(|part| error.contains(part)), "{error}");
-    assert!(!error.contains("no tensor in it"), "{error}");
+    assert!(!error.contains("it contains no tensors"), "{error}");
     let error = StateDict::open(path("module.pt")).unwrap_err().to_string();
     assert!(
         error.contains(
-            "the whole of it is an object of the class torch.nn.modules.container.Sequential"
+            "all it contains is an object of the class torch.nn.modules.container.Sequential"
         ),
         "{error}"
     );
-    assert!(!error.contains("no tensor in it"), "{error}");
+    assert!(!error.contains("it contains no tensors"), "{error}");
 
     let text = open("zip.pt").guessed_architecture().unwrap();
     let error = open("sparse.pt").model_of::<f32>(&text, None).unwrap_err().to_string();
-    assert!(error.contains("0.weight: it is in the file, but it is a sparse tensor"), "{error}");
+    assert!(error.contains("0.weight is in the file, but it is a sparse tensor"), "{error}");
     assert!(!error.contains("missing"), "{error}");
     assert!(
         open("sparse.pt")
@@ -554,8 +550,8 @@ fn weights_within_a_checkpoint_are_found() {
         );
     }
 
-    // All are there as they are, with others, and under `head` alone: it is not guessed which are
-    // meant.
+    // The tensors fit both without a prefix, where there are others too, and under `head`. The
+    // reader does not guess which ones to use.
     let names = ["0.weight", "head.0.weight"]
         .map(|name| (format!("{name}.npy"), std::fs::read(path("x.npy")).unwrap()));
     let ambiguous = StateDict::from_npz(archive_of(&names, false)).unwrap();
@@ -585,17 +581,17 @@ fn weights_within_a_checkpoint_are_found() {
     assert!(
         error
             .to_string()
-            .contains("compared with the tensors under `state_dict.net`: 1 of 4 fit; choose others with StateDict::under"),
+            .contains("the tensors under `state_dict.net`, where 1 of 4 fit; choose other tensors"),
         "{error}"
     );
     let within = format!("Trainer(\n  (net): {})", text.replace('\n', "\n  "));
     let error = open("zip.pt").model_of::<f64>(&within, None).unwrap_err().to_string();
-    assert!(error.contains("without `net.` at their beginning"), "{error}");
+    assert!(error.contains("without the `net.` at the beginning"), "{error}");
 }
 
-/// The model that the lines of Python in the documentation have written has PyTorch's outputs.
+/// A model written by the Python code in the documentation has the same outputs as in PyTorch.
 #[test]
-fn the_lines_of_python_write_all_settings() {
+fn the_documented_python_code_writes_all_settings() {
     let model = open("cnn.safetensors").to_model::<f64>().unwrap();
     let values = open("cnn-values.safetensors");
     let [(_, x), (shape, y)] = ["x", "y"].map(|name| values.tensor::<f64>(name).unwrap());
@@ -622,7 +618,7 @@ fn the_lines_of_python_write_all_settings() {
     assert_eq!(again.forward(&x).unwrap(), model.forward(&x).unwrap());
 }
 
-/// `formats/poolings.txt` has PyTorch's outputs.
+/// Compares with PyTorch's outputs in `formats/poolings.txt`.
 #[test]
 fn poolings_of_every_size_are_as_in_pytorch() {
     let none = open("zip.pt").under("nothing");
@@ -664,9 +660,9 @@ fn poolings_of_every_size_are_as_in_pytorch() {
     );
 }
 
-/// Every format that is recognized, by its first bytes.
+/// The first bytes of every format that is recognized.
 #[test]
-fn files_are_called_what_they_are() {
+fn files_are_recognized() {
     let zip = |name: &str| {
         let mut file = b"PK\x03\x04".to_vec();
         file.resize(26, 0);
@@ -687,7 +683,7 @@ fn files_are_called_what_they_are() {
         (b"[1, 2, 3]", "a JSON document"),
         (b"\x89HDF\r\n\x1a\n\0\0", "an HDF5 file"),
         (b"GGUF\x03\0\0\0", "a GGUF file"),
-        (b"\x1f\x8b\x08\0", "packed with gzip"),
+        (b"\x1f\x8b\x08\0", "compressed with gzip"),
         (&tar, "a tar archive"),
         (b"\x93NUMPY\x01\0", "a NumPy array"),
         (b"\x10\0\0\0\0\0\0\0{\"a\":", "a safetensors file"),
@@ -703,7 +699,7 @@ fn files_are_called_what_they_are() {
         (b"Sequential(\n  (0): ReLU()\n)", "a text file"),
         ("größe,\u{fc}".as_bytes(), "a text file"),
         (&zip("metadata.json"), "a Keras model"),
-        (&zip("net/archive_format"), "a program of torch.export"),
+        (&zip("net/archive_format"), "a program saved by torch.export"),
         (&zip("net/data.pkl"), "a PyTorch checkpoint"),
         (&zip("0.weight.npy"), "an archive of NumPy arrays"),
         (&zip("net/constants.pkl"), "a TorchScript archive"),
@@ -711,7 +707,7 @@ fn files_are_called_what_they_are() {
     ];
     let said = |beginning: &[u8]| {
         let error = match beginning {
-            // A reader recognizes the files of others.
+            // Use a reader of another format.
             [_, _, _, _, _, _, 0, 0, b'{', ..] => StateDict::from_npz(beginning.to_vec()),
             _ => StateDict::from_safetensors(beginning),
         };
@@ -720,7 +716,7 @@ fn files_are_called_what_they_are() {
     for (beginning, what) in cases {
         let said = said(beginning);
         assert!(said.contains(&format!(": it is {what}")), "{said} is not {what}");
-        // Bytes that are cut off anywhere are no reason to panic.
+        // Truncated bytes must not cause a panic.
         for end in 0..beginning.len() {
             let _ = StateDict::from_safetensors(&beginning[..end]);
         }

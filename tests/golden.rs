@@ -1,4 +1,5 @@
-//! Numbers from zennit and PyTorch autograd (`golden/generate.py`) against ours, in f64 and f32.
+//! The crate against numbers from zennit and PyTorch autograd (`golden/generate.py`), in f64 and
+//! f32.
 
 use std::collections::BTreeMap;
 
@@ -13,16 +14,16 @@ use relprop::{
 const ORDERS: [Accumulation; 3] =
     [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
 
-/// What ours may differ by from the golden numbers, relative to the largest of a network's entries.
+/// The largest allowed difference from the golden numbers, relative to a network's largest entry.
 const F64_LIMIT: f64 = 1e-10;
 const F32_LIMIT: f64 = 1e-4;
 
-/// Where f32 is not good to [`F32_LIMIT`], because a relevance is divided by a total that has lost
-/// its digits: a network through every activation, some of which are not zero where their total
-/// nearly is, and one of twenty layers.
+/// The networks for which f32 does not reach [`F32_LIMIT`], because a relevance is divided by a
+/// total that has lost its digits. One has every activation, and some of these are not zero
+/// although their total almost is; the other has twenty layers.
 const F32_INEXACT: [(&str, f64); 2] = [("15-all-activations", 4e-4), ("18-deep-20", 4e-4)];
 
-/// Every network's name and file.
+/// The name and file of every network.
 fn networks() -> Vec<(String, StateDict)> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
     let mut paths: Vec<_> =
@@ -37,7 +38,7 @@ fn networks() -> Vec<(String, StateDict)> {
         .collect()
 }
 
-/// The largest difference over all samples and outputs, relative to the largest golden entry.
+/// The largest difference for all samples and outputs, relative to the largest golden entry.
 fn disagreement<T: Scalar>(
     file: &StateDict,
     golden: &str,
@@ -75,7 +76,7 @@ fn disagreement<T: Scalar>(
 
 type Rules<T> = Vec<(&'static str, Box<dyn RelevanceRule<T>>)>;
 
-/// Every rule and preset that has golden numbers.
+/// All rules and presets with golden numbers.
 fn rules<T: Scalar>() -> Rules<T> {
     const BOX: (f64, f64) = (-2.5, 3.0);
     let epsilon = |value: f64, mode| Box::new(Epsilon::new(value).unwrap().with_bias(mode));
@@ -110,7 +111,7 @@ fn rules<T: Scalar>() -> Rules<T> {
     ]
 }
 
-/// The worst that was seen of one rule: in how many networks, how much and where.
+/// The worst result of a rule: the number of networks, the difference, and where it occurs.
 #[derive(Default)]
 struct Worst {
     networks: usize,

@@ -1,4 +1,4 @@
-//! The bound of the rounding errors holds, is not idle, and the gauge finds what cancels.
+//! The bound on the rounding errors holds and is not too loose, and the gauge finds cancellation.
 
 // Casts to f32 round on purpose.
 #![allow(clippy::cast_possible_truncation)]
@@ -12,7 +12,7 @@ use relprop::{
     Silu, Softplus, Softsign, Tanh, Targets,
 };
 
-/// The same numbers in single and in double precision.
+/// A model with the same numbers in single and in double precision.
 fn model<T: Scalar>(net: &Net, activation: usize) -> Sequential<T> {
     let mut builder = Sequential::builder();
     for (index, layer) in net.layers.iter().enumerate() {
@@ -74,7 +74,7 @@ fn explain<T: Scalar>(
         .unwrap()
 }
 
-/// How far the worst share of a target is from double precision, and the bound.
+/// The largest difference of a target's shares from double precision, and the bound on it.
 fn compared(
     net: &Net,
     activation: usize,
@@ -115,7 +115,7 @@ proptest! {
     }
 }
 
-/// Positive weights and inputs: nothing cancels, and the bound is near what rounding really does.
+/// With positive weights and inputs, nothing cancels, and the bound is close to the actual error.
 #[test]
 fn the_bound_is_not_idle() {
     let weight = |j: usize, i: usize| ((i * 31 + j * 17) % 13 + 1) as f64 / 14.0;
@@ -167,7 +167,7 @@ fn the_gauge_finds_what_cancels() {
         text.contains("at layer 0 shares of 2e4 cancel; raise epsilon there, or use Gamma"),
         "{text}"
     );
-    // By the gamma rule less cancels, and nothing by z+.
+    // Less cancels with the gamma rule, and nothing with z+.
     let worst = |rule| {
         model
             .explainer(rule)
@@ -208,7 +208,7 @@ fn no_bound_where_nothing_bounds() {
         model.explainer(rule).unwrap().with_health().explain(&dvector![1.0, 1.0]).unwrap()
     };
     assert!(explain(&foreign, Rule::Epsilon).health().unwrap().bound(0).is_none());
-    // A total of 0: with a stabilizer there is a bound, though it says little.
+    // For a total of 0, there is a bound if there is a stabilizer, but it is large.
     let plain = Sequential::builder().layer(layer()).build().unwrap();
     assert!(explain(&plain, Rule::Lrp0).health().unwrap().bound(0).is_none());
     assert!(explain(&plain, Rule::Epsilon).health().unwrap().bound(0).unwrap() > 1.0);

@@ -1,4 +1,4 @@
-//! Pictures of relevances.
+//! Images of relevances.
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ fn a_map_is_scaled_by_its_largest_magnitude_and_centred_on_zero() -> Result<(), 
 }
 
 #[test]
-fn what_lies_outside_is_not_drawn() -> Result<(), Error> {
+fn pixels_outside_are_not_drawn() -> Result<(), Error> {
     let mut canvas = Canvas::new(3, 3, [1; 3])?;
     let blank = canvas.clone();
     canvas.fill_rect(usize::MAX, usize::MAX, usize::MAX, usize::MAX, [0; 3]);
@@ -79,7 +79,7 @@ fn an_overlay_is_gray_where_nothing_is_relevant() {
 }
 
 #[test]
-fn what_is_no_image_is_an_error() {
+fn invalid_images_are_errors() {
     let mut canvas = Canvas::new(8, 4, [0; 3]).unwrap();
     assert!(matches!(over_channels(&[1.0; 5], [1, 2, 2].into()), Err(Error::Shape { .. })));
     assert!(matches!(over_channels(&[1.0; 4], 4.into()), Err(Error::Shape { .. })));
@@ -87,7 +87,7 @@ fn what_is_no_image_is_an_error() {
     assert!(canvas.draw_overlay(0, 0, &[1.0; 4], &[1.0; 3], [1, 2, 2].into(), 1).is_err());
     assert!(Canvas::grid(&[], 1, 1, [0; 3]).is_err());
     assert!(Canvas::grid(&[canvas.clone(), canvas], 1, usize::MAX, [0; 3]).is_err());
-    // What is not finite is drawn as nothing.
+    // Values that are not finite are drawn like zeros.
     let mut canvas = Canvas::new(2, 1, [0; 3]).unwrap();
     canvas
         .draw_overlay(0, 0, &[f64::NAN, 1.0], &[f64::INFINITY, 0.0], [1, 1, 2].into(), 1)

@@ -1,8 +1,9 @@
-//! Files that are damaged or made to harm: an error each, and no more memory than a multiple of the
-//! file's size. What a fuzzer looks for is in `fuzz/`; here are the attacks that are known by name,
-//! and mutations of real files.
+//! Damaged and malicious files. Each is an error, and reading it uses at most a multiple of the
+//! file's size in memory. These tests cover known attacks and mutations of real files; `fuzz/`
+//! searches for others.
 
-#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)] // bytes of files, put together by hand
+// The bytes of files are put together by hand.
+#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ use relprop::io::{OnnxFile, StateDict};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
 
-/// What a reader may take, as the documentation of `relprop::io` says.
+/// The limits on memory that the documentation of `relprop::io` promises.
 const PER_BYTE: u64 = 256;
 const PER_PACKED_BYTE: u64 = 1032 + PER_BYTE;
 const ALWAYS: u64 = 1 << 20;
@@ -40,29 +41,29 @@ fn says(file: &[u8], what: &str) {
 }
 
 #[test]
-fn graphs_that_are_none() {
+fn invalid_graphs_are_rejected() {
     says(
         &model(&[1, 2], &[node("Relu", &["g"], "h", &[]), node("Relu", &["h"], "g", &[]), dense()]),
-        "the graph has a cycle, or its nodes are in the wrong order",
+        "the graph has a cycle or its nodes are not sorted",
     );
     says(&model(&[1, 2], &[node("Relu", &["y"], "h", &[]), dense()]), "the graph has a cycle");
-    says(&model(&[1, 2], &[]), "no node gives the output 'y'");
+    says(&model(&[1, 2], &[]), "the graph has no value 'y'");
     says(&model(&[1, 2], &[tensor("y", &[1], &[1.0])]), "does not depend on the input");
     says(
         &model(&[], &[node("Relu", &["x"], "h", &[]), dense()]),
-        "does not say the shape of its input",
+        "the file has no shape for its input",
     );
     says(&model(&[2], &[node("Relu", &["x"], "h", &[]), dense()]), "samples x features");
     says(
         &model(&[1, -2], &[node("Relu", &["x"], "h", &[]), dense()]),
-        "leaves the shape of its input 'x' open",
+        "does not fix the shape of its input 'x'",
     );
     says(&bytes(8, &number(2, 17)), "its format is unknown");
     says(b"\x3a\xff\xff\xff\xff\x0f", "its format is unknown");
 }
 
 #[test]
-fn sizes_that_are_none() {
+fn invalid_sizes_are_rejected() {
     let with = |dims: &[i64]| {
         model(
             &[1, 2],
@@ -73,8 +74,8 @@ fn sizes_that_are_none() {
             ],
         )
     };
-    says(&with(&[-2, -1]), "its dimensions [-2, -1] are not sizes");
-    says(&with(&[i64::MAX, i64::MAX]), "its dimensions are too large");
+    says(&with(&[-2, -1]), "its shape [-2, -1] has negative sizes");
+    says(&with(&[i64::MAX, i64::MAX]), "its shape is too large");
     says(&with(&[1 << 40, 1]), "but the file has 2");
     let huge = i64::MAX / 2;
     let shapes: [&[i64]; 4] =
@@ -108,7 +109,7 @@ fn sizes_that_are_none() {
             let _ = onnx(&model(&[1, 1, 4, 4], &[pool]));
         }
     }
-    // Windows in the padding alone; a reach that overflows; sizes whose product does.
+    // Windows that only contain padding, a reach that overflows, and sizes whose product overflows.
     let dilated =
         [ints("kernel_shape", &[2, 2]), ints("dilations", &[3, 3]), ints("pads", &[1; 4])];
     says(&model(&[1, 1, 2, 2], &[node("MaxPool", &["x"], "y", &dilated)]), "covers only padding");
@@ -135,9 +136,9 @@ fn sizes_that_are_none() {
         [number(2, 1), text(8, "t"), number(1, 1).repeat(200_000), bytes(9, &[0; 4])].concat();
     says(
         &model(&[1, 2], &[bytes(5, &axes), node("Transpose", &["t"], "c", &[]), dense()]),
-        "or too many",
+        "too many axes",
     );
-    // A shape that would be computed from a few bytes.
+    // A large shape that is computed from a few bytes.
     let shape = [tensor("n", &[1], &[1e9]), node("Cast", &["n"], "i", &[int("to", 7)])].concat();
     let file = model(
         &[1, 2],
@@ -152,7 +153,7 @@ fn sizes_that_are_none() {
 }
 
 #[test]
-fn graphs_that_are_too_much() {
+fn excessive_graphs_are_rejected() {
     let relus = |count: usize| -> Vec<u8> {
         let first = node("Relu", &["x"], "n0", &[]);
         (1..count).fold(first, |mut all, at| {
@@ -172,11 +173,11 @@ fn graphs_that_are_too_much() {
         onnx(&model(&[1, 2], &[relus(20_000), last(20_000)])).unwrap().layers().len(),
         20_001
     );
-    // Empty nodes, the smallest there are.
-    says(&model(&[1, 2], &[[0x0a, 0].repeat(30_000)]), "no node gives the output");
+    // Empty nodes, which are the smallest possible.
+    says(&model(&[1, 2], &[[0x0a, 0].repeat(30_000)]), "the graph has no value");
 
-    // Layers of the size of the input, of no weights; weights that are used over and over; names
-    // that many values would have.
+    // Layers as large as the input but without weights, weights that are shared many times, and a
+    // long name shared by many values.
     let scaled = [tensor("c", &[1], &[2.0]), node("Mul", &["x", "c"], "y", &[])].concat();
     says(&model(&[1, 1 << 24], &[scaled]), "many times larger than the file");
     let weights = tensor("w", &[128, 128], &vec![0.5; 128 * 128]);
@@ -198,9 +199,9 @@ fn graphs_that_are_too_much() {
     let ways: Vec<u8> =
         (0..300).flat_map(|at| node("Sum", &["n999"; 1000], &format!("s{at}"), &[])).collect();
     let ways = [relus(1000), ways, node("Relu", &["s299"], "h", &[]), dense()];
-    says(&model(&[1, 2], &ways), "too many inputs in all");
+    says(&model(&[1, 2], &ways), "inputs in total");
 
-    // Sums within sums.
+    // Nested sums.
     let nested = |depth: usize| {
         let mut parts = relus(depth);
         let mut inner = format!("n{}", depth - 1);
@@ -212,11 +213,11 @@ fn graphs_that_are_too_much() {
         model(&[1, 2], &[parts, dense()])
     };
     assert!(onnx(&nested(20)).is_ok());
-    says(&nested(1000), "more than 32 deep");
-    // A concatenation of all values on a long way, which begin and end in one another.
+    says(&nested(1000), "more than 32 levels deep");
+    // A concatenation of all the values of a long chain, whose branches overlap.
     for (count, what) in [
-        (15_000, "it has 15000 inputs, and at most 1024 are supported"),
-        (1024, "more than 32 deep"),
+        (15_000, "it has 15000 inputs, but at most 1024 are supported"),
+        (1024, "more than 32 levels deep"),
     ] {
         let names: Vec<String> = (0..count).map(|at| format!("n{at}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -224,7 +225,7 @@ fn graphs_that_are_too_much() {
         let weights = tensor("w", &[2 * count as i64, 1], &vec![1.0; 2 * count]);
         says(&model(&[1, 2], &[all, weights, node("MatMul", &["h", "w"], "y", &[])]), what);
     }
-    // Each value doubled: as many ways as no computer could follow.
+    // Each value is used twice, so that the number of paths is exponential.
     let mut doubled = node("Relu", &["x"], "d0", &[]);
     for at in 1..200 {
         doubled.extend(node(
@@ -235,14 +236,14 @@ fn graphs_that_are_too_much() {
         ));
     }
     doubled.extend(node("Relu", &["d199"], "h", &[]));
-    says(&model(&[1, 2], &[doubled, dense()]), "they are not a known activation");
-    // Messages within messages: a graph in an attribute of a node of a graph.
+    says(&model(&[1, 2], &[doubled, dense()]), "the result is not a known activation");
+    // Nested messages: a graph in an attribute of a node of a graph.
     let mut deep = Vec::new();
     for _ in 0..2_000 {
         deep = bytes(1, &bytes(5, &bytes(6, &deep)));
     }
-    says(&model(&[1, 2], &[deep]), "no node gives the output");
-    // Groups, which protocol buffers had long ago, within groups.
+    says(&model(&[1, 2], &[deep]), "the graph has no value");
+    // Nested groups, a deprecated feature of protocol buffers.
     assert!(onnx(&vec![0x6b; 100_000]).is_err());
 }
 
@@ -300,7 +301,7 @@ fn external_data_stays_in_its_folder() {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
-/// A legacy checkpoint around a pickle, with the storage `0` of four numbers behind it.
+/// A legacy checkpoint with this pickle, followed by the storage `0` with four numbers.
 fn checkpoint(pickle: &[u8]) -> Vec<u8> {
     let magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.";
     let keys = b"\x80\x02]q\x00U\x010a.";
@@ -317,7 +318,7 @@ fn pytorch(file: &[u8]) -> Result<StateDict, Error> {
     })
 }
 
-/// Instructions that put a tensor of the storage `0` on the stack.
+/// Instructions that push a tensor of the storage `0` onto the stack.
 fn rebuilt(offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u8> {
     let integer = |number: &i64| format!("I{number}\n");
     let tuple = |numbers: &[i64]| format!("({}t", numbers.iter().map(integer).collect::<String>());
@@ -332,10 +333,10 @@ fn named(value: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn pickles_that_are_made_to_harm() {
+fn malicious_pickles_are_harmless() {
     let good = checkpoint(&named(&rebuilt(0, &[2, 2], &[2, 1])));
     assert_eq!(pytorch(&good).unwrap().shape("w"), Some(&[2, 2][..]));
-    // What Python would run.
+    // Programs that Python would execute.
     let program = |pickle: &[u8]| checkpoint(&named(pickle));
     for pickle in [
         &b"cos\nsystem\n(U\x07echo hitR"[..],
@@ -344,9 +345,9 @@ fn pickles_that_are_made_to_harm() {
         b"(U\x04echoios\nsystem\n",
     ] {
         let error = pytorch(&program(pickle)).unwrap_err().to_string();
-        assert!(error.contains("no tensor") || error.contains("not sound"), "{error}");
+        assert!(error.contains("no tensor") || error.contains("is invalid"), "{error}");
     }
-    // Tensors that reach out of their storage, or have more values than it.
+    // Tensors that reach beyond their storage or have more values than it.
     let cases: [(i64, &[i64], &[i64]); 9] = [
         (0, &[3, 2], &[2, 1]),
         (1, &[2, 2], &[2, 1]),
@@ -364,16 +365,16 @@ fn pickles_that_are_made_to_harm() {
             "{offset} {shape:?} {strides:?}"
         );
     }
-    // The same numbers under a thousand names.
+    // A thousand names for the same numbers.
     let tensor = [&rebuilt(0, &[2, 2], &[2, 1])[..], b"q\x010"].concat();
     let names: Vec<u8> =
         (0..1000).flat_map(|at| [format!("V{at}\n").as_bytes(), b"h\x01s"].concat()).collect();
     let error = pytorch(&checkpoint(&[&b"\x80\x02"[..], &tensor, b"}", &names, b"."].concat()))
         .unwrap_err()
         .to_string();
-    assert!(error.contains("more than 16 times over"), "{error}");
-    // The smallest instructions that make something, over and over; more of them, packed into an
-    // archive.
+    assert!(error.contains("more than 16 times on average"), "{error}");
+    // The smallest instructions that create something, repeated many times, and even more of them
+    // in a compressed archive.
     for instruction in [
         &b"}"[..],
         b")",
@@ -397,8 +398,8 @@ fn pickles_that_are_made_to_harm() {
             bounded(bomb.len(), PER_PACKED_BYTE, || StateDict::from_pytorch(bomb.clone())).is_err()
         );
     }
-    // A dictionary made of the same list of pairs over and over; a long name, a class and an object
-    // of it likewise.
+    // Many dictionaries made from the same list of pairs, and many uses of a long name, a class and
+    // an object of it.
     let pairs = [
         &b"]q\x00("[..],
         &b"U\x01aK\x01\x86".repeat(2000),
@@ -421,8 +422,8 @@ fn pickles_that_are_made_to_harm() {
             let _ = pytorch(&checkpoint(&pickle));
         }
     }
-    // Dictionaries that hold one another twice, thirty times over; one that holds itself; a stack
-    // of ten thousand.
+    // Thirty levels of dictionaries that each contain the next one twice, a dictionary that
+    // contains itself, and ten thousand nested dictionaries.
     let twice: Vec<u8> = (1..30_u8)
         .flat_map(|at| {
             [b'}', b'U', 1, b'a', b'h', at - 1, b's', b'U', 1, b'b', b'h', at - 1, b's', b'q', at]
@@ -443,7 +444,7 @@ fn pickles_that_are_made_to_harm() {
 }
 
 #[test]
-fn architectures_that_are_made_to_harm() {
+fn malicious_architectures_are_rejected() {
     let with = |architecture: &str, tensors: &str, data: &[u8]| {
         let metadata =
             format!(r#"{{"__metadata__":{{"architecture":"{architecture}"}}{tensors}}}"#);
@@ -454,7 +455,7 @@ fn architectures_that_are_made_to_harm() {
     };
     assert!(with(&"ReLU(())".repeat(100_000), "", &[]).is_err());
     assert!(with(&"Sequential((a): ".repeat(100_000), "", &[]).is_err());
-    // The same layer again and again, of one tensor.
+    // Many layers that use the same tensor.
     let layers = "(0): Linear(128, 128, bias=False)".repeat(2000);
     let tensors = format!(
         r#","0.weight":{{"dtype":"F32","shape":[128,128],"data_offsets":[0,{}]}}"#,
@@ -463,11 +464,11 @@ fn architectures_that_are_made_to_harm() {
     let error = with(&format!("Sequential({layers})"), &tensors, &vec![0; 4 * 128 * 128])
         .unwrap_err()
         .to_string();
-    assert!(error.contains("two layers ask for tensor 0.weight"), "{error}");
+    assert!(error.contains("two layers that need tensor 0.weight"), "{error}");
 }
 
 #[test]
-fn arrays_that_lie() {
+fn lying_arrays_are_rejected() {
     let array = |header: &str| {
         [
             &b"\x93NUMPY\x01\x00"[..],
@@ -507,11 +508,11 @@ fn arrays_that_lie() {
             .tensor::<f32>("arr_0")
             .unwrap_err()
             .to_string()
-            .contains("weights are f16, bf16, f32 or f64")
+            .contains("convert it in Python to f16, bf16, f32 or f64")
     );
 }
 
-/// A packed archive of one file.
+/// A compressed archive with one file.
 fn archive(name: &str, content: &[u8]) -> Vec<u8> {
     let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let options = zip::write::SimpleFileOptions::default()
@@ -521,9 +522,9 @@ fn archive(name: &str, content: &[u8]) -> Vec<u8> {
     archive.finish().unwrap().into_inner()
 }
 
-/// A mebibyte of zeros, packed: within the thousandfold that deflate can do.
+/// Four mebibytes of zeros, compressed about a thousandfold, which deflate can do.
 #[test]
-fn packed_zeros_are_unpacked_to_what_they_are() {
+fn compressed_zeros_are_read() {
     let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1048576,), }";
     let array = [
         &b"\x93NUMPY\x01\x00"[..],
@@ -539,7 +540,7 @@ fn packed_zeros_are_unpacked_to_what_they_are() {
     assert_eq!(weights.shape("a"), Some(&[1 << 20][..]));
 }
 
-/// The smaller of the real files of a format.
+/// The small files among the real files of a format.
 fn real(folder: &str, ends: &[&str]) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(Path::new(FOLDER).join(folder))
         .unwrap()
@@ -553,7 +554,7 @@ fn real(folder: &str, ends: &[&str]) -> Vec<PathBuf> {
     files
 }
 
-/// Some bytes changed, taken out or doubled.
+/// A change, removal or duplication of some bytes.
 #[derive(Debug, Clone)]
 enum Mutation {
     Set(prop::sample::Index, u8),
@@ -598,7 +599,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn mutated_files_are_read_or_refused(which in any::<prop::sample::Index>(), mutations in prop::collection::vec(mutation(), 1..6)) {
+    fn mutated_files_are_read_or_rejected(which in any::<prop::sample::Index>(), mutations in prop::collection::vec(mutation(), 1..6)) {
         let weights = [real("formats", &[".pt", ".npz", ".npy"]), real("golden", &[".safetensors"])].concat();
         let file = mutated(std::fs::read(which.get(&weights)).unwrap(), &mutations);
         bounded(file.len(), PER_PACKED_BYTE, || {

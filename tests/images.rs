@@ -1,5 +1,5 @@
-//! Networks for images: their layers against PyTorch, their relevances against zennit
-//! (`golden-images/generate.py`), and what has to hold whatever the network.
+//! Image networks: layers against PyTorch, relevances against zennit (`golden-images/generate.py`),
+//! and properties that hold for every network.
 
 // Casts to f32 round on purpose.
 #![allow(clippy::cast_possible_truncation)]
@@ -18,11 +18,11 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden-images")
 const ORDERS: [Accumulation; 3] =
     [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
 
-/// What ours may differ by from the golden numbers, relative to the largest of a network's entries.
+/// The largest allowed difference from the golden numbers, relative to a network's largest entry.
 const F64_LIMIT: f64 = 1e-9;
 const F32_LIMIT: f64 = 1e-4;
 
-/// Every network's name and file.
+/// The name and file of every network.
 fn networks() -> Vec<(String, StateDict)> {
     let mut paths: Vec<_> =
         std::fs::read_dir(FOLDER).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -64,7 +64,7 @@ fn rules<T: Scalar>() -> Rules<T> {
     ]
 }
 
-/// The largest difference of values from golden ones, relative to the largest golden one.
+/// The largest difference from the golden values, relative to the largest golden value.
 fn off<T: Scalar>(ours: &[T], goldens: &[f64]) -> f64 {
     assert_eq!(ours.len(), goldens.len());
     let largest = goldens.iter().fold(0.0_f64, |max, golden| max.max(golden.abs()));
@@ -143,7 +143,7 @@ fn outputs_are_pytorchs_and_stay_when_normalizations_are_merged() {
     }
 }
 
-/// PyTorch's layers with settings drawn from a grid.
+/// Compares layers with PyTorch's, with settings drawn from a grid.
 #[test]
 fn layers_are_pytorchs() {
     let file = StateDict::open(format!("{FOLDER}/grid.safetensors")).unwrap();
@@ -228,7 +228,7 @@ fn weighted_targets_and_traces_agree_with_all_outputs() {
                 (trace.relevance(0, 1).unwrap() - all.relevance(1).unwrap()).amax() < 1e-9,
                 "{name}"
             );
-            // What goes through all of a layer's units is all that comes to the inputs.
+            // The relevance through all units of a layer is the relevance of the inputs.
             let layer = model.layers().len() - 1;
             let units: Vec<usize> = (0..trace.relevance(layer, 1).unwrap().len()).collect();
             assert!(
@@ -236,14 +236,14 @@ fn weighted_targets_and_traces_agree_with_all_outputs() {
                     < 1e-9,
                 "{name}"
             );
-            // The model's parts are explained together by a sweep, too.
+            // A sweep also explains the parts of the model together.
             let sweep = model.sweep([rule, Rule::ZPlus]).unwrap().explain(&sample).unwrap();
             assert!((sweep[0].shares() - all.shares()).amax() < 1e-9, "{name}");
         }
     }
 }
 
-/// A convolution is the dense layer of the matrix that it stands for, under every rule.
+/// Under every rule, a convolution is equal to a dense layer with the corresponding matrix.
 #[test]
 fn a_convolution_is_a_dense_layer() {
     let weights = |count: usize, seed: usize| -> Vec<f64> {
@@ -254,7 +254,7 @@ fn a_convolution_is_a_dense_layer() {
         Conv2d::new([3, 1, 3, 2], weights(18, 1), vec![0.3, -0.2, 0.1])
             .map(|c| c.stride([2, 1]).padding([1, 0]))
     };
-    // Three groups' worth of channels, from inputs of one each.
+    // The channels of three groups, each with one input channel.
     let convolution = Conv2d::new([4, 1, 3, 2], weights(24, 1), vec![0.3, -0.2, 0.1, 0.4]).unwrap();
     let convolution = convolution.stride([2, 1]).padding([1, 0]).groups(2);
     assert!(first().is_ok());
@@ -272,7 +272,7 @@ fn a_convolution_is_a_dense_layer() {
     let of_vectors = head(Sequential::builder().layer(Linear::new(matrix, zero).unwrap()));
     let sample: relprop::nalgebra::DVector<f64> = weights(inputs, 3).into();
     for rule in Rule::ALL {
-        // The dense layer's zeros are weights to it: where inputs are counted it is another layer.
+        // To the dense layer, its zeros are weights, so it differs for rules that count inputs.
         if matches!(rule, Rule::Flat | Rule::Relative | Rule::Pass) {
             continue;
         }
@@ -312,7 +312,7 @@ fn a_model_is_written_and_read_again() {
     }
 }
 
-/// Every ready rule at every layer, where it can be used.
+/// Tests every predefined rule at every layer for which it is supported.
 #[test]
 fn every_rule_closes_its_ledger_in_f32_too() {
     for (name, file) in networks() {
@@ -363,8 +363,8 @@ fn shapes_that_do_not_fit_are_errors() {
     assert!(Sequential::builder().input([1, 4, 4]).layer(wide).build().is_err());
 }
 
-/// A normalization before a padded convolution cannot be merged: `Norm` shares it, whatever the
-/// rule, and the convolution is the first linear layer.
+/// A batch norm before a padded convolution cannot be merged. `Norm` distributes its relevance
+/// whatever the rule, and the convolution is the first linear layer.
 #[test]
 fn a_normalization_that_stays_is_passed_over() {
     let norm = || {
@@ -392,7 +392,8 @@ fn a_normalization_that_stays_is_passed_over() {
         model.explainer(Composite::new(Rule::Epsilon).kind("BatchNorm2d", Rule::Pass)).unwrap();
     assert_eq!(named.rules().next(), Some((0, "Pass")));
 
-    // By hand: Norm gives z a / (z a + b) of a pixel's relevance to it, and the rest to the bias.
+    // Computed by hand: Norm assigns z a / (z a + b) of a pixel's relevance to the pixel and the
+    // rest to the bias.
     let x: relprop::nalgebra::DVector<f64> = weights(32).into();
     let whole = explainer_of(&model).explain(&x).unwrap();
     let behind = Sequential::builder()
@@ -428,7 +429,7 @@ fn explainer_of(model: &Sequential<f64>) -> relprop::Explainer<f64> {
     model.explainer(Composite::epsilon_plus_flat()).unwrap()
 }
 
-/// What does nothing at inference does not part a normalization from its neighbor.
+/// Layers that do nothing at inference do not keep a batch norm from being merged.
 #[test]
 fn normalizations_are_merged_through_dropouts_and_reshapes() {
     let norm = || {
@@ -479,14 +480,14 @@ fn normalizations_are_merged_through_dropouts_and_reshapes() {
     }
 }
 
-/// An output that sees padding alone has no input to give its bias to.
+/// An output whose window only contains padding has no input that could get its bias.
 #[test]
 fn a_bias_that_no_input_can_take_is_a_sink() {
     let conv = Conv2d::new([1, 1, 1, 1], vec![2.0], vec![0.5]).unwrap().padding(1);
     let model = Sequential::builder().input([1, 1, 1]).layer(conv).layer(Flatten);
     let model =
         model.layer(Linear::new(DMatrix::from_element(1, 9, 1.0), None).unwrap()).build().unwrap();
-    // The pixel's own output is 2 x + 0.5, the eight around it are 0.5 each.
+    // The output at the pixel is 2 x + 0.5, and the eight around it are 0.5.
     let x = relprop::nalgebra::DVector::from_element(1, 3.0);
     for rule in [&Lrp0::default().with_bias(BiasMode::Distribute) as &dyn RelevanceRule<f64>] {
         for order in ORDERS {
@@ -504,7 +505,7 @@ fn a_bias_that_no_input_can_take_is_a_sink() {
 }
 
 #[test]
-fn pass_wants_inputs_and_outputs_of_one_shape() {
+fn pass_requires_inputs_and_outputs_of_one_shape() {
     let same_size = Conv2d::new([4, 1, 2, 2], vec![1.0; 16], None).unwrap().stride(2);
     let model = Sequential::builder().input([1, 4, 4]).layer(same_size).build().unwrap();
     let error = model.explainer(Rule::Pass).unwrap_err().to_string();
@@ -515,9 +516,9 @@ fn pass_wants_inputs_and_outputs_of_one_shape() {
     );
 }
 
-/// Products by fewer multiplications are rounded relative to all that a patch holds. Here large
-/// inputs meet weights that a rule takes as zero, so that its totals are far smaller than the
-/// inputs: f32 is still close to f64.
+/// With the fast algorithm for products, rounding errors are relative to all the inputs in a patch.
+/// Here, large inputs meet weights that a rule sets to zero, so that the totals are much smaller
+/// than the inputs. The results in f32 are still close to f64.
 #[test]
 fn small_totals_beside_large_inputs_keep_their_digits() {
     fn conv<T: Scalar>(seed: u64, sign_of_first: f64, pruned: bool) -> Conv2d<T> {
@@ -532,7 +533,7 @@ fn small_totals_beside_large_inputs_keep_their_digits() {
             .map(|k| {
                 let w = next();
                 let w = if pruned && w.abs() < 0.5 { 0.0 } else { w };
-                // Those of the first two input channels have one sign, if wanted.
+                // Optionally, the weights of the first two input channels have the same sign.
                 T::from_f64(f64::from(
                     (if k / 9 % 16 < 2 && sign_of_first != 0.0 {
                         sign_of_first * w.abs()
@@ -588,9 +589,9 @@ fn small_totals_beside_large_inputs_keep_their_digits() {
         .flat_map(|case| [(case, false, false), (case, true, false), (case, false, true)]);
     for ((sign, relu, large), pruned, at_a_pixel) in cases {
         let (single, double) = (model::<f32>(sign, relu, pruned), model::<f64>(sign, relu, pruned));
-        // Four of five values are zero.
+        // Four of five values are zeros.
         let value = |i: usize| {
-            // The first two channels are large, or one pixel of all.
+            // The first two channels are large, or one pixel in all channels.
             let size = if (at_a_pixel && i % 64 == 27) || (!at_a_pixel && i / 64 < 2) {
                 large
             } else {
@@ -612,7 +613,7 @@ fn small_totals_beside_large_inputs_keep_their_digits() {
                 let scale = f64::from(ours.exponent() - exact.exponent()).exp2();
                 let largest = exact.shares().amax();
                 let off = (ours.shares().map(|v| f64::from(v) * scale) - exact.shares()).amax();
-                // Nothing may come to the inputs at all; then nothing may come here.
+                // If the inputs get no relevance at all in f64, they must get none in f32.
                 let error = if largest == 0.0 { off } else { off / largest };
                 let of = format!(
                     "{} {order:?}, sign {sign}, large {large}, ReLU {relu}, pruned {pruned}, \

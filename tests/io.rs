@@ -1,4 +1,4 @@
-//! Files: what is read back is what was written, and no file makes the reader panic.
+//! Files: models are read back as they were written, and no file makes a reader panic.
 
 use proptest::prelude::*;
 use relprop::io::StateDict;
@@ -40,7 +40,7 @@ fn every_layer() -> Sequential<f64> {
         .unwrap()
 }
 
-/// A safetensors file of one tensor, written by hand.
+/// A safetensors file with one tensor, written by hand.
 fn file(name: &str, kind: &str, shape: &str, bytes: &[u8]) -> Vec<u8> {
     let header = format!(
         r#"{{"{name}":{{"dtype":"{kind}","shape":{shape},"data_offsets":[0,{}]}}}}"#,
@@ -129,7 +129,7 @@ fn a_nan_is_named() {
 }
 
 #[test]
-fn an_own_layer_is_not_written() {
+fn a_custom_layer_is_not_written() {
     #[derive(Debug)]
     struct Square;
     impl Elementwise<f64> for Square {
@@ -191,7 +191,7 @@ fn lying_files_are_errors() {
     assert!(matches!(architecture(""), Error::EmptyModel));
 }
 
-/// The model of a text without tensors.
+/// The model for a text whose layers have no tensors.
 fn printed(text: &str, shape: impl Into<Shape>) -> Result<Sequential<f64>, Error> {
     let none = StateDict::from_safetensors(&file("none.weight", "F32", "[1]", &[0; 4]))
         .unwrap()
@@ -200,11 +200,11 @@ fn printed(text: &str, shape: impl Into<Shape>) -> Result<Sequential<f64>, Error
 }
 
 #[test]
-fn arguments_that_are_not_understood_are_refused_by_name() {
+fn unsupported_arguments_are_rejected_by_name() {
     for (text, what) in [
         (
             "Flatten(start_dim=2, end_dim=-1)",
-            "layer 0: Flatten: start_dim=2 is unsupported: Flatten makes one vector",
+            "layer 0: Flatten: start_dim=2 is unsupported: only flattening a whole sample",
         ),
         ("Flatten(2)", "Flatten: start_dim=2 is unsupported"),
         ("Flatten(start_dim=1, end_dim=2)", "Flatten: end_dim=2 is unsupported"),
@@ -214,7 +214,7 @@ fn arguments_that_are_not_understood_are_refused_by_name() {
         ("ReLU(False, 2)", "ReLU: the argument 2 is unsupported"),
         (
             "Upsample(size=(8, 8), mode='nearest')",
-            "Upsample: size=(8, 8) is unsupported: write scale_factor instead",
+            "Upsample: size=(8, 8) is unsupported: use scale_factor instead",
         ),
         ("Upsample(8)", "Upsample: size=8 is unsupported"),
         ("Upsample(scale_factor=2.0, mode='bilinear')", "Upsample: mode='bilinear' is unsupported"),
@@ -248,34 +248,34 @@ fn arguments_that_are_not_understood_are_refused_by_name() {
         ),
         (
             "Conv2d(1, 1, kernel_size=3, stride=2, padding=same)",
-            "padding=same is for a stride of 1",
+            "padding='same' requires a stride of 1",
         ),
         (
             "Conv2d(1, 1, kernel_size=3, device=cuda)",
             "Conv2d: the argument device=cuda is unsupported",
         ),
-        ("Conv2d(1, 1, 3, output_padding=1)", "output_padding is of transposed convolutions"),
+        ("Conv2d(1, 1, 3, output_padding=1)", "output_padding is supported only for transposed"),
         (
             "BatchNorm2d(4, track_running_stats=False)",
             "BatchNorm2d: track_running_stats=False is unsupported",
         ),
-        ("BatchNorm2d(4, momentum=fast)", "momentum is not a number"),
+        ("BatchNorm2d(4, momentum=fast)", "momentum is neither a number nor None"),
         ("Linear(3, 4, True, 5)", "Linear: the argument 5 is unsupported"),
         ("Linear(3)", "Linear: out_features is missing"),
         ("Unflatten(dim=2, unflattened_size=(2, 2))", "Unflatten: dim=2 is unsupported"),
         (
             "LayerNorm((4,), eps=1e-05)",
-            "LayerNorm is unsupported; the layers are AdaptiveAvgPool1d, ",
+            "LayerNorm is unsupported. The supported layers are AdaptiveAvgPool1d, ",
         ),
-        ("Relu()", "Relu is unsupported, did you mean 'ReLU'?; the layers are"),
+        ("Relu()", "Relu is unsupported, did you mean 'ReLU'? The supported layers are"),
         ("Conv2D(1, 1, 3)", "Conv2D is unsupported, did you mean 'Conv2d'?"),
         (
             "Sequential(\n  (a): Sequential(\n    (0): ReLU()\n    (b): Foo(3)\n  )\n)",
             "layer a.b: Foo is unsupported",
         ),
         ("ReLU()\nFoo()", "layer 1: Foo is unsupported"),
-        ("Sequential((0): ReLU()", "the text ends before the module's last bracket"),
-        ("nonsense", "'nonsense' is not a layer as PyTorch prints it"),
+        ("Sequential((0): ReLU()", "the text ends before the bracket that closes the module"),
+        ("nonsense", "'nonsense' is not a layer in PyTorch's format"),
     ] {
         let error = printed(text, [2, 4, 4]).unwrap_err().to_string();
         assert!(error.contains(what), "{text}: {error}");
@@ -305,7 +305,7 @@ fn arguments_that_are_not_understood_are_refused_by_name() {
 }
 
 #[test]
-fn a_class_that_holds_the_network_is_read_and_one_that_holds_its_parts_is_refused() {
+fn a_class_that_holds_the_network_is_read_and_one_that_holds_its_parts_is_rejected() {
     let model = Sequential::builder()
         .layer(Linear::new(dmatrix![1.0, 2.0], None).unwrap())
         .layer(Relu)
@@ -313,8 +313,8 @@ fn a_class_that_holds_the_network_is_read_and_one_that_holds_its_parts_is_refuse
         .unwrap();
     let bytes = model.to_safetensors().unwrap();
     let weights = StateDict::from_safetensors(&bytes).unwrap();
-    // A state dict of `Net(network=net)` has names that begin with `network`; those of the network
-    // alone are refused with what to do.
+    // The state dict of `Net(network=net)` has names that begin with `network`. Names without it
+    // are rejected, and the error lists what is missing.
     let inner = model.to_string().replace('\n', "\n    ");
     let outer = format!("DataParallel(\n  (module): SimpleDNN4l(\n    (network): {inner}\n  )\n)");
     let error = weights.model_of::<f64>(&outer, None).unwrap_err().to_string();
@@ -336,7 +336,7 @@ fn a_class_that_holds_the_network_is_read_and_one_that_holds_its_parts_is_refuse
         for what in [
             place,
             "PyTorch prints the parts of Net (conv1, conv2)",
-            "write Sequential in place of Net",
+            "replace Net with Sequential",
             "StateDict::under",
             "ONNX",
         ] {
@@ -369,7 +369,7 @@ fn layers_that_share_their_weights_are_found_under_a_prefix() {
     let model =
         weights.builder::<f64>().linear("a", 2, 2).layer(Relu).linear("a", 2, 2).build().unwrap();
     assert_eq!(model.forward(&dvector![1.0, 1.0]).unwrap(), dvector![4.0, -9.0]);
-    // Each tensor counts once, and is named once.
+    // A shared tensor counts once, and errors name it once.
     let error = weights
         .builder::<f64>()
         .linear("a", 2, 2)
@@ -380,7 +380,7 @@ fn layers_that_share_their_weights_are_found_under_a_prefix() {
     let text = error.to_string();
     assert!(
         text.contains(
-            "compared with the tensors under `net`: 2 of 4 fit; choose others with StateDict::under"
+            "the tensors under `net`, where 2 of 4 fit; choose other tensors with StateDict::under"
         ),
         "{text}"
     );
@@ -389,7 +389,7 @@ fn layers_that_share_their_weights_are_found_under_a_prefix() {
 }
 
 #[test]
-fn groups_without_children_are_of_three_kinds() {
+fn groups_without_children_are_read_or_rejected() {
     for (group, layers) in
         [("Sequential()", 1), ("Concat()", 0), ("Residual()", 0), ("Residual( )", 0)]
     {
@@ -413,7 +413,7 @@ fn groups_without_children_are_of_three_kinds() {
         let error = printed(text, 2).unwrap_err().to_string();
         assert!(error.contains("layer 0: MySequential is unsupported"), "{error}");
     }
-    // A shape without values, for an architecture that does not say one.
+    // A shape without values, for an architecture that does not fix the shape.
     for shape in [Shape::from(0), Shape::from([2, 0]), Shape::from([2, 0, 3])] {
         let error = printed("ReLU() Flatten()", shape).unwrap_err().to_string();
         assert!(error.contains("of at least one value"), "{error}");
@@ -459,7 +459,7 @@ fn settings_that_pytorch_does_not_print_are_a_finding() {
         ],
         [0, 1, 0]
     );
-    // Within a branch, too; what a program says is not assumed.
+    // Settings are also assumed within branches, but not for layers that a program creates.
     assert_eq!(
         found("Residual((0): Sequential((0): AvgPool2d(1)) (1): Sequential())", [1, 4, 4]),
         "divisor_override=None."
@@ -497,8 +497,8 @@ fn settings_that_pytorch_does_not_print_are_a_finding() {
 }
 
 #[test]
-fn layers_that_say_more_than_the_usual_are_read_exactly() {
-    // The bias of a normalization that is not affine is 0, and its weight 1.
+fn unusual_settings_are_read_exactly() {
+    // A batch norm that is not affine has the bias 0 and the weight 1.
     let (mean, variance) = (
         [1.0_f32, -1.0].map(f32::to_le_bytes).concat(),
         [4.0_f32, 0.25].map(f32::to_le_bytes).concat(),
@@ -511,7 +511,7 @@ fn layers_that_say_more_than_the_usual_are_read_exactly() {
         "BatchNorm1d(2, eps=0.0, momentum=0.1, affine=False, bias=False, track_running_stats=True)";
     let model = weights.model_of::<f64>(text, Some(2.into())).unwrap();
     assert_eq!(model.forward(&dvector![3.0, 1.0]).unwrap(), dvector![1.0, 4.0]);
-    // Of an even kernel's padding the odd one is at the end.
+    // For an even kernel, the end gets one more zero of padding.
     let same = file("0.weight", "F32", "[1,1,2]", &[1.0_f32, 10.0].map(f32::to_le_bytes).concat());
     let same = StateDict::from_safetensors(&same).unwrap();
     let text = "Conv1d(1, 1, kernel_size=(2,), stride=(1,), padding=same, bias=False)";
@@ -519,9 +519,9 @@ fn layers_that_say_more_than_the_usual_are_read_exactly() {
     assert_eq!(model.forward(&dvector![1.0, 2.0, 3.0]).unwrap(), dvector![21.0, 32.0, 3.0]);
 }
 
-/// The error of a printed layer of an unknown kind lists the kinds that there are.
+/// The error for a printed layer of an unknown kind lists the supported kinds.
 #[test]
-fn the_kinds_that_are_listed_are_those_that_can_be_read() {
+fn the_listed_kinds_are_supported() {
     let refused = |kind: &str| {
         let weights =
             StateDict::from_safetensors(&every_layer().to_safetensors().unwrap()).unwrap();
@@ -530,19 +530,24 @@ fn the_kinds_that_are_listed_are_those_that_can_be_read() {
             .map_or_else(|e| e.to_string(), |_| String::new())
     };
     let said = refused("Softmin");
-    let listed =
-        said.split("the layers are ").nth(1).unwrap().split(", and the groups").next().unwrap();
+    let listed = said
+        .split("The supported layers are ")
+        .nth(1)
+        .unwrap()
+        .split(", and the groups")
+        .next()
+        .unwrap();
     let kinds: Vec<&str> = listed.split(", ").collect();
     assert!(kinds.len() > 40, "{kinds:?}");
     for kind in kinds {
         let said = refused(kind);
-        assert!(!said.contains("the layers are"), "{said}");
+        assert!(!said.contains("The supported layers are"), "{said}");
     }
 }
 
 proptest! {
-    /// A whole file with bytes changed and its end cut off is read or refused, and a model of it
-    /// explains or refuses.
+    /// A file with some changed bytes, and perhaps truncated, is read or rejected, and its model
+    /// explains a sample or returns an error.
     #[test]
     fn no_file_panics(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6), cut in any::<prop::sample::Index>(), cuts in any::<bool>()) {
         let mut bytes = every_layer().to_safetensors().unwrap();

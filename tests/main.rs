@@ -1,5 +1,5 @@
-//! The tests of the crate, a module for each subject, in one program: it is compiled and linked
-//! once.
+//! The tests of the crate, with one module for each subject. They form one program, so that they
+//! are compiled and linked once.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! The bundled networks on the bundled digits: they are as good as their card says, and the ledger
-//! closes for every output.
+//! The bundled networks on the bundled digits. Their accuracy is that of the model card, and the
+//! ledger closes for every output.
 
 use std::io::Read;
 
@@ -30,7 +30,7 @@ fn model<T: Scalar>(network: &str) -> Sequential<T> {
         .unwrap()
 }
 
-/// What a bundled IDX file holds behind its header.
+/// The content of a bundled IDX file after its header.
 fn data(name: &str, header: usize) -> Vec<u8> {
     let file = std::fs::File::open(format!("{}/examples/mnist/{name}", env!("CARGO_MANIFEST_DIR")))
         .unwrap();
@@ -39,7 +39,7 @@ fn data(name: &str, header: usize) -> Vec<u8> {
     bytes.split_off(header)
 }
 
-/// The bundled digits as columns, 0 to 1.
+/// The bundled digits as columns, with values from 0 to 1.
 fn digits<T: Scalar>() -> DMatrix<T> {
     let pixels = data("digits-images-idx3-ubyte.gz", 16);
     DMatrix::from_iterator(
@@ -65,8 +65,9 @@ fn recognizes_the_bundled_digits() {
     }
 }
 
-/// For each rule the worst imbalance of all digits and outputs. All explanations of all digits would
-/// be far larger than a cache: so a part of them at a time, in memory that is used again.
+/// The worst imbalance of all digits and outputs, for each rule. The explanations of all digits
+/// together are much larger than the cache, so this computes a part at a time and reuses the
+/// memory.
 fn worst_imbalances<T: Scalar>(network: &str, rules: &[Rule]) -> Vec<f64> {
     let (model, digits) = (model::<T>(network), digits::<T>());
     let mut workspace = Workspace::default();
@@ -87,7 +88,7 @@ fn worst_imbalances<T: Scalar>(network: &str, rules: &[Rule]) -> Vec<f64> {
 
 #[test]
 fn the_ledger_closes() {
-    // Pass wants layers with as many inputs as outputs.
+    // Pass requires layers with as many inputs as outputs.
     let rules: Vec<Rule> = Rule::ALL.into_iter().filter(|&rule| rule != Rule::Pass).collect();
     println!("worst |1 - sum| over the sum of magnitudes, in f32 and f64:");
     for network in NETWORKS {

@@ -1,4 +1,4 @@
-//! Arrays of ndarray go in and out without a copy, as `docs/ndarray.md` says.
+//! Arrays of ndarray are passed in and out without a copy, as described in `docs/ndarray.md`.
 
 use ndarray::{Array1, Array2, Array4, ArrayView2, Axis, ShapeBuilder};
 use relprop::nalgebra::DMatrix;
@@ -39,7 +39,7 @@ fn a_batch_in_c_order_is_the_matrix_of_its_samples() -> Result<(), Error> {
 }
 
 #[test]
-fn shares_are_seen_where_they_are() -> Result<(), Error> {
+fn shares_are_viewed_in_place() -> Result<(), Error> {
     let explanation =
         explainer()?.explain_slice(Array1::from_vec(vec![1.0, -2.0, 0.5]).as_slice().unwrap())?;
     let shares = explanation.shares();
@@ -89,10 +89,10 @@ fn images_are_channels_by_height_by_width() -> Result<(), Error> {
     Ok(())
 }
 
-/// An array in another order is no slice, so nothing can be mistaken for a batch; its copy in C
-/// order is one.
+/// An array in another order is not a slice, so it cannot be mistaken for a batch. Its copy in C
+/// order can be passed as one.
 #[test]
-fn a_transposed_array_is_no_batch() -> Result<(), Error> {
+fn a_transposed_array_is_not_a_batch() -> Result<(), Error> {
     let explainer = explainer()?;
     let turned = Array2::from_shape_fn((3, 6), |(input, sample)| (sample * 3 + input) as f32)
         .reversed_axes();

@@ -1,5 +1,5 @@
-//! What the nodes of an ONNX model are taken for, where no exporter's model tells it; and what is
-//! said of those that are refused.
+//! How the nodes of ONNX models are read, for cases that no exporter's model covers, and the
+//! reasons for rejecting nodes.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ fn a_gemm_is_scaled() {
     );
 }
 
-/// Lists of numbers stand one by one in most files, and packed in some.
+/// In most files, the numbers of a list are separate fields, but in some they are packed.
 #[test]
 fn packed_lists_are_read() {
     let kernel = tensor("k", &[1, 1, 2, 2], &[1.0, 2.0, 3.0, 4.0]);
@@ -60,7 +60,7 @@ fn packed_lists_are_read() {
 }
 
 #[test]
-fn a_part_of_a_shape() {
+fn a_slice_of_a_shape_is_computed() {
     let parts = |end: i64| {
         let part = node("Shape", &["x"], "s", &[int("start", -2), int("end", end)]);
         let all = node("Concat", &["one", "s", "three"], "t", &[int("axis", 0)]);
@@ -74,13 +74,13 @@ fn a_part_of_a_shape() {
         )
     };
     assert!(parts(2).is_ok(), "{:?}", parts(2));
-    assert!(parts(9).unwrap_err().to_string().contains("does not fit"));
+    assert!(parts(9).unwrap_err().to_string().contains("does not have as many values"));
 }
 
-/// An activation is told by what it gives; what gives something else than all that are known is
-/// refused, never taken for the nearest.
+/// An activation is recognized by its values. A function with other values than all known
+/// activations is rejected, and never replaced by the most similar one.
 #[test]
-fn activations_are_told_by_their_values() {
+fn activations_are_recognized_by_their_values() {
     let scalars = |values: &[(&str, f32)]| {
         values.iter().flat_map(|(name, value)| tensor(name, &[1], &[*value])).collect::<Vec<u8>>()
     };
@@ -135,17 +135,18 @@ fn activations_are_told_by_their_values() {
     let quick = [two("Mul", "x", "s", "a"), one("Sigmoid", "a", "b"), two("Mul", "x", "b", "h")];
     assert_eq!(kind(&[("s", 1.702)], &quick).unwrap(), "Scaled");
     assert!(
-        kind(&[], &[one("Exp", "x", "h")]).unwrap_err().contains("as a part of a known activation")
+        kind(&[], &[one("Exp", "x", "h")]).unwrap_err().contains("as part of a known activation")
     );
 
-    // Almost an activation: but for a jump close to 0, a cap far out, a kink beside another.
+    // Functions that are almost an activation, except for a jump close to 0, a bound far from 0, or
+    // a kink close to another.
     let jump = [two("Greater", "x", "t", "a"), node("Where", &["a", "x", "0"], "h", &[])];
     assert_eq!(kind(&[("0", 0.0), ("t", 0.0)], &jump).unwrap(), "ReLU");
     for t in [0.1, -0.1, 1e-3] {
         assert!(kind(&[("0", 0.0), ("t", t)], &jump).is_err(), "{t}");
     }
     let cap = [one("Sigmoid", "x", "a"), two("Mul", "x", "a", "b"), two("Min", "b", "most", "h")];
-    // It is two: the second cuts what the first gives.
+    // These are two activations, of which the second clips the values of the first.
     assert_eq!(kind(&[("most", 1000.0)], &cap).unwrap(), "SiLU");
     let far = [two("Max", "x", "0", "a"), two("Min", "a", "most", "h")];
     assert_eq!(kind(&[("0", 0.0), ("most", 2e6)], &far).unwrap(), "Hardtanh");
@@ -159,7 +160,7 @@ fn activations_are_told_by_their_values() {
     assert!(kind(&[("0", 0.0), ("3", 3.0), ("6", 6.0), ("t", 0.01)], &kink).is_err());
 }
 
-/// Weights of 2 -> 3 -> 2, as ONNX has them: inputs x outputs.
+/// The weights of a network with the widths 2, 3 and 2, as inputs x outputs like in ONNX.
 const FIRST: [f32; 6] = [1.0, -0.5, 2.0, 0.75, 1.5, -1.0];
 const LAST: [f32; 6] = [1.0, -1.0, 0.5, 2.0, -1.5, 0.25];
 
@@ -168,7 +169,7 @@ fn linear(inputs: usize, weights: &[f32]) -> Linear<f64> {
     Linear::new(weights.map(f64::from), None).unwrap()
 }
 
-/// An activation between two dense layers, and before the first.
+/// Models with an activation between two dense layers, and before the first.
 fn around(constants: &[(&str, f32)], nodes: &[Vec<u8>]) -> [Result<Sequential<f64>, Error>; 2] {
     let all: Vec<u8> =
         constants.iter().flat_map(|(name, value)| tensor(name, &[], &[*value])).collect();
@@ -466,8 +467,8 @@ fn a_scaled_activation_is_one() {
     }
 }
 
-/// A factor for each channel, and one that is beside no activation, is a scaling; so is one that
-/// others read, too.
+/// A factor for each channel, a factor that is not next to an activation, and a factor whose values
+/// other nodes read too become a scaling.
 #[test]
 fn other_factors_are_scalings() {
     let kinds = |parts: &[Vec<u8>]| {
@@ -492,7 +493,7 @@ fn other_factors_are_scalings() {
     .concat();
     let both = [both, node("Add", &["m", "t"], "h", &[]), dense()];
     assert_eq!(kinds(&both), ["BatchNorm1d", "Residual", "Tanh", "Linear"]);
-    // relu(x) + 2 relu(x): the relu is one for both.
+    // tanh(x) + 2 tanh(x), with one tanh for both.
     let value = [
         tensor("c", &[], &[2.0]),
         node("Tanh", &["x"], "t", &[]),
@@ -508,11 +509,11 @@ fn other_factors_are_scalings() {
 
 /// p and 1 - p are the probabilities of z and -z.
 #[test]
-fn probabilities_at_the_end_are_of_logits() {
+fn probabilities_at_the_end_have_logits() {
     let (w, b) = ([-1.0, 1.0, 0.5, 2.0], [0.25, -0.5]);
     let x = DVector::from_vec(vec![2.0, 1.0]);
     let sigmoid = |z: f64| 1.0 / (1.0 + (-z).exp());
-    // One logit, -2 + 1 + 1/4, and two.
+    // One logit, which is -2 + 1 + 1/4, and two logits.
     for outputs in [1, 2] {
         let count = i64::try_from(outputs).unwrap();
         let weights: Vec<f32> = if outputs == 1 { vec![w[0], w[1]] } else { w.to_vec() };
@@ -588,7 +589,7 @@ fn probabilities_at_the_end_are_of_logits() {
             );
         }
     }
-    // Without a dense layer of its own: an activation before it.
+    // The logits come from an activation, without a dense layer of their own.
     let relu = [
         tensor("w", &[2, 1], &[-1.0, 3.0]),
         node("MatMul", &["x", "w"], "m", &[]),
@@ -607,7 +608,7 @@ fn probabilities_at_the_end_are_of_logits() {
     let kinds: Vec<&str> = model.layers().iter().map(|layer| layer.kind()).collect();
     assert_eq!(kinds, ["Linear", "ReLU", "Concat", "Scaled", "Sigmoid"]);
     assert!((model.forward(&x).unwrap()[0] - sigmoid(-1.0)).abs() < 1e-12);
-    // A temperature: the logit is scaled, and the sigmoid is a plain one.
+    // With a temperature, the logit is scaled, and the sigmoid is not.
     let scaled = [
         tensor("w", &[2, 1], &[-1.0, 3.0]),
         node("MatMul", &["x", "w"], "m", &[]),
@@ -622,7 +623,7 @@ fn probabilities_at_the_end_are_of_logits() {
     assert_eq!(model.layers().last().unwrap().kind(), "Sigmoid");
     assert_eq!(model.layers()[1].arguments(), "Identity(), argument=1.0, value=0.25");
     assert!((model.forward(&x).unwrap()[0] - sigmoid(0.25)).abs() < 1e-12);
-    // Two heads, each with a sigmoid: one after both.
+    // Two heads with a sigmoid each, which become one sigmoid after both.
     let heads = [
         tensor("w", &[2, 1], &[-1.0, 3.0]),
         tensor("v", &[2, 1], &[0.5, 1.0]),
@@ -643,10 +644,10 @@ fn probabilities_at_the_end_are_of_logits() {
     assert!((model.forward(&x).unwrap()[1] - sigmoid(2.0)).abs() < 1e-12);
 }
 
-/// A label's relevance is that of its own logit, by every rule: what makes two logits of one has no
-/// weights to share it by.
+/// Under every rule, the relevance of a label is that of its own logit. The layers that turn one
+/// logit into two have no weights that could distribute it.
 #[test]
-fn a_label_of_several_logits_has_the_relevance_of_its_own() {
+fn a_label_has_the_relevance_of_its_own_logit() {
     let logits = [
         tensor("w", &[2, 2], &[-1.0, 1.0, 0.5, 2.0]),
         tensor("t", &[], &[4.0]),
@@ -686,9 +687,9 @@ fn a_label_of_several_logits_has_the_relevance_of_its_own() {
     }
 }
 
-/// A size of 0 that is given for one that the file leaves open.
+/// The caller gives a size of 0 for a size that the file does not fix.
 #[test]
-fn a_given_shape_without_values_is_refused() {
+fn a_given_shape_without_values_is_rejected() {
     let ending = [
         tensor("1", &[], &[1.0]),
         node("Sigmoid", &["x"], "p", &[]),
@@ -699,7 +700,7 @@ fn a_given_shape_without_values_is_refused() {
     let file = OnnxFile::from_bytes(model(&[1, -1], &nodes)).unwrap();
     let error = file.input([0]).to_model::<f64>().unwrap_err().to_string();
     assert!(
-        error.contains("the shape 0 that was given has a size of 0: give sizes of at least 1"),
+        error.contains("the given shape 0 has a size of 0: all sizes must be at least 1"),
         "{error}"
     );
     let file =
@@ -716,7 +717,7 @@ fn a_given_shape_without_values_is_refused() {
     assert!(file.input([1, 1, 2]).to_model::<f64>().is_ok());
 }
 
-/// The names of what is in branches begin with that of the layer that joins these.
+/// The names of the layers in branches begin with the name of the layer that joins the branches.
 #[test]
 fn every_layer_has_a_name_of_its_own() {
     let mean = |from: &str, to: &str| {
@@ -743,9 +744,9 @@ fn every_layer_has_a_name_of_its_own() {
     assert_eq!(model.names(), expected);
 }
 
-/// Files that onnxruntime reads, and as something else than what they look like.
+/// Models that onnxruntime does not compute the way they look.
 #[test]
-fn what_looks_like_something_else_is_refused() {
+fn misleading_models_are_rejected() {
     let refused = |input: &[i64], parts: &[Vec<u8>], why: &str| {
         let error = read(input, parts).unwrap_err().to_string();
         assert!(error.contains(why), "'{error}' does not say '{why}'");
@@ -753,20 +754,21 @@ fn what_looks_like_something_else_is_refused() {
     // A constant that adds an axis.
     let thick = [tensor("c", &[1, 1, 1], &[2.0]), node("Mul", &["x", "c"], "h", &[])].concat();
     refused(&[1, 2], &[thick, dense()], "its constant has 3 axes");
-    // A normalization of before set 14, which says by its outputs that it is in training.
+    // A batch norm from before version 14, whose additional outputs mean training mode.
     let names = ["s", "b", "m", "v"];
     let norm: Vec<u8> = names.iter().flat_map(|name| tensor(name, &[2], &[1.0, 1.0])).collect();
     let norm =
         [norm, node_of("BatchNormalization", &["x", "s", "b", "m", "v"], &["h", "m1", "v1"], &[])]
             .concat();
     refused(&[1, 2], &[norm, dense()], "after model.eval()");
-    // A window that begins in zeros behind the values.
+    // A window that begins in the zeros after the values.
     let kernel = [ints("kernel_shape", &[2]), ints("strides", &[2]), int("ceil_mode", 1)];
     let pad = [whole_tensor("p", &[0, 0, 1, 0, 0, 1]), node("Pad", &["r", "p"], "q", &[])].concat();
     let pool =
         [node("Relu", &["x"], "r", &[]), pad, node("MaxPool", &["q"], "y", &kernel)].concat();
-    refused(&[1, 1, 5], &[pool], "its last window may begin in the padding");
-    // Values that are repeated, but not equally often; not along space; or not so often.
+    refused(&[1, 1, 5], &[pool], "the last window can begin in the padding");
+    // Values that are not repeated equally often, not along spatial axes, or fewer times than the
+    // scales say.
     let resized = |scales: &[f32], attributes: &[Vec<u8>]| {
         let all = [&[word("mode", "nearest")], attributes].concat();
         [tensor("s", &[4], scales), node("Resize", &["x", "", "s"], "y", &all)].concat()
@@ -782,11 +784,11 @@ fn what_looks_like_something_else_is_refused() {
     refused(
         &[1, 1, 2, 2],
         &[resized(&[1.0, 1.0, 2.0, 2.0], &[ints("axes", &[2, 3, 0, 1])])],
-        "axes are unsupported",
+        "without axes",
     );
     let kept = [word("keep_aspect_ratio_policy", "not_larger")];
     refused(&[1, 1, 2, 2], &[resized(&[1.0, 1.0, 2.0, 2.0], &kept)], "keep_aspect_ratio_policy");
-    // Windows that are farther apart than they are long, or dilated, and padded to the same size.
+    // Padding to the same size, for windows that are farther apart than they are long, or dilated.
     let same = |operator: &str, more: &[Vec<u8>]| {
         let inputs: &[&str] = if operator == "Conv" { &["x", "k"] } else { &["x"] };
         [
@@ -803,9 +805,9 @@ fn what_looks_like_something_else_is_refused() {
     refused(
         &[1, 1, 8],
         &[same("MaxPool", &[ints("kernel_shape", &[2]), ints("dilations", &[2])])],
-        "unsupported with dilations",
+        "unsupported together with dilations",
     );
-    // The samples' axis alone, and something behind it.
+    // Only the batch axis remains, and another node follows.
     let alone = [
         tensor("w", &[2, 1], &[1.0, 2.0]),
         node("MatMul", &["x", "w"], "a", &[]),
@@ -813,14 +815,14 @@ fn what_looks_like_something_else_is_refused() {
     ];
     let alone =
         [constant("one", &[1]), alone.concat(), node("Softmax", &["b"], "y", &[int("axis", 0)])];
-    refused(&[3, 2], &alone, "it removes all axes but that of the samples");
-    // Whole numbers are divided with truncation; those that become others first are read.
+    refused(&[3, 2], &alone, "it removes all axes except the batch axis");
+    // Division of integers truncates. Integers that are converted first are supported.
     let half = [tensor("c", &[1], &[2.0]), node("Div", &["x", "c"], "h", &[])].concat();
     let error = OnnxFile::from_bytes(model_of(7, &[1, 2], &[half, dense()]))
         .unwrap()
         .to_model::<f64>()
         .unwrap_err();
-    assert!(error.to_string().contains("its values are whole numbers"), "{error}");
+    assert!(error.to_string().contains("its values are integers"), "{error}");
     let half = [
         node("Cast", &["x"], "f", &[int("to", 1)]),
         tensor("c", &[1], &[2.0]),
@@ -835,7 +837,7 @@ fn what_looks_like_something_else_is_refused() {
 }
 
 #[test]
-fn what_is_in_training_is_refused() {
+fn training_mode_is_rejected() {
     let dropout =
         [tensor("ratio", &[1], &[0.5]), node("Constant", &[], "t", &[int("value_int", 1)])]
             .concat();
@@ -857,9 +859,9 @@ fn what_is_in_training_is_refused() {
     }
 }
 
-/// All nodes at once, each with its name, its operator and its place.
+/// One error lists all nodes, each with its name, operator and position.
 #[test]
-fn what_is_refused_is_listed() {
+fn unsupported_nodes_are_listed() {
     let refused = |file: &str| {
         let path = format!("{}/tests/exported/{file}.onnx", env!("CARGO_MANIFEST_DIR"));
         match Sequential::<f32>::read_onnx(path) {
@@ -876,9 +878,9 @@ fn what_is_refused_is_listed() {
     assert_eq!(
         text,
         "the model has a node that cannot be explained:\n  Mul '/Mul' (graph.node[6]): both of \
-         its inputs depend on the model's \
-         input, and together they are not a known activation: products of values (gates, \
-         attention) are unsupported"
+         its inputs depend on the model's input, and the result is not a known activation: \
+         products of such values (gates, attention) are unsupported; explain the model up to one \
+         of the inputs, with OnnxFile::output"
     );
     let attention = refused("refused-attention");
     println!("{}", Error::UnsupportedNodes { nodes: attention.clone() });
@@ -903,12 +905,12 @@ fn what_is_refused_is_listed() {
     );
 }
 
-/// One of each kind of refusal in one graph, also after values of unknown shape: all at once, and
-/// nothing that only follows from another.
+/// A graph with one unsupported node of each kind, some of them after values of unknown shape. One
+/// error lists them all, without nodes that are only unsupported because of another.
 #[test]
-fn all_that_is_refused_is_listed_at_once() {
+fn all_unsupported_nodes_are_listed_at_once() {
     let steps = [
-        // Reads a value in two branches that begin elsewhere.
+        // Two branches that begin elsewhere read this value.
         node("Relu", &["x"], "r1", &[]),
         node("Tanh", &["r1"], "r2", &[]),
         node("Add", &["x", "r1"], "r3", &[]),
@@ -917,7 +919,7 @@ fn all_that_is_refused_is_listed_at_once() {
         node("Exp", &["softmax"], "part", &[]),
         node("Mul", &["part", "x"], "product", &[]),
         node("LSTM", &["product"], "unknown", &[]),
-        // From here on the shape is unknown.
+        // From here on, the shape is unknown.
         node("Cast", &["unknown"], "whole", &[int("to", 7)]),
         node("Relu", &["whole"], "fine", &[]),
         node("Transpose", &["fine"], "moved", &[ints("perm", &[1, 0, 2])]),
@@ -937,7 +939,7 @@ fn all_that_is_refused_is_listed_at_once() {
         node("Reshape", &["gelu", "gelu"], "reshaped", &[]),
         tensor("w", &[3, 2], &[0.5; 6]),
         node("Gemm", &["reshaped", "w"], "gemm", &[int("transA", 1)]),
-        // And from here on it is known again.
+        // From here on, the shape is known again.
         tensor("v", &[2, 3], &[0.5; 6]),
         node("Gemm", &["gemm", "v"], "dense", &[]),
         tensor("c", &[2], &[0.5; 2]),
@@ -973,20 +975,20 @@ fn all_that_is_refused_is_listed_at_once() {
     assert_eq!(names, expected, "{}", Error::UnsupportedNodes { nodes: nodes.clone() });
     let reason = |name: &str| nodes.iter().find(|node| node.name == name).unwrap().reason.clone();
     for (name, what) in [
-        ("r1", "several branches read its values at different places"),
+        ("r1", "several branches read its values at different points"),
         ("softmax", "a softmax before other layers"),
         ("unknown", "the operator is unsupported"),
-        ("moved", "it moves the axis of the samples"),
+        ("moved", "it moves the batch axis"),
         ("convolution", "its auto_pad 'OTHER' is unsupported"),
-        ("pool", "unsupported with dilations"),
+        ("pool", "unsupported together with dilations"),
         ("average", "its kernel_shape is missing"),
         ("pad", "its mode 'reflect' is unsupported"),
         ("gemm", "transA is unsupported"),
-        ("shift", "neither one number nor one for each of 3 channels"),
+        ("shift", "one number for each of the 3 channels"),
     ] {
         assert!(reason(name).contains(what), "{name}: {}", reason(name));
     }
-    // What follows from another is not listed by itself.
+    // A node is not listed if it is only unsupported because of another.
     let follows = [
         node("LSTM", &["x"], "l", &[]),
         node("Softmax", &["l"], "s", &[]),
@@ -1007,9 +1009,9 @@ fn all_that_is_refused_is_listed_at_once() {
     assert_eq!(nodes.len(), 1, "{nodes:?}");
 }
 
-/// Shapes that the file says make more of it known.
+/// With the shapes in the file, more nodes can be checked.
 #[test]
-fn shapes_in_the_file_help_after_a_refused_node() {
+fn shapes_in_the_file_help_after_an_unsupported_node() {
     let said = {
         let dims: Vec<u8> = [1, 5].iter().flat_map(|&dim| bytes(1, &number(1, dim))).collect();
         bytes(
@@ -1033,9 +1035,9 @@ fn shapes_in_the_file_help_after_a_refused_node() {
     assert_eq!(refused(&[parts.concat(), said]), ["LSTM", "MatMul"]);
 }
 
-/// A file that is no model is called what it is, with its path.
+/// The error for a file that is not a model says what the file is and gives its path.
 #[test]
-fn files_of_something_else_are_called_what_they_are() {
+fn files_that_are_not_models_are_recognized() {
     let folder = std::env::temp_dir().join(format!("relprop-onnx-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let zip = |name: &str| {
@@ -1053,10 +1055,10 @@ fn files_of_something_else_are_called_what_they_are() {
         (
             "net.safetensors",
             b"\x10\0\0\0\0\0\0\0{\"a\":{}}     ".to_vec(),
-            "it is a safetensors file, which has weights only",
+            "it is a safetensors file, which only has weights",
         ),
-        ("net.pt", zip("net/data.pkl"), "it is a PyTorch checkpoint, which has weights only"),
-        ("net.pt2", zip("net/archive_format"), "it is a program of torch.export"),
+        ("net.pt", zip("net/data.pkl"), "it is a PyTorch checkpoint, which only has weights"),
+        ("net.pt2", zip("net/archive_format"), "it is a program saved by torch.export"),
         ("net.keras", zip("metadata.json"), "it is a Keras model"),
         ("net.h5", b"\x89HDF\r\n\x1a\n\0\0".to_vec(), "it is an HDF5 file"),
         (
@@ -1069,7 +1071,7 @@ fn files_of_something_else_are_called_what_they_are() {
         (
             "cut.onnx",
             whole[..whole.len() / 2].to_vec(),
-            "it begins as an ONNX model and is cut off or damaged",
+            "it begins like an ONNX model, but is truncated or damaged",
         ),
         (
             "noise.onnx",
@@ -1091,16 +1093,16 @@ fn files_of_something_else_are_called_what_they_are() {
 }
 
 #[test]
-fn what_is_wrong_with_a_model_as_a_whole() {
+fn errors_about_a_whole_model() {
     let says = |parts: &[Vec<u8>], what: &str| {
         let error = read(&[1, 2], parts).unwrap_err().to_string();
         assert!(error.contains(what), "'{error}' does not say '{what}'");
     };
-    says(&[node("Identity", &["x"], "y", &[])], "its output is its input");
-    says(&[node("Relu", &["x"], "y", &[])], "it has activations and reshapes only");
+    says(&[node("Identity", &["x"], "y", &[])], "do not change any value");
+    says(&[node("Relu", &["x"], "y", &[])], "it only has activations and reshapes");
     says(
         &[node("Sigmoid", &["x"], "p", &[]), node("Flatten", &["p"], "y", &[])],
-        "it has activations and reshapes only",
+        "it only has activations and reshapes",
     );
     let file = OnnxFile::from_bytes(model(
         &[1, 2],
@@ -1112,13 +1114,13 @@ fn what_is_wrong_with_a_model_as_a_whole() {
     let error = of("scroes").unwrap_err().to_string();
     assert!(
         error.ends_with(
-            "no node gives the output 'scroes' (the file's outputs are 'y'), did you mean 'scores'?"
+            "the graph has no value 'scroes' (its outputs are 'y'), did you mean 'scores'?"
         ),
         "{error}"
     );
     let error = of("something else").unwrap_err().to_string();
     assert!(
-        error.ends_with("no node gives the output 'something else' (the file's outputs are 'y')"),
+        error.ends_with("the graph has no value 'something else' (its outputs are 'y')"),
         "{error}"
     );
 }
@@ -1132,21 +1134,21 @@ fn text_node(domain: &str, operator: &str) -> Vec<u8> {
 }
 
 #[test]
-fn operators_of_unknown_versions_are_refused() {
+fn unknown_operator_sets_are_rejected() {
     for version in [8, 29] {
         let file = [bytes(7, &[]), bytes(8, &number(2, version))].concat();
         let error = OnnxFile::from_bytes(file).unwrap_err().to_string();
         assert!(
             error.contains(&format!(
-                "is version {version}, and versions 9 to 28 are supported: export the model again"
+                "has version {version}, but only versions 9 to 28 are supported: export the model again"
             )),
             "{error}"
         );
     }
 }
 
-/// Until operator set 12 a softmax is over all axes from its own on, since then over that one
-/// alone.
+/// Up to version 12 of the operator set, a softmax is over all axes from its own on, and since then
+/// only over its own.
 #[test]
 fn a_last_softmax_over_an_axis() {
     let two_labels =
@@ -1164,12 +1166,11 @@ fn a_last_softmax_over_an_axis() {
             && (p[3] + p[7] - 1.0).abs() < 1e-12
     );
     assert!((labels.explain(&x, Rule::Lrp0).unwrap().output()[7] + 3.0).abs() < 1e-12);
-    // Along the width, also when nothing is said.
+    // Along the width, which is also the default.
     for model in [with(&[-1]).unwrap(), with(&[3]).unwrap(), with(&[]).unwrap()] {
         assert!((model.forward(&x).unwrap()[1] - 0.731_058_578_630).abs() < 1e-9);
     }
-    // Its probabilities with the channels last, and along a sequence that was turned for it: the
-    // logits are moved instead.
+    // A transpose after the softmax becomes a transpose of the logits, before it.
     let last = [two_labels(), node("Softmax", &["h"], "p", &[int("axis", 1)])].concat();
     let channels_last =
         |perm: &[i64], to: &str| node("Transpose", &["p"], to, &[ints("perm", perm)]);
@@ -1209,7 +1210,7 @@ fn a_last_softmax_over_an_axis() {
         nhwc.to_string().lines().skip(2).map(str::trim).collect::<Vec<_>>(),
         ["(y): Permute(dims=(0, 2, 3, 1))", "(p): Softmax(dim=3)", ")"]
     );
-    // Over all values, as of before set 13.
+    // Over all values, as before version 13.
     let mut all = model(&[1, 1, 2, 2], &[last.clone(), channels_last(&[0, 2, 3, 1], "y")]);
     *all.last_mut().unwrap() = 11;
     let all = OnnxFile::from_bytes(all).unwrap().to_model::<f64>().unwrap().forward(&x).unwrap();
@@ -1218,7 +1219,7 @@ fn a_last_softmax_over_an_axis() {
         (all[3] - (-1.0_f64).exp() / whole).abs() < 1e-12 && (all.sum() - 1.0).abs() < 1e-12,
         "{all}"
     );
-    // After a reshape there may be no such axis.
+    // After a reshape, there may be no corresponding axis.
     let reshaped = [
         whole_tensor("s", &[1, 4, 2]),
         node("Reshape", &["p", "s"], "q", &[]),
@@ -1234,16 +1235,16 @@ fn a_last_softmax_over_an_axis() {
         "{nodes:?}"
     );
     for (axis, what) in [
-        (0, "its axis 0 is that of the samples"),
-        (-4, "is that of the samples"),
-        (4, "have no axis 4"),
+        (0, "its axis 0 is the batch axis"),
+        (-4, "is the batch axis"),
+        (4, "its axis is 4, which"),
     ] {
         let error = with(&[axis]).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
     }
 }
 
-/// The values of the constant `c`, of `count` values, in `parts`.
+/// The values of the constant `c`, which `parts` computes and which has `count` values.
 fn folded(count: usize, parts: &[Vec<u8>]) -> Result<Vec<f64>, Error> {
     let identity: Vec<f32> = DMatrix::<f32>::identity(count, count).as_slice().to_vec();
     let size = i64::try_from(count).unwrap();
@@ -1277,18 +1278,18 @@ fn constants_are_cast_as_their_types_are() {
     assert_eq!(floats(&[2.9, -2.9, 0.5], 7), [2.0, -2.0, 0.0]);
     assert_eq!(floats(&[0.5, 0.0], 9), [1.0, 0.0]);
     assert_eq!(floats(&[1.0004], 10), [1.0]);
-    // Numbers of 8 bits are unsupported.
+    // 8-bit floating-point numbers are unsupported.
     assert!(cast(whole_tensor("a", &[1]), 1, 17).is_err());
 }
 
 #[test]
-fn constants_have_the_type_of_what_they_are_made_of() {
+fn powers_have_the_type_of_their_base() {
     let constants = [whole_tensor("two", &[2]), tensor("half", &[1], &[0.5])];
     let power = |a: &str, b: &str| {
         let parts = [node("Pow", &[a, b], "p", &[]), node("Cast", &["p"], "c", &[int("to", 1)])];
         folded(1, &[&constants[..], &parts].concat()).unwrap()
     };
-    // The square root of 2, as a whole number.
+    // The square root of 2, as an integer.
     assert_eq!(power("two", "half"), [1.0]);
     assert_eq!(power("half", "two"), [0.25]);
 }
@@ -1310,7 +1311,7 @@ fn slices_of_constants_are_cut_at_the_ends() {
     assert_eq!(picked(-2, 5, 1, 2).unwrap(), [3.0, 4.0]);
     assert_eq!(picked(i64::MAX, i64::MIN, -2, 3).unwrap(), [4.0, 2.0, 0.0]);
     assert_eq!(picked(-9, -9, -1, 1).unwrap(), [0.0]);
-    // None, and a stride of 0.
+    // An empty slice, and a stride of 0.
     assert!(picked(3, 0, 1, 1).is_err());
     assert!(picked(0, 5, 0, 5).is_err());
 }

@@ -1,4 +1,4 @@
-//! What holds for every network: conservation, invariances, and the agreement of the orders of
+//! Properties of every network: conservation, invariances, and agreement between the orders of
 //! accumulation.
 
 use crate::common::{self, Dense, Net};
@@ -22,12 +22,12 @@ fn lrp_0(net: &Net) -> Explanation<f64> {
     explain(net, Rule::Lrp0, Accumulation::Forward)
 }
 
-/// One that vanishes against every total, where a rule wants one.
+/// A stabilizer that is negligible against every total, for rules that require one.
 fn nothing() -> Stabilizer {
     Stabilizer::Absolute(1e-200)
 }
 
-/// S · f, inputs x outputs.
+/// The relevances S · f, of shape inputs x outputs.
 fn relevances(net: &Net) -> DMatrix<f64> {
     let explanation = lrp_0(net);
     DMatrix::from_fn(net.x.len(), explanation.output().len(), |i, k| {
@@ -35,7 +35,8 @@ fn relevances(net: &Net) -> DMatrix<f64> {
     })
 }
 
-/// No total is so small that rounding decides it; one that is exactly 0 has nothing to share.
+/// Whether no total is so small that rounding determines it. A total of exactly 0 is fine, because
+/// it has nothing to distribute.
 fn clear(net: &Net, smallest: f64) -> bool {
     net.totals().iter().flatten().all(|&t| t == 0.0 || t.abs() >= smallest)
 }
@@ -88,8 +89,8 @@ proptest! {
         let forward = explain::<f64>(&net, formula.rule(), Accumulation::Forward);
         let reverse = explain::<f64>(&net, formula.rule(), Accumulation::Reverse);
         prop_assert_eq!(forward.output(), reverse.output());
-        // The columns sum to 1 with the sinks, so that 1 is a scale of the shares where the inputs
-        // got next to nothing.
+        // With the sinks, each column sums to 1, so 1 is the scale of the shares even if the inputs
+        // get almost nothing.
         let largest = forward.shares().amax().max(1.0);
         prop_assert!((forward.shares() - reverse.shares()).amax() <= 1e-10 * largest);
     }
@@ -105,7 +106,7 @@ proptest! {
         prop_assume!(clear(&net, 1e-9));
         let explanation = lrp_0(&net);
         for (linear, layer) in net.layers.iter().enumerate() {
-            // An input of value 1 whose weights are the biases.
+            // Replace the biases by an input of value 1 with the biases as weights.
             let Some(bias) = &layer.bias else { continue };
             let mut above = Net { layers: net.layers[linear..].to_vec(), relu: net.relu, x: net.activations()[linear].clone() };
             above.layers[0].weights.iter_mut().zip(bias).for_each(|(row, &b)| row.push(b));
@@ -117,7 +118,7 @@ proptest! {
                 let of_layer = |e: &&LedgerEntry| e.layer() == net.index(linear) && e.cause() == Cause::Bias;
                 let found: f64 = ledger.entries().iter().filter(of_layer).map(LedgerEntry::relevance).sum();
                 let largest = relevances(&net).amax().max(expected.amax());
-                // What comes to a total of exactly 0 is lost; the gradient knows nothing of it.
+                // The relevance of a total of exactly 0 is lost, which the gradient does not show.
                 prop_assume!(ledger.total(Cause::Dead) == 0.0);
                 prop_assert!((found - expected[(above.x.len() - 1, k)]).abs() <= 1e-9 * largest);
             }
@@ -149,11 +150,12 @@ proptest! {
         prop_assert!(same(&AlphaBeta::new(1.0, 0.0).unwrap(), &ZPlus::default()));
         prop_assert!(same(&ZBox::new(0.0, 0.0).unwrap().with_outside(Outside::Report).with_stabilizer(wide).unwrap(), &epsilon(BiasMode::Ignore)));
         prop_assert!(same(&Norm, &Epsilon::default()));
-        // Gamma loses what comes to an output of exactly 0, Epsilon shares it over the stabilizer.
+        // Gamma loses the relevance of an output of exactly 0, and Epsilon divides it by the
+        // stabilizer.
         if net.totals().iter().flatten().all(|&total| total != 0.0) {
             prop_assert!(same(&Gamma::new(0.0).unwrap().with_stabilizer(wide).unwrap(), &epsilon(BiasMode::Absorb)));
         }
-        // Where all outputs are positive, a large gamma leaves what is positive alone.
+        // If all outputs are positive, only positive contributions remain with a large gamma.
         let first = Net { layers: net.layers[..1].to_vec(), relu: false, x: net.x.clone() };
         let large = explain::<f64>(&first, Gamma::new(1e12).unwrap().with_stabilizer(nothing()).unwrap(), Accumulation::Optimal);
         let plus = explain::<f64>(&first, ZPlus::default().with_stabilizer(nothing()).unwrap(), Accumulation::Optimal);
@@ -170,7 +172,7 @@ proptest! {
         };
         prop_assert!(sums(&Flat).iter().all(|sum| (sum - 1.0).abs() < 1e-12));
         let first = Composite::new(Flat).first(ZBox::new(low, high).unwrap().with_outside(Outside::Report).with_stabilizer(nothing()).unwrap());
-        // In the box, no numerator is negative: a total of 0 says that there is none.
+        // Within the box, no numerator is negative, so a total of 0 means that all are 0.
         let inside = net.x.iter().all(|&x| low <= x && x <= high) && net.layers[0].weights.iter().all(|w| w.iter().any(|&w| w != 0.0));
         prop_assert!(!inside || low >= high || sums(&first).iter().all(|sum| (sum - 1.0).abs() < 1e-9));
     }
@@ -233,7 +235,7 @@ proptest! {
             (Just(net), (1..=12_usize).prop_flat_map(move |inputs| (common::matrix(middle, inputs), common::vector(inputs))))
         }),
     ) {
-        // Two linear maps without an activation between them, and their product.
+        // Compare two linear maps without an activation between them with their product.
         let (before, x) = first;
         let head = &net.layers[0].weights;
         let product = head
@@ -248,7 +250,7 @@ proptest! {
     }
 }
 
-/// What cancels between the two maps is not there in their product.
+/// Terms that cancel between the two maps do not occur in their product.
 #[test]
 fn gamma_and_z_plus_see_how_a_linear_map_is_split() {
     let layer = |weights| Dense { weights, bias: None };

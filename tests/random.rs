@@ -1,4 +1,4 @@
-//! Random networks with a rule for each layer against the rules' formulas and zennit
+//! Random networks with a rule for each layer, against the formulas of the rules and zennit
 //! (`random_networks.py`).
 
 use std::collections::BTreeMap;
@@ -12,12 +12,12 @@ use relprop::{
     Pass, Relative, RelevanceRule, WSquare, ZBox, ZPlus,
 };
 
-/// What ours may differ by, relative to the largest of a network's entries.
+/// The largest allowed difference, relative to a network's largest entry.
 const LIMIT: f64 = 1e-9;
 
 type AnyRule = Box<dyn RelevanceRule<f64>>;
 
-/// A rule as the files have it: its kind, its numbers, and what becomes of the bias.
+/// Parses a rule as the files contain it: its kind, its numbers, and its bias mode.
 fn rule(words: &[&str]) -> AnyRule {
     let number = |at: usize| words[at].parse::<f64>().unwrap();
     let epsilon = |at: usize| Stabilizer::Absolute(number(at));
@@ -59,7 +59,7 @@ fn rule(words: &[&str]) -> AnyRule {
     }
 }
 
-/// A line has the layer's name, or `first`, and its rule.
+/// Parses a composite. Each line has a layer's name, or `first`, and its rule.
 fn composite(lines: &str) -> Composite<f64> {
     lines.lines().fold(Composite::new(Norm), |composite, line| {
         let words: Vec<&str> = line.split(' ').collect();
@@ -73,12 +73,12 @@ fn composite(lines: &str) -> Composite<f64> {
 fn off<'a>(ours: impl IntoIterator<Item = &'a f64>, goldens: &[f64]) -> f64 {
     let largest = goldens.iter().fold(0.0_f64, |max, golden| max.max(golden.abs()));
     let differences = ours.into_iter().zip(goldens).map(|(ours, golden)| (ours - golden).abs());
-    // NaN is no agreement.
+    // A NaN must not count as agreement.
     differences.fold(0.0, |max: f64, d| if d.is_nan() { f64::INFINITY } else { max.max(d) })
         / largest
 }
 
-/// What ours are off by: outputs, relevances and ledgers in each order, by name.
+/// The differences of outputs, relevances and ledgers, for each order of accumulation, by name.
 fn differences(path: &Path) -> Result<Vec<(String, f64)>, relprop::Error> {
     let file = StateDict::open(path)?;
     let (model, _) = file.under("model").to_model::<f64>()?.canonize()?;
@@ -106,7 +106,7 @@ fn differences(path: &Path) -> Result<Vec<(String, f64)>, relprop::Error> {
     Ok(found)
 }
 
-/// Needs a folder of networks:
+/// This test requires a folder with networks:
 ///
 /// ```text
 /// python tests/random_networks.py target/random --count 500

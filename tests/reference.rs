@@ -1,7 +1,7 @@
-//! The crate against the formulas, published points, and the faults that other implementations are
-//! known for.
+//! The crate against the formulas, against published values, and for the errors for which other
+//! implementations are known.
 
-// Casts to f32 round on purpose; what is compared exactly is exact.
+// Casts to f32 round on purpose, and exact comparisons are between exact values.
 #![allow(clippy::cast_possible_truncation, clippy::float_cmp)]
 
 use crate::common::{self, Dense, Formula, Net};
@@ -86,7 +86,7 @@ fn default_epsilon_on_fixed_networks() {
     assert_eq!(net.model().explain(&net.sample(), Rule::Epsilon).unwrap(), by_default);
 }
 
-/// The test network of Captum's LRP.
+/// The network in the tests of Captum's LRP.
 #[test]
 fn captum_test_network() {
     let model = Sequential::builder()
@@ -102,8 +102,8 @@ fn captum_test_network() {
     }
 }
 
-/// The same with one weight of -2, by the gamma rule in both of its forms, and by positive weights
-/// alone.
+/// Captum's network with one weight of -2, under both forms of the gamma rule and with only
+/// positive weights.
 #[test]
 fn gamma_test_network() {
     let mut weights = DMatrix::from_element(3, 3, 2.0);
@@ -128,7 +128,7 @@ fn gamma_test_network() {
     }
 }
 
-/// Where nothing is clamped but the weights, the total of what is positive is 1 - 1 here.
+/// If only the weights were clamped, the positive total would be 1 - 1 here.
 #[test]
 fn z_plus_and_alpha_beta_clamp_inputs_and_bias() {
     let model = Sequential::builder()
@@ -149,7 +149,7 @@ fn z_plus_and_alpha_beta_clamp_inputs_and_bias() {
 }
 
 #[test]
-fn what_cannot_be_shared_stands_in_the_ledger() {
+fn what_cannot_be_distributed_is_in_the_ledger() {
     let sink = |weights: [f64; 2], rule: &dyn RelevanceRule<f64>, cause| {
         let layer = Linear::new(dmatrix![weights[0], weights[1]], None).unwrap();
         let model = Sequential::builder().layer(layer).build().unwrap();
@@ -167,10 +167,10 @@ fn what_cannot_be_shared_stands_in_the_ledger() {
         );
         share
     };
-    // A total of 0 without a stabilizer; an output of 0 has no sign to prefer.
+    // A total of 0 without a stabilizer, and an output of 0, which has no sign.
     assert_eq!(sink([1.0, -1.0], &Rule::Lrp0, Cause::Dead), 1.0);
     assert_eq!(sink([1.0, -1.0], &Rule::Gamma, Cause::Dead), 1.0);
-    // Nothing positive, nothing negative.
+    // No positive and no negative contributions.
     assert_eq!(sink([-1.0, -1.0], &Rule::ZPlus, Cause::Empty), 1.0);
     assert_eq!(sink([-1.0, -1.0], &Rule::AlphaBeta, Cause::Empty), 2.0);
     assert_eq!(sink([1.0, 1.0], &Rule::AlphaBeta, Cause::Empty), -1.0);
@@ -178,7 +178,7 @@ fn what_cannot_be_shared_stands_in_the_ledger() {
 }
 
 #[test]
-fn pass_wants_as_many_inputs_as_outputs() {
+fn pass_requires_as_many_inputs_as_outputs() {
     let square = Sequential::builder()
         .layer(Linear::new(dmatrix![1.0, 2.0; 3.0, 4.0], None).unwrap())
         .build()
@@ -258,7 +258,7 @@ fn a_last_softmax_changes_nothing() {
     }
 }
 
-/// One logit z = b - a, at (2, 1): taking a away raises it, taking b away lowers it.
+/// A logit z = b - a at (2, 1): removing a increases it, and removing b decreases it.
 #[test]
 fn a_last_sigmoid_explains_the_logit() {
     let linear = || Linear::new(dmatrix![-1.0, 1.0], None).unwrap();
@@ -287,12 +287,12 @@ fn a_last_sigmoid_explains_the_logit() {
             assert_eq!(explanation.relevance(0).unwrap(), dvector![-2.0, 1.0]);
         }
     }
-    // Two sigmoids: the last one is the link, the other an activation.
+    // Of two sigmoids, the last one is the link function, and the other is an activation.
     let twice =
         Sequential::builder().layer(linear()).layer(Sigmoid).layer(Sigmoid).build().unwrap();
     let logit = 1.0 / (1.0 + 1.0_f64.exp());
     assert!((twice.explain(&x, Rule::Lrp0).unwrap().output()[0] - logit).abs() < 1e-15);
-    // One for each output, of labels that do not exclude one another.
+    // One sigmoid for each output, for labels that are not mutually exclusive.
     let labels = Linear::new(dmatrix![1.0, 0.0; -1.0, 0.5], None).unwrap();
     let labels = Sequential::builder().layer(labels).layer(Sigmoid).build().unwrap();
     let explanation = labels.explain(&x, Rule::Lrp0).unwrap();
@@ -302,7 +302,7 @@ fn a_last_sigmoid_explains_the_logit() {
     );
 }
 
-/// PyTorch: softmax over the two labels of each of four pixels.
+/// The values are from PyTorch: a softmax over two labels for each of four pixels.
 #[test]
 fn a_last_softmax_over_an_axis() {
     let two_labels = || Conv2d::new([2, 1, 1, 1], vec![1.0, -1.0], None).unwrap();
@@ -350,7 +350,7 @@ fn a_last_softmax_over_an_axis() {
     assert!(whole.to_string().contains("Softmax::over(0)"), "{whole}");
 }
 
-/// A function for each channel, from outside the crate: PReLU.
+/// A PReLU, which has a function for each channel, defined outside the crate.
 #[derive(Debug)]
 struct PRelu(Vec<f64>);
 
@@ -363,8 +363,8 @@ impl<T: Scalar> Layer<T> for PRelu {
     }
 }
 
-/// 40,000 values are shared out among threads, and so is a batch: each value still meets the
-/// function of its channel.
+/// The engine divides 40,000 values, and a batch, among threads. Each value still gets the function
+/// of its channel.
 #[test]
 fn a_function_for_each_channel_knows_its_channel_everywhere() {
     let (channels, each, samples) = (5, 8000, 3);
@@ -388,7 +388,7 @@ fn a_function_for_each_channel_knows_its_channel_everywhere() {
             }
         }
     }
-    // One for each value of a vector.
+    // One function for each value of a vector.
     let linear = Linear::new(dmatrix![-1.0; -2.0], None).unwrap();
     let vector = Sequential::builder().layer(linear).layer(PRelu(vec![0.5, 0.25])).build().unwrap();
     assert_eq!(
@@ -409,7 +409,7 @@ fn a_function_for_each_channel_knows_its_channel_everywhere() {
     );
 }
 
-/// A rule that loses nothing has no sinks to carry on, also before another layer of its branch.
+/// A rule without losses has no sinks to propagate, even before another layer of its branch.
 #[test]
 fn pass_in_branches() {
     let linear = |w: f64| Linear::new(dmatrix![w, 1.0; 0.5, -1.0], None).unwrap();
@@ -429,8 +429,8 @@ fn pass_in_branches() {
                 model.explainer(Rule::Pass).unwrap().accumulation(order).explain(&x).unwrap();
             let expected = match number {
                 0 => {
-                    // The sum is shared by Norm: each output to the input of its index, up to the
-                    // stabilizer.
+                    // Norm distributes the sum: each output's relevance is assigned to the input
+                    // with its index, up to the stabilizer.
                     dmatrix![1.0, 0.0; 0.0, 1.0]
                 }
                 1 => dmatrix![1.0, 0.0, 1.0, 0.0; 0.0, 1.0, 0.0, 1.0],
@@ -443,7 +443,7 @@ fn pass_in_branches() {
 
 #[test]
 fn the_stabilizer_has_the_sign_of_the_total() {
-    // 1 - (1 + 1e-6) is the total: an unsigned stabilizer of 1e-6 would cancel it.
+    // The total is 1 - (1 + 1e-6), so an unsigned stabilizer of 1e-6 would cancel it.
     let model = Sequential::builder()
         .layer(Linear::new(dmatrix![1.0, -1.0], None).unwrap())
         .build()
@@ -471,8 +471,8 @@ fn a_second_call_gives_the_same() {
     }
 }
 
-/// Weights in [-a, a] with a variance that keeps the size of the activations behind a `ReLU`; exact
-/// in f32.
+/// A model with weights in [-a, a], exact in f32, whose variance preserves the size of the
+/// activations after a `ReLU`.
 fn deep<T: Scalar>(sizes: &[usize]) -> Sequential<T> {
     let mut state = 1_u64;
     let mut next = move || {
@@ -496,7 +496,7 @@ fn deep<T: Scalar>(sizes: &[usize]) -> Sequential<T> {
 
 #[test]
 fn deep_relative_does_not_vanish() {
-    // The shares are of the size of 1000^-30, far below the smallest f32.
+    // The shares are about 1000^-30, which is far below the smallest f32.
     for (inputs, order) in [(4, Accumulation::Forward), (1000, Accumulation::Reverse)] {
         let mut sizes = vec![1000; 31];
         (sizes[0], sizes[30]) = (inputs, 3);
@@ -516,7 +516,7 @@ fn deep_relative_does_not_vanish() {
             .unwrap();
         assert!(single.exponent() < 0);
         assert!(single.shares().amax() > 0.0);
-        // Divided by the other's scale, so that neither side underflows.
+        // Divide by the other's scale, so that neither side underflows.
         let scale = f64::from(single.exponent() - double.exponent()).exp2();
         let error = (single.shares().map(|v| f64::from(v) * scale) - double.shares()).amax();
         assert!(

@@ -1,5 +1,4 @@
-//! Rules by themselves: which settings they accept, and which rule a composite
-//! uses where.
+//! Rules: the settings that they accept, and which rule a composite uses for each layer.
 
 use relprop::nalgebra::{self, dmatrix};
 use relprop::{
@@ -27,7 +26,7 @@ fn rules_are_send_sync_and_clone() {
 }
 
 #[test]
-fn refuses_what_does_not_conserve() {
+fn rejects_settings_that_do_not_conserve() {
     for (alpha, beta) in [(0.5, -0.5), (2.0, 0.0), (2.0, f64::NAN), (f64::INFINITY, f64::INFINITY)]
     {
         assert!(matches!(AlphaBeta::new(alpha, beta), Err(Error::InvalidParameter { .. })));
@@ -36,7 +35,7 @@ fn refuses_what_does_not_conserve() {
 }
 
 #[test]
-fn refuses_what_is_no_epsilon() {
+fn rejects_invalid_epsilons() {
     for bad in [0.0, -1e-6, f64::NAN, f64::INFINITY] {
         assert!(matches!(Epsilon::new(bad), Err(Error::InvalidParameter { .. })));
         assert!(matches!(Epsilon::relative_to_rms(bad), Err(Error::InvalidParameter { .. })));
@@ -44,7 +43,7 @@ fn refuses_what_is_no_epsilon() {
 }
 
 #[test]
-fn refuses_what_is_no_gamma() {
+fn rejects_invalid_gammas() {
     for bad in [-1e-6, f64::NAN, f64::INFINITY] {
         assert!(matches!(Gamma::new(bad), Err(Error::InvalidParameter { .. })));
         assert!(matches!(GammaPlain::new(bad), Err(Error::InvalidParameter { .. })));
@@ -59,14 +58,14 @@ fn refuses_to_absorb() {
 }
 
 #[test]
-fn refuses_what_is_no_box() {
+fn rejects_invalid_boxes() {
     assert!(ZBox::new(1.0, 0.0).is_err());
     assert!(ZBox::new(f64::NAN, 0.0).is_err());
     assert!(ZBox::per_input(vec![0.0], vec![1.0, 1.0]).is_err());
     assert!(ZBox::new(0.0, 0.0).is_ok());
 }
 
-/// The name of the rule of each layer that shares relevance, in the layers' order.
+/// The names of the rules of the layers that distribute relevance, in order.
 fn names(model: &Sequential<f64>, composite: Composite<f64>) -> Vec<String> {
     let explainer = model.explainer(composite).unwrap();
     let mut rules: Vec<(usize, &str)> = explainer.rules().collect();
@@ -102,7 +101,7 @@ fn the_last_setting_that_fits_holds() {
     let last = [&expected[..5], &["Flat"]].concat();
     assert_eq!(names(&model, composite().last(Flat)), last);
 
-    // The place of the head is said after its name.
+    // The setting for the head's position comes after the one for its name.
     let model = start().named("head", convolution()).build().unwrap();
     assert_eq!(names(&model, composite()), [alpha, gamma, "Norm"]);
 }

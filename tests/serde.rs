@@ -1,5 +1,5 @@
-//! What the feature `serde` writes is what `docs/json.md` promises: its examples are compared with
-//! what the code writes.
+//! The output of the feature `serde` is as documented in `docs/json.md`. The tests compare the
+//! page's examples with the output of the code.
 
 use relprop::nalgebra::{dmatrix, dvector};
 use relprop::{
@@ -9,7 +9,7 @@ use relprop::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// The example of the page under this heading, without spaces and line breaks outside its texts.
+/// The example under this heading of the page, without spaces and line breaks outside strings.
 fn example(heading: &str) -> String {
     let page = include_str!("../docs/json.md");
     let section = page
@@ -39,7 +39,7 @@ fn value(value: &impl Serialize) -> Value {
     serde_json::to_value(value).unwrap()
 }
 
-/// All of its shares are exact, on any machine.
+/// A model whose shares are exact on every machine.
 fn model() -> Result<Sequential<f64>, Error> {
     Sequential::builder()
         .layer(Linear::new(dmatrix![1.0, 3.0; 2.0, -1.0], dvector![0.0, 1.0])?)
@@ -86,8 +86,8 @@ fn the_page_shows_what_health_is() -> Result<(), Error> {
     Ok(())
 }
 
-/// The same names, texts and whole numbers; numbers with a point within a part in a million, as a
-/// rounding bound need not be the same on all machines.
+/// Whether names, strings and integers are equal, and other numbers differ by at most one part in a
+/// million, because a rounding bound can differ between machines.
 fn alike(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
@@ -148,10 +148,10 @@ fn some_outputs_and_weightings_say_which_they_are() -> Result<(), Error> {
     Ok(())
 }
 
-/// What loses all relevance, or overflows in the gauge, is a number or null in the end: JSON has no
-/// NaN.
+/// Where all relevance is lost, or the gauge overflows, the output is a number or null, because
+/// JSON has no NaN.
 #[test]
-fn what_has_no_number_is_null() -> Result<(), Error> {
+fn values_without_a_number_are_null() -> Result<(), Error> {
     fn check<T: Scalar + Serialize>(tiny: f64) -> Result<(), Error> {
         let number = |v: f64| T::from_f64(v);
         let big = number(1e15);
@@ -209,7 +209,7 @@ fn names_are_those_that_are_displayed() {
 }
 
 #[test]
-fn the_small_ones_are_their_fields() -> Result<(), Error> {
+fn small_types_are_their_fields() -> Result<(), Error> {
     assert_eq!(value(&Shape::from([3, 8, 10])), json!([3, 8, 10]));
     assert_eq!(value(&Shape::from(4)), json!([4]));
     let (model, sample) = (model()?, dvector![1.0, 1.0]);

@@ -1,4 +1,4 @@
-//! Inside the network: units, paths, weights, and rules that share a pass.
+//! The inside of a network: units, paths, weights, and rules that share a pass.
 
 use crate::common::{self, Net};
 use proptest::prelude::*;
@@ -30,7 +30,7 @@ fn column(v: DVector<f64>) -> DMatrix<f64> {
     DMatrix::from_vec(v.len(), 1, v.data.into())
 }
 
-/// Every path there is, from the share matrices.
+/// All paths, from the share matrices.
 fn all_paths(factors: &[DMatrix<f64>]) -> Vec<Path<f64>> {
     let mut paths: Vec<Path<f64>> =
         (0..factors[0].nrows()).map(|i| Path { units: vec![i], relevance: 1.0 }).collect();
@@ -63,7 +63,7 @@ proptest! {
         close(trace.explanation().shares(), whole.shares(), size);
         close(trace.shares(0).unwrap(), whole.shares(), size);
         for linear in 0..net.layers.len() {
-            // The rest of the network is a network of its own; a unit after a ReLU is the same as
+            // Treat the rest of the network as a separate network. The units after a ReLU are those
             // before it.
             let layer = net.index(linear);
             let rest = Net { layers: net.layers[linear..].to_vec(), relu: net.relu, x: net.activations()[linear].clone() };
@@ -74,7 +74,7 @@ proptest! {
             for target in trace.explanation().targets() {
                 let relevance = trace.relevance(layer, target).unwrap();
                 let scale = size * (1.0 + relevance.amax());
-                // All units at once, and one after another.
+                // Compare all units at once with one after another.
                 let conditional = trace.prefix(layer).unwrap() * DMatrix::from_diagonal(&relevance);
                 let all: Vec<usize> = (0..relevance.len()).collect();
                 close(&column(conditional.column_sum()), &column(trace.relevance(0, target).unwrap()), scale * conditional.amax());
@@ -83,7 +83,7 @@ proptest! {
                     let through = trace.through(layer, &[unit], target).unwrap();
                     close(&column(through), &conditional.columns(unit, 1).into_owned(), scale * conditional.amax());
                 }
-                // What flows through a layer's weights is what its inputs get.
+                // The relevance through a layer's weights is the relevance of its inputs.
                 let weights = trace.of_weights(layer, target).unwrap();
                 prop_assert_eq!(weights.shape(), (net.layers[linear].weights.len(), relevance.len()));
                 close(&column(weights.row_sum().transpose()), &column(relevance), scale * weights.amax());
@@ -116,7 +116,7 @@ proptest! {
             prop_assert_eq!(found.len(), expected.len().min(count));
             for (found, expected) in found.iter().zip(&expected) {
                 prop_assert!((found.relevance.abs() - expected.relevance.abs()).abs() <= 1e-9 * expected.relevance.abs());
-                // Of equals any may come first: the path itself says what it is worth.
+                // Equal paths can come in any order, so compare the relevance of the path itself.
                 let worth: f64 = found.units.windows(2).zip(&factors).map(|(pair, factor)| factor[(pair[0], pair[1])]).product();
                 prop_assert!((worth * trace.explanation().output()[target] - found.relevance).abs() <= 1e-9 * found.relevance.abs());
             }
@@ -175,7 +175,7 @@ fn layers_count_as_the_model_counts_them() {
 }
 
 #[test]
-fn what_is_not_there_is_an_error() {
+fn missing_layers_and_units_are_errors() {
     let trace = trace();
     assert!(matches!(trace.relevance(5, 0), Err(Error::LayerOutOfRange { layer: 5, layers: 4 })));
     assert!(matches!(

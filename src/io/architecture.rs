@@ -1,4 +1,4 @@
-//! Architectures, in the words in which PyTorch prints them.
+//! Parsing of architectures in the format in which PyTorch prints modules.
 
 mod arguments;
 
@@ -17,21 +17,21 @@ use crate::layer::{
 use crate::nearest::did_you_mean;
 use crate::scalar::Scalar;
 
-/// So deep may modules be nested.
+/// How deep modules can be nested. The parser recurses, so this bounds its use of the stack.
 const DEPTH: usize = 32;
 
 /// A part of an architecture.
 #[derive(Debug, Clone)]
 pub(super) enum Module<T: Scalar> {
     Layer(Arc<dyn Layer<T>>),
-    /// A layer with weights of its own, which the tensors under its name are.
+    /// A layer with weights, which are the tensors under its name.
     Weighted(Weighted),
     Sequential(Vec<(String, Module<T>)>),
     Residual(Vec<(String, Module<T>)>),
     Concat(Vec<(String, Module<T>)>),
 }
 
-/// A layer that is still without its weights.
+/// A layer whose weights are not yet loaded.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Weighted {
     Linear { inputs: usize, outputs: usize, bias: bool },
@@ -55,7 +55,7 @@ pub(super) struct Convolution {
 }
 
 impl Weighted {
-    /// The tensors that it asks for: their names and shapes.
+    /// The names and shapes of the tensors that the layer needs.
     pub fn tensors(&self) -> Vec<(&'static str, Vec<usize>)> {
         match self {
             Self::Linear { inputs, outputs, bias } => {
@@ -84,7 +84,7 @@ impl Weighted {
         }
     }
 
-    /// The layer of these tensors, in the order in which it asks for them.
+    /// Makes the layer from its tensors, in the order of [`tensors`](Self::tensors).
     pub fn layer<T: Scalar>(&self, tensors: Vec<Vec<T>>) -> Result<Arc<dyn Layer<T>>, Error> {
         let mut tensors = tensors.into_iter();
         let mut next = || tensors.next().unwrap_or_default();
@@ -100,6 +100,7 @@ impl Weighted {
                 convolution.layer(weight, bias)?
             }
             Self::BatchNorm { rank, channels, eps, affine, bias } => {
+                // Without affine parameters, the scale is 1 and the shift 0.
                 let mut or = |is_there: bool, value: T| {
                     if is_there { next() } else { vec![value; *channels] }
                 };
@@ -122,6 +123,7 @@ impl Convolution {
 
     fn shape(&self) -> Vec<usize> {
         let [height, width] = self.kernel;
+        // PyTorch stores the weights of a transposed convolution with the input channels first.
         let [outer, inner] = if self.is_transposed() {
             [self.inputs, self.outputs]
         } else {
@@ -172,7 +174,7 @@ impl Convolution {
     }
 }
 
-/// The layers of a module, named by their path in it.
+/// Makes the layers of a module, named by their paths within it.
 pub(super) fn branch<T: Scalar>(
     module: &Module<T>,
     make: &mut Maker<'_, T>,
@@ -183,10 +185,11 @@ pub(super) fn branch<T: Scalar>(
     Ok(Branch { layers })
 }
 
-/// Makes the layer of a name.
+/// Makes the layer with a name.
 pub(super) type Maker<'a, T> = dyn FnMut(&str, &Weighted) -> Result<Arc<dyn Layer<T>>, Error> + 'a;
 
-/// `path` is the module's name in the file, `own` within the branch that it is in.
+/// Appends the layers of a module. `path` is the module's name in the file, `own` its name within
+/// the branch that contains it.
 fn add<T: Scalar>(
     module: &Module<T>,
     make: &mut Maker<'_, T>,
@@ -221,7 +224,7 @@ fn add<T: Scalar>(
     Ok(())
 }
 
-/// A name behind a path; either may be empty.
+/// Appends a name to a path; either can be empty.
 pub(super) fn join(path: &str, name: &str) -> String {
     match (path, name) {
         ("", name) => name.to_owned(),
@@ -230,7 +233,7 @@ pub(super) fn join(path: &str, name: &str) -> String {
     }
 }
 
-/// The part of a name after a module's, `None` where the name is not within that module.
+/// The rest of a name after the name of a module, or `None` if it is not within that module.
 pub(super) fn within<'a>(name: &'a str, module: &str) -> Option<&'a str> {
     match module {
         "" => Some(name),
@@ -238,7 +241,7 @@ pub(super) fn within<'a>(name: &'a str, module: &str) -> Option<&'a str> {
     }
 }
 
-/// What is wrong with a text, and the name of the layer at which.
+/// The reason why a text is rejected, and the path of the layer with the problem.
 struct Refused {
     path: String,
     reason: String,
@@ -257,14 +260,14 @@ impl Refused {
     }
 }
 
-/// Reads the text in which PyTorch prints a module: one `Sequential(…)`, or modules one after
-/// another.
+/// Parses the text that PyTorch prints for a module: one `Sequential(…)`, or several modules one
+/// after another.
 pub(super) fn parse<T: Scalar>(text: &str) -> Result<Module<T>, String> {
     let mut reader = Reader { text, at: 0 };
     let mut modules = Vec::new();
     while !reader.rest().trim_start().is_empty() {
         let module = reader.module(0).map_err(|refused| {
-            // The names in a group that is the only one begin with those of its children.
+            // If one group is the whole model, its own index is not part of the layers' names.
             let Refused { path, reason } = if refused.path.is_empty() || !modules.is_empty() {
                 refused.within(&modules.len().to_string())
             } else {
@@ -294,7 +297,7 @@ impl<'a> Reader<'a> {
         self.at += self.rest().len() - self.rest().trim_start().len();
     }
 
-    /// Continues after this text, where it comes next.
+    /// Skips this text if it comes next, and returns whether it does.
     fn takes(&mut self, text: &str) -> bool {
         let there = self.rest().starts_with(text);
         self.at += if there { text.len() } else { 0 };
@@ -308,7 +311,11 @@ impl<'a> Reader<'a> {
         self.skip_spaces();
         let rest = self.rest();
         let no_layer = |text: &str| {
-            format!("'{}' is not a layer as PyTorch prints it, such as ReLU()", shortened(text))
+            format!(
+                "'{}' is not a layer in PyTorch's format, such as ReLU(): use the text that \
+                 print(net) shows",
+                shortened(text)
+            )
         };
         let (kind, _) = rest.split_once('(').ok_or_else(|| no_layer(rest))?;
         self.at += kind.len() + 1;
@@ -323,7 +330,7 @@ impl<'a> Reader<'a> {
             ("Residual", _) => Ok(Module::Residual(children)),
             ("Concat", _) => Ok(Module::Concat(children)),
             (_, 0) => {
-                // To the bracket that closes the first.
+                // Find the bracket that closes the one after the kind.
                 let (rest, mut open) = (self.rest(), 1);
                 let end = rest.find(|c| {
                     open += i32::from(c == '(') - i32::from(c == ')');
@@ -333,8 +340,8 @@ impl<'a> Reader<'a> {
                 self.at += end + 1;
                 Ok(of_kind(kind, &rest[..end])?)
             }
-            // A class of its own that holds one module, such as the network: there is nothing else
-            // that it could apply.
+            // A user's class that holds one module, such as the network itself, can only apply that
+            // module.
             (_, 1) => Ok(Module::Sequential(vec![children.remove(0)])),
             _ => {
                 let names: Vec<String> =
@@ -345,8 +352,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `(name): module` as often as it comes, and the bracket behind; none of it where something
-    /// else comes.
+    /// Reads any number of `(name): module` and the closing bracket. If something else comes first,
+    /// reads nothing.
     fn children<T: Scalar>(
         &mut self,
         is_group: bool,
@@ -356,12 +363,13 @@ impl<'a> Reader<'a> {
         let mut children = Vec::new();
         loop {
             self.skip_spaces();
-            // A name in brackets and a colon; brackets may be a layer's arguments, too.
+            // A child begins with a name in brackets and a colon. Other brackets belong to a
+            // layer's arguments.
             let in_brackets = self
                 .rest()
                 .strip_prefix('(')
                 .and_then(|rest| rest.split_at_checked(rest.find(['(', ')', ','])?));
-            match in_brackets.filter(|(_, behind)| behind.starts_with("):")).map(|(name, _)| name) {
+            match in_brackets.filter(|(_, after)| after.starts_with("):")).map(|(name, _)| name) {
                 Some(name) => {
                     self.at += name.len() + 3;
                     let child = self.module(depth + 1).map_err(|refused| refused.within(name))?;
@@ -372,8 +380,8 @@ impl<'a> Reader<'a> {
                     return Ok(children);
                 }
                 None if children.is_empty() => {
-                    // Nothing between the brackets: a group without children, or a layer without
-                    // arguments.
+                    // The brackets are empty, as in a group without children or a layer without
+                    // arguments. A layer's brackets are left to the caller.
                     self.at = if is_group { self.at + 1 } else { begin };
                     return Ok(children);
                 }
@@ -381,13 +389,14 @@ impl<'a> Reader<'a> {
                 None => {
                     let text = shortened(self.rest());
                     return Err(if text.is_empty() {
-                        "the text ends before the module's last bracket: it is incomplete"
+                        "the text ends before the bracket that closes the module: copy all that \
+                         print(net) shows"
                             .to_owned()
                             .into()
                     } else {
                         format!(
-                            "'{text}' is neither a child such as (0): ReLU() nor the bracket \
-                            that closes the module"
+                            "'{text}' is neither a child such as (0): ReLU() nor the bracket that \
+                             closes the module: copy all that print(net) shows"
                         )
                         .into()
                     });
@@ -397,19 +406,18 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What is said of a class that holds several modules.
+/// The reason for rejecting a class that holds several modules.
 fn several(kind: &str, parts: &str) -> String {
     let kind = shortened(kind);
     format!(
-        "PyTorch prints the parts of {kind} ({parts}), but not how its forward uses them. If \
-         forward applies the parts in \
-         this order and does nothing else, write Sequential in place of {kind}; if one part is \
-         the network, give that part alone, \
-         with its weights by StateDict::under; else export the network to ONNX"
+        "PyTorch prints the parts of {kind} ({parts}), but not how its forward method uses them. \
+         If forward only applies the parts in this order, replace {kind} with Sequential; if one \
+         part is the network, pass only that part, with its weights from StateDict::under; \
+         otherwise export the network to ONNX"
     )
 }
 
-/// The layers that can be read, in the order of the alphabet.
+/// The supported layers, in alphabetical order.
 const KINDS: [&str; 44] = [
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
@@ -457,20 +465,26 @@ const KINDS: [&str; 44] = [
     "UpsamplingNearest2d",
 ];
 
-/// What is said of a layer of none of these kinds, with the one that is probably meant.
+/// The reason for rejecting a layer of an unknown kind, with the kind that was probably intended.
 fn unknown(kind: &str) -> String {
     if kind.starts_with("nn.") || kind.contains("torch") || kind.contains("import") {
-        return format!("'{}' is Python code: the text is what print(net) prints", shortened(kind));
+        return format!(
+            "'{}' is Python code: pass the text that print(net) shows",
+            shortened(kind)
+        );
     }
-    let (kind, meant) = (shortened(kind), did_you_mean(kind, KINDS));
+    let (kind, mut end) = (shortened(kind), did_you_mean(kind, KINDS));
+    if end.is_empty() {
+        end.push('.');
+    }
     format!(
-        "{kind} is unsupported{meant}; the layers are {}, and the groups Sequential, Residual and \
-         Concat",
+        "{kind} is unsupported{end} The supported layers are {}, and the groups are Sequential, \
+         Residual and Concat",
         KINDS.join(", ")
     )
 }
 
-/// The layer of a kind with the text between its brackets, all of which is understood.
+/// Makes the layer of a kind from the text between its brackets. Every argument must be supported.
 fn of_kind<T: Scalar>(kind: &str, text: &str) -> Result<Module<T>, String> {
     let arguments = Arguments::new(text);
     let layer = layer(kind, &arguments).and_then(|layer| arguments.finish().map(|()| layer));
@@ -521,7 +535,7 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
             Some("'tanh'") => Arc::new(Gelu::Tanh),
             Some(other) => {
                 return Err(format!(
-                    "approximate={} is unsupported: it is 'none' or 'tanh'",
+                    "approximate={} is unsupported: only 'none' and 'tanh' are supported",
                     shortened(other)
                 ));
             }
@@ -555,30 +569,33 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
         }
         "Scaled" => scaled(arguments)?,
         "Identity" => {
-            // It takes whatever the layer took that it replaces.
+            // An Identity that replaces another layer accepts that layer's arguments.
             arguments.ignore_all();
             Arc::new(Identity)
         }
         "Flatten" => {
-            let why = "Flatten makes one vector of a whole sample, start_dim=1 and end_dim=-1";
+            let why = "only flattening a whole sample is supported (start_dim=1, end_dim=-1)";
             arguments.only("start_dim", 0, &["1"], why)?;
             arguments.only("end_dim", 1, &["-1"], why)?;
             Arc::new(Flatten)
         }
         "Unflatten" => {
-            arguments.only("dim", 0, &["1"], "Unflatten takes a whole sample apart, dim=1")?;
+            let why = "only unflattening a whole sample is supported (dim=1)";
+            arguments.only("dim", 0, &["1"], why)?;
             let sizes = arguments.sizes("unflattened_size", 1)?;
-            Arc::new(Unflatten::new(
-                super::shape(&sizes).ok_or("Unflatten makes vectors, sequences and images only")?,
-            ))
+            Arc::new(Unflatten::new(super::shape(&sizes).ok_or(
+                "only vectors, sequences and images are supported: unflattened_size must have one \
+                 to three sizes",
+            )?))
         }
         "Permute" => {
             let axes = arguments.sizes("dims", 0)?;
-            let axes =
-                axes.strip_prefix(&[0]).ok_or("Permute leaves the samples' axis where it is")?;
+            let axes = axes
+                .strip_prefix(&[0])
+                .ok_or("the batch axis cannot be moved: dims must begin with 0")?;
             let axes: Option<Vec<usize>> = axes.iter().map(|axis| axis.checked_sub(1)).collect();
             Arc::new(
-                Permute::new(&axes.ok_or("Permute names the samples' axis twice")?)
+                Permute::new(&axes.ok_or("dims contains the batch axis, 0, more than once")?)
                     .map_err(refused)?,
             )
         }
@@ -599,15 +616,15 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
 
 fn batch_norm(kind: &str, arguments: &Arguments<'_>) -> Result<Weighted, String> {
     let (channels, eps) = (arguments.size("num_features", 0)?, arguments.number("eps", 1, 1e-5)?);
-    // How fast the statistics follow a batch in training; None is their mean.
+    // The momentum only matters in training. `None` stands for a cumulative average.
     if arguments
         .text("momentum", 2)
         .is_some_and(|text| text != "None" && text.parse::<f64>().is_err())
     {
-        return Err("momentum is not a number".to_owned());
+        return Err("momentum is neither a number nor None".to_owned());
     }
     let (affine, bias) = (arguments.flag("affine", 3, true)?, arguments.flag("bias", NAMED, true)?);
-    let why = "without statistics of its own it normalizes by the batch";
+    let why = "without running statistics, the outputs of a sample depend on the rest of its batch";
     arguments.only("track_running_stats", 4, &["True"], why)?;
     Ok(Weighted::BatchNorm {
         rank: if kind == "BatchNorm2d" { 2 } else { 1 },
@@ -621,26 +638,27 @@ fn batch_norm(kind: &str, arguments: &Arguments<'_>) -> Result<Weighted, String>
 fn scaled<T: Scalar>(arguments: &Arguments<'_>) -> Result<Arc<dyn Layer<T>>, String> {
     let inner =
         arguments.text("activation", 0).and_then(|text| text.strip_suffix(')')?.split_once('('));
-    // One within another would be one, and a text could nest them without end.
+    // Nested `Scaled` layers are equal to a single one, and rejecting them bounds the recursion.
     let (kind, own) = inner
         .filter(|(kind, _)| *kind != "Scaled")
-        .ok_or("its activation is missing, as in Scaled(ReLU(), argument=2.0, value=0.5)")?;
+        .ok_or("the activation is missing: write Scaled(ReLU(), argument=2.0, value=0.5)")?;
     let Module::Layer(inner) = of_kind(kind, own)? else {
-        return Err(format!("{kind} is not an activation"));
+        return Err(format!("{kind} is not an activation, and only activations can be scaled"));
     };
     let (argument, value) =
         (arguments.number("argument", 1, 1.0)?, arguments.number("value", 2, 1.0)?);
     Ok(Arc::new(Scaled::of(inner, argument, value).map_err(|error| error.to_string())?))
 }
 
-/// A log-softmax has the same logits; its outputs are the logarithms of the probabilities.
+/// Makes a softmax. A log-softmax is read as one too, because its logits are the same; its outputs
+/// are the logarithms of the probabilities.
 fn softmax<T: Scalar>(arguments: &Arguments<'_>) -> Result<Arc<dyn Layer<T>>, String> {
     match arguments.text("dim", 0) {
-        // PyTorch then takes the axis of the values, where they are a vector.
+        // For vectors, PyTorch's default is the only axis other than that of the batch.
         None | Some("None") => Ok(Arc::new(Softmax)),
         Some(dim) => {
             let dim =
-                dim.parse().map_err(|_| format!("dim={} is not a whole number", shortened(dim)))?;
+                dim.parse().map_err(|_| format!("dim={} is not an integer", shortened(dim)))?;
             Ok(Arc::new(Softmax::over_dim(dim)))
         }
     }
@@ -651,16 +669,16 @@ fn upsample<T: Scalar>(arguments: &Arguments<'_>) -> Result<Arc<dyn Layer<T>>, S
         "size",
         0,
         &["None"],
-        "write scale_factor instead, how many times larger the output is, a whole number",
+        "use scale_factor instead, an integer that says how many times larger the output is",
     )?;
-    // By a whole factor the two are the same.
+    // With an integer factor, the two modes are the same.
     let modes = ["'nearest'", "'nearest-exact'"];
-    arguments.only("mode", 2, &modes, "the mode is 'nearest'")?;
+    arguments.only("mode", 2, &modes, "only 'nearest' and 'nearest-exact' are supported")?;
     arguments.only(
         "align_corners",
         3,
         &["None", "False"],
-        "it is of no use for the mode 'nearest'",
+        "it has no meaning for the mode 'nearest'",
     )?;
     let text = arguments.text("scale_factor", 1).ok_or("scale_factor is missing")?;
     let inner = text.trim_start_matches('(').trim_end_matches(')');
@@ -678,12 +696,12 @@ fn upsample<T: Scalar>(arguments: &Arguments<'_>) -> Result<Arc<dyn Layer<T>>, S
                 && all.iter().all(|f| f.total_cmp(&factor).is_eq()) =>
         {
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            // whole, and from 1 to 1024
+            // the factor is an integer from 1 to 1024
             Ok(Arc::new(Upsample::new(factor as usize).map_err(|error| error.to_string())?))
         }
         _ => Err(format!(
-            "scale_factor={} is unsupported: it is one whole number from 1 to 1024, the same \
-             along height and width",
+            "scale_factor={} is unsupported: it must be an integer from 1 to 1024, the same for \
+             height and width",
             shortened(text)
         )),
     }
@@ -696,13 +714,15 @@ fn convolution(kind: &str, arguments: &Arguments<'_>) -> Result<Convolution, Str
         _ => "Conv2d",
     };
     let (rank, transposed) = (if kind == "Conv1d" { 1 } else { 2 }, kind == "ConvTranspose2d");
-    // Where PyTorch's arguments have places, these are their order.
+    // The positions of PyTorch's arguments, where they are not keyword-only.
     let [output_padding, dilation, groups, bias, mode] =
         if transposed { [5, 8, 6, 7, 9] } else { [NAMED, 5, 6, 7, 8] };
-    arguments.only("padding_mode", mode, &["zeros", "'zeros'"], "padding is of zeros")?;
+    let why = "only padding with zeros is supported";
+    arguments.only("padding_mode", mode, &["zeros", "'zeros'"], why)?;
     let pair = |name: &str, place: usize, default: usize| {
         Ok::<_, String>(arguments.pair(name, place, rank)?.unwrap_or([default; 2]))
     };
+    // A sequence has no height: its height gets the value that changes nothing.
     let along = |[height, width]: [usize; 2], nothing| {
         if rank == 1 { [nothing, width] } else { [height, width] }
     };
@@ -711,10 +731,11 @@ fn convolution(kind: &str, arguments: &Arguments<'_>) -> Result<Convolution, Str
         (along(pair("stride", 3, 1)?, 1), along(pair("dilation", dilation, 1)?, 1));
     let (padding, padding_end) = match arguments.text("padding", 4) {
         Some("valid" | "'valid'") if !transposed => ([0, 0], [0, 0]),
-        // So much that the outputs are as many as the inputs, the odd one at the end.
+        // The padding that makes the output as large as the input. If the total is odd, the end
+        // gets one more, as in PyTorch.
         Some("same" | "'same'") if !transposed => {
             if stride != [1, 1] {
-                return Err("padding=same is for a stride of 1".to_owned());
+                return Err("padding='same' requires a stride of 1".to_owned());
             }
             let total = |axis: usize| dilation[axis].saturating_mul(kernel[axis].saturating_sub(1));
             let total = [total(0), total(1)];
@@ -727,7 +748,7 @@ fn convolution(kind: &str, arguments: &Arguments<'_>) -> Result<Convolution, Str
     };
     let output_padding = pair("output_padding", output_padding, 0)?;
     if !transposed && output_padding != [0, 0] {
-        return Err("output_padding is of transposed convolutions".to_owned());
+        return Err("output_padding is supported only for transposed convolutions".to_owned());
     }
     Ok(Convolution {
         kind,
@@ -755,6 +776,7 @@ fn pooling<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Arc<dyn L
     let padding = arguments.pair("padding", 2, rank)?.unwrap_or([0, 0]);
     let padding_end = arguments.pair("padding_end", NAMED, rank)?.unwrap_or(padding);
     let ceil_place = if is_max { 5 } else { 3 };
+    // Record which settings were not printed, so that `Sequential::check` can report them.
     let says_ceil = arguments.text("ceil_mode", ceil_place).is_some();
     let ceil = arguments.flag("ceil_mode", ceil_place, false)?;
     macro_rules! windows {
@@ -768,7 +790,8 @@ fn pooling<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Arc<dyn L
     }
     if is_max {
         let dilation = arguments.pair("dilation", 3, rank)?.unwrap_or([1, 1]);
-        arguments.only("return_indices", 4, &["False"], "a layer gives values only")?;
+        let why = "the indices of the maxima are not available";
+        arguments.only("return_indices", 4, &["False"], why)?;
         return Ok(if rank == 1 {
             Arc::new(windows!(MaxPool1d).dilation(dilation))
         } else {
@@ -798,7 +821,7 @@ fn pooling<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Arc<dyn L
     })
 }
 
-/// What a file says, fit for an error's one line.
+/// Text from a file, without control characters and cut to a length that fits an error message.
 pub(super) fn shortened(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(60).collect()
 }

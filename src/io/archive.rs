@@ -1,4 +1,4 @@
-//! Zip archives, which both NumPy and PyTorch write.
+//! Zip archives, the container format of both NumPy and PyTorch.
 
 use std::io::Read;
 
@@ -9,39 +9,42 @@ use super::malformed;
 use super::tensor::{Data, ReadSeek};
 use crate::error::Error;
 
-/// No byte of a compressed file stands for more.
+/// The highest compression ratio of deflate: one byte expands to at most this many.
 const MOST: u64 = 1032;
 
-/// The files of an archive: their names, and what is in them.
+/// A zip archive, with access to its files by name.
 pub(super) struct Archive {
     whole: Data,
     archive: ZipArchive<Box<dyn ReadSeek>>,
 }
 
 impl Archive {
-    /// With these bytes it begins.
+    /// The first bytes of an archive.
     pub const MAGIC: &[u8] = b"PK\x03\x04";
 
     pub fn open(whole: &Data) -> Result<Self, Error> {
-        // Left to itself, the library looks for a beginning of the archive within the file, and
-        // takes a wrong one where the lengths of the files' names happen to fit.
+        // By default, the library searches the file for the beginning of the archive, and finds a
+        // wrong one if the lengths of the files' names happen to fit.
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
         let mut archive =
             ZipArchive::with_config(config, whole.reader()?).map_err(|e| unusable(&e))?;
-        // A small file could give the same bytes thousands of times.
+        // With overlapping files, a small archive could expand to thousands of times its size.
         if archive.has_overlapping_files().map_err(|e| unusable(&e))? {
-            return Err(malformed("files of the archive lie over one another".to_owned()));
+            return Err(malformed(
+                "files of the zip archive overlap, so it is damaged: copy or download it again"
+                    .to_owned(),
+            ));
         }
         Ok(Self { whole: whole.clone(), archive })
     }
 
-    /// How many bytes the archive has.
+    /// The size of the archive in bytes.
     #[cfg(feature = "pytorch")]
     pub fn length(&self) -> usize {
         self.whole.length()
     }
 
-    /// The names of the files, in their order.
+    /// The names of the files, in the order of the archive.
     pub fn names(&self) -> Result<Vec<String>, Error> {
         self.archive
             .file_names()
@@ -49,30 +52,37 @@ impl Archive {
             .collect()
     }
 
-    /// What is in a file. A compressed one is unpacked at once, others are read when they are asked
-    /// for.
+    /// The content of a file. A compressed file is decompressed immediately, any other is read on
+    /// demand.
     pub fn file(&mut self, name: &str) -> Result<Data, Error> {
         let mut file = self.archive.by_name(name).map_err(|e| unusable(&e))?;
-        let ends = || malformed(format!("the archive ends before '{name}' does"));
+        let ends = || {
+            malformed(format!(
+                "the archive ends in the middle of '{name}': copy or download it again"
+            ))
+        };
         match file.compression() {
             CompressionMethod::Stored => {
                 let at = file.data_start().ok_or_else(ends)?;
                 self.whole.part(at, file.size()).ok_or_else(ends)
             }
             CompressionMethod::Deflated => {
-                // What it says to hold, if so much can be in it.
+                // The size that the archive claims, but no more than its compressed data can hold.
                 let says = file
                     .size()
                     .min(file.compressed_size().saturating_mul(MOST))
                     .min(self.whole.length() as u64 * MOST);
                 let mut content = Vec::with_capacity(usize::try_from(says).unwrap_or(0));
-                file.read_to_end(&mut content)
-                    .map_err(|e| malformed(format!("'{name}' cannot be unpacked: {e}")))?;
+                file.read_to_end(&mut content).map_err(|e| {
+                    malformed(format!(
+                        "'{name}' cannot be decompressed ({e}): copy or download the file again"
+                    ))
+                })?;
                 Ok(Data::Held(content.into()))
             }
             other => Err(malformed(format!(
-                "'{name}' is compressed by {other}, which is unsupported: write the archive \
-                 without compression, or with deflate"
+                "'{name}' is compressed with {other}, which is unsupported: write the archive \
+                 without compression or with deflate"
             ))),
         }
     }

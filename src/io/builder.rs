@@ -1,4 +1,4 @@
-//! Models of named tensors and an architecture.
+//! Building models from named tensors and an architecture.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,13 +21,13 @@ pub struct StateDictBuilder<'a, T: Scalar> {
 }
 
 impl<T: Scalar> StateDictBuilder<'_, T> {
-    /// The shape of a sample; a model whose first layer is dense need not be told.
+    /// Sets the shape of a sample. A model that begins with a dense layer does not need it.
     pub fn input(mut self, shape: impl Into<Shape>) -> Self {
         self.input = Some(shape.into());
         self
     }
 
-    /// Adds a dense layer with the tensors `name.weight`, of shape outputs x inputs, and
+    /// Adds a dense layer with the tensors `name.weight`, of shape `[outputs, inputs]`, and
     /// `name.bias`.
     pub fn linear(mut self, name: &str, inputs: usize, outputs: usize) -> Self {
         self.modules.push((
@@ -37,7 +37,7 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
         self
     }
 
-    /// The same without a bias.
+    /// Adds a dense layer without a bias, with the tensor `name.weight`.
     pub fn linear_without_bias(mut self, name: &str, inputs: usize, outputs: usize) -> Self {
         self.modules.push((
             name.to_owned(),
@@ -52,18 +52,19 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
         self
     }
 
-    /// The model.
+    /// Builds the model.
     ///
-    /// Where the tensors as they are do not fit the architecture, and there is exactly one prefix
-    /// under which all of them are, and no others, such as `state_dict` in a checkpoint that has an
-    /// optimizer's tensors too, or `module`, they are taken from [`under`](StateDict::under) it.
+    /// If the tensors fit the architecture only under a prefix, such as `module`, or `state_dict`
+    /// in a checkpoint that also has an optimizer's tensors, the model uses the tensors
+    /// [`under`](StateDict::under) that prefix. For this, there must be exactly one prefix under
+    /// which all the tensors are found, and no others.
     ///
     /// # Errors
-    /// [`Error::StateDict`] with all tensors that are missing, surplus or of another shape, under
-    /// the prefix that comes closest, or with the prefixes where several fit; [`Error::Malformed`]
-    /// for a tensor that is not of floating point; [`Error::Io`]; [`Error::NonFiniteWeight`] and
-    /// [`Error::NonFiniteBias`], with the tensor's name; and those of
-    /// [`SequentialBuilder::build`](crate::SequentialBuilder::build).
+    /// [`Error::StateDict`], which lists all tensors that are missing, surplus or of the wrong
+    /// shape under the prefix that comes closest, or the prefixes if several fit;
+    /// [`Error::Malformed`] for a tensor whose numbers have an unsupported type; [`Error::Io`];
+    /// [`Error::NonFiniteWeight`] and [`Error::NonFiniteBias`], with the name of the tensor; and
+    /// the errors of [`SequentialBuilder::build`](crate::SequentialBuilder::build).
     pub fn build(self) -> Result<Sequential<T>, Error> {
         (T::compiled().model_of_layers)(self)
     }
@@ -73,7 +74,7 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
         let module = Module::Sequential(modules);
         let mut asked = Vec::new();
         ask(&module, "", &mut asked);
-        // Layers may share their weights.
+        // Layers can share their weights.
         let mut seen = BTreeSet::new();
         asked.retain(|tensor| seen.insert(tensor.clone()));
         let prefix = weights.prefix_of(&asked)?;
@@ -91,7 +92,7 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
     }
 }
 
-/// What of a file does not fit an architecture.
+/// The differences between the tensors of a file and those of an architecture.
 #[derive(Default)]
 struct Misfit {
     missing: Vec<String>,
@@ -100,19 +101,19 @@ struct Misfit {
     notes: Vec<String>,
 }
 
-/// A prefix has at most this many parts.
+/// The most parts that a prefix can have.
 pub(super) const PARTS: usize = 16;
-/// At most this many names are listed.
+/// The most names that a message lists.
 pub(super) const LISTED: usize = 5;
 
 impl StateDict {
-    /// The prefix under which the tensors are all there, of the right shape, and no others: mostly
-    /// none.
+    /// The prefix under which the tensors are exactly those of the architecture. Usually it is
+    /// empty.
     fn prefix_of(&self, asked: &[(String, Vec<usize>)]) -> Result<&str, Error> {
         let Some(misfit) = self.misfit("", asked) else { return Ok("") };
         let fits = self.fits(asked);
-        // All tensors are there under these, perhaps with others: a choice among several is the
-        // user's.
+        // The prefixes under which all tensors are found, perhaps with others. If there are
+        // several, the user has to choose.
         let whole: Vec<&str> = fits
             .iter()
             .filter(|(_, fit)| fit.shaped == asked.len())
@@ -125,8 +126,7 @@ impl StateDict {
         }
     }
 
-    /// How many of the tensors that are asked for are there, by the prefixes under which there are
-    /// some.
+    /// For each prefix with some of the needed tensors, how many of them there are.
     fn fits(&self, asked: &[(String, Vec<usize>)]) -> BTreeMap<&str, Fit> {
         let asked: BTreeMap<&str, &[usize]> =
             asked.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
@@ -146,7 +146,8 @@ impl StateDict {
         fits
     }
 
-    /// What does not fit under the prefix that comes closest, where one comes closer than none.
+    /// The differences under the prefix that comes closest, or those without a prefix if none comes
+    /// closer.
     fn closest(
         &self,
         as_it_is: Misfit,
@@ -164,7 +165,8 @@ impl StateDict {
             (prefix, fit) => {
                 let mut misfit = self.misfit(prefix, asked).unwrap_or(as_it_is);
                 let note = format!(
-                    "compared with the tensors under `{}`: {} of {} fit; choose others with StateDict::under",
+                    "these are the differences to the tensors under `{}`, where {} of {} fit; \
+                     choose other tensors with StateDict::under",
                     shortened(prefix),
                     fit.shaped,
                     asked.len()
@@ -175,7 +177,7 @@ impl StateDict {
         }
     }
 
-    /// Says where the architecture's names have a module before them that the file's do not have.
+    /// Adds a note if the names of the architecture fit once their outer module is removed.
     fn without_outer(&self, mut misfit: Misfit, asked: &[(String, Vec<usize>)]) -> Misfit {
         let Some((outer, _)) = asked.first().and_then(|(name, _)| name.split_once('.')) else {
             return misfit;
@@ -187,17 +189,18 @@ impl StateDict {
         if inner.is_some_and(|inner| self.misfit("", &inner).is_none()) {
             let outer = shortened(outer);
             misfit.notes.push(format!(
-                "without `{outer}.` at their beginning, the architecture's names fit: give what \
-                 is printed of the module `{outer}` alone"
+                "the names fit without the `{outer}.` at the beginning of the architecture's: pass \
+                 only the text that PyTorch prints for the module `{outer}`"
             ));
         }
         misfit
     }
 
-    /// What of the tensors under a prefix does not fit, `None` where all do.
+    /// The differences between the tensors under a prefix and those that are needed, or `None` if
+    /// there are none.
     fn misfit(&self, prefix: &str, asked: &[(String, Vec<usize>)]) -> Option<Misfit> {
         let under = super::under(&self.tensors, prefix).map(|(name, _)| name);
-        // How many batches a normalization has seen is of no use here.
+        // The number of batches that a batch norm has seen only matters in training.
         let mut surplus: BTreeSet<&str> =
             under.filter(|name| !name.ends_with("num_batches_tracked")).collect();
         let mut misfit = Misfit::default();
@@ -215,7 +218,7 @@ impl StateDict {
                 }
                 None => match self.left_out.get(&whole) {
                     Some(what) => {
-                        misfit.notes.push(format!("{name}: it is in the file, but it is {what}"))
+                        misfit.notes.push(format!("{name} is in the file, but it is {what}"))
                     }
                     None => misfit.missing.push(name.clone()),
                 },
@@ -227,14 +230,14 @@ impl StateDict {
     }
 }
 
-/// How many of the tensors that are asked for there are: with the right shape, with any.
+/// How many of the needed tensors are found: with the right shape, and with any shape.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Fit {
     shaped: usize,
     named: usize,
 }
 
-/// What is said where the tensors under several prefixes would do.
+/// The note for tensors that fit under several prefixes.
 fn several(prefixes: &[&str]) -> String {
     let quoted = |prefix: &&str| {
         if prefix.is_empty() { "no prefix".to_owned() } else { format!("`{}`", shortened(prefix)) }
@@ -242,7 +245,7 @@ fn several(prefixes: &[&str]) -> String {
     let listed: Vec<String> = prefixes.iter().take(LISTED).map(quoted).collect();
     let count = prefixes.len();
     format!(
-        "there are {count} sets of tensors that could be meant, under {}: choose one with StateDict::under",
+        "{count} sets of tensors fit the architecture, under {}: choose one with StateDict::under",
         listed.join(" and ")
     )
 }
@@ -255,8 +258,8 @@ impl Misfit {
             && self.notes.is_empty()
     }
 
-    /// Says what else may be why tensors are missing: something that was left out has the name of a
-    /// module that they are of, or is of the same module.
+    /// Adds notes on objects that were left out and may explain why tensors are missing: those that
+    /// have the name of a module that contains the first missing tensor, and those in its module.
     fn explain(&mut self, left_out: &BTreeMap<String, Arc<str>>, prefix: &str) {
         let Some(first) = self.missing.first() else { return };
         let whole = join(prefix, first);
@@ -268,10 +271,10 @@ impl Misfit {
         let notes = related
             .iter()
             .take(LISTED)
-            .map(|(name, what)| format!("left out: {} is {what}", shortened(name)));
+            .map(|(name, what)| format!("not loaded: {} is {what}", shortened(name)));
         self.notes.extend(notes);
         if related.len() > LISTED {
-            self.notes.push(format!("left out: {} more", related.len() - LISTED));
+            self.notes.push(format!("not loaded: {} more objects", related.len() - LISTED));
         }
     }
 }
@@ -282,8 +285,8 @@ impl From<Misfit> for Error {
     }
 }
 
-/// A tensor that two of a module's layers ask for, if there is one: a file of a few bytes would
-/// make a large model.
+/// The name of a tensor that two layers need, if there is one. If layers could share tensors, an
+/// architecture could turn a small file into a large model.
 pub(super) fn asked_twice<T: Scalar>(module: &Module<T>) -> Option<String> {
     let mut asked = Vec::new();
     ask(module, "", &mut asked);
@@ -291,7 +294,7 @@ pub(super) fn asked_twice<T: Scalar>(module: &Module<T>) -> Option<String> {
     asked.into_iter().map(|(name, _)| name).find(|name| !seen.insert(name.clone()))
 }
 
-/// The names and shapes of the tensors that a module asks for.
+/// Collects the names and shapes of the tensors that a module needs.
 fn ask<T: Scalar>(module: &Module<T>, path: &str, asked: &mut Vec<(String, Vec<usize>)>) {
     match module {
         Module::Layer(_) => {}
@@ -308,7 +311,7 @@ fn ask<T: Scalar>(module: &Module<T>, path: &str, asked: &mut Vec<(String, Vec<u
     }
 }
 
-/// Says in an error about one layer's weights which tensors they were.
+/// Adds the name of a layer to an error about its weights.
 fn name_layer(mut error: Error, name: &str) -> Error {
     if let Error::NonFiniteWeight { kind, .. }
     | Error::NonFiniteBias { kind, .. }

@@ -1,4 +1,4 @@
-//! NumPy's arrays, one by one and in archives.
+//! NumPy arrays, in single files and in archives.
 
 use bytes::Bytes;
 
@@ -8,10 +8,10 @@ use super::tensor::{Data, Number, Tensor};
 use super::{StateDict, recognize};
 use crate::error::Error;
 
-/// With these bytes an array begins.
+/// The first bytes of an array.
 pub(super) const MAGIC: &[u8] = b"\x93NUMPY";
 
-/// No header is longer.
+/// The longest header that is supported.
 const LONGEST: usize = 1 << 16;
 
 /// Whether there is an array among the files of an archive.
@@ -20,15 +20,20 @@ pub(super) fn has_arrays(names: &[String]) -> bool {
 }
 
 impl StateDict {
-    /// Reads the content of an `.npz` file, as `numpy.savez` and `numpy.savez_compressed` write it;
-    /// the tensors have the arrays' names. An `.npy` file, which holds one array without a name, is
-    /// read too: it is called `arr_0`, as NumPy would.
+    /// Reads the content of an `.npz` or `.npy` file.
     ///
-    /// In NumPy, for a network of two dense layers, `numpy.savez("weights.npz", **{"0.weight": w0,
-    /// "0.bias": b0, "2.weight": w2, "2.bias": b2})`.
+    /// The functions `numpy.savez` and `numpy.savez_compressed` write `.npz` files. The tensors
+    /// have the names of the arrays. An `.npy` file holds one array without a name; its tensor is
+    /// called `arr_0`, as NumPy would call it.
     ///
-    /// Whole numbers and truth values are read, too: an array may be one of samples. A `Vec<u8>` is
-    /// taken as it is.
+    /// In Python, the following line saves a network with two dense layers:
+    ///
+    /// ```text
+    /// numpy.savez("weights.npz", **{"0.weight": w0, "0.bias": b0, "2.weight": w2, "2.bias": b2})
+    /// ```
+    ///
+    /// Integers and booleans are supported too, because an array can hold samples. A `Vec<u8>` is
+    /// not copied.
     ///
     /// # Errors
     /// [`Error::Malformed`].
@@ -42,7 +47,7 @@ impl StateDict {
         } else {
             Err(malformed(&recognize::instead(
                 recognize::recognize(&beginning),
-                "NumPy's .npz and .npy",
+                "NumPy (.npz, .npy) files",
             )))
         }
     }
@@ -76,42 +81,49 @@ fn no_array(names: &[String]) -> Error {
     let listed = names.iter().take(5).map(|name| shortened(name)).collect::<Vec<_>>().join(", ");
     malformed(&match recognize::of_archive(names) {
         Some(what @ recognize::CHECKPOINT) if cfg!(not(feature = "pytorch")) => {
-            format!("it is {what}: switch on the feature `pytorch` of the crate to read it")
+            format!("it is {what}: enable the crate feature `pytorch` to read it")
         }
         Some(what @ recognize::CHECKPOINT) => {
             format!("it is {what}: read it with StateDict::open or StateDict::from_pytorch")
         }
         Some(what) => format!("it is {what}"),
-        None if names.is_empty() => "there is no file in the archive, and so no array".to_owned(),
+        None if names.is_empty() => {
+            "the archive is empty: write it again with numpy.savez".to_owned()
+        }
         None => {
-            format!("there is no array (a file .npy) in the archive; its files begin with {listed}")
+            format!(
+                "there is no array (.npy file) in the archive, whose first files are {listed}: \
+                 write it with numpy.savez"
+            )
         }
     })
 }
 
-/// The array of an `.npy` file: a magic number, the format's version, the header's length, the
-/// header, the values.
+/// The array of an `.npy` file, which consists of a magic number, the version of the format, the
+/// length of the header, the header, and the values.
 fn array(file: &Data) -> Result<Tensor, Error> {
-    let ends = || {
-        malformed("the file ends before its array does: it is truncated, copy or download it again")
-    };
+    let ends = || malformed("the array is truncated: copy or download the file again");
     let beginning = file.beginning(LONGEST)?;
-    let (length, behind) = match *beginning
-        .strip_prefix(MAGIC)
-        .ok_or_else(|| malformed("it does not begin as an array of NumPy"))?
-    {
+    let (length, behind) = match *beginning.strip_prefix(MAGIC).ok_or_else(|| {
+        malformed("it does not begin like a NumPy array: write it with numpy.save")
+    })? {
         [1, _, low, high, ..] => (u32::from(u16::from_le_bytes([low, high])), 10),
         [2 | 3, _, a, b, c, d, ..] => (u32::from_le_bytes([a, b, c, d]), 12),
-        _ => return Err(malformed("its version is not 1, 2 or 3")),
+        _ => {
+            return Err(malformed(
+                "its format version is not 1, 2 or 3: write it again with numpy.save",
+            ));
+        }
     };
     let header = beginning.get(behind..behind + length as usize).ok_or_else(ends)?;
     let header = Header::parse(&String::from_utf8_lossy(header))
-        .ok_or_else(|| malformed("its header cannot be read"))?;
+        .ok_or_else(|| malformed("its header is damaged: write it again with numpy.save"))?;
     let Header { number, fortran, shape } = header;
     let bytes = Tensor::count(&shape)
         .and_then(|count| count.checked_mul(number.size()))
         .ok_or_else(ends)?;
     let data = file.part(behind as u64 + u64::from(length), bytes as u64).ok_or_else(ends)?;
+    // In Fortran order, the strides are those of the reversed shape, reversed.
     let strides = fortran.then(|| {
         let turned: Vec<usize> = shape.iter().rev().copied().collect();
         Tensor::steps(&turned).into_iter().rev().collect()
@@ -119,11 +131,11 @@ fn array(file: &Data) -> Result<Tensor, Error> {
     Ok(Tensor { shape, strides, number, data })
 }
 
-/// What the header of an array says, a dictionary as Python prints it:
+/// The header of an array, a dictionary as Python prints it:
 /// `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`.
 struct Header {
     number: Number,
-    /// The first axis runs fastest.
+    /// Whether the array is in Fortran order, in which the first index changes fastest.
     fortran: bool,
     shape: Vec<usize>,
 }
@@ -137,7 +149,7 @@ impl Header {
             rest = behind.trim_start().strip_prefix(':')?.trim_start();
             let end = match rest.chars().next()? {
                 '(' => rest.find(')')? + 1,
-                // Arrays of records have a list here, with commas of its own.
+                // Structured arrays have a list here, which contains commas.
                 '[' => rest.rfind(']')? + 1,
                 _ => rest.find(',').unwrap_or(rest.len()),
             };

@@ -1,10 +1,14 @@
 //! ONNX models.
 //!
-//! A file is a graph of operators; what lies between its input and one of its outputs becomes a
-//! [`Sequential`], in four steps: the messages are decoded ([`proto`]), what does not depend on the
-//! input is computed ([`fold`]), each operator becomes layers or a join of several ways ([`graph`],
-//! [`operator`] and what it calls), and sums and concatenations become branches ([`branches`]),
-//! after factors have become part of their activations ([`ending`]).
+//! A file contains a graph of operators. The part between its input and one of its outputs becomes
+//! a [`Sequential`], in five stages:
+//!
+//! 1. Decode the protobuf messages ([`proto`]).
+//! 2. Compute the values that do not depend on the input ([`fold`]).
+//! 3. Turn each operator into layers, or into a join of several paths ([`graph`], [`operator`] and
+//!    the modules that it calls).
+//! 4. Merge factors into their activations ([`ending`]).
+//! 5. Turn sums and concatenations into branches ([`branches`]).
 
 mod activation;
 mod arithmetic;
@@ -37,14 +41,17 @@ use crate::shape::Shape;
 use graph::Reader;
 use proto::{Model, ValueInfo};
 
-/// No graph has more nodes.
+/// The most nodes that a graph can have.
 const NODES: usize = 1 << 15;
 
-/// The sets of operators that are read: what an operator means may change from one to the next.
+/// The supported versions of the operator set. The meaning of an operator can change between
+/// versions.
 const OPSETS: std::ops::RangeInclusive<i64> = 9..=28;
 
-/// An ONNX file before a model is made of it: where it has several outputs, or an input of no fixed
-/// shape, it has to be told which. For all others there is [`Sequential::read_onnx`].
+/// An ONNX file, before it is turned into a model.
+///
+/// Use this for files with several outputs or with an input whose shape is not fixed, to choose the
+/// output and the shape. [`Sequential::read_onnx`] reads all other files in one step.
 ///
 /// ```no_run
 /// use relprop::io::OnnxFile;
@@ -65,7 +72,9 @@ pub struct OnnxFile {
 }
 
 impl OnnxFile {
-    /// Opens a model. External data is read from files in or below its folder, and nowhere else.
+    /// Opens an ONNX file.
+    ///
+    /// External data is read only from files in or below the folder of the model.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Malformed`].
@@ -82,8 +91,9 @@ impl OnnxFile {
         Ok(file)
     }
 
-    /// Reads the content of a model's file, which has to hold all of its weights. A `Vec<u8>` is
-    /// taken as it is.
+    /// Reads the content of an ONNX file, which must contain all of its weights.
+    ///
+    /// A `Vec<u8>` is not copied.
     ///
     /// # Errors
     /// [`Error::Malformed`].
@@ -103,13 +113,16 @@ impl OnnxFile {
         if !OPSETS.contains(&opset) {
             let (oldest, newest) = (OPSETS.start(), OPSETS.end());
             let reason = format!(
-                "its operator set is version {opset}, and versions {oldest} to {newest} are supported: export the model again with opset_version=17, or convert it with onnx.version_converter"
+                "its operator set has version {opset}, but only versions {oldest} to {newest} are \
+                 supported: export the model again with opset_version=17, or convert it with \
+                 onnx.version_converter"
             );
             return Err(malformed(reason));
         }
         if nodes > NODES {
             return Err(malformed(format!(
-                "its graph has {nodes} nodes, and at most {NODES} are supported"
+                "its graph has {nodes} nodes, but at most {NODES} are supported: simplify the \
+                 model, for example with onnx-simplifier"
             )));
         }
         Ok(file)
@@ -121,27 +134,28 @@ impl OnnxFile {
         self.graph.output.iter().map(|output| output.name.as_str()).collect()
     }
 
-    /// The shape of a sample, where the file leaves it open.
+    /// Sets the shape of a sample, for a file that does not fix it.
     #[must_use]
     pub fn input(mut self, shape: impl Into<Shape>) -> Self {
         self.input = Some(shape.into());
         self
     }
 
-    /// The output that is explained, where there are several; the name of any other value of the
-    /// graph does as well, and the model ends there.
+    /// Chooses the output to explain, for a file with several outputs.
+    ///
+    /// This can also be the name of any other value of the graph, where the model then ends.
     #[must_use]
     pub fn output(mut self, name: impl Into<String>) -> Self {
         self.output = Some(name.into());
         self
     }
 
-    /// The model from the input to the output.
+    /// Builds the model from the input to the output.
     ///
     /// # Errors
-    /// [`Error::UnsupportedNodes`] with all nodes that cannot be explained; [`Error::Malformed`]
-    /// for a graph that is not sound, has several inputs, or leaves open which output is meant or
-    /// how large a sample is; and those of
+    /// [`Error::UnsupportedNodes`], which lists all nodes that cannot be explained;
+    /// [`Error::Malformed`] for a graph that is invalid, has several inputs, or does not determine
+    /// the output or the shape of a sample; and the errors of
     /// [`SequentialBuilder::build`](crate::SequentialBuilder::build).
     pub fn to_model<T: Scalar>(&self) -> Result<Sequential<T>, Error> {
         (T::compiled().model_of_onnx)(self)
@@ -154,7 +168,7 @@ impl OnnxFile {
             .read(graph, output)
     }
 
-    /// The only output that has numbers of floating point.
+    /// The name of the only output with floating-point numbers.
     fn only<'a>(&self, graph: &'a proto::Graph) -> Result<&'a str, Error> {
         let listed = || {
             self.outputs()
@@ -164,7 +178,8 @@ impl OnnxFile {
                 .collect::<Vec<_>>()
                 .join(", ")
         };
-        // A classifier of scikit-learn has a label besides, a whole number or a text.
+        // A scikit-learn classifier has a second output, the label, which is an integer or string.
+        // The numbers below are ONNX's element types for unknown, f32, f16, f64 and bf16.
         let floating = |output: &&ValueInfo| {
             let tensor = output.r#type.as_ref().and_then(|of| of.tensor.as_ref());
             tensor.is_none_or(|tensor| matches!(tensor.elem_type, 0 | 1 | 10 | 11 | 16))
@@ -177,8 +192,7 @@ impl OnnxFile {
                     .to_owned(),
             )),
             _ => Err(malformed(format!(
-                "it has several outputs ({}): say which one to explain, \
-                with OnnxFile::output",
+                "it has several outputs ({}): choose the one to explain with OnnxFile::output",
                 listed()
             ))),
         }
@@ -186,18 +200,18 @@ impl OnnxFile {
 }
 
 impl<T: Scalar> Sequential<T> {
-    /// Reads a model from an ONNX file with one input and one output of floating point:
-    /// [`OnnxFile::open`], [`OnnxFile::to_model`].
+    /// Reads a model from an ONNX file with one input and one floating-point output.
     ///
-    /// The layers have the names of the nodes. A batch-normalization that the exporter has left
-    /// alone is a layer of its own: [`canonize`](Self::canonize) before you explain. A log-softmax
-    /// at the end becomes a softmax, whose logits are explained, and p and 1 - p become the
-    /// probabilities of two logits. A number that an activation's argument or value is multiplied
-    /// by is part of the activation ([`Scaled`](crate::Scaled)). Casts to numbers of 16 bits are
-    /// left out: the model computes in `T` throughout.
+    /// Calls [`OnnxFile::open`] and [`OnnxFile::to_model`]. The layers have the names of the nodes.
+    /// A batch norm that the exporter did not fold becomes a layer; call
+    /// [`canonize`](Self::canonize) before you explain such a model. A log-softmax at the end
+    /// becomes a softmax, whose logits are explained, and the outputs p and 1 - p become the
+    /// probabilities of two logits. A factor of an activation's argument or value becomes part of
+    /// the activation ([`Scaled`](crate::Scaled)). Casts to 16-bit numbers are ignored, because the
+    /// model computes in `T` throughout.
     ///
     /// # Errors
-    /// Those of both.
+    /// The errors of both.
     ///
     /// # Example
     /// ```no_run
@@ -215,11 +229,11 @@ impl<T: Scalar> Sequential<T> {
     }
 }
 
-/// What is said of a file that is no model, or only a part of one.
+/// The reason for rejecting a file that is not a model, or only a part of one.
 fn no_model(what: Option<&'static str>) -> String {
     match what {
         Some(recognize::ONNX) => {
-            "it begins as an ONNX model and is cut off or damaged: download or export it again"
+            "it begins like an ONNX model, but is truncated or damaged: download or export it again"
                 .to_owned()
         }
         Some(
@@ -229,7 +243,7 @@ fn no_model(what: Option<&'static str>) -> String {
             | recognize::ARRAYS),
         ) => {
             format!(
-                "it is {weights}, which has weights only: read it with StateDict::open, or export \
+                "it is {weights}, which only has weights: read it with StateDict::open, or export \
                  the model to ONNX"
             )
         }
@@ -237,7 +251,7 @@ fn no_model(what: Option<&'static str>) -> String {
     }
 }
 
-/// ONNX's own operators, not those of a vendor.
+/// Whether a domain is that of ONNX's own operators, not of a vendor's.
 fn is_standard(domain: &str) -> bool {
     matches!(domain, "" | "ai.onnx")
 }

@@ -1,10 +1,11 @@
-//! PyTorch's checkpoints: what `torch.save(net.state_dict(), path)` writes.
+//! PyTorch checkpoints, as `torch.save(net.state_dict(), path)` writes them.
 //!
-//! A checkpoint is a pickle, which is a program that builds objects, and behind it the numbers;
-//! since PyTorch 1.6 both are in a zip archive. The program is read, never run: dictionaries, lists
-//! and tensors are made of it, and whatever else it would make is left out ([`pickle`]). This is a
-//! reader of our own so that what it allocates is bounded by the file's size, which a pickle is
-//! made to evade: it can name the same object over and over.
+//! A checkpoint consists of a pickle, which is a program that builds objects, and of the numbers.
+//! Since PyTorch 1.6, both are in a zip archive. This reader never executes the program. It only
+//! interprets the instructions that make dictionaries, lists and tensors, and leaves out all other
+//! objects ([`pickle`]). The crate has its own reader so that the file's size bounds the memory
+//! allocated. A pickle can easily defeat such a bound, because it can refer to the same object many
+//! times.
 
 mod pickle;
 
@@ -21,22 +22,22 @@ use super::{StateDict, recognize};
 use crate::error::Error;
 use pickle::{Content, Machine, Saved, Value};
 
-/// No dictionaries are nested deeper, and no name is longer.
+/// The deepest nesting of dictionaries, and the length of the longest name in bytes.
 const DEPTH: usize = 16;
 const LONGEST: usize = 1024;
 
-/// Weights may be shared, but the tensors have together at most so many times the bytes that there
-/// are: a small file could otherwise say that it has the same numbers without end.
+/// How many times larger than the file's numbers all its tensors together can be. Tensors can share
+/// numbers, but without a limit a small file could hold any amount of weights.
 const SHARED: usize = 16;
 
-/// The name of a tensor that was saved alone, not in a dictionary.
+/// The name given to a tensor that was saved alone, not in a dictionary.
 const ALONE: &str = "tensor";
 
 pub(super) fn is_legacy(beginning: &[u8]) -> bool {
     matches!(beginning, [0x80, _, number @ ..] if number.starts_with(recognize::LEGACY))
 }
 
-/// The folder in which an archive has its pickle, with the slash behind it.
+/// The folder of an archive that contains the pickle, with a trailing slash.
 fn folder(names: &[String]) -> Option<&str> {
     names
         .iter()
@@ -49,21 +50,23 @@ pub(super) fn is_checkpoint(archive: &Archive) -> Result<bool, Error> {
 }
 
 impl StateDict {
-    /// Reads the content of a `.pt` or `.pth` file that `torch.save` has written of a state dict,
-    /// in today's format or in that of before PyTorch 1.6, from whatever device. The tensors of a
-    /// dictionary in it have names that begin with its key: those of `{"model": net.state_dict(),
-    /// "epoch": 3}` are [`under`](Self::under)`("model")`, where a model looks for them by itself
-    /// ([`StateDictBuilder::build`](super::StateDictBuilder::build)). A tensor that was saved
-    /// alone, as by `torch.save(x, path)`, has the name `tensor`.
+    /// Reads the content of a `.pt` or `.pth` file that `torch.save` wrote for a state dict.
     ///
-    /// A pickle is a program. None of it is run: there is nothing in this reader that a file could
-    /// call. A `Vec<u8>` is taken as it is.
+    /// Both the current format and the one before PyTorch 1.6 are supported, and the tensors can
+    /// come from any device. The tensors in a nested dictionary have names that begin with its key:
+    /// those of `{"model": net.state_dict(), "epoch": 3}` are
+    /// [`under`](Self::under)`("model")`, where a model finds them automatically
+    /// ([`StateDictBuilder::build`](super::StateDictBuilder::build)). A tensor that was saved
+    /// alone, as with `torch.save(x, path)`, has the name `tensor`.
+    ///
+    /// A pickle is a program, but none of it is executed, and this reader contains nothing that a
+    /// file could call. A `Vec<u8>` is not copied.
     ///
     /// # Errors
-    /// [`Error::Malformed`], also for a whole pickled module, whose tensors are in objects of
-    /// Python classes, which are not made. A tensor that is unsupported among others (sparse,
-    /// quantized, expanded, of a class of its own) is left out; a model that asks for it is refused
-    /// with the reason.
+    /// [`Error::Malformed`], also for a whole pickled module: its tensors are in objects of Python
+    /// classes, which the reader does not create. If only some tensors are unsupported (sparse,
+    /// quantized, expanded, or of a custom class), they are left out, and building a model that
+    /// needs one of them is an error that gives the reason.
     pub fn from_pytorch(bytes: impl Into<Bytes>) -> Result<Self, Error> {
         let whole = Data::Held(bytes.into());
         let beginning = whole.beginning(recognize::ENOUGH)?;
@@ -74,7 +77,7 @@ impl StateDict {
         } else {
             Err(malformed(&recognize::instead(
                 recognize::recognize(&beginning),
-                "PyTorch's .pt and .pth",
+                "PyTorch (.pt, .pth) files",
             )))
         }
     }
@@ -84,24 +87,31 @@ impl StateDict {
         let folder = match (folder(&names), recognize::of_archive(&names)) {
             (Some(folder), Some(recognize::CHECKPOINT)) => folder,
             (_, what @ Some(_)) => {
-                return Err(malformed(&recognize::instead(what, "PyTorch's .pt and .pth")));
+                return Err(malformed(&recognize::instead(what, "PyTorch (.pt, .pth) files")));
             }
             _ => {
                 return Err(malformed(
-                    "there is no data.pkl in the archive, as torch.save writes it",
+                    "the archive has no data.pkl, so torch.save did not write it: save the weights \
+                     with torch.save(net.state_dict(), path)",
                 ));
             }
         };
         if names.iter().any(|name| *name == format!("{folder}byteorder"))
             && archive.file(&format!("{folder}byteorder"))?.read()? != "little"
         {
-            return Err(malformed("its numbers are not little-endian"));
+            return Err(malformed(
+                "its numbers are not little-endian, which is unsupported: save it on a \
+                 little-endian machine",
+            ));
         }
         let program = archive.file(&format!("{folder}data.pkl"))?.read()?;
-        // What is made of a pickle is many times its size, and a packed one may be many times the
-        // file's.
+        // The objects of a pickle take many times its size, so a compressed pickle must not be much
+        // larger than the file.
         if program.len() > archive.length() {
-            return Err(malformed("its pickle is packed, and larger than the file"));
+            return Err(malformed(
+                "its pickle is compressed and larger than the file: write the archive again \
+                 without compression",
+            ));
         }
         let mut machine = Machine::new(&program);
         let root = machine.load().map_err(|reason| malformed(&reason))?;
@@ -113,8 +123,8 @@ impl StateDict {
     }
 
     pub(super) fn of_legacy(whole: &Data) -> Result<Self, Error> {
-        // The number that tells the format, its version, facts about the machine, the objects, the
-        // storages' keys.
+        // The file is a sequence of pickles: a magic number, the version of the format, facts about
+        // the machine, the objects, and the keys of the storages. The storages follow.
         let bytes = whole.read()?;
         let mut machine = Machine::new(&bytes);
         let mut load = || {
@@ -123,7 +133,8 @@ impl StateDict {
         load()?;
         if !matches!(load()?.0, Value::Int(1001)) {
             return Err(malformed(
-                "it is of an unsupported version of PyTorch's format: save it again with PyTorch 1.6 or later",
+                "it has an unsupported version of PyTorch's format: save it again with PyTorch 1.6 \
+                 or later",
             ));
         }
         load()?;
@@ -133,12 +144,16 @@ impl StateDict {
         let ends = || malformed("the file is truncated: copy or download it again");
         for key in machine.list(&keys).unwrap_or_default() {
             let Value::Text(key) = key else {
-                return Err(malformed("the key of a storage is no text"));
+                return Err(malformed(
+                    "the key of a storage is not a string, so the file is damaged: copy or \
+                     download it again",
+                ));
             };
-            let size = machine
-                .storages
-                .get(key)
-                .ok_or_else(|| malformed("it has numbers of which no tensor is made"))?;
+            let size = machine.storages.get(key).ok_or_else(|| {
+                malformed(
+                    "it has a storage that no tensor uses: save it again with PyTorch 1.6 or later",
+                )
+            })?;
             let count = bytes
                 .get(at..)
                 .and_then(|rest| rest.first_chunk())
@@ -146,7 +161,9 @@ impl StateDict {
             let length =
                 count.and_then(|count| count.checked_mul(*size as u64)).ok_or_else(ends)?;
             if *size == 0 {
-                return Err(malformed("it has numbers of an unknown type"));
+                return Err(malformed(
+                    "it has numbers of an unknown type: save it again with PyTorch 1.6 or later",
+                ));
             }
             let data = Data::Held(bytes.clone()).part(at as u64 + 8, length).ok_or_else(ends)?;
             at += 8 + data.length();
@@ -156,14 +173,14 @@ impl StateDict {
     }
 }
 
-/// The tensors in what a pickle has made, of storages by their keys.
+/// Collects the tensors from the objects of a pickle and the storages, by key.
 fn state_dict(
     machine: &Machine<'_>,
     root: &Value,
     storages: &BTreeMap<Rc<str>, Data>,
 ) -> Result<StateDict, Error> {
-    // Other dictionaries may hold the same one many times over: no more of them are looked into
-    // than the program has bytes.
+    // The same dictionary can occur in others many times. The length of the program bounds how many
+    // values are visited.
     let mut collected =
         Collected { machine, budget: machine.length(), found: Vec::new(), left_out: Vec::new() };
     collected.value(root, "", 0).map_err(malformed)?;
@@ -190,7 +207,8 @@ fn state_dict(
         let name = if name.is_empty() { ALONE.to_owned() } else { name };
         let tensor = tensor(saved, storages).ok_or_else(|| {
             malformed(&format!(
-                "tensor {} has more values than its file: it is damaged",
+                "tensor {} has more values than its storage, so the file is damaged: copy or \
+                 download it again",
                 shortened(&name)
             ))
         })?;
@@ -202,18 +220,19 @@ fn state_dict(
     }
     if together > there.saturating_mul(SHARED) {
         return Err(malformed(&format!(
-            "its tensors share their numbers more than {SHARED} times over"
+            "its tensors share the same numbers more than {SHARED} times on average, which is \
+             unsupported: save fewer copies of shared tensors"
         )));
     }
     Ok(StateDict { left_out, ..StateDict::of(tensors) })
 }
 
-/// What is said of a file without a tensor that can be read.
+/// The reason for rejecting a file without a supported tensor.
 fn nothing(left_out: &BTreeMap<String, Arc<str>>) -> String {
     let save = "save the weights in Python with torch.save(net.state_dict(), path)";
     match (left_out.get(""), left_out.len()) {
-        (Some(what), _) => format!("there are no named tensors in it: the whole of it is {what}"),
-        (None, 0) => format!("there is no tensor in it; {save}"),
+        (Some(what), _) => format!("it has no named tensors; all it contains is {what}"),
+        (None, 0) => format!("it contains no tensors: {save}"),
         (None, count) => {
             let listed: Vec<String> = left_out
                 .iter()
@@ -222,15 +241,15 @@ fn nothing(left_out: &BTreeMap<String, Arc<str>>) -> String {
                 .collect();
             let more =
                 if count > 5 { format!("\n  and {} more", count - 5) } else { String::new() };
-            format!("there is nothing in it that can be read as weights:{}{more}", listed.concat())
+            format!("it contains no supported tensors:{}{more}", listed.concat())
         }
     }
 }
 
-/// What a pickle has made that is no tensor of numbers.
+/// An object of a pickle that is not a supported tensor.
 #[derive(Clone)]
 enum LeftOut {
-    /// Of this class, or made by this function.
+    /// An object of this class, or made by this function.
     Made(Rc<str>),
     /// A tensor of this class.
     Subclass(Rc<str>),
@@ -242,7 +261,7 @@ impl LeftOut {
         name
     }
 
-    /// What it is, and what to do.
+    /// Says what the object is and what to do.
     fn reason(&self) -> String {
         let name = shortened(self.name());
         let own = name.rsplit('.').next().unwrap_or_default();
@@ -262,11 +281,13 @@ impl LeftOut {
                     .to_owned()
             }
             (_, "_rebuild_meta_tensor_no_storage") => {
-                "a tensor of the meta device, which has no values: load the weights in Python, \
-                 and save them again"
+                "a tensor on the meta device, which has no values: load the weights in Python and \
+                 save them again"
                     .to_owned()
             }
-            (_, "_rebuild_nested_tensor") => "a nested tensor, which is unsupported".to_owned(),
+            (_, "_rebuild_nested_tensor") => {
+                "a nested tensor, which is unsupported: save tensor.unbind()".to_owned()
+            }
             _ if own.starts_with("_rebuild") => {
                 format!(
                     "a tensor made by {name}, which is unsupported: save \
@@ -274,17 +295,17 @@ impl LeftOut {
                 )
             }
             _ => format!(
-                "an object of the class {name}, not a tensor: save its weights in Python with \
-                 torch.save(net.state_dict(), path)"
+                "an object of the class {name}, not a tensor: save only the weights in Python, \
+                 with torch.save(net.state_dict(), path)"
             ),
         }
     }
 }
 
-/// The tensors within dictionaries and lists, with their names.
+/// Collects the tensors within dictionaries and lists, with their names.
 struct Collected<'a> {
     machine: &'a Machine<'a>,
-    /// How much may still be looked at and named.
+    /// How many more values can be visited. Long names count as several values.
     budget: usize,
     found: Vec<(String, &'a Saved)>,
     left_out: Vec<(String, LeftOut)>,
@@ -292,15 +313,20 @@ struct Collected<'a> {
 
 impl Collected<'_> {
     fn spend(&mut self, cost: usize) -> Result<(), &'static str> {
-        self.budget =
-            self.budget.checked_sub(cost).ok_or("its dictionaries hold one another without end")?;
+        self.budget = self.budget.checked_sub(cost).ok_or(
+            "its dictionaries contain the same objects too often, or themselves: save a plain \
+                 state dict",
+        )?;
         Ok(())
     }
 
     fn value(&mut self, value: &Value, name: &str, depth: usize) -> Result<(), &'static str> {
         self.spend(1)?;
         if depth > DEPTH || name.len() > LONGEST {
-            return Err("its dictionaries are nested too deep, or their keys too long");
+            return Err(
+                "its dictionaries are nested too deeply, or their keys are too long: save a \
+                 plain state dict",
+            );
         }
         match self.machine.content(value) {
             Some(Content::Tensor(saved)) => {
@@ -329,7 +355,7 @@ impl Collected<'_> {
         Ok(())
     }
 
-    /// What a dictionary was made of: another one, or a list of pairs.
+    /// Visits what a dictionary was made from, which is another dictionary or a list of pairs.
     fn pairs(&mut self, of: &Value, name: &str, depth: usize) -> Result<(), &'static str> {
         let Some(Content::List(items)) = self.machine.content(of) else {
             return self.value(of, name, depth + 1);
@@ -364,7 +390,7 @@ impl Collected<'_> {
     }
 }
 
-/// A tensor in its storage, `None` where it reaches out of it.
+/// Makes a tensor from its storage, or returns `None` if it reaches beyond the storage.
 fn tensor(saved: &Saved, storages: &BTreeMap<Rc<str>, Data>) -> Option<Tensor> {
     let Saved { storage, number, offset, shape, strides } = saved;
     let number = number.clone();
@@ -382,7 +408,7 @@ fn tensor(saved: &Saved, storages: &BTreeMap<Rc<str>, Data>) -> Option<Tensor> {
     let bytes = |numbers: usize| numbers.checked_mul(number.size()).map(|bytes| bytes as u64);
     let data = storages.get(&storage.key)?.part(bytes(*offset)?, bytes(span)?)?;
     let plain = Tensor::steps(shape);
-    // The stride of an axis of one index is of no effect.
+    // The stride of an axis of size 1 has no effect.
     let as_is = shape
         .iter()
         .zip(strides)
@@ -392,14 +418,14 @@ fn tensor(saved: &Saved, storages: &BTreeMap<Rc<str>, Data>) -> Option<Tensor> {
     Some(Tensor { shape: shape.clone(), strides, number, data })
 }
 
-/// What is said of a tensor that has more values than numbers: what is made of it would not be
-/// bounded by the file's size.
-const OVERLAPPING: &str = "a tensor whose values overlap, as tensor.expand(...) makes it, which \
-    is unsupported: save tensor.clone()";
+/// The reason for leaving out a tensor that has more values than its storage has numbers. The
+/// file's size does not bound the size of such a tensor.
+const OVERLAPPING: &str = "a tensor whose values overlap, as after tensor.expand(...), which is \
+    unsupported: save tensor.clone()";
 
 impl Saved {
-    /// Whether some of the tensor's values are the same number of its storage, so that there are
-    /// more of them than it takes from there.
+    /// Whether the tensor has more values than the range of its storage that they come from, so
+    /// that some values share a number.
     fn overlaps(&self) -> bool {
         let Self { shape, strides, .. } = self;
         let span = if shape.len() == strides.len() { Tensor::span(shape, strides) } else { None };

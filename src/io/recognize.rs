@@ -1,6 +1,7 @@
-//! What a file is, by its first bytes: a reader that cannot use a file says what it was given.
+//! Recognizing files by their first bytes, so that the error for an unsupported file says what the
+//! file is.
 
-// No format has need of all of it.
+// No single format uses all of it.
 #![cfg_attr(
     not(all(feature = "npz", feature = "onnx", feature = "pytorch", feature = "safetensors")),
     allow(dead_code)
@@ -8,10 +9,10 @@
 
 use std::path::Path;
 
-/// So many first bytes tell all that is told.
+/// The number of leading bytes that [`recognize`] looks at.
 pub(crate) const ENOUGH: usize = 512;
 
-/// What other readers than the one that was given the file can use.
+/// The kinds of files that the crate can read, each with a reader of its own.
 pub(crate) const SAFETENSORS: &str = "a safetensors file";
 pub(crate) const CHECKPOINT: &str = "a PyTorch checkpoint";
 pub(crate) const ARRAY: &str = "a NumPy array (.npy)";
@@ -19,18 +20,20 @@ pub(crate) const ARRAYS: &str = "an archive of NumPy arrays (.npz)";
 pub(crate) const ARCHIVE: &str = "a zip archive";
 pub(crate) const ONNX: &str = "an ONNX model";
 
-/// What a file's first bytes (of [`ENOUGH`]) say that it is, with what to do where that is the same
-/// for every reader: "an HTML page". `None` where they say nothing. A sentence is made of it by "it
-/// is".
+/// The kind of a file, recognized by its first [`ENOUGH`] bytes, or `None` if it is unknown.
+///
+/// The text continues a sentence that begins with "it is", such as "an HTML page". It also says
+/// what to do if that is the same for every reader.
 pub(crate) fn recognize(beginning: &[u8]) -> Option<&'static str> {
-    // First: the length of the header, with which it begins, can be the magic number of anything.
+    // This comes first because a safetensors file begins with the length of its header, which can
+    // be equal to the magic number of any other format.
     if let [_, _, _, _, _, _, 0, 0, b'{', ..] = beginning {
         return Some(SAFETENSORS);
     }
     let magic =
         MAGICS.iter().find(|(magic, _)| beginning.starts_with(magic)).map(|(_, what)| *what);
     magic.or_else(|| match beginning {
-        [] => Some("an empty file: it was not written or downloaded as a whole"),
+        [] => Some("an empty file: write or download it again"),
         [b'P', b'K', 3, 4, ..] => {
             Some(first_name(beginning).and_then(|name| of_archive(&[name])).unwrap_or(ARCHIVE))
         }
@@ -46,16 +49,16 @@ pub(crate) fn recognize(beginning: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// What is said of a file that a reader of other formats was given.
+/// The reason for rejecting a file when the reader only supports these formats.
 pub(crate) fn instead(what: Option<&str>, formats: &str) -> String {
     match what {
         Some(what) if what.contains(':') => format!("it is {what}"),
-        Some(what) => format!("it is {what}, which is unsupported here: only {formats} are"),
+        Some(what) => format!("it is {what}, and only {formats} are supported here"),
         None => format!("its format is unknown: only {formats} are supported here"),
     }
 }
 
-/// The number that a checkpoint of before PyTorch 1.6 begins with, as a pickle.
+/// The pickled number with which checkpoints from before PyTorch 1.6 begin.
 pub(crate) const LEGACY: &[u8] = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
 
 const MAGICS: [(&[u8], &str); 18] = [
@@ -65,16 +68,16 @@ const MAGICS: [(&[u8], &str); 18] = [
         b"version https://git-lfs",
         "a Git LFS pointer: the file itself was not downloaded; run `git lfs pull`",
     ),
-    (b"GGUF", "a GGUF file, as llama.cpp uses: language models are unsupported"),
+    (b"GGUF", "a GGUF file, the format of llama.cpp: language models are unsupported"),
     (b"PK\x05\x06", "an empty zip archive"),
-    (b"\x1f\x8b", "packed with gzip: unpack it first (`gunzip`, or `tar -xzf`)"),
-    (b"BZh", "packed with bzip2: unpack it first (`bunzip2`, or `tar -xjf`)"),
-    (b"\xfd7zXZ\0", "packed with xz: unpack it first (`unxz`, or `tar -xJf`)"),
-    (b"\x28\xb5\x2f\xfd", "packed with Zstandard: unpack it first (`unzstd`)"),
+    (b"\x1f\x8b", "compressed with gzip: unpack it first (`gunzip`, or `tar -xzf`)"),
+    (b"BZh", "compressed with bzip2: unpack it first (`bunzip2`, or `tar -xjf`)"),
+    (b"\xfd7zXZ\0", "compressed with xz: unpack it first (`unxz`, or `tar -xJf`)"),
+    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard: unpack it first (`unzstd`)"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it first"),
     (b"Rar!", "a RAR archive: unpack it first"),
-    (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
     (b"%PDF", "a PDF document"),
     (b"MATLAB 5.0 MAT-file", "a MATLAB file (.mat)"),
     (b"PAR1", "a Parquet table"),
@@ -82,27 +85,25 @@ const MAGICS: [(&[u8], &str); 18] = [
     (b"\x7fELF", "a program or a library"),
 ];
 
-const HDF5: &str = "an HDF5 file, as Keras writes .h5: load the model in Keras and export it to \
-    ONNX (`model.export(\"model.onnx\", \
-                    format=\"onnx\")`)";
+const HDF5: &str = "an HDF5 file, such as the .h5 files of Keras: load the model in Keras and \
+    export it to ONNX (`model.export(\"model.onnx\", format=\"onnx\")`)";
 
 const SAVED_MODEL: &str = "a TensorFlow saved model: export the model to ONNX (`python -m \
-    tf2onnx.convert --saved-model FOLDER \
-                           --output model.onnx`)";
+    tf2onnx.convert --saved-model FOLDER --output model.onnx`)";
 
-/// What a folder is, in the place of a file.
+/// The reason for rejecting a folder that was given instead of a file.
 pub(crate) fn of_folder(path: &Path) -> String {
     if path.join("saved_model.pb").exists() {
         format!("it is the folder of {SAVED_MODEL}")
     } else if path.join("data.pkl").exists() {
-        "it is a folder, an unpacked PyTorch checkpoint: give the file that it was unpacked from"
+        "it is a folder, an unpacked PyTorch checkpoint: give the path of the original file"
             .to_owned()
     } else {
         "it is a folder: give the path of a file".to_owned()
     }
 }
 
-/// What a zip archive is that holds files of these names.
+/// The kind of a zip archive that holds files with these names.
 pub(crate) fn of_archive(names: &[impl AsRef<str>]) -> Option<&'static str> {
     let holds = |ends: &[&str]| {
         names.iter().any(|name| ends.iter().any(|end| name.as_ref().ends_with(end)))
@@ -110,29 +111,27 @@ pub(crate) fn of_archive(names: &[impl AsRef<str>]) -> Option<&'static str> {
     let in_folder = |folder: &str| names.iter().any(|name| name.as_ref().contains(folder));
     if names.iter().any(|name| matches!(name.as_ref(), "metadata.json" | "model.weights.h5")) {
         Some(
-            "a Keras model (.keras): export it to ONNX in Keras (`model.export(\"model.onnx\", \
-             format=\"onnx\")`)",
+            "a Keras model (.keras): load it in Keras and export it to ONNX \
+             (`model.export(\"model.onnx\", format=\"onnx\")`)",
         )
     } else if holds(&["archive_format", "serialized_exported_program.json"])
         || in_folder("models/model.json")
     {
         Some(
-            "a program of torch.export (.pt2): save the weights with torch.save(net.state_dict(), \
-             path), or export the model with \
-             torch.onnx.export",
+            "a program saved by torch.export (.pt2): save the weights with \
+             torch.save(net.state_dict(), path), or export the model with torch.onnx.export",
         )
     } else if holds(&["constants.pkl"]) || in_folder("/code/__torch__") {
         Some(
             "a TorchScript archive (torch.jit.save): save the weights of the module with \
-             torch.save(net.state_dict(), path), or \
-             export the model with torch.onnx.export",
+             torch.save(net.state_dict(), path), or export the model with torch.onnx.export",
         )
     } else if holds(&["data.pkl"]) {
         Some(CHECKPOINT)
     } else if holds(&[".npy"]) {
         Some(ARRAYS)
     } else if holds(&["Manifest.json", ".mlmodel"]) {
-        Some("a Core ML model: export the model to ONNX where it comes from")
+        Some("a Core ML model: export the original model to ONNX")
     } else {
         None
     }
@@ -144,16 +143,17 @@ fn first_name(beginning: &[u8]) -> Option<&str> {
     std::str::from_utf8(beginning.get(30..30 + usize::from(length))?).ok()
 }
 
-/// A length, and a graph with facts about itself; in ONNX the producer's name is at this place.
+/// Whether these bytes, after the field's tag, hold the graph of a saved model, which begins with
+/// its metadata. In an ONNX model, the same field holds the name of the producer.
 fn is_saved_model(graph: &[u8]) -> bool {
     let length = graph.iter().take(10).take_while(|&&byte| byte >= 0x80).count() + 1;
     graph.get(length) == Some(&0x0a)
 }
 
-/// What a text is.
+/// The kind of a text file.
 fn of_text(beginning: &[u8]) -> Option<&'static str> {
     let bytes = beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(beginning);
-    // A character may be cut in two at the end.
+    // The last character may be cut in two.
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) if error.error_len().is_none() => {
@@ -169,10 +169,10 @@ fn of_text(beginning: &[u8]) -> Option<&'static str> {
         text.get(..with.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(with))
     };
     Some(if begins("<!doctype html") || begins("<html") || begins("<head") {
-        "an HTML page: a web server answered with a page in place of the file; download the file \
-         itself"
+        "an HTML page: a web server sent a page instead of the file; download the file itself"
     } else if begins("<?xml") || begins("<Error") {
-        "an XML document: a web server may have answered with an error in place of the file"
+        "an XML document: a web server may have sent an error instead of the file; download the \
+         file again"
     } else if text.starts_with(['{', '[']) {
         "a JSON document"
     } else if begins("(dp") || begins("(lp") {

@@ -44,6 +44,7 @@ impl StateDict {
         let header = whole.part(8, length).ok_or_else(short)?.read()?;
         let header: Metadata = serde_json::from_slice(&header)
             .map_err(|e| malformed(&SafeTensorError::InvalidHeaderDeserialization(e)))?;
+        // The data follows the header. Bytes after the data are an error too.
         let behind = whole.part(8 + length, header.data_len() as u64).ok_or_else(short)?;
         if behind.length() + 8 + usize::try_from(length).map_err(|_| short())? != whole.length() {
             return Err(malformed(&SafeTensorError::MetadataIncompleteBuffer));
@@ -51,7 +52,8 @@ impl StateDict {
         Self::with_header(&header, &behind).ok_or_else(short)
     }
 
-    /// What a header says, with the data behind it.
+    /// Makes the tensors of a header, whose numbers are in the data that follows it. Returns `None`
+    /// if a tensor is outside the data.
     fn with_header(header: &Metadata, behind: &Data) -> Option<Self> {
         let tensors = header.tensors().into_iter().map(|(name, info)| {
             let number = match info.dtype {
@@ -73,15 +75,14 @@ impl StateDict {
 }
 
 impl<T: Scalar> Sequential<T> {
-    /// The model as a safetensors file, in its own number type, with the architecture in the file's
-    /// metadata.
+    /// Serializes the model as a safetensors file, with the architecture in the metadata.
     ///
-    /// The tensors have the names that PyTorch's `nn.Sequential` would give them, so it can load
-    /// them too.
+    /// The numbers keep the model's number type. The tensors have the names that PyTorch's
+    /// `nn.Sequential` would give them, so PyTorch can load them too.
     ///
     /// # Errors
-    /// [`Error::NotWritable`] for a layer whose kind is none of this crate's. A layer of your own
-    /// is told by its kind alone: do not give it the name of another.
+    /// [`Error::NotWritable`] for a layer whose kind is not one of this crate's. Layers are
+    /// recognized by their kind alone, so do not give a layer of your own the kind of another.
     ///
     /// # Example
     /// ```
@@ -89,8 +90,10 @@ impl<T: Scalar> Sequential<T> {
     /// use relprop::nalgebra::{self, dmatrix, dvector};
     /// use relprop::{Linear, Relu, Sequential};
     ///
-    /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], dvector![0.5])?).layer(Relu).build()?;
-    /// let again = StateDict::from_safetensors(&model.to_safetensors()?)?.to_model::<f64>()?;
+    /// let layer = Linear::new(dmatrix![1.0, 2.0], dvector![0.5])?;
+    /// let model = Sequential::builder().layer(layer).layer(Relu).build()?;
+    /// let file = model.to_safetensors()?;
+    /// let again = StateDict::from_safetensors(&file)?.to_model::<f64>()?;
     /// assert_eq!(again.to_string(), model.to_string());
     /// # Ok::<(), relprop::Error>(())
     /// ```
@@ -101,6 +104,7 @@ impl<T: Scalar> Sequential<T> {
     pub(crate) fn to_safetensors_inner(&self) -> Result<Vec<u8>, Error> {
         let mut tensors = Vec::new();
         for node in self.nodes() {
+            // A layer can be read back if its text parses. The layers in branches are nodes too.
             let known = matches!(node.bound, Bound::Branches { .. })
                 || architecture::parse::<T>(&describe(&*node.layer)).is_ok();
             if !known {
@@ -126,33 +130,36 @@ impl<T: Scalar> Sequential<T> {
         safetensors::serialize(views, Some(metadata)).map_err(|e| malformed(&e))
     }
 
-    /// Writes [`to_safetensors`](Self::to_safetensors) to a file.
+    /// Writes the model to a safetensors file.
+    ///
+    /// The content is that of [`to_safetensors`](Self::to_safetensors).
     ///
     /// # Errors
-    /// [`Error::NotWritable`], [`Error::Io`].
+    /// [`Error::NotWritable`] and [`Error::Io`].
     pub fn write_safetensors(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         let path = path.as_ref();
         let bytes = self.to_safetensors()?;
         std::fs::write(path, bytes).map_err(|source| Error::io(path, source))
     }
 
-    /// Reads a model from a safetensors file that says its architecture: [`StateDict::open`],
-    /// [`StateDict::to_model`].
+    /// Reads a model from a safetensors file that contains its architecture.
+    ///
+    /// Calls [`StateDict::open`] and [`StateDict::to_model`].
     ///
     /// # Errors
-    /// Those of both.
+    /// The errors of both.
     pub fn read_safetensors(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         StateDict::open(path)?.to_model().map_err(|error| error.in_file(path))
     }
 }
 
-/// The numbers in their own type, little-endian.
+/// The bytes of the numbers in their own type, little-endian.
 fn bytes<T: Scalar>(values: impl Iterator<Item = T>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for value in values {
         #[allow(clippy::cast_possible_truncation)]
-        // a T of four bytes is an f32, and exactly representable
+        // a T of four bytes is an f32, which the cast restores exactly
         if size_of::<T>() == 4 {
             bytes.extend_from_slice(&(value.as_f64() as f32).to_le_bytes());
         } else {

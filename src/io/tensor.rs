@@ -1,4 +1,4 @@
-//! Tensors as files hold them: read when they are asked for.
+//! The tensors of a file, which are read on demand.
 
 use std::fs::File;
 use std::io::{Cursor, ErrorKind, Read, Seek, SeekFrom};
@@ -11,35 +11,36 @@ use super::{malformed, recognize};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// No tensor has more axes.
+/// The most axes that a tensor can have.
 pub(super) const AXES: usize = 32;
 
 /// One tensor of a file.
 #[derive(Debug, Clone)]
 pub(super) struct Tensor {
     pub shape: Vec<usize>,
-    /// How many numbers lie from one index of an axis to the next; in C order where it is not said.
+    /// The distance in numbers between neighboring indices of each axis; C order if `None`.
     pub strides: Option<Vec<usize>>,
     pub number: Number,
     pub data: Data,
 }
 
-/// The type of a tensor's numbers, little-endian all of them.
+/// The type of a tensor's numbers, all little-endian.
 #[derive(Debug, Clone)]
 pub(super) enum Number {
     F16,
     BF16,
     F32,
     F64,
-    /// Whole numbers, with a sign or without, of so many bytes.
+    /// A signed integer with this number of bytes.
     Int(usize),
+    /// An unsigned integer, or a boolean, with this number of bytes.
     Uint(usize),
-    /// One that is not read.
+    /// An unsupported type, by name.
     Other(String),
 }
 
 impl Number {
-    /// The bytes of a number, 0 where it is not read.
+    /// The size of a number in bytes, or 0 for an unsupported type.
     pub fn size(&self) -> usize {
         match self {
             Self::F16 | Self::BF16 => 2,
@@ -51,11 +52,11 @@ impl Number {
     }
 }
 
-/// Some bytes of a file.
+/// A range of bytes, in memory or in a file.
 #[derive(Debug, Clone)]
 pub(super) enum Data {
     Held(Bytes),
-    /// In a file, from a place on: they are read when they are asked for, so that a model is never
+    /// Bytes in a file, from the offset `at` on. They are read on demand, so that a model is never
     /// in memory twice.
     InFile {
         path: Arc<PathBuf>,
@@ -81,8 +82,8 @@ impl Tensor {
             Number::Uint(4) => self.data.numbers(|b| u32::from_le_bytes(b).into()),
             Number::Uint(_) => self.data.numbers(|b| u64::from_le_bytes(b) as f64),
             Number::Other(kind) => Err(malformed(format!(
-                "tensor {name} is of type {kind}, weights are f16, bf16, f32 or f64: convert it \
-                 in Python"
+                "tensor {name} is of type {kind}, which is unsupported: convert it in Python to \
+                 f16, bf16, f32 or f64"
             ))),
         }?;
         Ok(match &self.strides {
@@ -91,8 +92,8 @@ impl Tensor {
         })
     }
 
-    /// How many numbers there are, where they can be counted and the axes are not more than any
-    /// tensor's.
+    /// The number of values in a tensor of this shape, or `None` if it overflows or the shape has
+    /// too many axes.
     pub fn count(shape: &[usize]) -> Option<usize> {
         if shape.len() > AXES {
             return None;
@@ -100,7 +101,7 @@ impl Tensor {
         shape.iter().try_fold(1_usize, |count, &dim| count.checked_mul(dim))
     }
 
-    /// How many numbers lie from one index of an axis to the next, in C order.
+    /// The strides of a shape in C order.
     pub fn steps(shape: &[usize]) -> Vec<usize> {
         let behind = |axis: usize| {
             shape[axis + 1..].iter().fold(1, |steps: usize, &dim| steps.saturating_mul(dim))
@@ -108,8 +109,8 @@ impl Tensor {
         (0..shape.len()).map(behind).collect()
     }
 
-    /// How many numbers lie between the first and the last of a tensor with strides, both counted;
-    /// where they can be.
+    /// The distance from the first to the last number of a tensor with strides, counting both, or
+    /// `None` if it overflows.
     pub fn span(shape: &[usize], strides: &[usize]) -> Option<usize> {
         if shape.contains(&0) {
             return Some(0);
@@ -119,8 +120,8 @@ impl Tensor {
     }
 }
 
-/// The numbers of a tensor with strides in C order; they are known to reach no further than
-/// `values`.
+/// The numbers of a tensor with strides, in C order. The caller has checked that all of them are
+/// within `values`.
 fn in_order<T: Scalar>(shape: &[usize], strides: &[usize], values: &[T]) -> Vec<T> {
     let count = Tensor::count(shape).unwrap_or(0);
     let mut ordered = Vec::with_capacity(count);
@@ -157,6 +158,7 @@ impl Data {
                 Ok(numbers)
             }
             Self::InFile { path, at, length } => {
+                // Reading in parts avoids a second copy of the whole tensor.
                 const PART: usize = 1 << 20;
                 let failed = |source| Error::io(path, source);
                 let mut file = self.reader()?;
@@ -174,12 +176,12 @@ impl Data {
     }
 }
 
-/// What is read from.
+/// A source to read from, a file or memory.
 pub(super) trait ReadSeek: Read + Seek {}
 impl<R: Read + Seek> ReadSeek for R {}
 
 impl Data {
-    /// All of a file, which has to stay as it is.
+    /// All bytes of a file, which must not change while this is in use.
     pub fn of_file(path: &Path) -> Result<Self, Error> {
         let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
         if metadata.is_dir() {
@@ -189,7 +191,7 @@ impl Data {
             ));
         }
         let length = usize::try_from(metadata.len())
-            .map_err(|_| malformed("the file is larger than the memory can be".to_owned()))?;
+            .map_err(|_| malformed("the file is too large for this platform".to_owned()))?;
         Ok(Self::InFile { path: Arc::new(path.to_owned()), at: 0, length })
     }
 
@@ -200,7 +202,7 @@ impl Data {
         }
     }
 
-    /// So many bytes from a place on; `None` where it ends before.
+    /// The part that begins at `from` and has `length` bytes, or `None` if it does not fit.
     pub fn part(&self, from: u64, length: u64) -> Option<Self> {
         let end = from.checked_add(length).filter(|&end| end <= self.length() as u64)?;
         let (first, end) = (usize::try_from(from).ok()?, usize::try_from(end).ok()?);
@@ -212,7 +214,7 @@ impl Data {
         })
     }
 
-    /// As much of it as there is, up to so many bytes.
+    /// Reads the first `length` bytes, or all if there are fewer.
     pub fn beginning(&self, length: usize) -> Result<Bytes, Error> {
         self.part(0, self.length().min(length) as u64)
             .map_or_else(|| Ok(Bytes::new()), |part| part.read())
@@ -232,7 +234,7 @@ impl Data {
         }
     }
 
-    /// A reader of the whole file that this is of.
+    /// Returns a reader for the whole file that contains these bytes.
     pub fn reader(&self) -> Result<Box<dyn ReadSeek>, Error> {
         Ok(match self {
             Self::Held(bytes) => Box::new(Cursor::new(bytes.clone())),

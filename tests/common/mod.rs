@@ -1,8 +1,8 @@
-//! Random dense networks, and the rules written straight from their formulas: explicit loops over
-//! vectors of vectors, in double precision. Nothing here is shared with the crate, so that a
-//! mistake there is not repeated here.
+//! Random dense networks, and a reference implementation of the rules. It consists of explicit
+//! loops over vectors of vectors, in double precision, written directly from the formulas. It
+//! shares no code with the crate, so that it does not repeat the crate's mistakes.
 
-// The loops are the formulas, index by index.
+// The loops follow the formulas, index by index.
 #![allow(clippy::needless_range_loop)]
 
 #[cfg(feature = "onnx")]
@@ -17,17 +17,17 @@ use relprop::{
     Lrp0, Relative, RelevanceRule, Relu, Scalar, Sequential, Sign, WSquare, ZBox, ZPlus,
 };
 
-/// Rows of numbers.
+/// A matrix as rows of numbers.
 pub type Matrix = Vec<Vec<f64>>;
 
-/// A dense layer, outputs x inputs.
+/// A dense layer, with weights of shape outputs x inputs.
 #[derive(Debug, Clone)]
 pub struct Dense {
     pub weights: Matrix,
     pub bias: Option<Vec<f64>>,
 }
 
-/// A network of dense layers with an optional `ReLU` between them, and a sample.
+/// A network of dense layers, optionally with `ReLU`s between them, and a sample.
 #[derive(Debug, Clone)]
 pub struct Net {
     pub layers: Vec<Dense>,
@@ -35,7 +35,7 @@ pub struct Net {
     pub x: Vec<f64>,
 }
 
-/// A rule of the reference.
+/// A rule of the reference implementation.
 #[derive(Debug, Clone, Copy)]
 pub enum Formula {
     Lrp0 { bias: BiasMode },
@@ -52,17 +52,17 @@ pub enum Formula {
     Relative { bias: BiasMode },
 }
 
-/// What an explanation should be.
+/// The expected explanation.
 #[derive(Debug)]
 pub struct Expected {
     pub output: Vec<f64>,
-    /// Inputs x outputs.
+    /// The shares, inputs x outputs.
     pub shares: Matrix,
-    /// Layer, cause and one share for each output.
+    /// For each sink, its layer, its cause and one share for each output.
     pub sinks: Vec<(usize, Cause, Vec<f64>)>,
 }
 
-/// The same cases at every run; a failing one is printed and needs no file.
+/// Every run tests the same cases, so a failing one is reproducible without a file.
 pub fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
@@ -84,7 +84,7 @@ pub fn matrix(rows: usize, columns: usize) -> impl Strategy<Value = Matrix> {
     prop::collection::vec(vector(columns), rows)
 }
 
-/// A network of 1 to 5 linear layers, 1 to 12 wide.
+/// A network of 1 to 5 linear layers with widths from 1 to 12.
 pub fn net(biases: bool, relu: bool) -> impl Strategy<Value = Net> {
     prop::collection::vec(1..=12_usize, 2..=6).prop_flat_map(move |sizes| {
         let layers: Vec<_> = sizes
@@ -102,8 +102,8 @@ pub fn net(biases: bool, relu: bool) -> impl Strategy<Value = Net> {
     })
 }
 
-/// Any rule, with an epsilon of at least `smallest`: with a vanishing one a total near zero leaves
-/// no digits to compare.
+/// Any rule, with an epsilon of at least `smallest`. If epsilon is too small, a total close to zero
+/// leaves no accurate digits to compare.
 pub fn formula(smallest: f64) -> impl Strategy<Value = Formula> {
     let bias =
         || prop_oneof![Just(BiasMode::Absorb), Just(BiasMode::Ignore), Just(BiasMode::Distribute)];
@@ -136,15 +136,15 @@ fn negative(v: f64) -> f64 {
     if v < 0.0 { v } else { 0.0 }
 }
 
-/// One output's shares while they are made.
+/// The shares of one output during their computation.
 struct Column {
     shares: Vec<f64>,
     sinks: Vec<(Cause, f64)>,
 }
 
 impl Column {
-    /// Adds `c` times each numerator over the stabilized sum of all of them and of what the bias
-    /// comes to. Where there is nothing to share by, `c` is lost.
+    /// Adds `c` times each numerator, divided by the stabilized sum of all numerators and the bias
+    /// term. If there is nothing to divide by, the sink `lost` gets `c`.
     fn share(
         &mut self,
         c: f64,
@@ -180,8 +180,8 @@ impl Column {
 }
 
 impl Column {
-    /// Adds each numerator over a stabilized total that is not their sum; what the shares and sinks
-    /// lack of 1 is the rest.
+    /// Adds each numerator, divided by a stabilized total that is not their sum. The difference
+    /// between 1 and the sum of shares and sinks is a sink too.
     fn share_by(
         &mut self,
         numerators: &[f64],
@@ -209,7 +209,7 @@ impl Column {
 }
 
 impl Formula {
-    /// The crate's rule of the same name.
+    /// The crate's rule with the same name.
     pub fn rule<T: Scalar>(self) -> Box<dyn RelevanceRule<T>> {
         let absolute = Stabilizer::Absolute;
         match self {
@@ -259,8 +259,8 @@ impl Formula {
         }
     }
 
-    /// The shares of one output with the weights w, the bias b and the value y; `rms` is that of
-    /// the layer's totals.
+    /// The shares of one output with the weights w, the bias b and the value y. `rms` is the root
+    /// mean square of the layer's totals.
     fn column(self, z: &[f64], w: &[f64], b: f64, y: f64, rms: f64) -> Column {
         let n = z.len();
         let mut column = Column { shares: vec![0.0; n], sinks: Vec::new() };
@@ -368,7 +368,7 @@ impl Formula {
         column
     }
 
-    /// One layer's A (inputs x outputs) and its sinks.
+    /// The share matrix A (inputs x outputs) and the sinks of one layer.
     fn factor(self, layer: &Dense, z: &[f64]) -> (Matrix, Vec<(Cause, Vec<f64>)>) {
         let outputs = layer.weights.len();
         let bias = layer.bias.clone().unwrap_or_else(|| vec![0.0; outputs]);
@@ -414,7 +414,7 @@ fn multiply(a: &[Vec<f64>], b: &[Vec<f64>]) -> Matrix {
 }
 
 impl Net {
-    /// The inputs of each layer and, last, the output.
+    /// The inputs of each layer, followed by the output.
     pub fn activations(&self) -> Matrix {
         let mut values = vec![self.x.clone()];
         for (index, (_, totals)) in self.layers.iter().zip(self.totals()).enumerate() {
@@ -443,7 +443,7 @@ impl Net {
         all
     }
 
-    /// The index in the model of a linear layer.
+    /// The index of a linear layer in the model.
     pub fn index(&self, linear: usize) -> usize {
         if self.relu { 2 * linear } else { linear }
     }
@@ -474,7 +474,7 @@ impl Net {
         self.expected_by(&vec![formula; self.layers.len()])
     }
 
-    /// The same with a formula for each layer.
+    /// The expected explanation with a formula for each layer.
     pub fn expected_by(&self, formulas: &[Formula]) -> Expected {
         let values = self.activations();
         let layers = self.layers.iter().zip(&values);
@@ -496,13 +496,14 @@ impl Net {
 }
 
 impl Expected {
-    /// The largest of all shares, the sinks' included; they sum to 1, so it is not small.
+    /// The largest of all shares, including sinks. It is not small, because they sum to 1.
     fn largest(&self) -> f64 {
         let sinks = self.sinks.iter().flat_map(|(_, _, row)| row);
         self.shares.iter().flatten().chain(sinks).fold(0.0, |max: f64, v| max.max(v.abs()))
     }
 
-    /// Panics unless the explanation is this one, to `tolerance` of the largest entry.
+    /// Panics if the explanation differs from the expected one by more than `tolerance` times the
+    /// largest entry.
     pub fn assert_is<T: Scalar>(&self, found: &Explanation<T>, tolerance: f64) {
         let largest_output = self.output.iter().fold(0.0, |max: f64, v| max.max(v.abs()));
         for (k, output) in self.output.iter().enumerate() {

@@ -1,8 +1,9 @@
-//! ONNX models by hand, for what no exporter writes.
+//! ONNX models put together by hand, for what no exporter writes.
 
-#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)] // bytes put together
+// The bytes of messages are put together by hand.
+#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
-/// A number of protocol buffers.
+/// An integer in the encoding of protocol buffers.
 fn varint(mut number: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     while number >= 0x80 {
@@ -29,7 +30,7 @@ pub fn node(operator: &str, inputs: &[&str], output: &str, attributes: &[Vec<u8>
     node_of(operator, inputs, &[output], attributes)
 }
 
-/// A node of several outputs.
+/// A node with several outputs.
 pub fn node_of(
     operator: &str,
     inputs: &[&str],
@@ -42,7 +43,7 @@ pub fn node_of(
     bytes(1, &[inputs, outputs, text(4, operator), attributes].concat())
 }
 
-/// An attribute of whole numbers.
+/// An attribute with a list of integers.
 pub fn ints(name: &str, values: &[i64]) -> Vec<u8> {
     [text(1, name), values.iter().flat_map(|&value| number(8, value)).collect()].concat()
 }
@@ -54,7 +55,7 @@ pub fn tensor(name: &str, dims: &[i64], values: &[f32]) -> Vec<u8> {
     bytes(5, &[dims, number(2, 1), text(8, name), bytes(9, &raw)].concat())
 }
 
-/// A tensor of whole numbers.
+/// A tensor of integers.
 pub fn whole_tensor(name: &str, values: &[i64]) -> Vec<u8> {
     let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     bytes(
@@ -69,33 +70,33 @@ fn info(tag: u64, name: &str, element: i64, dims: &[i64]) -> Vec<u8> {
     bytes(tag, &[text(1, name), bytes(2, &of)].concat())
 }
 
-/// A model from `x`, of f32, to `y`.
+/// A model from `x`, of type f32, to `y`.
 pub fn model(input: &[i64], parts: &[Vec<u8>]) -> Vec<u8> {
     model_of(1, input, parts)
 }
 
-/// The same with another type of inputs.
+/// A model from `x`, with this element type, to `y`.
 pub fn model_of(element: i64, input: &[i64], parts: &[Vec<u8>]) -> Vec<u8> {
     let graph = [parts.concat(), info(11, "x", element, input), info(12, "y", 1, &[1, 1])].concat();
     [number(1, 9), bytes(7, &graph), bytes(8, &number(2, 17))].concat()
 }
 
-/// `y` of `h`, two values, so that a model has a dense layer.
+/// A dense layer from `h`, with two values, to `y`, because a model must have one.
 pub fn dense() -> Vec<u8> {
     [tensor("w", &[2, 1], &[1.0, 2.0]), node("MatMul", &["h", "w"], "y", &[])].concat()
 }
 
-/// An attribute of one whole number.
+/// An attribute with one integer.
 pub fn int(name: &str, value: i64) -> Vec<u8> {
     [text(1, name), number(3, value)].concat()
 }
 
-/// An attribute of one number of floating point.
+/// An attribute with one floating-point number.
 pub fn float(name: &str, value: f32) -> Vec<u8> {
     [text(1, name), varint(2 << 3 | 5), value.to_le_bytes().to_vec()].concat()
 }
 
-/// An attribute of a text.
+/// An attribute with a string.
 pub fn word(name: &str, value: &str) -> Vec<u8> {
     [text(1, name), bytes(4, value.as_bytes())].concat()
 }

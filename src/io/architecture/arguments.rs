@@ -1,14 +1,14 @@
-//! The arguments of a printed layer: the text between its brackets.
+//! The arguments of a printed layer, which are the text between its brackets.
 
 use std::cell::Cell;
 
 use super::shortened;
 
-/// The place of an argument that is always printed with its name.
+/// The position of an argument that is always printed with its name.
 pub(super) const NAMED: usize = usize::MAX;
 
-/// The arguments of a layer. Whatever is not asked for is refused in the end: it could change what
-/// the layer computes.
+/// The arguments of a layer. [`finish`](Self::finish) rejects arguments that were never asked for,
+/// because they could change what the layer computes.
 pub(super) struct Arguments<'a>(Vec<Argument<'a>>);
 
 struct Argument<'a> {
@@ -18,11 +18,11 @@ struct Argument<'a> {
 }
 
 impl<'a> Arguments<'a> {
-    /// Commas in brackets do not part arguments.
+    /// Splits the text at the commas outside brackets.
     pub fn new(text: &'a str) -> Self {
         let (mut depth, mut from, mut all) = (0, 0, Vec::new());
         let mut put = |text: &'a str| {
-            // An equals sign in brackets is that of an argument of an argument.
+            // An equals sign inside brackets belongs to a nested argument list.
             let (name, value) =
                 match text.split_once('=').filter(|(name, _)| !name.contains(['(', '['])) {
                     Some((name, value)) => (Some(name.trim()), value.trim()),
@@ -43,7 +43,7 @@ impl<'a> Arguments<'a> {
         Self(all)
     }
 
-    /// An argument by its name, or at its place where it has none.
+    /// The value of an argument, found by name, or by position if it was printed without a name.
     pub fn text(&self, name: &str, place: usize) -> Option<&'a str> {
         let named = self.0.iter().find(|argument| argument.name == Some(name));
         let found =
@@ -52,7 +52,7 @@ impl<'a> Arguments<'a> {
         Some(found.value)
     }
 
-    /// That all arguments have been asked for.
+    /// Checks that all arguments have been asked for.
     pub fn finish(&self) -> Result<(), String> {
         let Some(Argument { name, value, .. }) =
             self.0.iter().find(|argument| !argument.seen.get())
@@ -60,16 +60,19 @@ impl<'a> Arguments<'a> {
             return Ok(());
         };
         let name = name.map_or_else(String::new, |name| format!("{name}="));
-        Err(format!("the argument {} is unsupported", shortened(&format!("{name}{value}"))))
+        Err(format!(
+            "the argument {} is unsupported: remove it if it does not change the layer's outputs",
+            shortened(&format!("{name}{value}"))
+        ))
     }
 
-    /// Asks for all: they change nothing.
+    /// Marks all arguments as seen, for a layer that they do not affect.
     pub fn ignore_all(&self) {
         self.0.iter().for_each(|argument| argument.seen.set(true));
     }
 
-    /// Whether values are overwritten, which does not change them. PyTorch once printed the word
-    /// alone.
+    /// Accepts `inplace`, which does not change the outputs. Early versions of PyTorch printed the
+    /// word alone.
     pub fn inplace(&self, place: usize) -> Result<(), String> {
         match self.text("inplace", place) {
             None | Some("True" | "False" | "inplace") => Ok(()),
@@ -77,7 +80,7 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// Asks for an argument that has one supported value.
+    /// Checks that an argument is absent or has one of the supported values.
     pub fn only(&self, name: &str, place: usize, values: &[&str], why: &str) -> Result<(), String> {
         match self.text(name, place) {
             Some(value) if !values.contains(&value) => {
@@ -94,7 +97,7 @@ impl<'a> Arguments<'a> {
 
     pub fn size(&self, name: &str, place: usize) -> Result<usize, String> {
         let text = self.text(name, place).ok_or_else(|| format!("{name} is missing"))?;
-        text.parse().map_err(|_| wrong(name, text, "a whole number"))
+        text.parse().map_err(|_| wrong(name, text, "a non-negative integer"))
     }
 
     pub fn flag(&self, name: &str, place: usize, default: bool) -> Result<bool, String> {
@@ -106,13 +109,14 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// `(3, 4, 5)`.
+    /// A list of sizes, such as `(3, 4, 5)`.
     pub fn sizes(&self, name: &str, place: usize) -> Result<Vec<usize>, String> {
         let text = self.text(name, place).ok_or_else(|| format!("{name} is missing"))?;
         numbers(text).ok_or_else(|| wrong(name, text, "sizes in brackets"))
     }
 
-    /// `3`, `(3,)` or, of an image, `(3, 4)`; `None` where it is not said.
+    /// One size, such as `3` or `(3,)`, or for an image two, such as `(3, 4)`; `None` if the
+    /// argument is absent.
     pub fn pair(
         &self,
         name: &str,

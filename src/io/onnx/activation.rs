@@ -1,4 +1,4 @@
-//! Activations, and the functions of which exporters put them together.
+//! Activations, and the functions from which exporters compose them.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ impl<T: Scalar> Steps<T> {
         Ok(match function_of(operator, given)? {
             Function::Activation(layer, f) => {
                 let expressions = self.composed(step, |own| Expression::Activation(f.clone(), own));
-                // With a shift before it, a cut may be one of the hard activations.
+                // A clip after a shift can be one of the hard activations.
                 let beyond =
                     |(base, _): &&(usize, Rc<Expression>)| operator == "Clip" && *base != step;
                 let beyond: Vec<_> = expressions.iter().filter(beyond).cloned().collect();
@@ -45,10 +45,10 @@ impl<T: Scalar> Steps<T> {
     }
 }
 
-/// A function of each value.
+/// An elementwise function.
 enum Function<T: Scalar> {
     Activation(Arc<dyn Layer<T>>, Rc<dyn Elementwise<f64>>),
-    /// It is no layer by itself.
+    /// A function that is supported only as a part of an activation.
     Part(fn(f64) -> f64),
 }
 
@@ -83,10 +83,10 @@ fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<
         "HardSigmoid" if !near("beta", 0.5) => {
             let beta = node.float("beta", 0.5);
             return Err(format!(
-                "its beta is {beta}: only 1/2 is supported, as PyTorch and Keras have it"
+                "its beta is {beta}, but only 0.5 is supported (the value of PyTorch and Keras)"
             ));
         }
-        // Its own usual slope is not PyTorch's.
+        // ONNX's default slope, 0.2, is not PyTorch's, which is 1/6.
         "HardSigmoid" if (node.float("alpha", 0.2) - 1.0 / 6.0).abs() < 1e-6 => {
             function(HardSigmoid)
         }
@@ -96,7 +96,7 @@ fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<
             let slope = given
                 .constant(1)
                 .and_then(Constant::scalar)
-                .ok_or("its slope has to be one constant number for all channels")?;
+                .ok_or("its slope must be a single constant for all channels")?;
             function(LeakyRelu::new(slope).map_err(refused)?)
         }
         "Elu" => function(Elu::new(node.decimal("alpha", 1.0)).map_err(refused)?),
@@ -111,7 +111,7 @@ fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<
             "tanh" => function(Gelu::Tanh),
             other => {
                 return Err(format!(
-                    "its approximation '{}' is unsupported: 'none' and 'tanh' are",
+                    "its approximation '{}' is unsupported: only 'none' and 'tanh' are supported",
                     super::shortened(other)
                 ));
             }
@@ -126,11 +126,11 @@ fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<
                 |place: usize, name: &str| match (given.is_given(place), given.constant(place)) {
                     (false, _) => Ok(node.attribute(name).map(|_| node.decimal(name, 0.0))),
                     (true, Some(constant)) => Ok(Some(
-                        constant.scalar().ok_or("each of its bounds has to be one number")?,
+                        constant.scalar().ok_or("each of its bounds must be a single number")?,
                     )),
-                    (true, None) => Err("its bounds have to be constants"),
+                    (true, None) => Err("its bounds must be constants"),
                 };
-            // The least and the largest number there are bound nothing.
+            // Exporters write a missing bound as the smallest or the largest f32.
             let (least, most) = (
                 bound(1, "min")?.filter(|&least| least > -3e38),
                 bound(2, "max")?.filter(|&most| most < 3e38),
@@ -138,7 +138,9 @@ fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<
             match (least, most) {
                 (Some(0.0), None) => function(Relu),
                 (None, None) => {
-                    return Err("it has no bounds: remove it, as it changes nothing".to_owned());
+                    return Err(
+                        "it has no bounds and changes nothing: remove it from the model".to_owned()
+                    );
                 }
                 (least, most) => {
                     let (least, most) =

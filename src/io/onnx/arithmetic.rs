@@ -1,4 +1,4 @@
-//! Arithmetic: sums of branches, biases and scales of channels, and the parts of activations.
+//! Arithmetic operators: sums of branches, biases and scales of channels, and parts of activations.
 
 use std::rc::Rc;
 
@@ -10,7 +10,7 @@ use super::step::{Kind, Layers, Made, PART, Steps, UNSUPPORTED, Value, one, refu
 use crate::layer::{BatchNorm1d, BatchNorm2d};
 use crate::scalar::Scalar;
 
-/// No value is told as a function of more others.
+/// The most bases of a step, which are the steps that its values are known functions of.
 const BASES: usize = 8;
 
 impl<T: Scalar> Steps<T> {
@@ -39,7 +39,8 @@ impl<T: Scalar> Steps<T> {
                 let summed = matches!(operator, "Add" | "Sum");
                 let known =
                     if summed { recognized_sum(&expressions) } else { recognized(&expressions) };
-                // A sum of values that are known is a sum: its summands share its relevance.
+                // A sum of supported values remains a sum, so that its terms share the relevance.
+                // Only if a term is unsupported by itself can the sum be a scaled activation.
                 let of_parts =
                     || steps.iter().any(|&step| matches!(self[step].kind, Kind::Refused(..)));
                 let known = known
@@ -51,20 +52,22 @@ impl<T: Scalar> Steps<T> {
                     _ if summed => Kind::Joined { of: steps.to_vec(), summed: true },
                     _ => Kind::Refused(
                         steps.to_vec(),
-                        "both of its inputs depend on the model's input, and together they are \
-                         not a known activation: products of values (gates, attention) are \
-                         unsupported"
+                        "both of its inputs depend on the model's input, and the result is not a \
+                         known activation: products of such values (gates, attention) are \
+                         unsupported; explain the model up to one of the inputs, with \
+                         OnnxFile::output"
                             .to_owned(),
                     ),
                 };
                 Ok(Made::Step(kind, expressions))
             }
-            _ => Err("some of its inputs are constants, and there are more than two: unsupported"
+            _ => Err("it has more than two inputs, and some are constants, which is unsupported: \
+                 split it into several nodes"
                 .to_owned()),
         }
     }
 
-    /// One of two values, each of which may be a constant, as a third says.
+    /// The choice between two values, each of which can be a constant, depending on a third.
     pub(super) fn choice(
         &self,
         inputs: &[Option<Value>],
@@ -108,7 +111,7 @@ impl<T: Scalar> Steps<T> {
         Ok(Made::Step(kind, expressions))
     }
 
-    /// Values and a constant; `first` where the constant comes first.
+    /// An operator on values and a constant. `first` says whether the constant comes first.
     fn with_constant(
         &self,
         node: &Node,
@@ -129,7 +132,7 @@ impl<T: Scalar> Steps<T> {
             };
             self.bases(step).into_iter().filter_map(with).collect()
         });
-        // A factor of an activation becomes part of it when all of the graph is known.
+        // When the whole graph is known, a factor can become part of an activation.
         let factor = match (operator, first) {
             ("Mul", _) => scalar,
             ("Div", false) => scalar.map(f64::recip),
@@ -144,7 +147,7 @@ impl<T: Scalar> Steps<T> {
             return Ok(Made::Step(kind, expressions));
         }
         if let Some(factor) = factor {
-            // What a scaling would hold.
+            // Checks the constant, and takes what a scaling layer would hold from the budget.
             per_channel(constant, dims, &self.budget)?;
             return Ok(Made::Step(Kind::Factor(step, factor), expressions));
         }
@@ -163,12 +166,14 @@ impl<T: Scalar> Steps<T> {
                 (values.iter().map(|value| 1.0 / value).collect(), vec![0.0; values.len()])
             }
             _ => {
-                let reason =
-                    "it divides by values that depend on the input: unsupported".to_owned();
+                let reason = "it divides by values that depend on the model's input, which is \
+                     unsupported: explain the model up to its input, with OnnxFile::output"
+                    .to_owned();
                 return Ok(Made::Step(Kind::Refused(vec![step], reason), expressions));
             }
         };
-        // The bias of a dense layer or a convolution, written as an operator of its own.
+        // A bias that is a separate operator becomes part of the dense layer or convolution before
+        // it, if nothing else reads that layer's outputs.
         let plain = matches!(operator, "Add" | "Sum");
         let read_once =
             |name: &String| self.uses.get(name) == Some(&1) && !self.outputs.contains(name);
@@ -190,13 +195,13 @@ impl<T: Scalar> Steps<T> {
         Ok(Made::Step(Kind::Layers(step, affine(dims, &a, &b)?), expressions))
     }
 
-    /// A step's values as functions of other steps' values, itself first.
+    /// A step's values as functions of the values of its bases. The step itself comes first.
     fn bases(&self, step: usize) -> Vec<(usize, Rc<Expression>)> {
         let own = (step, Rc::new(Expression::X));
         std::iter::once(own).chain(self[step].expressions.iter().cloned()).take(BASES).collect()
     }
 
-    /// A function of a step's values.
+    /// A function of a step's values, as functions of the values of its bases.
     pub(super) fn composed(
         &self,
         step: usize,
@@ -208,7 +213,8 @@ impl<T: Scalar> Steps<T> {
             .collect()
     }
 
-    /// Two steps' values as a function of what both are functions of, the nearest first.
+    /// A function of the values of two steps, as functions of the values of their common bases. The
+    /// nearest base comes first.
     fn combined(&self, a: usize, b: usize, f: fn(f64, f64) -> f64) -> Vec<(usize, Rc<Expression>)> {
         let others = self.bases(b);
         let with = |(base, own): (usize, Rc<Expression>)| {
@@ -219,18 +225,19 @@ impl<T: Scalar> Steps<T> {
     }
 }
 
-/// A step's values as functions of other steps' values.
+/// A step's values as functions of the values of its bases.
 type Expressions = [(usize, Rc<Expression>)];
 
-/// The step that an expression is, where it is a known activation of another, the nearest first.
+/// The step for the first of the expressions that is a known activation.
 pub(super) fn unscaled<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
     expressions
         .iter()
         .find_map(|(base, expression)| Some(Kind::Layers(*base, vec![expression.activation()?])))
 }
 
-/// The same, also with a scaled argument and value, but not a mere cut: a cut of a shifted value
-/// may be more than that.
+/// The step for the first of the expressions that is a known activation, perhaps with a scaled
+/// argument and value. This excludes clips, because a clip of a shifted value can be part of a hard
+/// activation.
 pub(super) fn recognized_but_cuts<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
     let scaled = |(base, expression): &(usize, Rc<Expression>)| {
         Some(Kind::Layers(*base, vec![expression.scaled_activation()?]))
@@ -238,7 +245,8 @@ pub(super) fn recognized_but_cuts<T: Scalar>(expressions: &Expressions) -> Optio
     unscaled(expressions).or_else(|| expressions.iter().find_map(scaled))
 }
 
-/// All of them; of cuts the one that is of the farthest.
+/// The step for the first of the expressions that is a known activation, or else for the last that
+/// is a clip.
 pub(super) fn recognized<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
     let cut = |(base, expression): &(usize, Rc<Expression>)| {
         Some(Kind::Layers(*base, vec![expression.cut()?]))
@@ -246,40 +254,44 @@ pub(super) fn recognized<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>
     recognized_but_cuts(expressions).or_else(|| expressions.iter().rev().find_map(cut))
 }
 
-/// What a sum is, where it is an activation that has a name.
+/// The step for a sum that is a known activation, except for scaled ones.
 fn recognized_sum<T: Scalar>(expressions: &Expressions) -> Option<Kind<T>> {
-    let has_name = |kind: &Kind<T>| matches!(kind, Kind::Layers(_, layers) if layers.iter().all(|layer| layer.kind() != "Scaled"));
+    let has_name = |kind: &Kind<T>| match kind {
+        Kind::Layers(_, layers) => layers.iter().all(|layer| layer.kind() != "Scaled"),
+        _ => false,
+    };
     recognized_but_cuts(expressions).filter(has_name)
 }
 
-/// A constant of more axes than values (and samples) would add axes to them.
+/// Checks that a constant has no more axes than the values with their batch axis. Otherwise,
+/// broadcasting would add axes to the values.
 fn no_more_axes(constant: &Constant, dims: &[usize]) -> Result<(), String> {
     if constant.dims.len() <= dims.len() + 1 {
         return Ok(());
     }
     Err(format!(
-        "its constant has {} axes, and its values have {} (with that of the samples): a constant \
-         that adds axes is unsupported",
+        "its constant has {} axes, but its values only have {} (with the batch axis): reshape the \
+         constant, because adding axes is unsupported",
         constant.dims.len(),
         dims.len() + 1
     ))
 }
 
-/// A constant's value for each channel, where it has one value for all of a channel.
+/// A constant's value for each channel, if it is the same within each channel.
 pub(super) fn per_channel(
     constant: &Constant,
     dims: &[usize],
     budget: &Budget,
 ) -> Result<Vec<f64>, String> {
     let channels = dims.first().copied().unwrap_or(1);
-    // Of them, and of what a layer is made of.
+    // A normalization layer holds four numbers for each channel.
     budget.keep(channels.saturating_mul(4))?;
-    let values = constant.numbers().ok_or("its constant is not a number")?;
+    let values = constant.numbers().ok_or("its constant must consist of numbers")?;
     if let [value] = *values {
         return Ok(vec![value; channels]);
     }
-    // From the right, as shapes of different lengths are laid on one another: the channels' axis,
-    // and then those of space.
+    // Broadcasting aligns shapes at their last axes, which are the spatial ones. The channel axis
+    // comes before them.
     let space = dims.len().saturating_sub(1);
     let at = constant.dims.len().checked_sub(space + 1);
     let alone = constant.dims.iter().enumerate().all(|(axis, &dim)| dim == 1 || Some(axis) == at);
@@ -287,13 +299,13 @@ pub(super) fn per_channel(
         return Ok(values);
     }
     Err(format!(
-        "its constant of shape {:?} is neither one number nor one for each of {channels} \
-         channels: unsupported",
+        "its constant has the shape {:?}, but only a single number or one number for each of the \
+         {channels} channels is supported",
         constant.dims
     ))
 }
 
-/// y = a z + b for each channel.
+/// The layers that compute y = a z + b for each channel, written as a batch norm.
 pub(super) fn affine<T: Scalar>(dims: &[usize], a: &[f64], b: &[f64]) -> Result<Layers<T>, String> {
     let of =
         |values: &[f64]| -> Vec<T> { values.iter().map(|&value| T::from_f64(value)).collect() };

@@ -1,8 +1,8 @@
-//! From steps to layers and branches.
+//! Turning steps into layers and branches.
 //!
-//! The steps from the input to the output are a graph; a value that all ways to a sum or
-//! concatenation pass is where its branches begin (it *dominates* it), so that a graph of nested
-//! sums and concatenations is read off from the output backwards.
+//! The steps from the input to the output form a graph. The branches of a sum or concatenation
+//! begin at the last step that all paths from the input to it pass (its *immediate dominator*).
+//! This makes it possible to read nested sums and concatenations backwards from the output.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -14,29 +14,25 @@ use crate::layer::{Branch, Concat, Layer, Named, Residual};
 use crate::scalar::Scalar;
 use crate::sequential::{Sequential, SequentialBuilder};
 
-/// So deep may branches be nested.
+/// The deepest nesting of branches.
 const DEPTH: usize = 32;
 
-const PADDED: &str = "padding is supported directly before a convolution or a pooling only";
-const SOFTMAX: &str = "a softmax before other layers is unsupported, as only the logits of a last \
-    one can be explained: explain its input, \
-                       with OnnxFile::output";
+const PADDED: &str = "padding is supported only directly before a convolution or a pooling";
+const SOFTMAX: &str = "a softmax before other layers is unsupported, because only the logits of a \
+    softmax at the end can be explained: explain its input, with OnnxFile::output";
 const STUCK: &str = "a transpose after a softmax whose probabilities are reshaped is unsupported: \
-    explain the softmax's input, with \
-                     OnnxFile::output";
-const CROSSING: &str = "several branches read its values at different places, so that the graph \
-    is no nesting of sums and concatenations: \
-                        unsupported";
+    explain the softmax's input, with OnnxFile::output";
+const CROSSING: &str = "several branches read its values at different points, which is \
+    unsupported, because sums and concatenations must be nested: explain the model up to it, with \
+    OnnxFile::output";
 
-const NOTHING: &str = "its output is its input: the nodes between them change no value, so that \
-    there is nothing to explain; is it the \
-                       right output?";
-const NO_LINEAR_LAYER: &str = "it has activations and reshapes only: without a dense layer or a \
-    convolution there is nothing to explain; is it \
-                               the right output?";
+const NOTHING: &str = "the nodes between its input and its output do not change any value, so \
+    there is nothing to explain: choose another output, with OnnxFile::output";
+const NO_LINEAR_LAYER: &str = "it only has activations and reshapes, and without a dense layer or \
+    a convolution there is nothing to explain: choose another output, with OnnxFile::output";
 
 impl<T: Scalar> Steps<T> {
-    /// The model from the input to an output.
+    /// Builds the model from the input to an output.
     pub fn model(mut self, output: usize) -> Result<Sequential<T>, Error> {
         let needed = self.needed(output);
         let nodes = self.refused(output, &needed);
@@ -44,7 +40,10 @@ impl<T: Scalar> Steps<T> {
             return Err(Error::UnsupportedNodes { nodes });
         }
         if !needed[0] {
-            return Err(malformed("the output does not depend on the input".to_owned()));
+            return Err(malformed(
+                "the output does not depend on the input: choose another, with OnnxFile::output"
+                    .to_owned(),
+            ));
         }
         let input = shape_of(self[0].dims.as_deref().unwrap_or_default()).map_err(malformed)?;
         let link = self.end(output)?;
@@ -63,7 +62,7 @@ impl<T: Scalar> Steps<T> {
         })
     }
 
-    /// All nodes on the way to the output that are unsupported, each with its own reason.
+    /// All unsupported nodes on the path to the output, each with its reason.
     fn refused(&self, output: usize, needed: &[bool]) -> Vec<UnsupportedNode> {
         let crossings = self.crossings(&Dominators::of(self, needed), output);
         let (last, stuck) = (self.without_moves(output), self.stuck(output));
@@ -82,8 +81,8 @@ impl<T: Scalar> Steps<T> {
             .collect()
     }
 
-    /// Gives each step a name that is its own, and fit for a model's text; gives back one for what
-    /// makes probabilities of the output.
+    /// Gives each step a unique name without characters that have a meaning in a model's text.
+    /// Returns a name for the layer that turns the output into probabilities.
     fn name_steps(&mut self, needed: &[bool], output: usize) -> String {
         let mut names = Names::default();
         for step in (0..needed.len()).filter(|&step| needed[step]) {
@@ -99,7 +98,7 @@ impl<T: Scalar> Steps<T> {
         names.free(format!("{}-probabilities", self[output].name), output, 1, false)
     }
 
-    /// The layers from behind one step to another that it dominates.
+    /// The layers after the step `from` up to and including `to`, which `from` dominates.
     fn chain(
         &self,
         dominators: &Dominators,
@@ -109,7 +108,8 @@ impl<T: Scalar> Steps<T> {
     ) -> Result<Vec<Named<T>>, Error> {
         if depth > DEPTH {
             return Err(malformed(format!(
-                "its branches are nested more than {DEPTH} deep: deeper ones are unsupported"
+                "its branches are nested more than {DEPTH} levels deep, which is unsupported: \
+                 choose an earlier output, with OnnxFile::output"
             )));
         }
         let mut layers = Vec::new();
@@ -134,7 +134,8 @@ impl<T: Scalar> Steps<T> {
                 }
                 _ => {
                     return Err(malformed(format!(
-                        "node '{}' is at an unsupported place",
+                        "node '{}' is unsupported at this point of the graph: explain the model up \
+                         to it, with OnnxFile::output",
                         shortened(&step.name)
                     )));
                 }
@@ -146,8 +147,9 @@ impl<T: Scalar> Steps<T> {
 }
 
 impl<T: Scalar> Steps<T> {
-    /// Branches that begin at one step and end at others. Neighbors that go the first part of their
-    /// way together are joined by themselves: exporters make one flat list of lists within lists.
+    /// Makes the branches that begin at one step and end at others. Neighboring branches with a
+    /// common beginning form an inner join, because exporters flatten nested sums and
+    /// concatenations into one.
     fn join(
         &self,
         dominators: &Dominators,
@@ -174,15 +176,16 @@ impl<T: Scalar> Steps<T> {
 }
 
 impl<T: Scalar> Steps<T> {
-    /// The steps whose values go into several branches, and not only where these begin, also among
-    /// those that are refused.
+    /// The steps whose values several branches read, except where these branches begin. This
+    /// includes unsupported steps.
     fn crossings(&self, dominators: &Dominators, output: usize) -> HashSet<usize> {
         let mut crossings = Crossings { met: vec![false; self.len()], found: HashSet::new() };
         self.meet(dominators, &mut crossings, (0, output), 0);
         crossings.found
     }
 
-    /// Goes from a step back to one that dominates it, as [`chain`](Self::chain) does.
+    /// Follows the steps backwards from one to another that dominates it, as
+    /// [`chain`](Self::chain) does.
     fn meet(
         &self,
         dominators: &Dominators,
@@ -191,13 +194,13 @@ impl<T: Scalar> Steps<T> {
         depth: usize,
     ) {
         let mut at = to;
-        // What is too deep is an error of its own.
+        // Branches that are nested too deeply are reported by `chain`.
         while at > from && depth <= DEPTH {
             if std::mem::replace(&mut crossings.met[at], true) {
                 crossings.found.insert(at);
                 return;
             }
-            // Shapes are no values.
+            // Steps that only compute shapes do not count.
             let inputs: Vec<usize> = self[at]
                 .kind
                 .inputs()
@@ -232,24 +235,24 @@ impl<T: Scalar> Steps<T> {
     }
 }
 
-/// The name of one of a step's layers.
+/// The name of a step's layer with this index.
 fn layer_name(step: &str, place: usize) -> String {
     if place == 0 { step.to_owned() } else { format!("{step}-{place}") }
 }
 
-/// The names that layers have, and those of them that join branches: the names of what is in these
-/// begin with theirs.
+/// The names that are in use. The names of the layers within branches begin with that of the layer
+/// that joins them, so no other name can begin like that.
 #[derive(Default)]
 struct Names {
     taken: BTreeSet<String>,
     joins: HashSet<String>,
-    /// The first number that was not yet put after a name.
+    /// For each name, the next number to append to it.
     next: HashMap<String, usize>,
 }
 
 impl Names {
-    /// Takes a name for a step of some layers: the one that is wanted, or else that one with a
-    /// number, from `first` on.
+    /// Reserves a name for a step with some layers. If the wanted name is in use, a number is
+    /// appended, starting with `first`.
     fn free(&mut self, mut wanted: String, first: usize, layers: usize, joins: bool) -> String {
         if self.is_within(&wanted) {
             wanted = wanted.replace('.', "_");
@@ -267,7 +270,7 @@ impl Names {
         name
     }
 
-    /// Whether a name would be that of something within branches.
+    /// Whether a name looks like that of a layer within branches.
     fn is_within(&self, name: &str) -> bool {
         name.match_indices('.')
             .any(|(at, _)| self.joins.contains(&name[..at]) || is_join(&name[..at]))
@@ -285,15 +288,15 @@ impl Names {
     }
 }
 
-/// Whether a name is one that branches with a common beginning are given.
+/// Whether a name is one of those given to inner joins.
 fn is_join(name: &str) -> bool {
     name.strip_prefix(JOIN).is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
-/// What the names of branches with a common beginning begin with.
+/// The prefix of the names of inner joins.
 const JOIN: &str = "join-";
 
-/// Which steps have been met, and which of them a second time.
+/// The steps that have been visited, and those visited more than once.
 struct Crossings {
     met: Vec<bool>,
     found: HashSet<usize>,
@@ -312,14 +315,15 @@ impl<T: Scalar> Step<T> {
     }
 }
 
-/// Of each step the last one before it that all ways to it pass, and how many such steps there are.
+/// For each step its immediate dominator, which is the last step before it that all paths to it
+/// pass, and the number of its dominators.
 struct Dominators {
     immediate: Vec<usize>,
     depth: Vec<usize>,
 }
 
 impl Dominators {
-    /// The steps are in an order in which each stands behind its inputs.
+    /// Finds the dominators in one pass, because each step comes after its inputs.
     fn of<T: Scalar>(steps: &Steps<T>, needed: &[bool]) -> Self {
         let mut known = Self { immediate: vec![0; steps.len()], depth: vec![0; steps.len()] };
         for at in (1..steps.len()).filter(|&at| needed[at]) {
@@ -331,8 +335,8 @@ impl Dominators {
         known
     }
 
-    /// Neighbors among some steps that go the first part of their way from `begin` together, each
-    /// with the step where they part.
+    /// Groups neighboring steps whose paths from `begin` have a common first part. Each group comes
+    /// with the step where the paths part.
     fn groups<'a>(&self, begin: usize, ends: &'a [usize]) -> Vec<(usize, &'a [usize])> {
         let (mut groups, mut rest) = (Vec::new(), ends);
         while let Some(&first) = rest.first() {
@@ -351,7 +355,7 @@ impl Dominators {
         groups
     }
 
-    /// The last step that all ways to both of these pass.
+    /// The last step that all paths to both of these steps pass.
     fn common(&self, mut a: usize, mut b: usize) -> usize {
         while a != b {
             if self.depth[a] >= self.depth[b] {

@@ -1,15 +1,16 @@
-//! How much may be made of a file, so that a small one takes little memory whatever it says.
+//! Limits on the memory that a file can use, so that a small file never uses much.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-/// So many numbers may be made of a file without a single byte of weights, by folding and for
-/// layers.
+/// How many numbers folding can make, and how many layers can hold, even for a file without
+/// weights.
 const FOLDED: usize = 1 << 16;
 const KEPT: usize = 1 << 14;
 
-/// The numbers that may still be made, in proportion to the bytes that there are.
+/// How many more numbers can be made. The budget is proportional to the size of the file and of its
+/// external data.
 #[derive(Debug)]
 pub(super) struct Budget {
     folded: Cell<usize>,
@@ -18,7 +19,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Of a file of so many bytes.
+    /// The budget for a file with this number of bytes.
     pub fn of(file: usize) -> Self {
         let budget =
             Self { folded: Cell::new(FOLDED), kept: Cell::new(KEPT), files: RefCell::default() };
@@ -26,30 +27,30 @@ impl Budget {
         budget
     }
 
-    /// With another file; one that is known adds nothing.
+    /// Adds the budget for a file of external data. Each file counts only once.
     pub fn add(&self, path: PathBuf, length: usize) {
         if self.files.borrow_mut().insert(path) {
             self.grow(length);
         }
     }
 
-    /// A number of folding for each byte; two for layers, which may share weights of four bytes a
-    /// number eight times over.
+    /// Adds one number for folding per byte, and two for layers, so that layers can use weights of
+    /// four bytes eight times.
     fn grow(&self, bytes: usize) {
         self.folded.set(self.folded.get().saturating_add(bytes));
         self.kept.set(self.kept.get().saturating_add(bytes.saturating_mul(2)));
     }
 
-    /// Takes so many numbers of what folding may make; `None` where there are not so many left.
+    /// Takes `count` numbers from the budget for folding, or returns `None` if fewer are left.
     pub fn fold(&self, count: usize) -> Option<()> {
         self.folded.get().checked_sub(count).map(|left| self.folded.set(left))
     }
 
-    /// Takes so many numbers of what layers may hold.
+    /// Takes `count` numbers from the budget for layers.
     pub fn keep(&self, count: usize) -> Result<(), String> {
         let left = self.kept.get().checked_sub(count).ok_or(
-            "its weights would be many times larger than the file: shared weights are \
-                supported up to a few copies",
+            "its weights would be many times larger than the file, which is unsupported: export \
+             the model with fewer shared weights",
         )?;
         self.kept.set(left);
         Ok(())

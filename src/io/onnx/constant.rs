@@ -16,12 +16,13 @@ pub(super) struct Constant {
     pub values: Values,
 }
 
+/// The values of a constant.
 #[derive(Debug, Clone)]
 pub(super) enum Values {
-    /// Of any type of whole numbers, and truth values.
+    /// Integers of any type, or booleans.
     Ints(Rc<[i64]>),
     Floats(Tensor),
-    /// Of a type that is of no use here, such as texts.
+    /// Values of a type that is not needed here, such as strings.
     Other,
 }
 
@@ -44,7 +45,7 @@ impl Constant {
         }
     }
 
-    /// A tensor of the file; external data is in a file in or below `folder`.
+    /// Reads a tensor of the file. External data must be in a file in or below `folder`.
     pub fn read(
         tensor: &proto::Tensor,
         folder: Option<&Path>,
@@ -53,8 +54,8 @@ impl Constant {
         let dims: Option<Vec<usize>> =
             tensor.dims.iter().map(|&dim| usize::try_from(dim).ok()).collect();
         let dims =
-            dims.ok_or_else(|| format!("its dimensions {:?} are not sizes", short(&tensor.dims)))?;
-        let count = Tensor::count(&dims).ok_or("its dimensions are too large or too many")?;
+            dims.ok_or_else(|| format!("its shape {:?} has negative sizes", short(&tensor.dims)))?;
+        let count = Tensor::count(&dims).ok_or("its shape is too large or has too many axes")?;
         let raw = match tensor.data_location {
             1 => Some(external(tensor, folder, budget)?),
             _ => tensor.raw_data.clone().map(Data::Held),
@@ -64,8 +65,8 @@ impl Constant {
                 Ok(())
             } else {
                 Err(format!(
-                    "its dimensions need {count} values, but the file has {there}: the file is \
-                     damaged or cut off"
+                    "its shape requires {count} values, but the file has {there}: the file is \
+                     truncated or damaged, so download or export it again"
                 ))
             }
         };
@@ -80,7 +81,7 @@ impl Constant {
         };
         let of_bits = |bits: &[i32]| -> Bytes {
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            // two bytes in a field of four
+            // 16-bit numbers are stored as the low half of 32-bit integers
             bits.iter().flat_map(|&bits| (bits as u16).to_le_bytes()).collect::<Vec<_>>().into()
         };
         let ints = |values: Vec<i64>| {
@@ -91,11 +92,12 @@ impl Constant {
             ($kind:ty, $field:expr) => {
                 ints(match raw {
                     Some(data) => {
-                        // Whole numbers are read at once: they are shapes and indices.
+                        // Integers are read immediately, because they are shapes and indices, which
+                        // folding needs.
                         complete(data.length() / size_of::<$kind>())?;
                         budget.fold(count).ok_or(
-                            "it has more whole numbers than shapes and indices need: tables of \
-                             whole numbers are unsupported",
+                            "it has more integers than shapes and indices need, and tables of \
+                             integers are unsupported",
                         )?;
                         let bytes = data.read().map_err(|e| e.to_string())?;
                         bytes
@@ -110,8 +112,9 @@ impl Constant {
             };
         }
         #[allow(clippy::cast_lossless, clippy::cast_possible_wrap)]
-        // for every type of whole numbers alike
+        // the macro uses the same conversion for every integer type
         let values = match tensor.data_type {
+            // The numbers are ONNX's codes of the element types.
             1 => {
                 let field = || {
                     tensor
@@ -156,8 +159,8 @@ impl Constant {
         Tensor::count(&self.dims).unwrap_or(usize::MAX)
     }
 
-    /// Its numbers, whatever their type.
-    #[allow(clippy::cast_precision_loss)] // whole numbers among weights are small
+    /// The values as numbers, or `None` if they are not numbers or cannot be read.
+    #[allow(clippy::cast_precision_loss)] // integers in a model are small
     pub fn numbers(&self) -> Option<Vec<f64>> {
         match &self.values {
             Values::Ints(values) => Some(values.iter().map(|&value| value as f64).collect()),
@@ -166,12 +169,12 @@ impl Constant {
         }
     }
 
-    /// Its one number.
+    /// The number, if there is exactly one.
     pub fn scalar(&self) -> Option<f64> {
         if self.count() == 1 { self.numbers()?.first().copied() } else { None }
     }
 
-    /// Its axes in another order; nothing is moved.
+    /// The tensor with its axes in another order. Only the strides change, not the data.
     pub fn transposed(&self, order: &[usize]) -> Option<Self> {
         let Values::Floats(tensor) = &self.values else { return None };
         if order.len() != self.dims.len() {
@@ -187,12 +190,13 @@ impl Constant {
         Some(Self { dims, values: Values::Floats(tensor) })
     }
 
-    /// The same numbers in another shape of the same size.
+    /// The tensor in another shape of the same size.
     pub fn reshaped(&self, dims: Vec<usize>) -> Option<Self> {
         if Tensor::count(&dims)? != self.count() {
             return None;
         }
         let values = match &self.values {
+            // After a transpose, no strides may fit the new shape, so this copies the numbers.
             Values::Floats(tensor) if tensor.strides.is_some() => {
                 return Some(Self::floats(dims, &self.numbers()?));
             }
@@ -209,7 +213,7 @@ fn short(dims: &[i64]) -> &[i64] {
     &dims[..dims.len().min(8)]
 }
 
-/// Data in a file beside the model: never outside its folder.
+/// Finds a tensor's data in another file, which must be in or below the folder of the model.
 fn external(
     tensor: &proto::Tensor,
     folder: Option<&Path>,
@@ -218,14 +222,16 @@ fn external(
     let entry = |key: &str| {
         tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str())
     };
-    let location = entry("location").ok_or("the name of the file with its data is missing")?;
+    let location = entry("location")
+        .ok_or("the name of the file with its data is missing: export the model again")?;
     let folder = folder.ok_or(
-        "its data is in a second file: open the model by its path, with OnnxFile::open, and keep both files in one folder",
+        "its data is in a second file: open the model by its path, with OnnxFile::open, and keep \
+         both files in one folder",
     )?;
     let outside = || {
         format!(
-            "its data would be in '{}', outside the folder of the model: put both files into one \
-             folder, and export the model again",
+            "its data is in '{}', which is outside the folder of the model: export the model \
+             again, with both files in one folder",
             super::shortened(location)
         )
     };
@@ -236,7 +242,7 @@ fn external(
     {
         return Err(outside());
     }
-    // A link could lead out of the folder.
+    // A symbolic link could point out of the folder, so the real paths are compared.
     let (folder, path) = (folder.canonicalize(), folder.join(location));
     let whole = Data::of_file(&path).map_err(|e| e.to_string())?;
     match (folder, path.canonicalize()) {
@@ -252,7 +258,8 @@ fn external(
     let length = number("length")?.unwrap_or((whole.length() as u64).saturating_sub(from));
     whole.part(from, length).ok_or_else(|| {
         format!(
-            "the file '{}' is too short for its data: it is cut off, or belongs to another model",
+            "the file '{}' is too short for its data: it is truncated or belongs to another model, \
+             so download or export both files again",
             super::shortened(location)
         )
     })

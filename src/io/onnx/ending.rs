@@ -1,5 +1,5 @@
-//! What is made one layer when all of the graph is known: factors of activations, and probabilities
-//! at the end.
+//! Simplifications that require the whole graph: merging factors into activations, and finding the
+//! logits of probabilities at the end.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::scalar::Scalar;
 use crate::shape::Shape;
 
 impl<T: Scalar> Steps<T> {
-    /// The steps on the way to the output.
+    /// Marks the steps that the output depends on.
     pub fn needed(&self, output: usize) -> Vec<bool> {
         let mut needed = vec![false; self.len()];
         needed[output] = true;
@@ -25,7 +25,7 @@ impl<T: Scalar> Steps<T> {
         needed
     }
 
-    /// The steps on the way to the output that read each step's values.
+    /// For each step, the steps that read its values and that the output depends on.
     fn readers(&self, output: usize) -> Vec<Vec<usize>> {
         let needed = self.needed(output);
         let mut readers = vec![Vec::new(); self.len()];
@@ -35,8 +35,9 @@ impl<T: Scalar> Steps<T> {
         readers
     }
 
-    /// Makes factors part of the activations that they are of, and probabilities at the end those
-    /// of logits. What makes the probabilities of a concatenation comes after it; it is given back.
+    /// Merges factors into their activations, and rewrites probabilities at the end as those of
+    /// logits. If the output is a concatenation of probabilities, returns the layer that turns
+    /// logits into probabilities, which comes after the concatenation.
     pub fn end(&mut self, output: usize) -> Result<Option<Arc<dyn Layer<T>>>, Error> {
         let last = self.without_moves(output);
         let link = if let Kind::Joined { of, summed: false } = &self[last].kind {
@@ -51,7 +52,7 @@ impl<T: Scalar> Steps<T> {
         Ok(link)
     }
 
-    /// Where the values of a step come from that only moves them.
+    /// Follows steps that only move values back to the step that computes the values.
     pub fn without_moves(&self, mut step: usize) -> usize {
         while let Some(of) = self.moved(step) {
             step = of;
@@ -59,7 +60,7 @@ impl<T: Scalar> Steps<T> {
         step
     }
 
-    /// Which step's values a step moves, where it does nothing else.
+    /// The input of a step that only moves values, or `None` for other steps.
     fn moved(&self, step: usize) -> Option<usize> {
         match &self[step].kind {
             Kind::Layers(of, layers)
@@ -74,7 +75,7 @@ impl<T: Scalar> Steps<T> {
         }
     }
 
-    /// The steps after `last` that move its values, up to the output, in their order.
+    /// The steps after `last` that move its values, up to the output, in order.
     fn moves_after(&self, last: usize, output: usize) -> Vec<usize> {
         let back = std::iter::successors(Some(output), |&step| self.moved(step));
         let mut moves: Vec<usize> = back.take_while(|&step| step != last).collect();
@@ -82,14 +83,13 @@ impl<T: Scalar> Steps<T> {
         moves
     }
 
-    /// A last softmax makes probabilities of logits, which permutations after it would have to
-    /// follow: as they move its values, they can as well come before it, and move the logits.
+    /// Moves permutations after a softmax at the end before it, so that they permute the logits,
+    /// which are what is explained. A permutation of the probabilities has the same effect.
     fn permute_logits(&mut self, output: usize, last: usize) {
         let mut softmax = last;
         for next in self.moves_after(last, output) {
             let Some((of, layers)) = self.permuted(softmax, next) else { return };
-            // The two change places, with their names; the values of both now have the permuted
-            // shape.
+            // Swap the two steps, with their names. The values of both now have the permuted shape.
             let (first, second) = (&self[softmax], &self[next]);
             let Kind::Layers(_, permutation) = &second.kind else { return };
             let (permutation, dims) = (Kind::Layers(of, permutation.clone()), second.dims.clone());
@@ -104,8 +104,8 @@ impl<T: Scalar> Steps<T> {
         }
     }
 
-    /// Of which step's values a softmax is, and its layers where the permutation after it comes
-    /// before.
+    /// The input of a softmax, and the layers of the softmax once the permutation after it comes
+    /// before it.
     fn permuted(&self, softmax: usize, permutation: usize) -> Option<(usize, Layers<T>)> {
         let (Kind::Layers(of, layers), Kind::Layers(_, moves)) =
             (&self[softmax].kind, &self[permutation].kind)
@@ -119,7 +119,7 @@ impl<T: Scalar> Steps<T> {
                 let Ok(Operator::Softmax(axis)) = only.operator(shape) else { return None };
                 Some((*of, one(Softmax::over(moved_axis(&**permute, axis, shape.dims().len())?))))
             }
-            // Over all values, in whatever order they are.
+            // A softmax over all values does not depend on their order.
             [flatten, softmax, _] => {
                 let back = Unflatten::new(shape_of(self[permutation].dims.as_deref()?).ok()?);
                 Some((*of, vec![flatten.clone(), softmax.clone(), Arc::new(back)]))
@@ -129,18 +129,22 @@ impl<T: Scalar> Steps<T> {
         }
     }
 
-    /// The permutations that cannot come before the softmax that they follow, as they permute other
-    /// axes than its own: its values have been reshaped.
+    /// The permutations after a softmax at the end that cannot be moved before it, because a
+    /// reshape between the two changes the axes.
     pub fn stuck(&self, output: usize) -> Vec<usize> {
         let last = self.without_moves(output);
         if !matches!(&*self[last].operator, "Softmax" | "LogSoftmax") {
             return Vec::new();
         }
-        let permutes = |step: &usize| matches!(&self[*step].kind, Kind::Layers(_, layers) if is_permutation(layers));
+        let permutes = |step: &usize| match &self[*step].kind {
+            Kind::Layers(_, layers) => is_permutation(layers),
+            _ => false,
+        };
         self.moves_after(last, output).into_iter().skip_while(permutes).filter(permutes).collect()
     }
 
-    /// f and a, where the values of a step are the probabilities f(a z) of the values z of another.
+    /// If the values of a step are probabilities f(a z) of the values z of another, returns that
+    /// step, f and a.
     fn link(&self, step: usize) -> Option<(usize, Arc<dyn Layer<T>>, f64)> {
         let of = self.activated(step)?;
         let (_, expression) = self[step].expressions.iter().find(|(base, _)| *base == of)?;
@@ -148,7 +152,7 @@ impl<T: Scalar> Steps<T> {
         Some((of, link, argument))
     }
 
-    /// Of which values a step gives an activation, where it does.
+    /// The input of a step that is a single activation, or `None` for other steps.
     fn activated(&self, step: usize) -> Option<usize> {
         match &self[step].kind {
             Kind::Layers(of, layers) => {
@@ -158,7 +162,8 @@ impl<T: Scalar> Steps<T> {
         }
     }
 
-    /// The logits of a last sigmoid are its scaled arguments.
+    /// Rewrites a sigmoid f(a z) at the end as a scaling by a and then f, so that its logits are
+    /// a z.
     fn probability(&mut self, last: usize) {
         let Some((of, link, argument)) = self.link(last) else { return };
         if let Some(scale) = factor(argument).filter(|_| !is_one(argument)) {
@@ -166,8 +171,8 @@ impl<T: Scalar> Steps<T> {
         }
     }
 
-    /// p and 1 - p, as scikit-learn writes them, and several of them: a concatenation of logits,
-    /// and what makes probabilities of them.
+    /// Rewrites a concatenation of probabilities, such as the p and 1 - p of scikit-learn, as a
+    /// concatenation of logits, and returns the layer that turns these into probabilities.
     fn probabilities(&mut self, last: usize, of: &[usize]) -> Option<Arc<dyn Layer<T>>> {
         let readers = self.readers(last);
         if of.iter().any(|&step| readers[step].iter().any(|&reader| reader != last)) {
@@ -188,6 +193,7 @@ impl<T: Scalar> Steps<T> {
             let is_read_elsewhere = |base: usize, known: &[usize]| {
                 readers[base].iter().any(|reader| !known.contains(reader))
             };
+            // Factors before all the probabilities become part of their arguments.
             while let (false, &Kind::Factor(from, by)) =
                 (is_read_elsewhere(base, &known), &self[base].kind)
             {
@@ -205,8 +211,8 @@ impl<T: Scalar> Steps<T> {
             }
             bases.fill(base);
         }
-        // Branches of factors, not a layer of weights: a rule would share a label's relevance among
-        // all.
+        // Use branches of factors and not a dense layer, because a rule for a dense layer would
+        // distribute the relevance of one label to the logits of all labels.
         let scale = |&argument: &f64| {
             if is_one(argument) { Some(Vec::new()) } else { Some(vec![factor(argument)?]) }
         };
@@ -217,8 +223,8 @@ impl<T: Scalar> Steps<T> {
         Some(link)
     }
 
-    /// A dense layer whose outputs are those of a last one times each of some factors, one after
-    /// another.
+    /// If a step ends in a dense layer, returns the step with a larger one, which computes the
+    /// outputs times each of the factors, one after another.
     fn stacked(&self, base: usize, factors: &[f64]) -> Option<Kind<T>> {
         let (Kind::Layers(of, layers), &[size]) = (&self[base].kind, self[base].dims.as_deref()?)
         else {
@@ -246,12 +252,13 @@ impl<T: Scalar> Steps<T> {
         Some(Kind::Layers(*of, layers))
     }
 
-    /// A factor before or after an activation is part of it. `last` makes the outputs.
+    /// Merges factors before or after an activation into it, and turns the other factors into
+    /// layers. The step `last` computes the outputs.
     fn merge_factors(&mut self, output: usize, last: usize) -> Result<(), Error> {
         let (needed, readers) = (self.needed(output), self.readers(output));
         let alone = |step: usize| readers[step].len() == 1;
         for step in (0..=output).filter(|&step| needed[step]) {
-            // Its argument.
+            // Merge a factor of the argument. The logits of a probability at the end keep theirs.
             let is_link = step == last && self.link(step).is_some();
             while let Some(of) = self.activated(step).filter(|&of| alone(of) && !is_link)
                 && let Kind::Factor(from, by) = self[of].kind
@@ -259,7 +266,7 @@ impl<T: Scalar> Steps<T> {
             {
                 self[step].kind = Kind::Layers(from, vec![layer]);
             }
-            // Its value.
+            // Merge a factor of the value.
             let Kind::Factor(of, by) = self[step].kind else { continue };
             if let Some(from) = self.activated(of) {
                 let merged = if alone(of) {
@@ -273,9 +280,16 @@ impl<T: Scalar> Steps<T> {
                 self[step].kind = Kind::Layers(from, vec![layer]);
             }
         }
+        // The remaining factors become scaled identities if only activations read them, and else
+        // scalings of channels.
         for step in (0..=output).filter(|&step| needed[step]) {
             let Kind::Factor(of, by) = self[step].kind else { continue };
-            let is_activated = |reader: &usize| matches!(&self[*reader].kind, Kind::Layers(of, layers) if *of == step && layers.first().is_some_and(is_activation));
+            let is_activated = |reader: &usize| match &self[*reader].kind {
+                Kind::Layers(of, layers) => {
+                    *of == step && layers.first().is_some_and(is_activation)
+                }
+                _ => false,
+            };
             let layers = if !readers[step].is_empty() && readers[step].iter().all(is_activated) {
                 vec![factor(by).ok_or_else(|| self.no_factor(step))?]
             } else {
@@ -288,8 +302,8 @@ impl<T: Scalar> Steps<T> {
         Ok(())
     }
 
-    /// What the activation that a step `of` is and factors are in one, as a function of the values
-    /// of `from`.
+    /// One activation that computes the values of `step` from those of `from`. It is the activation
+    /// of the step `of` with these factors of its argument and value.
     fn merged(
         &self,
         step: usize,
@@ -317,7 +331,7 @@ impl<T: Scalar> Steps<T> {
 
     fn no_factor(&self, step: usize) -> Error {
         malformed(format!(
-            "node '{}' multiplies by a number that is too large",
+            "node '{}' multiplies by a number that is out of range: remove it from the model",
             shortened(&self[step].name)
         ))
     }
@@ -336,7 +350,8 @@ fn is_permutation<T: Scalar>(layers: &Layers<T>) -> bool {
     matches!(layers.as_slice(), [layer] if layer.kind() == "Permute")
 }
 
-/// Where a permutation puts an axis: it is the one of two values among others of one.
+/// The position to which a permutation moves an axis. To find it, permute a shape in which only
+/// this axis has the size 2.
 fn moved_axis<T: Scalar>(permute: &dyn Layer<T>, axis: usize, axes: usize) -> Option<usize> {
     let mut dims = vec![1; axes];
     *dims.get_mut(axis)? = 2;

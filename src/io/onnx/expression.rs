@@ -1,7 +1,8 @@
-//! Functions of one value, as exporters spell them out: x · sigmoid(x), or x/2 · (1 + erf(x/√2)).
+//! Functions of one value that exporters write as several operators, such as x · sigmoid(x) or
+//! x/2 · (1 + erf(x/√2)).
 //!
-//! They are told by what they give, not by how they are written: exporters, and their versions,
-//! write the same one differently.
+//! A function is recognized by its values, not by its operators, because exporters and their
+//! versions write the same function in different ways.
 
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -21,18 +22,19 @@ pub(super) enum Expression {
     Activation(Rc<dyn Elementwise<f64>>, Rc<Expression>),
     Unary(fn(f64) -> f64, Rc<Expression>),
     Binary(fn(f64, f64) -> f64, Rc<Expression>, Rc<Expression>),
-    /// The second where the first is not 0, else the third.
+    /// The second if the first is not 0, otherwise the third.
     Choice(Rc<Expression>, Rc<Expression>, Rc<Expression>),
 }
 
-/// None is longer, and of its numbers no more are looked at.
+/// The length of the longest expression, and the most constants in it that determine where it is
+/// evaluated. They limit the time that recognition takes.
 const LONGEST: usize = 40;
 const NUMBERS: usize = 12;
 
-/// So far from 0 exponentials do not overflow, nor do their squares.
+/// Up to this distance from 0, exponentials and their squares do not overflow.
 const FAR: f64 = 300.0;
 
-/// A function of one number, by the name of its operator.
+/// The function that a unary operator applies, by the operator's name.
 pub(super) fn unary(operator: &str) -> Option<fn(f64) -> f64> {
     Some(match operator {
         "Abs" => f64::abs,
@@ -48,7 +50,7 @@ pub(super) fn unary(operator: &str) -> Option<fn(f64) -> f64> {
     })
 }
 
-/// The same of two numbers.
+/// The function that a binary operator applies, by the operator's name.
 pub(super) fn binary(operator: &str) -> Option<fn(f64, f64) -> f64> {
     Some(match operator {
         "Add" | "Sum" => |a, b| a + b,
@@ -91,7 +93,7 @@ impl Expression {
         }
     }
 
-    /// The same, where it is not too long.
+    /// Returns the expression unless it is too long.
     pub fn short(self) -> Option<Rc<Self>> {
         Some(Rc::new(self)).filter(|all| all.length() <= LONGEST)
     }
@@ -108,8 +110,8 @@ impl Expression {
         }
     }
 
-    /// Where to look: close to 0 and far from it, and on both sides of wherever the expression's
-    /// own numbers may make it turn.
+    /// The points at which to compare functions. They are close to 0, far from it, and on both
+    /// sides of the points where the constants of the expression may put a kink.
     fn points(&self) -> Vec<f64> {
         let mut numbers = Vec::new();
         self.numbers(&mut numbers);
@@ -118,24 +120,24 @@ impl Expression {
             .iter()
             .flat_map(|&a| numbers.iter().flat_map(move |&b| [a, a + b, a - b, a * b, a / b]));
         let beside = turns.flat_map(|at| [at * 0.9999, at * 1.0001]).filter(|at| at.abs() <= FAR);
-        // A cap may lie far out.
+        // The bound of a clip can be far from 0.
         let caps = numbers.iter().map(|number| number * 1.001).filter(|at| at.abs() <= 1e30);
         let own: Vec<f64> = beside.chain(caps).flat_map(|x| [x, -x]).collect();
         grid().chain(own).collect()
     }
 
-    /// The activation that has the same values, to the precision of f32.
+    /// The activation with the same values up to the precision of f32.
     pub fn activation<T: Scalar>(&self) -> Option<Arc<dyn Layer<T>>> {
         let points = OnceCell::new();
         let agree = |known: &dyn Elementwise<f64>, x: f64| {
             (self.value(x) - known.value(x)).abs() <= 2e-6 * known.value(x).abs().max(1.0)
         };
         let is = |known: &dyn Elementwise<f64>| {
-            // Most are none, and few points tell.
+            // Most candidates do not agree, and a few points rule them out.
             FEW.iter().all(|&x| agree(known, x))
                 && points.get_or_init(|| self.points()).iter().all(|&x| agree(known, x))
         };
-        // Exponentials overflow there.
+        // Functions without exponentials are also compared far from 0, where exponentials overflow.
         let is_straight =
             |known: &dyn Elementwise<f64>| is(known) && far().all(|x| agree(known, x));
         macro_rules! first_that {
@@ -145,13 +147,14 @@ impl Expression {
                 })+
             };
         }
-        first_that!(is: Silu, Gelu::Exact, Gelu::Tanh, Softplus::default(), Mish, Sigmoid, Selu, Elu::default());
+        first_that!(is: Silu, Gelu::Exact, Gelu::Tanh, Softplus::default(), Mish, Sigmoid);
+        first_that!(is: Selu, Elu::default());
         first_that!(is_straight: Relu, HardSwish, HardSigmoid, Softsign);
         None
     }
 
-    /// Whether the values are c f(a x), to the precision of f32. A function that is straight far
-    /// out is looked at there, too.
+    /// Whether the values are c f(a x) up to the precision of f32. If `straight` is set, f has no
+    /// exponentials, and the values are also compared far from 0.
     pub fn agrees(&self, f: &dyn Elementwise<f64>, a: f64, c: f64, straight: bool) -> bool {
         let agree = |x: f64| {
             let (t, scaled) = (a * x, f.value(a * x));
@@ -167,17 +170,17 @@ impl Expression {
     }
 }
 
-/// Where most functions differ.
+/// A few points at which most functions differ.
 const FEW: [f64; 4] = [-2.5, -0.25, 0.75, 3.5];
 
-/// Close to 0 and far from it, on both sides.
+/// Points close to 0 and far from it, on both sides.
 fn grid() -> impl Iterator<Item = f64> {
     let even = (0..=576).map(|step| f64::from(step) / 64.0);
     let wide = (0..=400).map(|step| 1e-6 * 1.05_f64.powi(step));
     even.chain(wide).flat_map(|x| [x, -x])
 }
 
-/// Where exponentials overflow.
+/// Points so far from 0 that exponentials overflow.
 fn far() -> impl Iterator<Item = f64> {
     (3..=30).map(|power| 10.0_f64.powi(power)).flat_map(|x| [x, -x])
 }

@@ -1,4 +1,4 @@
-//! What nodes make of constants alone: exporters compute much of shapes.
+//! Constant folding. Exporters often compute shapes with operators, whose inputs are all constants.
 
 use super::budget::Budget;
 use super::constant::{Constant, Values};
@@ -7,17 +7,20 @@ use super::proto::Node;
 use super::shapes::{permutation, resized, slice, target, wrapped};
 use crate::io::tensor::Tensor;
 
-/// What a node makes of constants alone; `None` where it is not known, or would be too large.
+/// The output of a node whose inputs are all constants, or `None` if the operator is unsupported or
+/// the output would be too large.
 #[allow(clippy::too_many_lines)] // a table of operators
 pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -> Option<Constant> {
     let input = |at: usize| inputs.get(at).copied().flatten();
     let first = input(0);
+    // Only `Shape` does not read the values of its input.
     if node.op_type != "Shape" {
         budget.fold(
             inputs.iter().flatten().fold(0, |sum, constant| sum.saturating_add(constant.count())),
         )?;
     }
     match node.op_type.as_str() {
+        // The third input says whether the model is in training mode.
         "Dropout" if input(2).and_then(Constant::scalar) == Some(1.0) => None,
         "Identity" | "Dropout" => first.cloned(),
         "Constant" => {
@@ -156,7 +159,7 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
             })
         }
         "Mod" => {
-            // Without `fmod`, with the sign of the divisor.
+            // Without `fmod`, the result has the sign of the divisor.
             let f: fn(f64, f64) -> f64 = if node.int("fmod", 0) == 0 {
                 |a, b| a - (a / b).floor() * b
             } else {
@@ -167,6 +170,7 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
         operator => match (unary(operator), binary(operator), inputs) {
             (Some(f), _, _) => map(first?, f),
             (_, Some(f), [Some(a), Some(b)]) => {
+                // Comparisons result in integers, and a power has the type of its base.
                 let whole = match operator {
                     "Greater" | "Less" => Some(true),
                     "Pow" => Some(a.as_ints().is_some()),
@@ -179,7 +183,8 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
     }
 }
 
-/// A tensor whose numbers are some of another's: of each index, at which place.
+/// A tensor whose numbers are taken from another. `place` returns the position of a number for each
+/// index.
 fn gathered(
     from: &Constant,
     dims: Vec<usize>,
@@ -210,8 +215,9 @@ fn gathered(
     Some(Constant::floats(dims, &picked))
 }
 
-/// The same in another type of numbers, in ONNX's count of types.
-#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)] // as a cast does
+/// Converts a constant to the type of numbers with this ONNX code.
+#[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+// ONNX's Cast truncates too
 fn cast(constant: &Constant, to: i64) -> Option<Constant> {
     let whole: fn(i64) -> i64 = match to {
         2 => |value| (value as u8).into(),
@@ -244,14 +250,15 @@ fn cast(constant: &Constant, to: i64) -> Option<Constant> {
     Constant::ints(values).reshaped(constant.dims.clone())
 }
 
+/// Applies a function to each number.
 fn map(constant: &Constant, f: impl Fn(f64) -> f64) -> Option<Constant> {
     let values: Vec<f64> = constant.numbers()?.into_iter().map(f).collect();
     of_numbers(constant.as_ints().is_some(), constant.dims.clone(), &values)
 }
 
-/// Whole numbers stay whole.
+/// Makes a constant of integers if `whole` is set, otherwise of floating-point numbers.
 fn of_numbers(whole: bool, dims: Vec<usize>, values: &[f64]) -> Option<Constant> {
-    #[allow(clippy::cast_possible_truncation)] // as ONNX divides whole numbers
+    #[allow(clippy::cast_possible_truncation)] // ONNX's division of integers truncates too
     if whole {
         Constant::ints(values.iter().map(|&value| value as i64).collect()).reshaped(dims)
     } else {
@@ -259,8 +266,8 @@ fn of_numbers(whole: bool, dims: Vec<usize>, values: &[f64]) -> Option<Constant>
     }
 }
 
-/// f of two tensors, of which the smaller is repeated; of whole numbers where both are, if it is
-/// not said.
+/// Applies `f` to two tensors, with broadcasting. The result consists of integers if `whole` says
+/// so, or, if it is `None`, if both tensors do.
 fn combine(
     a: &Constant,
     b: &Constant,
@@ -279,6 +286,8 @@ fn combine(
     let count = Tensor::count(&dims)?;
     budget.fold(count)?;
     let (va, vb) = (a.numbers()?, b.numbers()?);
+    // The position in an input of the number for an index of the output. Along an axis of size 1,
+    // the same number is used for every index.
     let place = |own: &[usize], index: usize| {
         let (mut at, mut step, mut rest) = (0, 1, index);
         for axis in (0..rank).rev() {

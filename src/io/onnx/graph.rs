@@ -1,5 +1,5 @@
-//! From a graph's nodes to steps: each node whose values depend on the input becomes one, what does
-//! not is computed.
+//! Turning the nodes of a graph into steps. Each node whose values depend on the input becomes a
+//! step, and the values of all others are computed.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,21 +20,23 @@ use crate::scalar::Scalar;
 use crate::sequential::Sequential;
 use crate::shape::Shape;
 
-/// Why a node is refused all of whose inputs are constants.
-const NOT_AHEAD: &str = "all of its inputs are constants, and it cannot be computed from them: the operator is unsupported, or its result is too large; simplify the model first, for example with onnx-simplifier";
+/// The reason for rejecting a node whose inputs are all constants.
+const NOT_AHEAD: &str = "all of its inputs are constants, but its output cannot be computed, \
+    because the operator is unsupported or the output too large: simplify the model first, for \
+    example with onnx-simplifier";
 
-/// Goes through a graph's nodes, in their order.
+/// Visits the nodes of a graph in order.
 #[derive(Debug)]
 pub(super) struct Reader<T: Scalar> {
     steps: Steps<T>,
     values: HashMap<String, Value>,
-    /// The shapes that the file says, by their values' names: what comes after a node that is
-    /// refused is looked at with their help.
+    /// The shapes in the file, by the names of the values. They make it possible to check the nodes
+    /// after an unsupported one, so that an error lists all unsupported nodes.
     shapes: Option<HashMap<String, Vec<usize>>>,
 }
 
 impl<T: Scalar> Reader<T> {
-    /// With the graph's constants, and its one input of a shape that the file or the caller says.
+    /// Reads the graph's constants, and its one input, whose shape the file or the caller gives.
     pub fn new(
         graph: &proto::Graph,
         opset: i64,
@@ -62,11 +64,12 @@ impl<T: Scalar> Reader<T> {
                 .map(|input| format!("'{}'", shortened(&input.name)))
                 .collect();
             return Err(malformed(format!(
-                "it has {} inputs ({}), and one is supported: export the model with one input",
+                "it has {} inputs ({}), but only one is supported: export the model with one input",
                 inputs.len(),
                 names.join(", ")
             )));
         };
+        // Whether the input consists of integers or booleans, by ONNX's code of its element type.
         let whole = match input
             .r#type
             .as_ref()
@@ -77,8 +80,8 @@ impl<T: Scalar> Reader<T> {
             2..=7 | 9 | 12 | 13 => true,
             _ => {
                 return Err(malformed(format!(
-                    "its input '{}' has a type other than numbers: export the model with an input \
-                     of floating point",
+                    "its input '{}' does not consist of numbers: export the model with an input of \
+                     floating-point numbers",
                     shortened(&input.name)
                 )));
             }
@@ -92,7 +95,7 @@ impl<T: Scalar> Reader<T> {
         })
     }
 
-    /// The model from the input to an output.
+    /// Builds the model from the input to an output.
     pub fn read(mut self, graph: &proto::Graph, output: &str) -> Result<Sequential<T>, Error> {
         let decode =
             |bytes: &Bytes| Node::decode(bytes.clone()).map_err(|e| malformed(e.to_string()));
@@ -108,7 +111,8 @@ impl<T: Scalar> Reader<T> {
         match self.values.get(output) {
             Some(&Value::Step(step)) => self.steps.model(step),
             Some(Value::Constant(_)) => Err(malformed(format!(
-                "its output '{}' does not depend on the input",
+                "its output '{}' does not depend on the input: choose another, with \
+                 OnnxFile::output",
                 shortened(output)
             ))),
             None => Err(malformed(no_such_output(graph, output, self.values.keys()))),
@@ -124,7 +128,8 @@ impl<T: Scalar> Reader<T> {
             if value.is_none() && !input.is_empty() {
                 let (name, input) = (shortened(&name), shortened(input));
                 let reason = format!(
-                    "node '{name}' reads '{input}', which no node before it gives: the graph has a cycle, or its nodes are in the wrong order"
+                    "node '{name}' reads '{input}', which no node before it computes: the graph \
+                     has a cycle or its nodes are not sorted, so export the model again"
                 );
                 return Err(malformed(reason));
             }
@@ -154,7 +159,7 @@ impl<T: Scalar> Reader<T> {
         } else if &*operator == "Shape"
             && let Some(dims) = self.steps.full_dims(steps[0])
         {
-            // The shape is known, whatever the values are.
+            // The shape is known, although the values are not.
             let of = Constant { dims, values: Values::Other };
             let folded = fold(node, &[Some(&of)], &self.steps.budget);
             self.computed(index, &name, &operator, folded, steps)
@@ -193,14 +198,15 @@ impl<T: Scalar> Reader<T> {
                 let behind = |&step: &usize| {
                     matches!(self.steps[step].kind, Kind::Refused(..) | Kind::Behind(_))
                 };
-                // It may be on the list already, or something before it.
+                // If the node or one before it is unsupported, do not report this output as well.
                 let kind = if of.iter().any(behind) {
                     Kind::Behind(of)
                 } else {
                     Kind::Refused(
                         of,
                         format!(
-                            "only its first output is supported, and output {place} is used, too"
+                            "only its first output is supported, but output {place} is used too: \
+                             explain the model up to its input, with OnnxFile::output"
                         ),
                     )
                 };
@@ -217,7 +223,7 @@ impl<T: Scalar> Reader<T> {
         Ok(())
     }
 
-    /// A sample's sizes that the file says of a value.
+    /// The shape of a value for one sample, if the file contains it.
     fn said_shape(&mut self, graph: &proto::Graph, name: &str) -> Option<Vec<usize>> {
         let batch = self.steps.batch;
         let shapes = self.shapes.get_or_insert_with(|| {
@@ -230,7 +236,7 @@ impl<T: Scalar> Reader<T> {
         shapes.get(name).cloned()
     }
 
-    /// What was computed, or a step that is refused.
+    /// The computed constant, or a rejected step if it could not be computed.
     fn computed(
         &mut self,
         index: usize,
@@ -243,6 +249,7 @@ impl<T: Scalar> Reader<T> {
         folded.map_or_else(|| self.uncomputed(index, name, operator, refused(of)), Value::Constant)
     }
 
+    /// Adds a step that should have been a constant, but could not be computed.
     fn uncomputed(&mut self, index: usize, name: &str, operator: &Rc<str>, kind: Kind<T>) -> Value {
         let step = self.steps.push(index, name, operator, kind);
         self.steps[step].uncomputed = true;
@@ -250,7 +257,7 @@ impl<T: Scalar> Reader<T> {
     }
 }
 
-/// What a dense layer gives, whatever it is given.
+/// The shape of a dense layer's outputs, which does not depend on that of its inputs.
 fn gemm_outputs(node: &Node, inputs: &[Option<Value>]) -> Option<Vec<usize>> {
     match inputs.get(1) {
         Some(Some(Value::Constant(weights))) if node.op_type == "Gemm" => {
@@ -261,7 +268,8 @@ fn gemm_outputs(node: &Node, inputs: &[Option<Value>]) -> Option<Vec<usize>> {
     }
 }
 
-/// The sizes of a sample, where all are said, and the first axis is that of the samples.
+/// The shape of one sample of a value, if all its sizes are known and the first axis is the batch
+/// axis.
 fn sizes_of(info: &ValueInfo, batch: usize) -> Option<Vec<usize>> {
     let shape = info.r#type.as_ref()?.tensor.as_ref()?.shape.as_ref()?;
     let size = |value: i64| usize::try_from(value).ok().filter(|&value| value > 0);
@@ -271,7 +279,8 @@ fn sizes_of(info: &ValueInfo, batch: usize) -> Option<Vec<usize>> {
     (fits && (1..=3).contains(&dims.len())).then_some(dims)
 }
 
-/// What is said of an output that there is not, with the name that was probably meant.
+/// The reason for rejecting an output that does not exist, with the name that was probably
+/// intended.
 fn no_such_output<'a>(
     graph: &'a proto::Graph,
     asked: &str,
@@ -285,7 +294,7 @@ fn no_such_output<'a>(
         .collect::<Vec<_>>()
         .join(", ");
     let asked = shortened(asked);
-    // Names of any length, and any number of them, may be in a file.
+    // A file can contain any number of names of any length, so the search is limited.
     let mut names: Vec<&str> =
         names.map(String::as_str).filter(|name| !name.is_empty() && name.len() <= 120).collect();
     names.sort_unstable();
@@ -293,10 +302,10 @@ fn no_such_output<'a>(
         &asked,
         graph.output.iter().map(|output| output.name.as_str()).take(8).chain(names).take(4096),
     );
-    format!("no node gives the output '{asked}' (the file's outputs are {outputs}){meant}")
+    format!("the graph has no value '{asked}' (its outputs are {outputs}){meant}")
 }
 
-/// A shape as a file says it, with `?` for a size that is left open.
+/// The text for a shape in a file, with `?` for a size that is not fixed.
 fn open_dims(dims: &[Option<usize>]) -> String {
     let sizes: Vec<_> = dims
         .iter()
@@ -306,7 +315,7 @@ fn open_dims(dims: &[Option<usize>]) -> String {
     sizes.join(" x ")
 }
 
-/// How many samples a file's input is made for, and the sizes of one.
+/// The batch size of a file's input and the shape of one sample.
 fn sample(input: &proto::ValueInfo, given: Option<Shape>) -> Result<(usize, Vec<usize>), Error> {
     let name = shortened(&input.name);
     let shape = input
@@ -323,7 +332,7 @@ fn sample(input: &proto::ValueInfo, given: Option<Shape>) -> Result<(usize, Vec<
     if let Some(given) = given {
         if given.size() == 0 {
             return Err(malformed(format!(
-                "the shape {given} that was given has a size of 0: give sizes of at least 1"
+                "the given shape {given} has a size of 0: all sizes must be at least 1"
             )));
         }
         let fits = |(dim, given): (&Option<usize>, &usize)| dim.is_none_or(|dim| dim == *given);
@@ -332,8 +341,8 @@ fn sample(input: &proto::ValueInfo, given: Option<Shape>) -> Result<(usize, Vec<
                 || !dims[1..].iter().zip(given.dims()).all(fits))
         {
             return Err(malformed(format!(
-                "the shape {given} that was given does not fit its input '{name}', which is {} \
-                 (with the axis of the samples)",
+                "the given shape {given} does not fit its input '{name}', which is {} (with the \
+                 batch axis)",
                 open_dims(&dims)
             )));
         }
@@ -341,25 +350,25 @@ fn sample(input: &proto::ValueInfo, given: Option<Shape>) -> Result<(usize, Vec<
     }
     let [_, rest @ ..] = dims.as_slice() else {
         return Err(malformed(format!(
-            "the file does not say the shape of its input '{name}': give the shape of one sample, \
-             with OnnxFile::input"
+            "the file has no shape for its input '{name}': give the shape of one sample, with \
+             OnnxFile::input"
         )));
     };
     if rest.is_empty() {
         let reason =
-            "has one axis only: export the model with an input of shape samples x features";
+            "has only one axis: export the model with an input of shape samples x features";
         return Err(malformed(format!("its input '{name}' {reason}")));
     }
     if rest.len() > 3 {
         return Err(malformed(format!(
-            "its input '{name}' has {} axes: with that of the samples, 2 (vectors), 3 (sequences) \
-             or 4 (images) are supported",
+            "its input '{name}' has {} axes, but only 2 (vectors), 3 (sequences) or 4 (images) are \
+             supported, with the batch axis",
             rest.len() + 1
         )));
     }
     let open = || {
         malformed(format!(
-            "the file leaves the shape of its input '{name}' open: give the shape of one sample, \
+            "the file does not fix the shape of its input '{name}': give the shape of one sample, \
              with OnnxFile::input"
         ))
     };

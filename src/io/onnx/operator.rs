@@ -1,4 +1,4 @@
-//! What each of ONNX's operators is here.
+//! Turning each of ONNX's operators into layers.
 
 use std::sync::Arc;
 
@@ -15,14 +15,15 @@ use crate::layer::{
 };
 use crate::scalar::Scalar;
 
-/// Why a node is refused that does something else when a model is used.
+/// The reason for rejecting a node in training mode, which behaves differently in inference.
 const TRAINING: &str = "it is in training mode: export the model after model.eval()";
 
-/// Why a node is refused whose weights are not those of a dense layer.
-const NO_MATRIX: &str = "its weights are not a matrix of floating-point numbers";
+/// The reason for rejecting a node whose weights are not those of a dense layer.
+const NO_MATRIX: &str = "its weights must be a matrix of floating-point numbers";
 
 impl<T: Scalar> Steps<T> {
-    /// What an operator with an input that depends on the model's makes, or why it is refused.
+    /// Converts an operator with an input that depends on the model's input, or returns the reason
+    /// for rejecting it.
     pub(super) fn operator(
         &self,
         node: &Node,
@@ -36,8 +37,8 @@ impl<T: Scalar> Steps<T> {
         }
         if !MOVES.contains(&operator) && steps.iter().any(|&step| self[step].whole) {
             return Err(
-                "its values are whole numbers, and on these it is unsupported: convert the input \
-                 to floating point first (Cast)"
+                "its values are integers, for which it is unsupported: convert the input to \
+                 floating-point numbers first (Cast)"
                     .to_owned(),
             );
         }
@@ -45,7 +46,7 @@ impl<T: Scalar> Steps<T> {
         let behind = || Ok(Made::Step(Kind::Behind(steps.to_vec()), Vec::new()));
         let all = steps.len() == inputs.len() && !steps.iter().any(|&step| self[step].uncomputed);
         match operator {
-            // A constant is looked at together with the values' shape.
+            // Checking a constant requires the shape of the values.
             _ if !known && combines && !all => behind(),
             _ if combines => self.arithmetic(node, operator, inputs, steps),
             "Where" => self.choice(inputs, steps),
@@ -53,13 +54,15 @@ impl<T: Scalar> Steps<T> {
             _ => {
                 let Some(Some(Value::Step(step))) = inputs.first() else {
                     return Err(
-                        "its first input is a constant and another input depends on the model's input: unsupported in this order"
+                        "its first input is a constant, and another one depends on the model's \
+                         input: only the opposite order is supported"
                             .to_owned(),
                     );
                 };
                 if steps.iter().filter(|&&step| !self[step].uncomputed).count() > 1 {
-                    return Err("more than one of its inputs depends on the model's input (as in \
-                         attention): unsupported"
+                    return Err("more than one of its inputs depends on the model's input, as in \
+                         attention, which is unsupported: explain the model up to one of them, \
+                         with OnnxFile::output"
                         .to_owned());
                 }
                 if !known {
@@ -76,7 +79,8 @@ impl<T: Scalar> Steps<T> {
         }
     }
 
-    /// Why a node is refused whatever the shape of its values, which is unknown, may be.
+    /// The reason for rejecting a node whose values have an unknown shape, because they come after
+    /// an unsupported node. Returns only a reason that holds for every possible shape.
     fn after_unknown(
         &self,
         node: &Node,
@@ -104,18 +108,21 @@ impl<T: Scalar> Steps<T> {
             }
             "Identity" | "Dropout" | "ai.onnx.ml.ZipMap" => return Ok(Made::Same(step)),
             "Cast" => match node.int("to", 1) {
-                // Whole numbers become others with it.
+                // The numbers are ONNX's codes of the floating-point types. A cast from integers
+                // is a step of its own, whose values are no longer integers.
                 1 | 10 | 11 | 16 if self[step].whole => Vec::new(),
                 1 | 10 | 11 | 16 => return Ok(Made::Same(step)),
                 _ => {
-                    return Err("it converts values to whole numbers or texts, which cannot be \
-                        explained: end the model before it"
-                        .to_owned());
+                    return Err(
+                        "it converts values to integers or strings, which cannot be explained: \
+                         explain the model up to its input, with OnnxFile::output"
+                            .to_owned(),
+                    );
                 }
             },
             "Gemm" => Self::gemm(given)?,
             "MatMul" => {
-                let weight = given.constant(1).ok_or("its second input has to be a constant")?;
+                let weight = given.constant(1).ok_or("its second input must be a constant")?;
                 one(Self::dense(given, weight, 1.0, None)?)
             }
             "Conv" | "ConvTranspose" => return self.convolution(operator, given),
@@ -147,17 +154,17 @@ impl<T: Scalar> Steps<T> {
                 _ => one(MaxPool2d::new([dims[1], dims[2]])),
             },
             "ReduceMean" => {
-                let axes = given
-                    .ints(1)
-                    .or(node.ints("axes"))
-                    .ok_or("a mean over all axes is unsupported: it would mix the samples")?;
+                let axes = given.ints(1).or(node.ints("axes")).ok_or(
+                    "it is a mean over all axes, which would mix the samples of a batch: \
+                     export the model with a mean over the spatial axes",
+                )?;
                 let mut axes: Vec<Option<usize>> =
                     axes.iter().map(|&axis| wrapped(axis, dims.len() + 1)).collect();
                 axes.sort_unstable();
                 if dims.len() < 2 || !axes.into_iter().eq((2..=dims.len()).map(Some)) {
                     return Err(
-                        "only a mean over all axes of space is supported (the length of a \
-                         sequence, height and width of an image)"
+                        "only a mean over all spatial axes is supported (the length of a sequence, \
+                         or the height and width of an image)"
                             .to_owned(),
                     );
                 }
@@ -175,13 +182,14 @@ impl<T: Scalar> Steps<T> {
         Ok(Made::Step(Kind::Layers(step, layers), Vec::new()))
     }
 
-    /// Over one axis, or, until operator set 12, over all axes from one on.
+    /// A softmax over one axis. Up to version 12 of the operator set, it is over this axis and all
+    /// axes after it.
     fn softmax(&self, given: &Given<'_>) -> Result<Layers<T>, String> {
         let (axes, over_one) = (given.dims.len(), self.opset >= 13);
         let axis = given.node.int("axis", if over_one { -1 } else { 1 });
         match wrapped(axis, axes + 1) {
             Some(0) => Err(format!(
-                "its axis {axis} is that of the samples: explain its input, with OnnxFile::output"
+                "its axis {axis} is the batch axis: explain its input, with OnnxFile::output"
             )),
             Some(1) if axes == 1 => Ok(one(Softmax)),
             Some(axis) if over_one || axis == axes => Ok(one(Softmax::over(axis - 1))),
@@ -191,18 +199,21 @@ impl<T: Scalar> Steps<T> {
                 Arc::new(Unflatten::new(shape_of(given.dims)?)),
             ]),
             Some(_) => Err(
-                "it is over several axes, but not all: explain its input, with OnnxFile::output"
+                "it is over several axes, but not all, which is unsupported: explain its input, \
+                 with OnnxFile::output"
                     .to_owned(),
             ),
-            None => Err(format!("its values have no axis {axis}")),
+            None => Err(format!(
+                "its axis is {axis}, which its values do not have: export the model again"
+            )),
         }
     }
 
     fn gemm(given: &Given<'_>) -> Result<Layers<T>, String> {
         let node = given.node;
-        let weight = given.constant(1).ok_or("its second input has to be a constant")?;
+        let weight = given.constant(1).ok_or("its second input must be a constant")?;
         if node.int("transA", 0) != 0 {
-            return Err("transA is unsupported".to_owned());
+            return Err("transA is unsupported: export the model without it".to_owned());
         }
         let turned = match node.int("transB", 0) {
             0 => None,
@@ -214,14 +225,14 @@ impl<T: Scalar> Steps<T> {
                 let outputs = turned.as_ref().unwrap_or(weight).dims.get(1).copied().unwrap_or(0);
                 Some(per_channel(bias, &[outputs], given.budget)?)
             }
-            (true, None) => return Err("its third input has to be a constant".to_owned()),
+            (true, None) => return Err("its third input must be a constant".to_owned()),
         };
         let (alpha, beta) = (node.float("alpha", 1.0), node.float("beta", 1.0));
         bias.iter_mut().flatten().for_each(|b| *b *= f64::from(beta));
         Ok(one(Self::dense(given, turned.as_ref().unwrap_or(weight), alpha, bias.as_deref())?))
     }
 
-    /// A dense layer of weights inputs x outputs, each of them times `alpha`.
+    /// A dense layer with weights of shape inputs x outputs, which are multiplied by `alpha`.
     fn dense(
         given: &Given<'_>,
         weight: &Constant,
@@ -231,7 +242,8 @@ impl<T: Scalar> Steps<T> {
         let &[inputs, outputs] = weight.dims.as_slice() else { return Err(NO_MATRIX.to_owned()) };
         if given.dims.len() != 1 {
             return Err(format!(
-                "it is supported on vectors, and its values have {} axes: put a Flatten before it",
+                "it is supported only for vectors, but its values have {} axes (without the batch \
+                 axis): put a Flatten before it",
                 given.dims.len()
             ));
         }
@@ -245,7 +257,7 @@ impl<T: Scalar> Steps<T> {
     }
 
     fn normalization(given: &Given<'_>) -> Result<Layers<T>, String> {
-        // Before set 14 there were more outputs in training.
+        // Before version 14 of the operator set, additional outputs meant training mode.
         let more = given.node.output.iter().skip(1).any(|output| !output.is_empty());
         if more || given.node.int("training_mode", 0) != 0 {
             return Err(TRAINING.to_owned());
@@ -267,14 +279,14 @@ impl<T: Scalar> Steps<T> {
         let axes = given.ints(1).or(node.ints("axes"));
         let dims = match operator {
             "Flatten" => {
-                let all = Tensor::count(given.dims).ok_or("its sizes are too large")?;
+                let all = Tensor::count(given.dims).ok_or("its shape is too large")?;
                 (wrapped(node.int("axis", 1), full.len()) == Some(1)).then(|| vec![self.batch, all])
             }
             "Reshape" => {
                 let asked = given
                     .ints(1)
                     .or(node.ints("shape"))
-                    .ok_or("its new shape depends on the input: a constant shape is needed")?;
+                    .ok_or("its new shape depends on the model's input, but must be a constant")?;
                 target(&full, asked, node.int("allowzero", 0) != 0)
             }
             _ => resized(&full, axes, operator == "Unsqueeze"),
@@ -284,11 +296,15 @@ impl<T: Scalar> Steps<T> {
             Some(_) => {
                 let input = super::shortened(node.input.first().map_or("", String::as_str));
                 Err(format!(
-                    "it mixes values of several samples: end the model before it, with \
+                    "it mixes the values of several samples: end the model before it, with \
                      OnnxFile::output(\"{input}\")"
                 ))
             }
-            None => Err("its new shape does not fit the values".to_owned()),
+            None => Err(
+                "its new shape does not have as many values as its input: check the shape of the \
+                 model's input"
+                    .to_owned(),
+            ),
         }
     }
 
@@ -298,12 +314,12 @@ impl<T: Scalar> Steps<T> {
         if self[step].dims.as_deref() == Some(dims) {
             return Ok(Made::Same(step));
         }
-        // Here a sample has an axis, if only of one value.
+        // In this crate, a sample always has an axis, even for a single value.
         if dims.is_empty() && given.node.output.iter().any(|output| self.uses.contains_key(output))
         {
             return Err(
-                "it removes all axes but that of the samples, and other nodes follow: unsupported \
-                 except at the end of the model"
+                "it removes all axes except the batch axis, which is supported only at the end of \
+                 the model: explain the model up to it, with OnnxFile::output"
                     .to_owned(),
             );
         }
@@ -314,13 +330,17 @@ impl<T: Scalar> Steps<T> {
 
     fn transposed(&self, given: &Given<'_>) -> Result<Made<T>, String> {
         let order = permutation(given.node.ints("perm"), given.dims.len() + 1)
-            .ok_or("its perm is not an order of the axes")?;
+            .ok_or("its perm is not a permutation of the axes: export the model again")?;
         if order[0] != 0 {
-            return Err("it moves the axis of the samples: unsupported".to_owned());
+            return Err(
+                "it moves the batch axis, which is unsupported: export the model with the \
+                 batch axis first"
+                    .to_owned(),
+            );
         }
         let axes: Vec<usize> = order[1..].iter().map(|axis| axis - 1).collect();
         let dims: Vec<usize> = axes.iter().map(|&axis| given.dims[axis]).collect();
-        // Axes of one index can go anywhere without a value that moves.
+        // Moving axes of size 1 does not change the order of the values.
         let moved: Vec<usize> =
             axes.iter().copied().filter(|&axis| given.dims[axis] != 1).collect();
         if moved.is_sorted() {
@@ -339,26 +359,27 @@ impl<T: Scalar> Steps<T> {
         mut steps: Vec<usize>,
     ) -> Result<Made<T>, String> {
         if steps.len() != inputs.len() {
-            return Err("one of its inputs is a constant: unsupported, all have to depend on the \
-                model's input"
-                .to_owned());
+            return Err(
+                "one of its inputs is a constant, but all must depend on the model's input"
+                    .to_owned(),
+            );
         }
         let axis = node.int("axis", 1);
         let along_channels = match &self[steps[0]].dims {
             Some(dims) => wrapped(axis, dims.len() + 1) == Some(1),
-            // Counted from the end it may be any.
+            // The shape is unknown, and an axis that is counted from the end can be any axis.
             None => axis == 1 || axis < 0,
         };
         if !along_channels {
-            return Err("its axis is unsupported: values can be concatenated along the channels \
-                only (axis 1)"
+            return Err("its axis is unsupported: only concatenation along the channels (axis 1) \
+                 is supported"
                 .to_owned());
         }
         if let [only] = *steps {
             return Ok(Made::Same(only));
         }
-        // A list that grows by one layer's outputs at a time, as in DenseNet, is the last
-        // concatenation and what is new.
+        // In DenseNet, each concatenation repeats the inputs of the one before it. Use the earlier
+        // concatenation instead of its inputs, so that the branches are nested.
         let known = (2..steps.len().min(256))
             .rev()
             .find_map(|count| Some((count, *self.concatenated.get(&steps[..count])?)));
@@ -369,13 +390,13 @@ impl<T: Scalar> Steps<T> {
     }
 }
 
-/// Those that are of sequences and images only.
+/// The operators that only apply to sequences and images.
 const OF_SPACE: &[&str] =
     &["AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Pad", "Resize", "Upsample"];
 
-/// Shapes that values may have which a node takes, where these are unknown: two of each number of
-/// axes, as a reason that has to do with sizes is not the same for both. None where all is a matter
-/// of shapes.
+/// Shapes that the unknown input of a node can have, two for each possible number of axes. If a
+/// reason for rejecting the node depends on the sizes, it is not the same for both. Returns none
+/// for operators for which every reason depends on the shape.
 fn possible_shapes(given: &Given<'_>, operator: &str) -> Vec<Vec<usize>> {
     let weights = given.constant(1).map(|weights| weights.dims.as_slice()).unwrap_or_default();
     let pairs = |list: Option<&[i64]>| list.map(|list| list.len() / 2);
@@ -408,20 +429,22 @@ fn possible_shapes(given: &Given<'_>, operator: &str) -> Vec<Vec<usize>> {
         None if OF_SPACE.contains(&operator) => 2..=3,
         None => 1..=3,
     };
-    // More axes come of a node before it.
+    // Samples have at most three axes, so more come from an unsupported node.
     axes.filter(|axes| (1..=3).contains(axes)).flat_map(of).collect()
 }
 
-/// Those that change no value: they move values, or convert their type.
+/// The operators that only move values or convert their type.
 pub(super) const MOVES: &[&str] =
     &["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"];
 
-/// The operators that are read where an input depends on the model's, beside the functions of one
-/// and of two numbers; what they are read as depends on their settings.
+/// The operators that are supported on values that depend on the model's input, in addition to the
+/// functions of one and of two numbers. Not all of their settings are supported.
 #[rustfmt::skip]
 const READ: &[&str] = &[
-    "AveragePool", "BatchNormalization", "Cast", "Celu", "Clip", "Concat", "Conv", "ConvTranspose", "Dropout", "Elu", "Flatten", "Gelu",
-    "Gemm", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "LogSoftmax", "MatMul", "MaxPool",
-    "Mish", "PRelu", "Pad", "ReduceMean", "Relu", "Reshape", "Resize", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Squeeze",
-    "Swish", "Tanh", "Transpose", "Unsqueeze", "Upsample", "Where", "ai.onnx.ml.Scaler", "ai.onnx.ml.ZipMap",
+    "AveragePool", "BatchNormalization", "Cast", "Celu", "Clip", "Concat", "Conv", "ConvTranspose",
+    "Dropout", "Elu", "Flatten", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool",
+    "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "LogSoftmax", "MatMul", "MaxPool", "Mish",
+    "PRelu", "Pad", "ReduceMean", "Relu", "Reshape", "Resize", "Selu", "Sigmoid", "Softmax",
+    "Softplus", "Softsign", "Squeeze", "Swish", "Tanh", "Transpose", "Unsqueeze", "Upsample",
+    "Where", "ai.onnx.ml.Scaler", "ai.onnx.ml.ZipMap",
 ];

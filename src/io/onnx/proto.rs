@@ -1,8 +1,8 @@
-//! The messages of ONNX, with the fields that are read here (`onnx.proto`, by the ONNX project);
-//! others are skipped.
+//! The protobuf messages of ONNX (`onnx.proto`, by the ONNX project). They declare only the fields
+//! that are used here, and decoding skips all others.
 //!
-//! Nodes and initializers are kept as bytes until they are looked at, so that a file that is full
-//! of empty ones takes no more memory than a multiple of its size.
+//! Nodes and initializers remain bytes until they are needed, so that the memory for a file full of
+//! empty ones is at most a multiple of the file's size.
 
 use bytes::Bytes;
 use prost::Message;
@@ -25,17 +25,17 @@ pub(super) struct Opset {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Graph {
-    /// [`Node`]s.
+    /// Encoded [`Node`]s.
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub node: Vec<Bytes>,
-    /// [`Tensor`]s.
+    /// Encoded [`Tensor`]s.
     #[prost(bytes = "bytes", repeated, tag = "5")]
     pub initializer: Vec<Bytes>,
     #[prost(message, repeated, tag = "11")]
     pub input: Vec<ValueInfo>,
     #[prost(message, repeated, tag = "12")]
     pub output: Vec<ValueInfo>,
-    /// [`ValueInfo`]s of what lies between.
+    /// Encoded [`ValueInfo`]s of the values between inputs and outputs.
     #[prost(bytes = "bytes", repeated, tag = "13")]
     pub value_info: Vec<Bytes>,
 }
@@ -134,7 +134,7 @@ pub(super) struct TensorShape {
     pub dim: Vec<Dimension>,
 }
 
-/// A size, or no number where it is symbolic.
+/// A size, which has no number if it is symbolic.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Dimension {
     #[prost(int64, optional, tag = "1")]
@@ -154,13 +154,14 @@ impl Node {
         self.attribute(name).map_or(default, |attribute| attribute.f)
     }
 
-    /// The decimal number that was meant, not the f32 nearest to it.
+    /// The attribute as the shortest decimal number that rounds to its f32, which is most likely
+    /// the number that was intended.
     pub fn decimal(&self, name: &str, default: f32) -> f64 {
         let number = self.float(name, default);
         number.to_string().parse().unwrap_or_else(|_| number.into())
     }
 
-    /// A text, empty where it is not given.
+    /// A string attribute, empty if it is absent.
     pub fn text(&self, name: &str) -> &str {
         self.attribute(name)
             .and_then(|attribute| std::str::from_utf8(&attribute.s).ok())

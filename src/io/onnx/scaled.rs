@@ -1,8 +1,8 @@
-//! Activations of scaled arguments, with scaled values: c f(a x) for some a and c, told by the
-//! values as [`Expression`] tells others.
+//! Activations with a scaled argument and a scaled value, c f(a x), recognized by their values like
+//! the other activations ([`Expression`]).
 //!
-//! For each kind of function its values at a few powers of two say what a and c would have to be,
-//! if it is of that kind; whether it is, the comparison at many points says.
+//! For each kind of function f, the values at a few powers of two determine what a and c would have
+//! to be. A comparison at many points then decides whether the function really is c f(a x).
 
 use std::f64::consts::{FRAC_2_PI, LN_2, PI};
 use std::sync::Arc;
@@ -14,17 +14,18 @@ use crate::layer::{
 };
 use crate::scalar::Scalar;
 
-/// The powers of two at which a function is looked at.
+/// The exponents of the powers of two at which a function is evaluated.
 const POWERS: std::ops::RangeInclusive<i32> = -12..=16;
 
 type Made<T> = Option<Arc<dyn Layer<T>>>;
 
 impl Expression {
-    /// The activation c f(a x) that has the same values, to the precision of f32.
+    /// The activation c f(a x) with the same values up to the precision of f32.
     pub fn scaled_activation<T: Scalar>(&self) -> Made<T> {
         let zero = Some(self.value(0.0)).filter(|value| value.is_finite())?;
         let sides = Sides::of(self)?;
         let turned = sides.turned();
+        // Symmetries decide which kinds of functions are possible.
         let even_part = |[right, left]: [f64; 2]| 0.5 * (right + left);
         if zero.abs() < 1e-12 {
             if let (Some(right), Some(left)) = (sides.slope(), turned.slope()) {
@@ -48,7 +49,7 @@ impl Expression {
         sides.slope_of_odd_part().and_then(|slope| self.softplus(slope, zero))
     }
 
-    /// A function that gives a probability, and a, where the values are f(a x).
+    /// If the values are f(a x) for a sigmoid or hard sigmoid f, returns f and a.
     pub fn probability<T: Scalar>(&self) -> Option<(Arc<dyn Layer<T>>, f64)> {
         let sides = Sides::of(self)?;
         let (x, [value, _]) = sides.find(|[right, _]| right.max(1.0 - right), 0.55..=0.95)?;
@@ -61,10 +62,10 @@ impl Expression {
             .then(|| (Arc::new(HardSigmoid) as Arc<dyn Layer<T>>, argument))
     }
 
-    /// p x where x > 0, otherwise q x.
+    /// A function with the value p x if x > 0, otherwise q x.
     fn bent<T: Scalar>(&self, p: f64, q: f64) -> Made<T> {
         if near(p, q) {
-            // It is a factor.
+            // The function is a factor, not an activation.
             return None;
         }
         let (p, q) = (tidy(p), tidy(q));
@@ -77,7 +78,7 @@ impl Expression {
         self.made(LeakyRelu::new(tidy(q / p)).ok()?, 1.0, p, true)
     }
 
-    /// k x g(a x), with g(t) + g(-t) = 1.
+    /// A function k x g(a x) with g(t) + g(-t) = 1: SiLU, GELU or hard swish.
     fn gate<T: Scalar>(&self, sides: &Sides, slope: f64) -> Made<T> {
         let gate = |x: f64, value: f64| value / (slope * x);
         let open = |x: f64, [right, left]: [f64; 2]| gate(x, right).max(gate(-x, left));
@@ -100,9 +101,9 @@ impl Expression {
         })
     }
 
-    /// c f(a x), with f(-t) = -f(t).
+    /// A function c f(a x) with f(-t) = -f(t): tanh or softsign.
     fn odd<T: Scalar>(&self, sides: &Sides) -> Made<T> {
-        // f(t) as a part of f(2 t).
+        // The ratio f(t) / f(2 t) determines t, whatever c is.
         let (x, [value, _], part) = sides.find_part(0.52..=0.95)?;
         let t = (2.0 * part - 1.0).sqrt().atanh();
         let tanh = self.made(Tanh, tidy(t / x), tidy(value / t.tanh()), false);
@@ -113,7 +114,7 @@ impl Expression {
         })
     }
 
-    /// c f(a x), with f(t) + f(-t) = 1.
+    /// A function c f(a x) with f(t) + f(-t) = 1: sigmoid or hard sigmoid.
     fn step<T: Scalar>(&self, sides: &Sides, zero: f64) -> Made<T> {
         let c = 2.0 * zero;
         let open = |[right, left]: [f64; 2]| (right / c).max(left / c);
@@ -136,8 +137,8 @@ impl Expression {
         self.made(Softplus::default(), a, c, false)
     }
 
-    /// p x where x > 0, otherwise q (exp(b x) - 1): ELU, CELU and SELU; `sign` is -1 where the
-    /// sides are turned.
+    /// A function with the value p x if x > 0, otherwise q (exp(b x) - 1): ELU, CELU or SELU.
+    /// `sign` is -1 if the sides are swapped.
     fn exponential<T: Scalar>(&self, sides: &Sides, sign: f64) -> Made<T> {
         let p = sides.slope()?;
         let (x, [value, _], part) = sides.turned().find_part(0.52..=0.95)?;
@@ -153,9 +154,9 @@ impl Expression {
         self.made(Elu::new(alpha).ok()?, sign * b, c, false)
     }
 
-    /// `sign` is -1 where the sides are turned.
+    /// Mish. `sign` is -1 if the sides are swapped.
     fn mish<T: Scalar>(&self, sides: &Sides, sign: f64) -> Made<T> {
-        // Far out it is straight.
+        // Far from 0, mish is linear on one side.
         let slope = |at: usize| sides.values[at][0] / sides.x(at);
         let last = sides.values.len() - 1;
         let slope = Some(slope(last)).filter(|&end| near(end, slope(last - 1)))?;
@@ -165,10 +166,10 @@ impl Expression {
         self.made(Mish, sign * a, k / a, false)
     }
 
-    /// k x, but not below one bound and not above another.
+    /// A clip, which is k x limited to a lower and an upper bound, either of which can be missing.
     pub fn cut<T: Scalar>(&self) -> Made<T> {
         let sides = Sides::of(self)?;
-        // Constant far out, or straight through 0.
+        // Far from 0, each side is constant, which gives a bound, or proportional to x.
         let end = |sign: f64| {
             let (last, before) = (self.value(sign * 1e30), self.value(sign * 1e29));
             if near(last, before) {
@@ -185,7 +186,8 @@ impl Expression {
         })?;
         let slope = Some(tidy(slope)).filter(|&slope| slope != 0.0 && slope.is_finite())?;
         let [at_left, at_right] = ends.map(|bound| bound.map(|bound| tidy(bound / slope)));
-        // Where x is smallest it is lowest, once it is divided by its slope.
+        // Divided by the slope, the function increases with x, so the bound on the left is the
+        // lower one.
         let scale = [at_left, at_right]
             .into_iter()
             .flatten()
@@ -206,7 +208,7 @@ impl Expression {
         natural(bounds(1.0)?, 1.0, slope)
     }
 
-    /// c f(a x), where it has the same values.
+    /// The activation c f(a x), if it has the same values.
     fn made<T: Scalar, F>(&self, f: F, a: f64, c: f64, straight: bool) -> Made<T>
     where
         F: Layer<T> + Elementwise<T> + Elementwise<f64> + Copy + 'static,
@@ -217,7 +219,7 @@ impl Expression {
     }
 }
 
-/// The activation itself, where nothing is scaled.
+/// The activation c f(a x), which is f itself if a and c are 1.
 fn natural<T: Scalar>(
     f: impl Layer<T> + Elementwise<T> + Copy + 'static,
     a: f64,
@@ -229,7 +231,8 @@ fn natural<T: Scalar>(
     Some(Arc::new(Scaled::new(f, a, c).ok()?))
 }
 
-/// A function's values at the powers of two and their opposites: as far as they are numbers.
+/// A function's values at the powers of two and their negatives, up to the first that is not
+/// finite.
 struct Sides {
     values: Vec<[f64; 2]>,
 }
@@ -244,7 +247,7 @@ impl Sides {
         (values.len() >= 8).then_some(Self { values })
     }
 
-    /// Of the function of -x.
+    /// The values of the mirrored function, f(-x).
     fn turned(&self) -> Self {
         Self { values: self.values.iter().map(|&[right, left]| [left, right]).collect() }
     }
@@ -260,17 +263,17 @@ impl Sides {
         parts.iter().all(|&part| near(part, last)).then_some(last)
     }
 
-    /// The slope on the right, where the function is straight there.
+    /// The slope for positive x, if the function is linear there.
     fn slope(&self) -> Option<f64> {
         self.all_near(|x, [right, _]| right / x)
     }
 
-    /// That of f(x) - f(-x), where it is straight.
+    /// The slope of f(x) - f(-x), if it is linear and not 0.
     fn slope_of_odd_part(&self) -> Option<f64> {
         self.all_near(|x, [right, left]| (right - left) / x).filter(|slope| *slope != 0.0)
     }
 
-    /// The first x and its values of which something is in a range.
+    /// The first x, with its values, for which `of` is within a range.
     fn find_at(
         &self,
         of: impl Fn(f64, [f64; 2]) -> f64,
@@ -288,7 +291,7 @@ impl Sides {
         self.find_at(|_, values| of(values), range)
     }
 
-    /// The first x where f(x) is a part of f(2 x) in a range.
+    /// The first x for which f(x) / f(2 x) is within a range, with its values and this ratio.
     fn find_part(&self, range: std::ops::RangeInclusive<f64>) -> Option<(f64, [f64; 2], f64)> {
         let part = |at: usize| self.values[at][0] / self.values[at + 1][0];
         let at = (0..self.values.len() - 1).find(|&at| range.contains(&part(at)))?;
@@ -296,14 +299,14 @@ impl Sides {
     }
 }
 
-/// The same, to the precision of f32.
+/// Whether two numbers are the same up to the precision of f32.
 fn near(a: f64, b: f64) -> bool {
     (a - b).abs() <= 1e-6 * a.abs().max(b.abs())
 }
 
-/// The decimal number that was meant, where one is near.
+/// Rounds to a short decimal number that was probably intended, if one is close.
 fn tidy(value: f64) -> f64 {
-    #[allow(clippy::cast_possible_truncation)] // to find what it was in f32
+    #[allow(clippy::cast_possible_truncation)] // the model's own number may be an f32
     let single = value as f32;
     let short = |text: String| text.parse::<f64>().ok();
     let close = |to: f64, precision: f64| (to - value).abs() <= precision * value.abs();
@@ -313,7 +316,7 @@ fn tidy(value: f64) -> f64 {
     short(format!("{value:.5e}")).filter(|&rounded| close(rounded, 1.2e-7)).unwrap_or(value)
 }
 
-/// t with Φ(t) = p, for p from 1/2 to 0.95: by Newton's method, which comes from below.
+/// The t with Φ(t) = p, for p from 1/2 to 0.95. Newton's method converges from below.
 fn normal_quantile(p: f64) -> f64 {
     let step = |t: f64| {
         t - (0.5 * (1.0 + libm::erf(t * std::f64::consts::FRAC_1_SQRT_2)) - p)
@@ -323,7 +326,7 @@ fn normal_quantile(p: f64) -> f64 {
     (0..12).fold(0.0, |t, _| step(t))
 }
 
-/// t with t + 0.044715 t³ = u, for u above 0.
+/// The t with t + 0.044715 t³ = u, for positive u, by Newton's method.
 fn cubic_root(u: f64) -> f64 {
     (0..12)
         .fold(u, |t: f64, _| t - (t + 0.044_715 * t.powi(3) - u) / (1.0 + 3.0 * 0.044_715 * t * t))

@@ -1,8 +1,8 @@
-//! How ONNX counts axes, and what its operators make of shapes.
+//! ONNX's conventions for axes, and the effect of its operators on shapes.
 
 use crate::io::tensor::Tensor;
 
-/// Where a slice of an axis begins, how it goes on, and how many there are of it.
+/// The first index, the stride and the number of indices of a slice along an axis.
 pub(super) fn slice(dim: usize, start: i64, end: i64, stride: i64) -> Option<(usize, i64, usize)> {
     let dim = i64::try_from(dim).ok()?;
     let from_end = |at: i64| if at < 0 { at.saturating_add(dim) } else { at };
@@ -22,14 +22,15 @@ pub(super) fn slice(dim: usize, start: i64, end: i64, stride: i64) -> Option<(us
     Some((usize::try_from(start).unwrap_or(0), stride, usize::try_from(count).ok()?))
 }
 
-/// A negative index counts from the end.
+/// Resolves an index, which counts from the end if it is negative, or returns `None` if it is out
+/// of range.
 pub(super) fn wrapped(index: i64, length: usize) -> Option<usize> {
     let length = i64::try_from(length).ok()?;
     let index = if index < 0 { index.checked_add(length)? } else { index };
     usize::try_from(index).ok().filter(|_| index < length)
 }
 
-/// The order of the axes that a transpose asks for, the reverse where it says none.
+/// The order of the axes after a transpose, which is reversed if it specifies none.
 pub(super) fn permutation(asked: Option<&[i64]>, rank: usize) -> Option<Vec<usize>> {
     let Some(asked) = asked else { return Some((0..rank).rev().collect()) };
     let order: Vec<usize> =
@@ -39,7 +40,8 @@ pub(super) fn permutation(asked: Option<&[i64]>, rank: usize) -> Option<Vec<usiz
     sorted.into_iter().eq(0..rank).then_some(order)
 }
 
-/// The dimensions that a reshape asks for: 0 stands for what was there, one -1 for what is left.
+/// The shape after a reshape. In `asked`, a 0 stands for the size of the same axis in the old shape
+/// (unless `allow_zero` is set), and a single -1 for the size that the number of values requires.
 pub(super) fn target(dims: &[usize], asked: &[i64], allow_zero: bool) -> Option<Vec<usize>> {
     let size = |(axis, &asked): (usize, &i64)| match asked {
         -1 => Some(None),
@@ -57,7 +59,7 @@ pub(super) fn target(dims: &[usize], asked: &[i64], allow_zero: bool) -> Option<
     Some(sizes.into_iter().map(|size| size.unwrap_or(rest)).collect())
 }
 
-/// The dimensions with axes of one index put in or taken out.
+/// The shape with axes of size 1 inserted or removed.
 pub(super) fn resized(dims: &[usize], axes: Option<&[i64]>, insert: bool) -> Option<Vec<usize>> {
     let rank = if insert { dims.len().checked_add(axes?.len())? } else { dims.len() };
     let axes: Option<Vec<usize>> = match axes {

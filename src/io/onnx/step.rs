@@ -1,5 +1,5 @@
-//! Values that depend on the input, each of which a node makes: what all that reads nodes works
-//! with.
+//! Steps, the intermediate representation of the ONNX reader. Each step stands for a node whose
+//! values depend on the model's input.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::{Index, IndexMut};
@@ -16,56 +16,58 @@ use crate::layer::{Layer, Operator};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// At most this many values may be added up or concatenated by a node, and by all.
+/// The most values that one node, and all nodes together, can add or concatenate.
 const JOINED: usize = 1 << 10;
 const ALL_JOINED: usize = 1 << 15;
 
-/// What a name in the graph stands for.
+/// The value to which a name in the graph refers.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     Constant(Constant),
-    /// What a step gives.
+    /// The values of the step with this index.
     Step(usize),
 }
 
-/// Values that depend on the input, and how they are made.
+/// Values that depend on the input, and how they are computed.
 #[derive(Debug)]
 pub(super) struct Step<T: Scalar> {
-    /// The node, `None` for the input.
+    /// The index of the node, or `None` for the input.
     pub node: Option<usize>,
     pub name: String,
     pub operator: Rc<str>,
     pub kind: Kind<T>,
-    /// The sizes of a sample's values, where they are known: they are not after a node that is
-    /// refused.
+    /// The shape of the values for one sample. It can be unknown after an unsupported node.
     pub dims: Option<Vec<usize>>,
     pub nonnegative: bool,
-    /// The values are whole numbers.
+    /// Whether the values are integers.
     pub whole: bool,
-    /// It does not depend on the input's values, and yet is not known: it is computed of shapes
-    /// after a node that is refused, or by a node that cannot be computed.
+    /// Whether the step should be a constant, but could not be computed, because it depends on an
+    /// unknown shape or because its node is unsupported.
     pub uncomputed: bool,
-    /// The values as functions of other steps' values, one by one.
+    /// The values as elementwise functions of the values of other steps.
     pub expressions: Vec<(usize, Rc<Expression>)>,
 }
 
+/// How a step's values are computed. The numbers are the indices of the steps that are its inputs.
 #[derive(Debug)]
 pub(super) enum Kind<T: Scalar> {
     Input,
-    /// Layers one after the other.
+    /// By layers, one after another.
     Layers(usize, Vec<Arc<dyn Layer<T>>>),
-    /// Zeros before and behind along each of the axes of space, for the convolution or pooling that
-    /// follows.
+    /// By padding with zeros before and after each spatial axis, which the next convolution or
+    /// pooling includes.
     Padded(usize, Vec<[usize; 2]>),
-    /// The values times a number: a part of the activation before or after it, or else a scaling.
+    /// By multiplication with a number, which becomes part of the activation before or after it,
+    /// or else a scaling.
     Factor(usize, f64),
+    /// By adding or concatenating several steps.
     Joined {
         of: Vec<usize>,
         summed: bool,
     },
-    /// It is unsupported, and why.
+    /// The step is unsupported, for this reason.
     Refused(Vec<usize>, String),
-    /// Nothing is wrong with it as far as is known, but it comes after a node that is refused.
+    /// The step comes after an unsupported one, and no reason is known to reject it too.
     Behind(Vec<usize>),
 }
 
@@ -81,21 +83,21 @@ impl<T: Scalar> Kind<T> {
     }
 }
 
-/// What a node's values are.
+/// The result of converting a node.
 pub(super) enum Made<T: Scalar> {
-    /// Those of another step.
+    /// The values of an existing step, because the node changes nothing.
     Same(usize),
+    /// A new step of this kind, with the values as functions of those of other steps.
     Step(Kind<T>, Vec<(usize, Rc<Expression>)>),
 }
 
-/// Why an operator is refused that is unknown here.
+/// The reason for rejecting an unknown operator.
 pub(super) const UNSUPPORTED: &str = "the operator is unsupported: explain the model up to its \
-    input, with OnnxFile::output, or export the \
-                                      model without it";
+    input, with OnnxFile::output, or export the model without it";
 
-/// Why a function is refused by itself.
-pub(super) const PART: &str =
-    "it is supported only as a part of a known activation, such as SiLU or GELU";
+/// The reason for rejecting a function that is not part of a known activation.
+pub(super) const PART: &str = "it is supported only as part of a known activation, such as SiLU \
+    or GELU: explain the model up to its input, with OnnxFile::output";
 
 pub(super) type Layers<T> = Vec<Arc<dyn Layer<T>>>;
 
@@ -103,28 +105,29 @@ pub(super) fn one<T: Scalar>(layer: impl Layer<T> + 'static) -> Layers<T> {
     vec![Arc::new(layer)]
 }
 
-/// An error's text as a reason.
-#[allow(clippy::needless_pass_by_value)] // to be called as it is where an error is mapped
+/// The text of an error, as the reason for rejecting a node.
+#[allow(clippy::needless_pass_by_value)] // for use in map_err
 pub(super) fn refused(error: Error) -> String {
     error.to_string()
 }
 
-/// All steps, and what is known of how they hang together.
+/// All steps, and what is known about the graph.
 #[derive(Debug)]
 pub(super) struct Steps<T: Scalar> {
     list: Vec<Step<T>>,
-    /// The version of ONNX's operators.
+    /// The version of ONNX's operator set.
     pub opset: i64,
-    /// How often each name is read by nodes, and which are the graph's outputs.
+    /// How many times nodes read each name.
     pub uses: HashMap<String, usize>,
+    /// The names of the graph's outputs.
     pub outputs: HashSet<String>,
-    /// Steps that have more than one name.
+    /// The steps that have more than one name.
     pub aliased: HashSet<usize>,
-    /// How many samples the file is made for, 1 where it says none.
+    /// The batch size for which the file is made, or 1 if it is not fixed.
     pub batch: usize,
-    /// Concatenations by what they are of.
+    /// The concatenations, by their inputs.
     pub concatenated: HashMap<Vec<usize>, usize>,
-    /// How many values are joined in all.
+    /// The number of inputs of all sums and concatenations.
     joined: usize,
     pub budget: Budget,
 }
@@ -144,7 +147,8 @@ impl<T: Scalar> IndexMut<usize> for Steps<T> {
 }
 
 impl<T: Scalar> Steps<T> {
-    /// Begins with the input: its name, how large a sample is, and whether it is of whole numbers.
+    /// Starts with the model's input. `dims` is the shape of a sample, and `whole` says whether it
+    /// consists of integers.
     pub fn new(
         name: &str,
         opset: i64,
@@ -182,7 +186,8 @@ impl<T: Scalar> Steps<T> {
         self.list.len()
     }
 
-    /// Adds a step, with the shape and sign of its values.
+    /// Adds a step and finds the shape and sign of its values. A step that does not fit its inputs
+    /// becomes an unsupported one.
     pub fn push(
         &mut self,
         index: usize,
@@ -199,7 +204,7 @@ impl<T: Scalar> Steps<T> {
             Err(reason) => kind = Kind::Refused(kind.inputs().to_vec(), reason),
         }
         if dims.is_none() && keeps_shape(operator) {
-            // So that what stands behind it is looked at, too.
+            // Assume a shape, so that the nodes after an unsupported one are checked too.
             let of = kind.inputs().iter().filter_map(|&step| self[step].dims.as_ref());
             dims = of.max_by_key(|dims| Tensor::count(dims)).cloned();
         }
@@ -218,7 +223,7 @@ impl<T: Scalar> Steps<T> {
         self.list.len() - 1
     }
 
-    /// The sizes of what a kind of step gives, and whether it is never negative.
+    /// The shape of the values of a kind of step, and whether they are never negative.
     fn follow(&self, kind: &Kind<T>) -> Result<(Option<Vec<usize>>, bool), String> {
         match kind {
             Kind::Layers(of, layers) => {
@@ -230,7 +235,8 @@ impl<T: Scalar> Steps<T> {
                         Operator::Linear(map) | Operator::Average(map) => {
                             if map.inputs() != shape.size() {
                                 return Err(format!(
-                                    "it needs {} values, and its input has {}",
+                                    "it needs {} values, but its input has {}: check the shape of \
+                                     the model's input",
                                     map.inputs(),
                                     shape.size()
                                 ));
@@ -254,7 +260,7 @@ impl<T: Scalar> Steps<T> {
                     *dim = dim
                         .checked_add(*before)
                         .and_then(|dim| dim.checked_add(*behind))
-                        .ok_or("its sizes are too large")?;
+                        .ok_or("its shape is too large")?;
                 }
                 Ok((Some(dims), self[*of].nonnegative))
             }
@@ -262,11 +268,12 @@ impl<T: Scalar> Steps<T> {
                 Ok((self[*of].dims.clone(), self[*of].nonnegative && *factor >= 0.0))
             }
             Kind::Joined { of, .. } if of.len() > JOINED => {
-                Err(format!("it has {} inputs, and at most {JOINED} are supported", of.len()))
+                Err(format!("it has {} inputs, but at most {JOINED} are supported", of.len()))
             }
-            Kind::Joined { .. } if self.joined > ALL_JOINED => {
-                Err("sums and concatenations in this graph have too many inputs in all".to_owned())
-            }
+            Kind::Joined { .. } if self.joined > ALL_JOINED => Err(format!(
+                "the sums and concatenations of this graph have more than {ALL_JOINED} inputs in \
+                 total, which is unsupported: choose an earlier output, with OnnxFile::output"
+            )),
             Kind::Joined { of, summed } => {
                 let all: Option<Vec<&Vec<usize>>> =
                     of.iter().map(|&step| self[step].dims.as_ref()).collect();
@@ -281,8 +288,9 @@ impl<T: Scalar> Steps<T> {
                 };
                 if !all.iter().all(fits) {
                     return Err(format!(
-                        "its inputs have different shapes, which is unsupported: {:?} (without \
-                         the axis of the samples)",
+                        "its inputs must have the same shape{}, but have {:?} (without the batch \
+                         axis)",
+                        if *summed { "" } else { " except for the channels" },
                         &all[..all.len().min(8)]
                     ));
                 }
@@ -290,7 +298,7 @@ impl<T: Scalar> Steps<T> {
                     dims[0] = all
                         .iter()
                         .try_fold(0_usize, |sum, dims| sum.checked_add(dims[0]))
-                        .ok_or("its sizes are too large")?;
+                        .ok_or("its shape is too large")?;
                 }
                 Ok((Some(dims), of.iter().all(|&step| self[step].nonnegative)))
             }
@@ -298,14 +306,14 @@ impl<T: Scalar> Steps<T> {
         }
     }
 
-    /// The sizes of a step's values with the samples' axis, as ONNX counts them.
+    /// The shape of a step's values with the batch axis, as in ONNX.
     pub fn full_dims(&self, step: usize) -> Option<Vec<usize>> {
         self[step].dims.as_ref().map(|dims| [&[self.batch], dims.as_slice()].concat())
     }
 }
 
-/// Functions of each value, and normalizations: what they give has the shape of the largest of what
-/// they take, though they may not be read.
+/// Whether an operator's output has the shape of its largest input, as for elementwise functions
+/// and normalizations. This includes operators that are unsupported.
 fn keeps_shape(operator: &str) -> bool {
     let settings =
         ["Where", "Clip", "PRelu", "HardSigmoid", "Selu", "Swish", "Softmax", "LogSoftmax"];
@@ -315,12 +323,13 @@ fn keeps_shape(operator: &str) -> bool {
         || operator.ends_with("Normalization")
 }
 
-/// What a node is given.
+/// A node with its inputs.
 pub(super) struct Given<'a> {
     pub node: &'a Node,
     pub inputs: &'a [Option<Value>],
-    /// The step that the first input is, and a sample's sizes there.
+    /// The step that is the first input.
     pub step: usize,
+    /// The shape of the first input for one sample.
     pub dims: &'a [usize],
     pub budget: &'a Budget,
 }
@@ -338,25 +347,25 @@ impl Given<'_> {
         self.inputs.get(place).is_some_and(Option::is_some)
     }
 
-    /// The numbers of an input that has to be constant.
+    /// The numbers of an input that must be a constant.
     pub fn numbers<T: Scalar>(&self, place: usize, what: &str) -> Result<Vec<T>, String> {
         self.convert(self.constant(place), what)
     }
 
-    /// The numbers of a constant, as a layer holds them.
+    /// The numbers of a constant, converted for a layer.
     pub fn convert<T: Scalar>(
         &self,
         constant: Option<&Constant>,
         what: &str,
     ) -> Result<Vec<T>, String> {
         let Some(constant @ Constant { values: Values::Floats(tensor), .. }) = constant else {
-            return Err(format!("its {what} has to be a constant of floating-point numbers"));
+            return Err(format!("its {what} must be constant floating-point numbers"));
         };
         self.budget.keep(constant.count())?;
         tensor.convert(what).map_err(refused)
     }
 
-    /// The same where it may be left out.
+    /// The numbers of an optional input that must be a constant if it is given.
     pub fn optional<T: Scalar>(&self, place: usize, what: &str) -> Result<Option<Vec<T>>, String> {
         if self.is_given(place) { self.numbers(place, what).map(Some) } else { Ok(None) }
     }
@@ -365,20 +374,20 @@ impl Given<'_> {
         self.constant(place).and_then(Constant::as_ints)
     }
 
-    /// How many axes of space there are: 1 or 2.
+    /// The number of spatial axes, 1 or 2.
     pub fn rank(&self) -> Result<usize, String> {
         match self.dims.len() {
             2 | 3 => Ok(self.dims.len() - 1),
             axes => Err(format!(
-                "it is supported on sequences and images, and its values have {axes} axes \
-                 (without that of the samples)"
+                "it is supported only for sequences and images, but its values have {axes} axes \
+                 (without the batch axis)"
             )),
         }
     }
 
-    /// A setting with a number for each axis of space.
+    /// An attribute with a number for each spatial axis.
     pub fn sizes(&self, name: &str, rank: usize, usual: usize) -> Result<[usize; 2], String> {
-        let wrong = || format!("its {name} have to be {rank} sizes");
+        let wrong = || format!("its {name} must have {rank} non-negative numbers");
         match self.node.ints(name) {
             None => Ok([usual; 2]),
             Some(sizes) if sizes.len() == rank => pair(sizes).ok_or_else(wrong),
@@ -387,7 +396,7 @@ impl Given<'_> {
     }
 }
 
-/// One or two sizes for two axes.
+/// Converts one or two sizes to sizes for two axes.
 pub(super) fn pair(sizes: &[i64]) -> Option<[usize; 2]> {
     let size = |&size: &i64| usize::try_from(size).ok();
     match sizes {
@@ -397,14 +406,14 @@ pub(super) fn pair(sizes: &[i64]) -> Option<[usize; 2]> {
     }
 }
 
-/// One to three sizes; none at all is one value.
+/// The shape with these one to three sizes. No sizes stand for a single value.
 pub(super) fn shape_of(dims: &[usize]) -> Result<Shape, String> {
     if dims.is_empty() {
         return Ok(Shape::from(1));
     }
     super::super::shape(dims).ok_or_else(|| {
         format!(
-            "its values have {} axes (without that of the samples): at most 3 are supported",
+            "its values have {} axes (without the batch axis), but at most 3 are supported",
             dims.len()
         )
     })

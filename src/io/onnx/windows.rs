@@ -1,4 +1,4 @@
-//! Operators on windows of sequences and images: convolutions, poolings, padding, and repetition.
+//! Operators on windows of sequences and images: convolution, pooling, padding and upsampling.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::layer::{
 };
 use crate::scalar::Scalar;
 
-/// Where windows lie along the axes of space.
+/// The positions of windows along the spatial axes.
 struct Windows {
     rank: usize,
     stride: [usize; 2],
@@ -35,15 +35,15 @@ impl Windows {
                         pair(behind).filter(|_| behind.len() == rank),
                     );
                     let (Some(before), Some(behind)) = both else {
-                        return Err(format!("its pads have to be {} sizes", 2 * rank));
+                        return Err(format!("its pads must be {} non-negative numbers", 2 * rank));
                     };
                     (windows.before, windows.behind) = (before, behind);
                 }
             }
             "VALID" => {}
             same @ ("SAME_UPPER" | "SAME_LOWER") => {
-                // As many windows as strides, and what is missing in equal parts on both sides, or
-                // one more on one of them.
+                // The output has one window for each stride. The padding that this requires is
+                // divided equally between both sides, and if it is odd, one side gets one more.
                 for axis in 0..2 {
                     let size =
                         *given.dims.get(given.dims.len() - rank + axis.min(rank - 1)).unwrap_or(&1);
@@ -56,7 +56,7 @@ impl Windows {
                     let whole = far
                         .zip(reach)
                         .and_then(|(far, reach)| far.checked_add(reach))
-                        .ok_or("its sizes are too large")?;
+                        .ok_or("its shape is too large")?;
                     if whole.saturating_add(1) < size {
                         return Err("its auto_pad is unsupported where the stride is larger than \
                             the window: export the model with explicit pads"
@@ -69,13 +69,16 @@ impl Windows {
                 }
             }
             other => {
-                return Err(format!("its auto_pad '{}' is unsupported", super::shortened(other)));
+                return Err(format!(
+                    "its auto_pad '{}' is unsupported: export the model with explicit pads",
+                    super::shortened(other)
+                ));
             }
         }
         Ok(windows)
     }
 
-    /// With zeros that were padded before.
+    /// Adds the padding of an operator before this one.
     fn padded(mut self, by: &[[usize; 2]]) -> Result<Self, String> {
         for axis in 0..2 {
             let [before, behind] = by.get(axis.min(self.rank - 1)).copied().unwrap_or([0; 2]);
@@ -94,8 +97,8 @@ macro_rules! with_windows {
 }
 
 impl<T: Scalar> Steps<T> {
-    /// What a step gives, or, where it pads, what it pads, and with how much along each axis of
-    /// space.
+    /// The input of a node. If it is a padding, returns the padding's own input, and the number of
+    /// zeros before and after each spatial axis.
     fn unpadded<'a>(&'a self, given: &Given<'_>) -> (usize, &'a [[usize; 2]]) {
         if let Kind::Padded(of, by) = &self[given.step].kind {
             (*of, by)
@@ -106,15 +109,16 @@ impl<T: Scalar> Steps<T> {
 
     pub(super) fn convolution(&self, operator: &str, given: &Given<'_>) -> Result<Made<T>, String> {
         let node = given.node;
-        let weight = given.constant(1).ok_or("its weights have to be constants")?;
+        let weight = given.constant(1).ok_or("its weights must be constants")?;
         let shape = weight.dims.clone();
         let rank = given.rank()?;
         if shape.len() != rank + 2 {
             return Err(format!(
-                "its weights have {} axes, which does not fit values with {} (without that of the \
-                 samples)",
+                "its weights have {} axes, but for values with {} axes (without the batch axis) \
+                 they must have {}",
                 shape.len(),
-                rank + 1
+                rank + 1,
+                rank + 2
             ));
         }
         let kernel = if rank == 1 { [shape[2]; 2] } else { [shape[2], shape[3]] };
@@ -155,7 +159,11 @@ impl<T: Scalar> Steps<T> {
                     ConvTranspose2d::new([shape[0], shape[1], shape[2], shape[3]], weights, bias);
                 one(with_settings!(layer).output_padding(more))
             }
-            _ => return Err("it is supported on images only, without padding before it".to_owned()),
+            _ => {
+                return Err(
+                    "it is supported only for images and without a padding before it".to_owned()
+                );
+            }
         };
         Ok(Made::Step(Kind::Layers(step, layers), Vec::new()))
     }
@@ -166,21 +174,22 @@ impl<T: Scalar> Steps<T> {
             .node
             .attribute("kernel_shape")
             .map(|_| given.sizes("kernel_shape", rank, 1))
-            .ok_or("its kernel_shape is missing")??;
+            .ok_or("its kernel_shape is missing: export the model again")??;
         let (step, by) = self.unpadded(given);
         let windows = Windows::of(given, kernel)?;
         let own = windows.before != [0; 2] || windows.behind != [0; 2];
         let ceil = node.int("ceil_mode", 0) != 0;
         if ceil && by.iter().any(|by| *by != [0; 2]) {
             return Err(
-                "ceil_mode after a padding is unsupported, as its last window may begin in \
-                the padding"
+                "ceil_mode after a padding is unsupported, because the last window can begin in \
+                 the padding: export the model without ceil_mode"
                     .to_owned(),
             );
         }
         if windows.dilation != [1; 2] && node.text("auto_pad").starts_with("SAME") {
             return Err(
-                "its auto_pad is unsupported with dilations: export the model with explicit pads"
+                "its auto_pad is unsupported together with dilations: export the model with \
+                 explicit pads"
                     .to_owned(),
             );
         }
@@ -192,11 +201,12 @@ impl<T: Scalar> Steps<T> {
             };
         }
         let layers = if operator == "MaxPool" {
-            // Zeros are no larger than any value in a window where none is negative.
+            // If no value is negative, a padding with zeros does not change the maximum of a
+            // window.
             if !by.is_empty() && !self[step].nonnegative {
                 return Err(
-                    "zeros are padded before it, and its values may be negative, so that a zero \
-                     could be the largest: unsupported"
+                    "a padding with zeros before it is supported only if its values cannot be \
+                     negative, because a zero could be the maximum: use the pads of the pooling"
                         .to_owned(),
                 );
             }
@@ -206,11 +216,12 @@ impl<T: Scalar> Steps<T> {
             }
         } else {
             if windows.dilation != [1; 2] {
-                return Err("dilations are unsupported in an average".to_owned());
+                return Err("dilations are unsupported in an average pooling".to_owned());
             }
             if !by.is_empty() && own && !counted {
                 return Err(
-                    "its own padding does not count and that before it does: unsupported together"
+                    "its average includes the padding before it, but not its own, which is \
+                     unsupported: export the model with only one of the two"
                         .to_owned(),
                 );
             }
@@ -223,7 +234,7 @@ impl<T: Scalar> Steps<T> {
         Ok(Made::Step(Kind::Layers(step, layers), Vec::new()))
     }
 
-    /// The mean over all of space.
+    /// The mean over all spatial axes, which are kept with the size 1 if `keep` is set.
     pub(super) fn average(given: &Given<'_>, keep: bool) -> Result<Layers<T>, String> {
         let mut layers = match given.rank()? {
             1 => one(AdaptiveAvgPool1d::new(1)),
@@ -240,7 +251,8 @@ impl<T: Scalar> Steps<T> {
         let rank = given.rank()?;
         if !matches!(node.text("mode"), "" | "constant") {
             return Err(format!(
-                "its mode '{}' is unsupported: only zeros can be padded (mode 'constant')",
+                "its mode '{}' is unsupported: only padding with zeros is supported (mode \
+                 'constant')",
                 super::shortened(node.text("mode"))
             ));
         }
@@ -249,15 +261,15 @@ impl<T: Scalar> Steps<T> {
             .and_then(Constant::scalar)
             .or_else(|| (!given.is_given(2)).then(|| node.float("value", 0.0).into()));
         if value != Some(0.0) {
-            return Err("only zeros can be padded".to_owned());
+            return Err("only padding with constant zeros is supported".to_owned());
         }
-        let pads = given.ints(1).or(node.ints("pads")).ok_or("its pads have to be constants")?;
+        let pads = given.ints(1).or(node.ints("pads")).ok_or("its pads must be constants")?;
         let axes: Vec<Option<usize>> = match given.ints(3) {
             Some(axes) => axes.iter().map(|&axis| wrapped(axis, rank + 2)).collect(),
             None => (0..rank + 2).map(Some).collect(),
         };
         if pads.len() != 2 * axes.len() {
-            return Err("its pads have to be two for each axis".to_owned());
+            return Err("its pads must be two numbers for each axis".to_owned());
         }
         let mut by = vec![[0; 2]; rank];
         let (before, behind) = pads.split_at(axes.len());
@@ -267,17 +279,24 @@ impl<T: Scalar> Steps<T> {
                 (Some(axis), Ok(before), Ok(behind)) => by[axis] = [before, behind],
                 _ if before == 0 && behind == 0 => {}
                 (None, ..) => {
-                    return Err("padding of samples or channels is unsupported".to_owned());
+                    return Err(
+                        "it pads samples or channels, but only padding of spatial axes is \
+                         supported"
+                            .to_owned(),
+                    );
                 }
-                _ => return Err("negative pads (cropping) are unsupported".to_owned()),
+                _ => {
+                    return Err("its pads are negative (cropping), which is unsupported".to_owned());
+                }
             }
         }
         Ok(Made::Step(Kind::Padded(given.step, by), Vec::new()))
     }
 }
 
-/// Values repeated by a whole factor, whatever the rounding is called.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a factor is whole, and from 1 to 1024
+/// The layer that repeats values by an integer factor, whatever rounding mode the node uses.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+// the factor is an integer from 1 to 1024
 pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Layers<T>, String> {
     let (node, rank) = (given.node, given.rank()?);
     if !matches!(node.text("mode"), "" | "nearest") {
@@ -293,7 +312,7 @@ pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<
             let sizes = given
                 .constant(3)
                 .and_then(Constant::numbers)
-                .ok_or("its scales or sizes have to be constants")?;
+                .ok_or("its scales or sizes must be constants")?;
             let given_sizes = std::iter::once(sizes.first().copied().unwrap_or(1.0))
                 .chain(given.dims.iter().map(|&dim| dim as f64));
             sizes.iter().zip(given_sizes).map(|(size, dim)| size / dim).collect()
@@ -305,8 +324,8 @@ pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<
     let rest = scales.iter().take(2).all(|&scale| (scale - 1.0).abs() < 1e-9);
     if !even || !rest || factor.fract() != 0.0 || !(1.0..=1024.0).contains(&factor) {
         return Err(format!(
-            "its scales {:?} are unsupported: one whole number for all axes of space is needed, \
-             and 1 for samples and channels",
+            "its scales {:?} are unsupported: they must be the same integer from 1 to 1024 for all \
+             spatial axes, and 1 for samples and channels",
             &scales[..scales.len().min(5)]
         ));
     }
@@ -314,20 +333,21 @@ pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<
         || node.attribute("axes").is_some()
     {
         return Err(
-            "its keep_aspect_ratio_policy has to be 'stretch', and axes are unsupported".to_owned()
+            "only the keep_aspect_ratio_policy 'stretch' without axes is supported".to_owned()
         );
     }
     let (mode, rounding) = match operator {
         "Upsample" => ("asymmetric", "floor"),
         _ => (node.text("coordinate_transformation_mode"), node.text("nearest_mode")),
     };
-    // As it is computed elsewhere.
+    // Compute the source of each value as ONNX does, in f32, and check that it is the one that
+    // repeating each value would give. This covers all combinations of modes.
     let factor32 = factor as f32;
     for &size in &given.dims[1..] {
         let count = size
             .checked_mul(factor as usize)
             .filter(|&count| count <= 1 << 16)
-            .ok_or("its result is too large")?;
+            .ok_or("its output is too large")?;
         let (last, end) = (size as f32 - 1.0, size as f32 * factor32 - 1.0);
         for index in 0..count {
             let x = index as f32;
@@ -357,11 +377,12 @@ pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<
                     ));
                 }
             };
-            #[allow(clippy::float_cmp)] // whole numbers both
+            #[allow(clippy::float_cmp)] // both are integers
             if at.clamp(0.0, last) != (x / factor32).floor() {
-                return Err(
-                    "its rounding does not repeat each value equally often: unsupported".to_owned()
-                );
+                return Err("its nearest_mode does not repeat each value equally often, which is \
+                     unsupported: export the model with the nearest_mode 'floor' and the \
+                     coordinate_transformation_mode 'asymmetric'"
+                    .to_owned());
             }
         }
     }

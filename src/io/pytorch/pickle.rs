@@ -1,13 +1,13 @@
-//! Pickles: the programs in which Python writes objects down, read as far as state dicts need it.
+//! Pickles, the programs with which Python serializes objects, as far as state dicts need them.
 //!
-//! A pickle works on a stack; its instructions are one byte each, with an argument behind some
-//! (`pickletools` in Python's library documents them). What it would call is looked up in a short
-//! list of Python's dictionaries and of PyTorch's functions that build tensors, and these are told
-//! apart by name alone: everything else leaves [`Content::Unknown`], so that it can be said later
-//! what it was that was left out.
+//! A pickle is a program for a stack machine. Each instruction is one byte, which an argument can
+//! follow (Python's `pickletools` module documents them). The functions that a pickle calls are
+//! looked up by name in a short list of Python's dictionary types and PyTorch's functions that
+//! build tensors. Any other call results in [`Content::Unknown`], so that an error can name what
+//! was left out.
 //!
-//! Each instruction puts at most one value or object down, so what is allocated is a fixed multiple
-//! of the program's length.
+//! Each instruction creates at most one value or object, so the memory allocated is at most a fixed
+//! multiple of the program's length.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -15,8 +15,8 @@ use std::rc::Rc;
 use super::super::architecture::shortened;
 use super::super::tensor::{AXES, Number};
 
-/// What is on the stack. Objects can be changed after they are met, so they are in a list of their
-/// own.
+/// A value on the stack. Objects can change after they are created, so a value only refers to
+/// them by index.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     Int(i64),
@@ -24,25 +24,27 @@ pub(super) enum Value {
     /// The full name of a class or function.
     Global(Rc<str>),
     Object(usize),
-    /// What is of no use here.
+    /// A value that is not needed here.
     Other,
 }
 
+/// The content of an object.
 #[derive(Debug)]
 pub(super) enum Content {
-    /// What it was made of, a list of pairs or another dictionary, and what was put into it later.
+    /// What the dictionary was made from (a list of pairs or another dictionary), and the items
+    /// that were inserted later.
     Dict(Option<Value>, Vec<(Value, Value)>),
     /// A list or a tuple.
     List(Vec<Value>),
     Storage(Rc<Storage>),
     Tensor(Rc<Saved>),
-    /// An object of this class, or of this function's making.
+    /// An object of this class, or made by this function.
     Unknown(Rc<str>),
-    /// A tensor of this class, which is none of PyTorch's own.
+    /// A tensor of this class, which is not one of PyTorch's own.
     Subclass(Rc<str>),
 }
 
-/// Numbers in a row.
+/// A contiguous array of numbers, which tensors view.
 #[derive(Debug)]
 pub(super) struct Storage {
     pub key: Rc<str>,
@@ -59,7 +61,7 @@ pub(super) struct Saved {
     pub strides: Vec<usize>,
 }
 
-/// What is left to do behind an instruction.
+/// What remains to be done after an instruction.
 enum Step {
     Push(Value),
     Done,
@@ -73,7 +75,8 @@ pub(super) struct Machine<'a> {
     marks: Vec<usize>,
     memo: HashMap<u64, Value>,
     objects: Vec<Content>,
-    /// The storages that were asked for, and how many bytes a number of each has.
+    /// The keys of the storages that the program refers to, each with the size of a number in
+    /// bytes.
     pub storages: HashMap<Rc<str>, usize>,
 }
 
@@ -100,7 +103,7 @@ impl<'a> Machine<'a> {
         if let Some(Content::List(items)) = self.content(value) { Some(items) } else { None }
     }
 
-    /// The object that the next pickle makes.
+    /// Reads the next pickle and returns the object that it makes.
     pub fn load(&mut self) -> Result<Value, String> {
         self.stack.clear();
         self.marks.clear();
@@ -109,8 +112,8 @@ impl<'a> Machine<'a> {
             let begin = self.at;
             let unsound = || {
                 format!(
-                    "the instruction at byte {begin} of its pickle is not sound: the file is \
-                     truncated or damaged"
+                    "the instruction at byte {begin} of its pickle is invalid, so the file is \
+                     truncated or damaged: copy or download it again"
                 )
             };
             match self.step().ok_or_else(unsound)? {
@@ -121,12 +124,12 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// One instruction; `None` where it is not sound.
+    /// Reads one instruction, or returns `None` if it is invalid.
     #[allow(clippy::too_many_lines)] // a table of the instructions
     fn step(&mut self) -> Option<Step> {
         let value = match self.take(1)?[0] {
             b'.' => return self.stack.pop().map(Step::Stop),
-            // The protocol, and how long the next frame is.
+            // The version of the protocol, and the length of the next frame.
             0x80 => return self.take(1).map(|_| Step::Done),
             0x95 => return self.take(8).map(|_| Step::Done),
             b'(' => {
@@ -259,7 +262,7 @@ impl<'a> Machine<'a> {
                 Value::Global(format!("{module}.{name}").into())
             }
             0x93 => match (self.pop()?, self.pop()?) {
-                // A name in the memo could be joined to others without end.
+                // Without a limit, a program could build many long names from one in the memo.
                 (Value::Text(name), Value::Text(module))
                     if name.len() + module.len() <= super::LONGEST =>
                 {
@@ -322,7 +325,7 @@ impl<'a> Machine<'a> {
     }
 
     fn text(&mut self, length: usize) -> Option<Value> {
-        // Python 2 wrote bytes.
+        // Python 2 wrote bytes, which need not be UTF-8.
         self.take(length).map(|bytes| Value::Text(String::from_utf8_lossy(bytes).into()))
     }
 
@@ -330,7 +333,7 @@ impl<'a> Machine<'a> {
         self.take(length).map(|_| Value::Other)
     }
 
-    /// Where the values behind the last mark begin.
+    /// The position on the stack of the first value after the last mark.
     fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
@@ -339,7 +342,7 @@ impl<'a> Machine<'a> {
         if self.stack.len() > self.floor() { self.stack.pop() } else { None }
     }
 
-    /// The values behind the last mark, which goes with them.
+    /// Pops the last mark and all values after it.
     fn marked(&mut self) -> Option<Vec<Value>> {
         let mark = self.marks.pop()?;
         Some(self.stack.split_off(mark))
@@ -356,7 +359,7 @@ impl<'a> Machine<'a> {
         Some(Step::Done)
     }
 
-    /// The object on top of the stack, where it is one.
+    /// The object on top of the stack, if there is one.
     fn top(&mut self) -> Option<&mut Content> {
         if let Some(Value::Object(at)) = self.stack.last() {
             self.objects.get_mut(*at)
@@ -368,7 +371,7 @@ impl<'a> Machine<'a> {
     fn extend(&mut self, items: Vec<Value>) -> Step {
         match self.top() {
             Some(Content::List(list)) => list.extend(items),
-            // An object that is appended to is a list of some kind.
+            // An object to which items are appended is a kind of list.
             Some(content @ Content::Unknown(_)) => *content = Content::List(items),
             _ => {}
         }
@@ -378,14 +381,14 @@ impl<'a> Machine<'a> {
     fn insert(&mut self, items: Vec<(Value, Value)>) -> Step {
         match self.top() {
             Some(Content::Dict(_, dict)) => dict.extend(items),
-            // An object that has items is a dictionary of some kind.
+            // An object into which items are inserted is a kind of dictionary.
             Some(content @ Content::Unknown(_)) => *content = Content::Dict(None, items),
             _ => {}
         }
         Step::Done
     }
 
-    /// What a persistent identity stands for: `("storage", type, key, device, count)`.
+    /// The storage for a persistent id, which is `("storage", type, key, device, count)`.
     fn storage(&mut self, id: &Value) -> Option<Value> {
         let [Value::Text(what), Value::Global(kind), Value::Text(key), ..] = self.list(id)? else {
             return None;
@@ -393,7 +396,8 @@ impl<'a> Machine<'a> {
         if &**what != "storage" || key.len() > super::LONGEST {
             return None;
         }
-        // A sixth entry, of old versions, is a view of another storage.
+        // In old versions, a sixth entry makes this a view of another storage, which is
+        // unsupported.
         if matches!(self.list(id)?.get(5), Some(Value::Object(_))) {
             return None;
         }
@@ -403,7 +407,7 @@ impl<'a> Machine<'a> {
         Some(self.object(Content::Storage(Rc::new(storage))))
     }
 
-    /// What a function would give, or a class: dictionaries and tensors.
+    /// The result of calling a function or class. Only dictionaries and tensors are supported.
     fn call(&mut self, function: &Value, arguments: &Value) -> Value {
         let Value::Global(name) = function else { return Value::Other };
         let nth = |machine: &Self, index: usize| {
@@ -417,7 +421,7 @@ impl<'a> Machine<'a> {
                 let of = nth(self, 0);
                 Some(self.object(Content::Dict(of, Vec::new())))
             }
-            // The first argument makes values for keys that are not there.
+            // The first argument is the function that makes default values.
             "collections.defaultdict" => {
                 let of = nth(self, 1);
                 Some(self.object(Content::Dict(of, Vec::new())))
@@ -432,7 +436,7 @@ impl<'a> Machine<'a> {
                 };
                 self.tensor(arguments, Some(number))
             }
-            // Of (tensor, …), or of (tensor, ) and nothing else.
+            // The first argument is the tensor (or the tuple of sizes), and the rest is not needed.
             "torch._utils._rebuild_parameter"
             | "torch._utils._rebuild_parameter_with_state"
             | "torch._utils._rebuild_device_tensor_from_cpu_tensor"
@@ -454,8 +458,8 @@ impl<'a> Machine<'a> {
         made.unwrap_or_else(|| self.object(Content::Unknown(name.clone())))
     }
 
-    /// A tensor with attributes, or of a class of its own: `(function, class, its arguments,
-    /// attributes)`.
+    /// A tensor with attributes or of a custom class, from `(function, class, arguments of the
+    /// function, attributes)`.
     fn of_type(&mut self, arguments: &Value) -> Option<Value> {
         let [Value::Global(function), Value::Global(class), inner, ..] = self.list(arguments)?
         else {
@@ -465,15 +469,15 @@ impl<'a> Machine<'a> {
         if !matches!(&*class, "torch.Tensor" | PARAMETER | "torch.nn.parameter.Buffer") {
             return Some(self.object(Content::Subclass(class)));
         }
-        // One inside another is nothing that PyTorch writes, and could be without end.
+        // PyTorch does not nest such calls, and rejecting nested ones bounds the recursion.
         if function.starts_with("torch._tensor.") {
             return None;
         }
         Some(self.call(&Value::Global(function), &inner))
     }
 
-    /// Sets the state of the object on top of the stack: so the first versions of PyTorch filled
-    /// tensors and parameters.
+    /// Sets the state of the object on top of the stack. The first versions of PyTorch filled
+    /// tensors and parameters this way.
     fn build(&mut self, state: &Value) {
         let Some(Content::Unknown(class)) = self.top() else { return };
         let class = class.clone();
@@ -493,8 +497,8 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// A tensor of `(storage, offset, shape, strides, …)`, of the numbers of its storage or of
-    /// others.
+    /// Makes a tensor from `(storage, offset, shape, strides, …)`. If no type of numbers is given,
+    /// it is that of the storage.
     fn tensor(&mut self, arguments: &Value, number: Option<Number>) -> Option<Value> {
         let [storage, Value::Int(offset), shape, strides, ..] = self.list(arguments)? else {
             return None;
@@ -504,7 +508,8 @@ impl<'a> Machine<'a> {
             let size = |value: &Value| {
                 if let Value::Int(size) = value { usize::try_from(*size).ok() } else { None }
             };
-            // A shape in the memo could be asked for without end; no tensor has so many axes.
+            // A program can use a long list in the memo as a shape many times. No tensor has that
+            // many axes.
             self.list(value).filter(|list| list.len() <= AXES)?.iter().map(size).collect()
         };
         let (shape, strides) = (sizes(shape)?, sizes(strides)?);
@@ -522,7 +527,7 @@ impl<'a> Machine<'a> {
 
 const PARAMETER: &str = "torch.nn.parameter.Parameter";
 
-/// Little-endian, in two's complement; of no use where it is longer than numbers are.
+/// A little-endian integer in two's complement. One with more than eight bytes is not needed.
 fn long(bytes: &[u8]) -> Value {
     if bytes.len() > 8 {
         return Value::Other;
@@ -533,7 +538,7 @@ fn long(bytes: &[u8]) -> Value {
     Value::Int(i64::from_le_bytes(whole))
 }
 
-/// Keys and values in turn.
+/// Groups alternating keys and values into pairs.
 fn pairs(items: Vec<Value>) -> Option<Vec<(Value, Value)>> {
     let mut items = items.into_iter();
     let mut pairs = Vec::with_capacity(items.len() / 2);
@@ -543,8 +548,8 @@ fn pairs(items: Vec<Value>) -> Option<Vec<(Value, Value)>> {
     Some(pairs)
 }
 
-/// The numbers of a storage by the name of its class, and how many bytes each has; 0 where that is
-/// unknown.
+/// The type of a storage's numbers, by the name of the storage's class, and the size of a number in
+/// bytes, or 0 if it is unknown.
 fn number(class: &str) -> (Number, usize) {
     let other = |size| (Number::Other(shortened(class)), size);
     match class {
@@ -566,7 +571,7 @@ fn number(class: &str) -> (Number, usize) {
     }
 }
 
-/// The numbers of a type's name.
+/// The type of numbers with this name.
 fn number_of(dtype: &str) -> Number {
     match dtype {
         "torch.float16" => Number::F16,
