@@ -83,7 +83,7 @@ fn batch(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(count as u64));
         let model = model(&MLP);
         group.bench_function(BenchmarkId::new("forward pass", count), |b| {
-            b.iter(|| black_box(model.forward_batch(&x)))
+            b.iter(|| black_box(model.forward_batch(&x)));
         });
         for targets in [Targets::Predicted, Targets::All] {
             let name = format!("{targets:?}");

@@ -1,9 +1,11 @@
 //! The crate's large functions, compiled once for each number type, with this crate.
 //!
-//! A generic function is compiled again in every crate that uses it. Whoever calls one of these
-//! calls a function of this crate instead, so that a program, a test or an example does not compile
-//! the whole engine. A large function that is new belongs in this table; nothing else changes for
-//! it but the name of its body.
+//! A generic function is compiled again in every crate that calls it. The functions in this table
+//! are compiled with this crate, for `f32` and for `f64`, and the public functions of the same names
+//! call them through the table. So a program, a test or an example does not compile the engine, and
+//! an optimization level that is set for this crate applies to the engine.
+//!
+//! A new large function gets a field here, and its body moves to a function named `…_inner`.
 
 use nalgebra::{DMatrix, DVector};
 
@@ -23,14 +25,12 @@ use crate::trace::{Path, Trace};
 #[cfg(feature = "io")]
 use crate::{io::StateDict, io::StateDictBuilder, shape::Shape};
 
-/// A function of the model, and what it may return.
-type Of<M, R> = fn(&M) -> Result<R, Error>;
-
-/// The bodies of the functions of the same names.
+/// The bodies of the public functions of the same names.
+#[allow(clippy::type_complexity)] // the types are the functions' signatures
 pub struct Compiled<T: Scalar> {
     pub(crate) build: fn(SequentialBuilder<T>) -> Result<Sequential<T>, Error>,
     pub(crate) forward: fn(&Sequential<T>, &[T]) -> Result<Vec<T>, Error>,
-    pub(crate) canonize: Of<Sequential<T>, (Sequential<T>, Vec<Merged>)>,
+    pub(crate) canonize: fn(&Sequential<T>) -> Result<(Sequential<T>, Vec<Merged>), Error>,
     pub(crate) check: fn(&Sequential<T>, &dyn RelevanceRule<T>) -> Result<Vec<Finding>, Error>,
     pub(crate) explainer: fn(&Sequential<T>, &dyn RelevanceRule<T>) -> Result<Explainer<T>, Error>,
     pub(crate) targets: fn(Explainer<T>, Targets<T>) -> Result<Explainer<T>, Error>,
@@ -54,9 +54,9 @@ pub struct Compiled<T: Scalar> {
     #[cfg(feature = "io")]
     pub(crate) model_of_layers: fn(StateDictBuilder<'_, T>) -> Result<Sequential<T>, Error>,
     #[cfg(feature = "safetensors")]
-    pub(crate) to_safetensors: Of<Sequential<T>, Vec<u8>>,
+    pub(crate) to_safetensors: fn(&Sequential<T>) -> Result<Vec<u8>, Error>,
     #[cfg(feature = "onnx")]
-    pub(crate) model_of_onnx: Of<crate::io::OnnxFile, Sequential<T>>,
+    pub(crate) model_of_onnx: fn(&crate::io::OnnxFile) -> Result<Sequential<T>, Error>,
 }
 
 impl<T: Scalar> Compiled<T> {

@@ -786,7 +786,7 @@ impl<T: Scalar> Explainer<T> {
         }
         match (&mut explanation.explained, selected) {
             (Explained::Outputs(explained), Some(selected)) => {
-                explained.copy_from_slice(&selected[sample..=sample])
+                explained.copy_from_slice(&selected[sample..=sample]);
             }
             (explained, _) if *explained != self.explained => *explained = self.explained.clone(),
             _ => {}

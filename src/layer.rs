@@ -422,7 +422,7 @@ impl<T: Scalar> Functions<T> {
         // The chunks are the channels of one sample after another, so the functions repeat.
         let count = self.functions.len();
         linalg::each_chunk(values, self.each, |chunk, values| {
-            self.functions[chunk % count].apply(values)
+            self.functions[chunk % count].apply(values);
         });
     }
 }

@@ -121,7 +121,7 @@ pub(crate) fn apply<T: Scalar>(w: Matrix<'_, T>, u: Option<&[T]>, x: &[T], y: &m
     by_rows(w.outputs, w.values.len(), y, |rows, y| {
         let w = Matrix { values: &w.values[rows.start..], outputs: rows.len(), ..w };
         T::with_scratch(|scratch| {
-            T::run(Kernel(Which::Apply(Apply { w, u, per_sample, x, y, scratch })))
+            T::run(Kernel(Which::Apply(Apply { w, u, per_sample, x, y, scratch })));
         });
     });
 }
@@ -145,7 +145,7 @@ pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&
                 x,
                 y,
                 scratch,
-            })))
+            })));
         });
     });
 }
@@ -242,7 +242,7 @@ pub(crate) fn zip_parts<T: Scalar>(
     f: impl Fn(usize, &mut [T], &[T]) + Sync,
 ) {
     each_chunk(values, PART, |part, values| {
-        f(part * PART, values, &others[part * PART..][..values.len()])
+        f(part * PART, values, &others[part * PART..][..values.len()]);
     });
 }
 

@@ -785,7 +785,7 @@ impl<T: Scalar> Run<'_, T> {
                 }
                 Bound::Reshape | Bound::Softmax(_) | Bound::Link(_) => {}
                 Bound::Route { factor, route, inputs } => {
-                    values = self.route(node, (*factor, &**route, *inputs), values)?
+                    values = self.route(node, (*factor, &**route, *inputs), values)?;
                 }
                 Bound::Branches { factor, branches, inputs, sum } => {
                     values = self.branches(node, (*factor, branches, *inputs), values)?;

@@ -324,10 +324,10 @@ impl Chain<'_> {
                     // If two factors are multiplied, one of them is formed as a block first.
                     match (step, left.kind, right.kind) {
                         (Step::Append, Kind::Factor, _) => {
-                            largest = largest.max(self.rows(left) * self.columns(left))
+                            largest = largest.max(self.rows(left) * self.columns(left));
                         }
                         (Step::Prepend, _, Kind::Factor) => {
-                            largest = largest.max(self.rows(right) * self.columns(right))
+                            largest = largest.max(self.rows(right) * self.columns(right));
                         }
                         _ => {}
                     }

@@ -127,7 +127,7 @@ impl<T: Scalar> Visitor<T> for Rounding<'_, T> {
         let mut of_y = product(&*magnitudes.own, &self.error);
         let mut size = product(&*magnitudes.own, &z);
         map.bias().into_iter().for_each(|bias| {
-            size.iter_mut().zip(bias.iter()).for_each(|(size, b)| *size += b.abs())
+            size.iter_mut().zip(bias.iter()).for_each(|(size, b)| *size += b.abs());
         });
         linalg::add_scaled(T::one(), &of_y, &mut size);
         linalg::add_scaled(gamma(count_nonzero(&z) + FEW), &size, &mut of_y);
@@ -260,7 +260,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                     }
                 }
                 Division::FanIn | Division::One => {
-                    error.iter_mut().zip(of_t).for_each(|(error, t)| *error = few * *t)
+                    error.iter_mut().zip(of_t).for_each(|(error, t)| *error = few * *t);
                 }
             }
             if group.distributes() {

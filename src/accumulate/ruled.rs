@@ -370,10 +370,10 @@ impl<T: Scalar> Ruled<T> {
         for (input, mapped) in self.mapped.iter().zip(mapped.chunks_exact_mut(z.len().max(1))) {
             match input {
                 Input::Of(transform) => {
-                    mapped.iter_mut().zip(&*z).for_each(|(u, &z)| *u = transform.value(z))
+                    mapped.iter_mut().zip(&*z).for_each(|(u, &z)| *u = transform.value(z));
                 }
                 Input::Fixed(values) => {
-                    mapped.chunks_exact_mut(values.len()).for_each(|u| u.copy_from_slice(values))
+                    mapped.chunks_exact_mut(values.len()).for_each(|u| u.copy_from_slice(values));
                 }
             }
         }
@@ -781,11 +781,11 @@ impl<'a, T: Scalar> Linked<'a, T> {
             let row = out[place * outputs..][..outputs].iter_mut().zip(t);
             match derived {
                 Derived::Times(bias) => {
-                    row.zip(bias.iter()).for_each(|((out, &t), b)| *out += t * b)
+                    row.zip(bias.iter()).for_each(|((out, &t), b)| *out += t * b);
                 }
                 Derived::Magnitude(by) => row.for_each(|(out, &t)| *out += t.abs() * by),
                 Derived::Lost(c) => {
-                    row.filter(|(_, t)| is_lost(**t)).for_each(|(out, _)| *out += c)
+                    row.filter(|(_, t)| is_lost(**t)).for_each(|(out, _)| *out += c);
                 }
             }
         }

@@ -218,7 +218,7 @@ impl StateDict {
                 }
                 None => match self.left_out.get(&whole) {
                     Some(what) => {
-                        misfit.notes.push(format!("{name} is in the file, but it is {what}"))
+                        misfit.notes.push(format!("{name} is in the file, but it is {what}"));
                     }
                     None => misfit.missing.push(name.clone()),
                 },

@@ -335,7 +335,7 @@ impl Collected<'_> {
             }
             Some(Content::Unknown(class)) => self.leave_out(name, LeftOut::Made(class.clone()))?,
             Some(Content::Subclass(class)) => {
-                self.leave_out(name, LeftOut::Subclass(class.clone()))?
+                self.leave_out(name, LeftOut::Subclass(class.clone()))?;
             }
             Some(Content::Dict(of, items)) => {
                 if let Some(of) = of {

@@ -359,9 +359,9 @@ impl Dominators {
     fn common(&self, mut a: usize, mut b: usize) -> usize {
         while a != b {
             if self.depth[a] >= self.depth[b] {
-                a = self.immediate[a]
+                a = self.immediate[a];
             } else {
-                b = self.immediate[b]
+                b = self.immediate[b];
             }
         }
         a

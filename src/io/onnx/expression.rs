@@ -105,7 +105,9 @@ impl Expression {
             Self::Activation(_, a) | Self::Unary(_, a) => a.numbers(found),
             Self::Binary(_, a, b) => [a, b].iter().for_each(|part| part.numbers(found)),
             Self::Choice(whether, a, b) => {
-                [whether, a, b].iter().for_each(|part| part.numbers(found))
+                for part in [whether, a, b] {
+                    part.numbers(found);
+                }
             }
         }
     }
