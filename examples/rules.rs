@@ -1,7 +1,7 @@
 //! Compares all rules on the bundled digits: how much relevance each assigns to inputs and sinks,
 //! and a picture of their maps.
 //!
-//! `cargo run --release --example rules` writes rules.png. `-- FILE` writes it elsewhere.
+//! `cargo run --release --example rules --features examples` writes rules.png. `-- FILE` writes it elsewhere.
 
 // The example `mnist` uses more of this reader.
 #[allow(dead_code)]

@@ -1,6 +1,6 @@
 //! Explains what one of torchvision's image networks sees in a photograph.
 //!
-//! `cargo run --release --example imagenet -- --help` shows how to export the weights and lists the
+//! `cargo run --release --example imagenet --features examples -- --help` shows how to export the weights and lists the
 //! options.
 
 mod torchvision;
@@ -24,7 +24,7 @@ const HELP: &str = "\
 Explains what an image network sees in a photograph: its five likeliest classes, and which pixels
 speak for and against each of them.
 
-usage: cargo run --release --example imagenet -- MODEL PHOTO [options]
+usage: cargo run --release --example imagenet --features examples -- MODEL PHOTO [options]
 
   MODEL           a safetensors file: a VGG, ResNet, ResNeXt or Wide ResNet from torchvision, or
                   any model with its architecture in the file, for images with three channels,
