@@ -97,9 +97,9 @@ struct Misfit {
 }
 
 /// A prefix has at most this many parts.
-pub(super) const PARTS: usize = 16;
+const PARTS: usize = 16;
 /// At most this many names are listed.
-pub(super) const LISTED: usize = 5;
+const LISTED: usize = 5;
 
 impl StateDict {
     /// The prefix under which the tensors are all there, of the right shape, and no others: mostly

@@ -4,8 +4,8 @@ use std::io::Write;
 
 use relprop::{Cause, Explanation, Finding};
 
+use super::samples::Samples;
 use crate::Failure;
-use crate::samples::Samples;
 
 /// What the check of the model and the rule found.
 pub fn findings(out: &mut impl Write, findings: &[Finding]) -> Result<(), Failure> {

@@ -6,10 +6,11 @@ use std::ops::Range;
 
 use relprop::{Explainer, Explanation, RelevanceRule, Sequential, Targets};
 
+use super::labels;
+use super::options::Target;
+use super::samples::Samples;
 use crate::hints::in_options;
-use crate::options::Target;
-use crate::samples::Samples;
-use crate::{Failure, labels, usage};
+use crate::{Failure, usage};
 
 /// A part has at most this many shares (or one sample), and at most this many samples.
 const SHARES: usize = 1 << 21;

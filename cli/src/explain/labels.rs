@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use super::samples::{Kind, array, in_file, kind};
+use super::table::{Rows, number};
 use crate::Failure;
-use crate::samples::{Kind, array, in_file, kind};
-use crate::table::{Rows, number};
 
 /// The label of each sample, all of them outputs of the model.
 pub fn read(path: &Path, samples: usize, outputs: usize) -> Result<Vec<usize>, Failure> {
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn arrays_of_labels_have_one_axis() {
         let formats = |name: &str| {
-            Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/formats")).join(name)
+            Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/formats")).join(name)
         };
         let refused = |name: &str| labels(&formats(name), 2, 4).unwrap_err().to_string();
         let said = refused("x.npy");

@@ -3,9 +3,9 @@
 use relprop::heatmap::{Canvas, Rgb, diverging, over_channels, text_width};
 use relprop::{Explanation, Shape};
 
+use super::report::{shown, title};
+use super::samples::{Samples, is_channels_last};
 use crate::Failure;
-use crate::report::{shown, title};
-use crate::samples::{Samples, is_channels_last};
 
 const WHITE: Rgb = [255; 3];
 const BLACK: Rgb = [0; 3];

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use crate::Failure;
-use crate::model::listed;
+use crate::names::listed;
 
 /// The marks that Unicode texts may begin with: UTF-8's is of no meaning, the others say that it is
 /// UTF-16.

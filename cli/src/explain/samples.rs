@@ -6,9 +6,10 @@ use relprop::io::StateDict;
 use relprop::nalgebra::DMatrix;
 use relprop::{Error, Scalar, Shape};
 
-use crate::model::listed;
-use crate::options::Options;
-use crate::{Failure, table, usage};
+use super::options::SampleOptions;
+use super::table;
+use crate::names::listed;
+use crate::{Failure, usage};
 
 /// Samples as columns, and the names of their values where there are some.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub struct Samples {
 impl Samples {
     /// `.csv` has a row for a sample, and names in the first; the others an array of samples, or
     /// one sample alone. A file of names, one a line, comes before those.
-    pub fn read(options: &Options, shape: Shape) -> Result<Self, Failure> {
+    pub fn read(options: &SampleOptions, shape: Shape) -> Result<Self, Failure> {
         let path = options.input.as_path();
         let array = options.array.as_deref();
         let read = match kind(path) {
@@ -235,15 +236,22 @@ fn sizes(dims: &[usize]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+
+    /// A command line that consists of these options.
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: SampleOptions,
+    }
 
     fn formats(name: &str) -> String {
-        format!("{}/tests/formats/{name}", env!("CARGO_MANIFEST_DIR"))
+        format!("{}/../tests/formats/{name}", env!("CARGO_MANIFEST_DIR"))
     }
 
     fn read(file: &str, rest: &str, shape: Shape) -> Result<Samples, String> {
-        let arguments = format!("m --input {file} {rest}");
-        let options =
-            Options::parse(arguments.split_whitespace().map(Into::into)).unwrap().unwrap();
+        let line = format!("samples --input {file} {rest}");
+        let Line { options } = Line::try_parse_from(line.split_whitespace()).unwrap();
         Samples::read(&options, shape).map_err(|error| error.to_string().replace(file, "FILE"))
     }
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use relprop::{Explanation, Finding};
 use serde::Serialize;
 
-use crate::samples::Samples;
+use super::samples::Samples;
 
 /// The number of the schema; a change that breaks programs would raise it.
 const SCHEMA: u32 = 1;
