@@ -39,7 +39,15 @@ fn usage(text: impl Into<String>) -> Failure {
 
 /// Explains the outputs of neural networks by Layer-wise Relevance Propagation (LRP).
 #[derive(Debug, Parser)]
-#[command(name = "relprop", version, max_term_width = 100, after_help = EXIT_STATUS)]
+#[command(
+    name = "relprop",
+    version,
+    max_term_width = 100,
+    after_help = EXIT_STATUS,
+    // A missing subcommand is an error that names the subcommands.
+    subcommand_required = true,
+    arg_required_else_help = false
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

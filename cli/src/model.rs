@@ -18,6 +18,7 @@ use crate::{Failure, Usage, guess, usage};
 #[command(next_help_heading = "Model")]
 pub struct ModelOptions {
     /// An ONNX file, or weights: safetensors, PyTorch's .pt or .pth, NumPy's .npz.
+    #[arg(help_heading = None)]
     pub model: PathBuf,
 
     /// The shape of a sample, where the file does not say it, such as 3,224,224.

@@ -80,6 +80,7 @@ fn the_help_of_each_command_is_complete_and_narrow() {
 fn a_wrong_command_line_has_status_2() {
     let model = data("exported/sklearn-classifier.onnx");
     assert!(refused(2, &[]).contains("requires a subcommand"));
+    assert!(refused(2, &[]).contains("[subcommands: explain, check, inspect, help]"));
     assert!(refused(2, &["inspects", &model]).contains("a similar subcommand exists: 'inspect'"));
     assert!(refused(2, &["explain", &model]).contains("--input <FILE>"));
     assert!(refused(2, &["check"]).contains("<MODEL>"));
@@ -154,8 +155,8 @@ fn an_onnx_model_is_shown_with_its_layers() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], format!("{path}: an ONNX model"));
     assert!(lines.contains(&"input: 6"), "{text}");
-    assert!(lines.contains(&"output label: cannot be explained"), "{text}");
-    assert!(lines.contains(&"output probabilities: 3"), "{text}");
+    assert!(lines.contains(&"output output_label: cannot be explained"), "{text}");
+    assert!(lines.contains(&"output output_probability: 3"), "{text}");
     assert!(text.contains(": Linear(in_features=6, out_features="), "{text}");
     assert!(lines.last().unwrap().starts_with("6 -> 3, "), "{text}");
     assert!(lines.last().unwrap().ends_with(" parameters"), "{text}");

@@ -10,7 +10,7 @@ use crate::rules::RuleOptions;
 use crate::{Failure, usage};
 
 const AFTER: &str = "The JSON file has, for each sample, its outputs and, for each target, the \
-    relevance of every input and the ledger of where the rest went; docs/json.md describes each \
+    relevance of every input and the ledger of the causes that absorbed the rest; docs/json.md describes each \
     field. It is written while the samples are explained, and appears under its name when it is \
     complete. The outputs of a model that ends with a softmax are its logits, with the \
     probabilities next to them.\n\n\
@@ -49,7 +49,7 @@ pub struct SampleOptions {
     #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub array: Option<String>,
 
-    /// The names of the inputs, one a line (default: those of a .csv).
+    /// The names of the inputs, one per line (default: those of a .csv).
     #[arg(long, value_name = "FILE")]
     pub names: Option<PathBuf>,
 }
@@ -59,11 +59,11 @@ pub struct SampleOptions {
 #[command(next_help_heading = "Results")]
 pub struct ResultOptions {
     /// The output to explain: predicted, all, the number of an output, or a file with a number for
-    /// each sample, such as its true label: .npy, or .csv or .txt with one a line.
+    /// each sample, such as its true label: .npy, or .csv or .txt with one per line.
     #[arg(long, default_value = "predicted", value_parser = target, allow_hyphen_values = true)]
     pub target: Target,
 
-    /// How many inputs are listed.
+    /// The number of inputs listed.
     #[arg(
         long,
         value_name = "N",
