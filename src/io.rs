@@ -51,7 +51,6 @@ mod architecture;
 #[cfg(any(feature = "npz", feature = "pytorch"))]
 mod archive;
 mod builder;
-mod guess;
 #[cfg(feature = "npz")]
 mod npz;
 #[cfg(feature = "onnx")]

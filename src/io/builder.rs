@@ -102,9 +102,9 @@ struct Misfit {
 }
 
 /// The most parts that a prefix can have.
-pub(super) const PARTS: usize = 16;
+const PARTS: usize = 16;
 /// The most names that a message lists.
-pub(super) const LISTED: usize = 5;
+const LISTED: usize = 5;
 
 impl StateDict {
     /// The prefix under which the tensors are exactly those of the architecture. Usually it is

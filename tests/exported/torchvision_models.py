@@ -2,7 +2,7 @@
 are from onnxruntime's, of the largest; or which nodes are refused. The weights are random: nothing is fetched. Arguments: names of
 networks, all of one of a kind without.
 
-`cargo build --release --example explain --all-features` comes first.
+`cargo build --release -p relprop-cli` comes first.
 """
 
 import collections
@@ -20,7 +20,7 @@ import onnxruntime
 import torch
 import torchvision
 
-EXPLAIN = Path(__file__).resolve().parents[2] / "target/release/examples/explain"
+RELPROP = Path(__file__).resolve().parents[2] / "target/release/relprop"
 NAMES = [
     "alexnet", "vgg11_bn", "resnet18", "resnext50_32x4d", "wide_resnet50_2", "densenet121", "googlenet", "inception_v3", "squeezenet1_1",
     "mobilenet_v2", "mnasnet0_5", "regnet_x_400mf", "mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf", "shufflenet_v2_x0_5",
@@ -49,13 +49,13 @@ def export(net, x, path, dynamo):
 
 def look_at(path, x):
     np.save(path.with_suffix(".npy"), x.numpy())
-    command = [EXPLAIN, path, "--input", path.with_suffix(".npy"), "--rule", "epsilon-plus", "--json", "-"]
+    command = [RELPROP, "explain", path, "--input", path.with_suffix(".npy"), "--rule", "epsilon-plus", "--json", "-"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         first, *nodes = done.stderr.splitlines()
         operators = collections.Counter(line.split()[0] for line in nodes)
         return "refused: " + (", ".join(f"{count} {name}" for name, count in operators.items()) or first)
-    ours = np.array([sample["outputs"] for sample in json.loads(done.stdout)["samples"]])
+    ours = np.array([sample["output"] for sample in json.loads(done.stdout)["samples"]])
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     theirs = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
     return f"outputs {np.abs(ours - theirs).max() / np.abs(theirs).max():.1e}"

@@ -5,19 +5,18 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use crate::Failure;
-use crate::model::listed;
+use crate::names::listed;
 
-/// The marks that Unicode texts may begin with: UTF-8's is of no meaning, the others say that it is
-/// UTF-16.
+/// The byte order marks that Unicode texts can begin with. UTF-8's is skipped, UTF-16 is unsupported.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 const MARKS_OF_16: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
-/// How archives begin, those of Excel among them.
+/// The first bytes of archives, such as Excel's workbooks.
 const ARCHIVE: &[u8] = b"PK\x03\x04";
 
-/// What may be between values; the first where nothing is.
+/// The separators of values; the first is the default.
 const SEPARATORS: [char; 3] = [',', ';', '\t'];
 
-/// What many programs write where a value is missing.
+/// The texts that many programs write where a value is missing.
 const MISSING: [&str; 9] = ["", "na", "n/a", "nan", "null", "none", "nil", "?", "-"];
 
 /// The values of all rows, one after the other, and the columns' names from the first line.
@@ -61,7 +60,7 @@ impl Rows {
         }
         if beginning.starts_with(ARCHIVE) {
             return Err(
-                "it is an archive, as Excel's workbooks are, and no text: save it as CSV in UTF-8"
+                "it is an archive, such as an Excel workbook, not a text: save it as CSV in UTF-8"
                     .into(),
             );
         }
@@ -84,8 +83,8 @@ impl Rows {
         if !self.reader.read_byte_record(&mut record)? {
             return Ok(None);
         }
-        // Of a record the position may be that of empty lines before it; the reader is at the end
-        // of its last line.
+        // A record's position can be that of empty lines before it, so the line is counted back from
+        // the end of the record, where the reader is.
         let ends: u64 = record.iter().flatten().filter(|&&byte| byte == b'\n').count() as u64;
         let line = (self.reader.position().line() - 1)
             .saturating_sub(ends)
@@ -93,7 +92,7 @@ impl Rows {
         // No number has lines; a name may, but none reaches to the end of the file.
         if ends > 0 && (line > 1 || self.reader.position().byte() >= self.bytes) {
             return Err(format!(
-                "line {line}: a text in quotes goes on in the next line: a quote \
+                "line {line}: a quoted text continues on the next line: a quote \
                 (\") may be missing"
             )
             .into());
@@ -106,7 +105,7 @@ impl Rows {
     }
 }
 
-/// What is most often between the names of the first line.
+/// The separator that is most frequent between the names of the first line.
 fn separator(line: &str) -> char {
     // Numbers with decimal commas in place of names.
     if line.contains(';') && line.split(';').all(|text| is_number(text.trim())) {
@@ -129,7 +128,7 @@ fn check_names(names: &[String], inputs: usize, separator: char) -> Result<(), F
     if names.iter().all(|name| is_number(name)) {
         let first = listed(names.iter().map(String::as_str));
         return Err(format!(
-            "line 1 has numbers ({first}) where the names of the columns are wanted: put \
+            "line 1 has numbers ({first}) where the names of the columns are expected: put \
                 a line of names first"
         )
         .into());
@@ -160,8 +159,10 @@ fn check_names(names: &[String], inputs: usize, separator: char) -> Result<(), F
         ),
         _ => String::new(),
     };
-    Err(format!("the table has {columns} ({all}), the model takes {inputs} values a sample{hint}")
-        .into())
+    Err(format!(
+        "the table has {columns} ({all}), the model takes {inputs} values for each sample{hint}"
+    )
+    .into())
 }
 
 fn of_another_length(line: u64, found: usize, names: &[String], separator: char) -> String {
@@ -169,7 +170,7 @@ fn of_another_length(line: u64, found: usize, names: &[String], separator: char)
     let hint = if separator == ',' && found == 2 * names.len() {
         "; if the numbers have decimal commas, write points"
     } else if found == names.len() + 1 {
-        "; there may be a separator too many"
+        "; there may be one separator too many"
     } else {
         ""
     };
@@ -202,7 +203,7 @@ pub fn number(text: &str) -> Result<f32, String> {
             "'{text}' has separators of thousands: write {}",
             text.replace([',', '\'', ' ', '_'], "")
         )),
-        Err(_) => Err(format!("'{text}' is no number")),
+        Err(_) => Err(format!("'{text}' is not a number")),
     }
 }
 
@@ -240,14 +241,14 @@ mod tests {
     #[test]
     fn a_value_that_is_none_says_what_it_is_and_where() {
         let refused = |content: &str| table(content).unwrap_err();
-        assert_eq!(refused("a,b\n1,x\n"), "line 2, column 'b': 'x' is no number");
-        assert_eq!(refused("a,b\n1,2\n\n3,x\n"), "line 4, column 'b': 'x' is no number");
-        assert_eq!(refused("a,b\n\"1\n\",2\n3,x\n"), "line 4, column 'b': 'x' is no number");
-        let unclosed = "a text in quotes goes on in the next line: a quote (\") may be missing";
+        assert_eq!(refused("a,b\n1,x\n"), "line 2, column 'b': 'x' is not a number");
+        assert_eq!(refused("a,b\n1,2\n\n3,x\n"), "line 4, column 'b': 'x' is not a number");
+        assert_eq!(refused("a,b\n\"1\n\",2\n3,x\n"), "line 4, column 'b': 'x' is not a number");
+        let unclosed = "a quoted text continues on the next line: a quote (\") may be missing";
         assert_eq!(refused("a,b\n1,\"2\n3,4\n"), format!("line 2: {unclosed}"));
         assert_eq!(refused("a,\"b\n1,2\n3,4\n"), format!("line 1: {unclosed}"));
         assert_eq!(table("\"a\n(years)\",b\n1,2\n").unwrap().1, ["a\n(years)", "b"]);
-        assert_eq!(refused("a,\n1,x\n"), "line 2, column 2: 'x' is no number");
+        assert_eq!(refused("a,\n1,x\n"), "line 2, column 2: 'x' is not a number");
         let missing = "fill it in, or leave the row out";
         assert_eq!(
             refused("a,b\n1,2\n,4\n"),
@@ -296,7 +297,7 @@ mod tests {
         let said = refused("a,b\n1,5,\n");
         assert_eq!(
             said,
-            "line 2 has 3 values, line 1 names 2 columns (a, b); there may be a separator too many"
+            "line 2 has 3 values, line 1 names 2 columns (a, b); there may be one separator too many"
         );
     }
 
@@ -306,7 +307,7 @@ mod tests {
         let said = refused("a,b,species\n1,2,setosa\n");
         assert_eq!(
             said,
-            "the table has 3 columns (a, b, species), the model takes 2 values a sample; if \
+            "the table has 3 columns (a, b, species), the model takes 2 values for each sample; if \
              'species' is the label, leave it out"
         );
         let said = refused(",a,b\n0,1,2\n");
@@ -320,8 +321,9 @@ mod tests {
                 .ends_with("the last has no name: take the ',' from the end of the lines")
         );
         assert!(
-            refused("a\n1\n")
-                .ends_with("the table has one column (a), the model takes 2 values a sample")
+            refused("a\n1\n").ends_with(
+                "the table has one column (a), the model takes 2 values for each sample"
+            )
         );
         assert!(
             refused("a b\n1 2\n")
@@ -330,7 +332,7 @@ mod tests {
         let said = refused("1,2\n3,4\n");
         assert_eq!(
             said,
-            "line 1 has numbers (1, 2) where the names of the columns are wanted: put a line of \
+            "line 1 has numbers (1, 2) where the names of the columns are expected: put a line of \
              names first"
         );
         assert!(refused("1,5;2,5\n").starts_with("line 1 has numbers (1,5, 2,5)"));
@@ -344,7 +346,7 @@ mod tests {
         assert_eq!(refused(b"\n\n"), "the file is empty");
         assert_eq!(refused(b"\xff\xfea\0,\0b\0"), "the text is UTF-16: save it as CSV in UTF-8");
         assert!(
-            refused(b"PK\x03\x04....").starts_with("it is an archive, as Excel's workbooks are")
+            refused(b"PK\x03\x04....").starts_with("it is an archive, such as an Excel workbook")
         );
         assert_eq!(
             refused(b"a,b\n1,2\n\xe9,3\n"),

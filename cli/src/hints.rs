@@ -1,8 +1,10 @@
-//! What the library says, in the words of this command line.
+//! The library's texts in the words of this command line.
 
-use relprop::{Code, Finding};
+use relprop::{Code, Finding, RelevanceRule, Sequential};
 
-/// What the library calls things, and what they are here.
+use crate::Failure;
+
+/// The library's calls, and the options that do the same.
 const HINTS: [(&str, &str); 15] = [
     ("OnnxFile::output", "--output"),
     ("OnnxFile::input", "--shape"),
@@ -37,13 +39,22 @@ pub fn in_options(text: &str) -> String {
     HINTS.iter().fold(text, |text, (call, option)| text.replace(call, option))
 }
 
+/// What the check of a model and a rule finds. Batch norms must have been merged where possible.
+pub fn findings(
+    model: &Sequential<f32>,
+    rule: &dyn RelevanceRule<f32>,
+) -> Result<Vec<Finding>, Failure> {
+    Ok(model.check(rule)?.into_iter().map(in_finding).collect())
+}
+
 /// A finding whose advice can be followed on this command line.
-pub fn in_finding(mut finding: Finding) -> Finding {
+fn in_finding(mut finding: Finding) -> Finding {
     finding.advice = match finding.code {
-        // What can be merged has been merged.
-        Code::UnmergedNorm => "Nothing: no linear layer beside it can take it in.".to_owned(),
+        // The norms that can be merged have been merged.
+        Code::UnmergedNorm => "Nothing: no linear layer next to it can absorb it.".to_owned(),
         Code::LargeBiases => {
-            "Look at what goes to biases, and compare with --rule epsilon --bias ignored."
+            "Look at the part absorbed by biases, and compare with --rule epsilon \
+            --bias ignored."
                 .to_owned()
         }
         _ => in_options(&finding.advice),
@@ -57,7 +68,7 @@ mod tests {
     use relprop::nalgebra::{DMatrix, DVector};
     use relprop::{BatchNorm1d, Linear, Relu, Rule, Sequential};
 
-    /// What the library says of models with every finding names no call of the library here.
+    /// No finding names a call of the library.
     #[test]
     fn advice_names_options() {
         let norm =

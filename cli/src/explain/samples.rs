@@ -6,9 +6,10 @@ use relprop::io::StateDict;
 use relprop::nalgebra::DMatrix;
 use relprop::{Error, Scalar, Shape};
 
-use crate::model::listed;
-use crate::options::Options;
-use crate::{Failure, table, usage};
+use super::options::SampleOptions;
+use super::table;
+use crate::names::listed;
+use crate::{Failure, usage};
 
 /// Samples as columns, and the names of their values where there are some.
 #[derive(Debug)]
@@ -19,9 +20,9 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// `.csv` has a row for a sample, and names in the first; the others an array of samples, or
-    /// one sample alone. A file of names, one a line, comes before those.
-    pub fn read(options: &Options, shape: Shape) -> Result<Self, Failure> {
+    /// Reads a table, which has a row for each sample after a row of names, or an array of samples
+    /// or of one sample. A file of names, one a line, replaces those of the table.
+    pub fn read(options: &SampleOptions, shape: Shape) -> Result<Self, Failure> {
         let path = options.input.as_path();
         let array = options.array.as_deref();
         let read = match kind(path) {
@@ -36,7 +37,7 @@ impl Samples {
         };
         let (values, mut names) = read.map_err(|error| in_file(path, error))?;
         if values.is_empty() {
-            return Err(in_file(path, "there are no samples in it".into()));
+            return Err(in_file(path, "it has no samples".into()));
         }
         if let Some(path) = &options.names {
             names = names_of(path, shape.size()).map_err(|error| in_file(path, error))?;
@@ -61,7 +62,7 @@ impl Samples {
         self.values.ncols()
     }
 
-    /// What an input is called: its name, or its place.
+    /// The name of an input, or its place.
     pub fn name(&self, input: usize) -> String {
         if let Some(name) = self.names.get(input) {
             return name.clone();
@@ -94,7 +95,7 @@ pub fn is_channels_last(shape: Shape) -> bool {
     matches!(*shape.dims(), [height, _, channels] if channels <= 4 && height > 4)
 }
 
-/// What a file has, as the end of its name says.
+/// The content of a file, by the end of its name.
 pub enum Kind {
     Table,
     Arrays,
@@ -110,7 +111,7 @@ fn not_samples(path: &Path) -> String {
     let what = match extension.as_str() {
         "xlsx" | "xls" | "ods" => "a spreadsheet: save it as a table (.csv)",
         "png" | "jpg" | "jpeg" | "bmp" | "gif" | "tif" | "tiff" | "webp" => {
-            "a picture: in Python, np.save('x.npy', values) of what the model takes, normalized \
+            "a picture: in Python, np.save('x.npy', values) of the model's inputs, normalized \
              as in its training"
         }
         "pkl" | "pickle" | "joblib" => "a pickle: in Python, np.save('x.npy', values)",
@@ -139,7 +140,7 @@ pub fn kind(path: &Path) -> Kind {
 pub fn in_file(path: &Path, error: Failure) -> Failure {
     match error.downcast_ref() {
         Some(Error::Io { .. }) => error,
-        // What the library says of any file whose beginning it does not know.
+        // The library's error for any file whose first bytes it does not know.
         Some(Error::Malformed { format, reason }) if format == "model" => {
             format!("{}: not a usable file of arrays: {reason}", path.display()).into()
         }
@@ -178,12 +179,12 @@ pub fn array<T: Scalar>(
     let name = match (wanted, names.as_slice()) {
         (Some(name), _) if file.shape(name).is_some() => name,
         (Some(name), _) => {
-            return Err(format!("there is no array '{name}' in it; there are {}", there()).into());
+            return Err(format!("it has no array '{name}'; it has {}", there()).into());
         }
         (None, [name]) => name,
         (None, _) => {
             return Err(format!(
-                "it has {} arrays: {}; say which, with --array NAME",
+                "it has {} arrays: {}; choose one with --array NAME",
                 names.len(),
                 there()
             )
@@ -203,7 +204,7 @@ fn samples(path: &Path, wanted: Option<&str>, shape: Shape) -> Result<Vec<f32>, 
     let count: usize = dims.iter().product();
     let found = match dims.len() {
         0 => "it is a single number".to_owned(),
-        _ => format!("its shape is {}, that is {count} values", sizes(&dims)),
+        _ => format!("its shape is {}, which is {count} values", sizes(&dims)),
     };
     let ordered = |dims: &[usize]| {
         let mut dims = dims.to_vec();
@@ -213,15 +214,15 @@ fn samples(path: &Path, wanted: Option<&str>, shape: Shape) -> Result<Vec<f32>, 
     let of_one = dims.get(1..).unwrap_or_default();
     let hint = match *dims {
         [inputs, samples] if inputs == shape.size() => {
-            format!("; it may be turned: {samples} x {inputs} would fit")
+            format!("; its axes may be swapped: {samples} x {inputs} would fit")
         }
         _ if ordered(of_one) == ordered(shape.dims()) => {
-            "; the sizes are those, in another order".to_owned()
+            "; the sizes are right, but in another order".to_owned()
         }
         _ => String::new(),
     };
     Err(format!(
-        "{found}; the model takes {} values a sample, so the shape N x {shape} is wanted, for N \
+        "{found}; the model takes {} values for each sample, so the shape must be N x {shape} for N \
          samples{hint}",
         shape.size()
     )
@@ -235,15 +236,22 @@ fn sizes(dims: &[usize]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+
+    /// A command line that consists of these options.
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: SampleOptions,
+    }
 
     fn formats(name: &str) -> String {
-        format!("{}/tests/formats/{name}", env!("CARGO_MANIFEST_DIR"))
+        format!("{}/../tests/formats/{name}", env!("CARGO_MANIFEST_DIR"))
     }
 
     fn read(file: &str, rest: &str, shape: Shape) -> Result<Samples, String> {
-        let arguments = format!("m --input {file} {rest}");
-        let options =
-            Options::parse(arguments.split_whitespace().map(Into::into)).unwrap().unwrap();
+        let line = format!("samples --input {file} {rest}");
+        let Line { options } = Line::try_parse_from(line.split_whitespace()).unwrap();
         Samples::read(&options, shape).map_err(|error| error.to_string().replace(file, "FILE"))
     }
 
@@ -292,13 +300,10 @@ mod tests {
         let said = read(&formats("samples.pt"), "", Shape::from(3)).unwrap_err();
         assert_eq!(
             said,
-            "FILE: it has 3 arrays: labels (2), pixels (2), x (1 x 3); say which, with --array NAME"
+            "FILE: it has 3 arrays: labels (2), pixels (2), x (1 x 3); choose one with --array NAME"
         );
         let said = read(&formats("samples.pt"), "--array y", Shape::from(3)).unwrap_err();
-        assert_eq!(
-            said,
-            "FILE: there is no array 'y' in it; there are labels (2), pixels (2), x (1 x 3)"
-        );
+        assert_eq!(said, "FILE: it has no array 'y'; it has labels (2), pixels (2), x (1 x 3)");
         let said = read(&formats("weights.npz"), "", Shape::from(3)).unwrap_err();
         assert!(said.contains("it has 4 arrays: 0.bias (4), 0.weight (4 x 3)"), "{said}");
         assert!(
@@ -326,27 +331,27 @@ mod tests {
         let said = found("30,", 30, 20.into()).unwrap_err();
         assert_eq!(
             said,
-            "FILE: its shape is 30, that is 30 values; the model takes 20 values a sample, so the \
-             shape N x 20 is wanted, for N samples"
+            "FILE: its shape is 30, which is 30 values; the model takes 20 values for each \
+             sample, so the shape must be N x 20 for N samples"
         );
         let said = found("20, 3", 60, 20.into()).unwrap_err();
         assert!(
             said.ends_with(
-                "the shape N x 20 is wanted, for N samples; it may be turned: 3 x 20 would fit"
+                "the shape must be N x 20 for N samples; its axes may be swapped: 3 x 20 would fit"
             ),
             "{said}"
         );
         let said = found("2, 4, 5, 1", 40, [1, 4, 5].into()).unwrap_err();
         assert!(
-            said.ends_with("the shape N x 1 x 4 x 5 is wanted, for N samples; the sizes are those, in another order"),
+            said.ends_with("the shape must be N x 1 x 4 x 5 for N samples; the sizes are right, but in another order"),
             "{said}"
         );
         let said = found("", 1, 20.into()).unwrap_err();
         assert!(
-            said.contains("it is a single number; the model takes 20 values a sample"),
+            said.contains("it is a single number; the model takes 20 values for each sample"),
             "{said}"
         );
-        assert_eq!(found("0, 20", 0, 20.into()).unwrap_err(), "FILE: there are no samples in it");
+        assert_eq!(found("0, 20", 0, 20.into()).unwrap_err(), "FILE: it has no samples");
         npy(&path, "2, 2", &[0.0, 1.0, 2.0, f32::NAN]);
         assert_eq!(
             read(&text, "", 2.into()).unwrap_err(),

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use super::samples::{Kind, array, in_file, kind};
+use super::table::{Rows, number};
 use crate::Failure;
-use crate::samples::{Kind, array, in_file, kind};
-use crate::table::{Rows, number};
 
 /// The label of each sample, all of them outputs of the model.
 pub fn read(path: &Path, samples: usize, outputs: usize) -> Result<Vec<usize>, Failure> {
@@ -43,9 +43,11 @@ fn lines(path: &Path) -> Result<Vec<f64>, Failure> {
     let (mut numbers, mut first) = (Vec::new(), true);
     while let Some((line, row)) = rows.next_row()? {
         let [text] = row.as_slice() else {
-            return Err(
-                format!("line {line} has {} values, where one label is wanted", row.len()).into()
-            );
+            return Err(format!(
+                "line {line} has {} values, where one label is expected",
+                row.len()
+            )
+            .into());
         };
         match number(text) {
             Ok(number) => numbers.push(number.into()),
@@ -65,18 +67,18 @@ fn lines(path: &Path) -> Result<Vec<f64>, Failure> {
 fn of_array(path: &Path) -> Result<Vec<f64>, Failure> {
     let (dims, numbers) = array::<f64>(path, None).map_err(|failure| {
         let text = failure.to_string();
-        text.split_once("; say which").map_or(failure, |(text, _)| {
+        text.split_once("; choose one").map_or(failure, |(text, _)| {
             format!("{text}; save the labels in a file of their own").into()
         })
     })?;
     match *dims {
         [_] | [_, 1] => Ok(numbers),
         [samples, outputs] => Err(format!(
-            "its shape is {samples} x {outputs}, where one label a sample is wanted; of one-hot \
-             labels y that is y.argmax(1)"
+            "its shape is {samples} x {outputs}, where one label for each sample is expected; for one-hot \
+             labels y, give y.argmax(1)"
         )
         .into()),
-        _ => Err(format!("it has {} axes, where one label a sample is wanted", dims.len()).into()),
+        _ => Err(format!("it has {} axes, where one label for each sample is expected", dims.len()).into()),
     }
 }
 
@@ -116,24 +118,24 @@ mod tests {
         let said = read_text("species\nsetosa\nvirginica\nsetosa\n").unwrap_err();
         assert_eq!(
             said,
-            "line 2: 'setosa' is no number; a label is the number of an output, from 0"
+            "line 2: 'setosa' is not a number; a label is the number of an output, from 0"
         );
         assert_eq!(
             read_text("a,b\n1,2\n").unwrap_err(),
-            "line 1 has 2 values, where one label is wanted"
+            "line 1 has 2 values, where one label is expected"
         );
     }
 
     #[test]
     fn arrays_of_labels_have_one_axis() {
         let formats = |name: &str| {
-            Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/formats")).join(name)
+            Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/formats")).join(name)
         };
         let refused = |name: &str| labels(&formats(name), 2, 4).unwrap_err().to_string();
         let said = refused("x.npy");
         assert_eq!(
             said,
-            "its shape is 1 x 3, where one label a sample is wanted; of one-hot labels y that is \
+            "its shape is 1 x 3, where one label for each sample is expected; for one-hot labels y, give \
              y.argmax(1)"
         );
         assert!(

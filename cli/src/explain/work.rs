@@ -6,19 +6,21 @@ use std::ops::Range;
 
 use relprop::{Explainer, Explanation, RelevanceRule, Sequential, Targets};
 
+use super::labels;
+use super::options::Target;
+use super::samples::Samples;
 use crate::hints::in_options;
-use crate::options::Target;
-use crate::samples::Samples;
-use crate::{Failure, labels, usage};
+use crate::{Failure, usage};
 
-/// A part has at most this many shares (or one sample), and at most this many samples.
+/// A part has at most this many shares (or one sample), and at most `MOST` samples.
 const SHARES: usize = 1 << 21;
 const MOST: usize = 1024;
 
 /// A model, a rule and samples to be explained.
 pub struct Work<'a> {
     samples: &'a Samples,
-    /// For each label its explainer; one for none where all samples have the same targets.
+    /// An explainer for each label, or a single one, for `None`, where all samples have the same
+    /// targets.
     explainers: BTreeMap<Option<usize>, Explainer<f32>>,
     labels: Option<Vec<usize>>,
     part: usize,
@@ -57,7 +59,7 @@ impl<'a> Work<'a> {
         Ok(Self { samples, explainers, labels, part: (SHARES / shares).clamp(1, MOST) })
     }
 
-    /// How many samples are explained together.
+    /// The number of samples that are explained together.
     pub fn part(&self) -> usize {
         self.part
     }
@@ -91,13 +93,13 @@ impl<'a> Work<'a> {
         Ok(found.into_iter().map(|(_, explanation)| explanation).collect())
     }
 
-    /// The error of the first of some samples that has one, with the sample's number.
+    /// The error of the first sample that has one, with the sample's number.
     fn of_sample(&self, explainer: &Explainer<f32>, samples: &[usize]) -> Option<String> {
         samples.iter().find_map(|&sample| {
             let error =
                 explainer.explain_slice(self.samples.values.column(sample).as_slice()).err()?;
             let text = in_options(&error.to_string());
-            // Some errors say which of the samples it was that were explained together.
+            // Some errors have the sample's index in the batch, which is 0 here.
             let alone = "sample 0";
             let named = format!("sample {sample}");
             Some(if text.contains(alone) {

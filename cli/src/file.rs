@@ -1,4 +1,4 @@
-//! Files that are complete or not there.
+//! Output files that are complete or not there.
 
 use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Write};
@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::Failure;
+use crate::{Failure, usage};
 
-/// A file that takes its name when it is complete: until then a temporary file beside it is
-/// written, which is removed after an error. A device or a pipe is written at once.
+/// An output file that appears under its name only when it is complete.
+///
+/// Until then a temporary file next to it is written, which is removed after an error. A device or
+/// a pipe is written directly.
 pub struct OutFile {
     path: PathBuf,
     out: Out,
@@ -35,12 +37,10 @@ impl OutFile {
                 Out::Direct(BufWriter::new(File::options().write(true).open(path)?))
             }
             Some(there) if there.permissions().readonly() => {
-                return Err(io::Error::other(
-                    "the file is there already and may not be overwritten",
-                ));
+                return Err(io::Error::other("the file exists and may not be overwritten"));
             }
             _ => {
-                // Of a link, what it leads to.
+                // The target of a link is replaced, not the link.
                 let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
                 let folder = whole
                     .parent()
@@ -78,13 +78,34 @@ impl OutFile {
     }
 }
 
+/// Refuses outputs that would replace an input or each other. Each output is an option and its
+/// value.
+pub fn check_written<'a>(
+    read: impl Iterator<Item = &'a PathBuf>,
+    written: impl IntoIterator<Item = (&'a str, Option<&'a PathBuf>)>,
+) -> Result<(), Failure> {
+    let place = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let mut taken: Vec<PathBuf> = read.map(|path| place(path)).collect();
+    for (option, path) in written {
+        let Some(path) = path.filter(|path| *path != Path::new("-")) else { continue };
+        if taken.contains(&place(path)) {
+            return Err(usage(format!(
+                "{option}: {} is read or written already: give another name",
+                path.display()
+            )));
+        }
+        taken.push(place(path));
+    }
+    Ok(())
+}
+
 fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".explain-").suffix(".part");
-    // As any new file, less what the user's mask takes away.
+    builder.prefix(".relprop-").suffix(".part");
+    // The permissions of any new file; the user's mask is applied to them.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    // The path of the temporary file would only be in the way of the reason.
+    // Without the path of the temporary file, which the user does not know.
     builder
         .tempfile_in(folder)
         .map_err(|error| io::Error::new(error.kind(), reason(error.kind(), &error)))
@@ -93,7 +114,7 @@ fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
 fn reason(kind: io::ErrorKind, error: &io::Error) -> String {
     match kind {
         io::ErrorKind::NotFound => "there is no such folder".to_owned(),
-        io::ErrorKind::PermissionDenied => "files may not be made in this folder".to_owned(),
+        io::ErrorKind::PermissionDenied => "files may not be created in this folder".to_owned(),
         _ => error.to_string(),
     }
 }

@@ -3,29 +3,29 @@
 use relprop::heatmap::{Canvas, Rgb, diverging, over_channels, text_width};
 use relprop::{Explanation, Shape};
 
+use super::report::{shown, title};
+use super::samples::{Samples, is_channels_last};
 use crate::Failure;
-use crate::report::{shown, title};
-use crate::samples::{Samples, is_channels_last};
 
 const WHITE: Rgb = [255; 3];
 const BLACK: Rgb = [0; 3];
 const GRAY: Rgb = [150; 3];
 const PALE: Rgb = [220; 3];
-/// The pixels for each dot of a letter, for a line of text, and between the parts.
+/// Sizes in pixels: of a dot of a letter, of a line of text, and of the gap between parts.
 const TEXT: usize = 1;
 const LINE: usize = 12 * TEXT;
 const GAP: usize = 12;
-/// About how wide a map is, and a bar at most.
+/// The approximate width of a map.
 const WIDE: usize = 224;
 /// A side of a map has at most this many squares.
 const LARGEST: usize = 512;
 const BAR: usize = 120;
-/// All parts, one below the other, are at most this tall; a name has at most this many letters.
+/// The largest height of all parts, one below the other, and the longest name.
 const TALLEST: usize = 16_000;
 const LETTERS: usize = 32;
 
 /// A part for each sample and target: bars for a vector, the sample and a map of its relevance for
-/// a sequence or an image. Only what has room is kept.
+/// a sequence or an image. Parts beyond the largest height are only counted.
 pub struct Picture<'a> {
     samples: &'a Samples,
     top: usize,
@@ -69,7 +69,7 @@ impl<'a> Picture<'a> {
         Ok(())
     }
 
-    /// The picture, and how many explanations had no room.
+    /// The picture, and the number of explanations that did not fit.
     pub fn finish(self) -> Result<(Canvas, usize), Failure> {
         let grid = Canvas::grid(&self.parts, if self.parts.len() > 3 { 2 } else { 1 }, GAP, WHITE)?;
         let key = match self.samples.shape.dims() {
@@ -118,7 +118,7 @@ fn bars(
     Ok(canvas)
 }
 
-/// The sample and, beside it, its relevance.
+/// The sample and, next to it, its relevance.
 fn map(
     title: &str,
     explanation: &Explanation<f32>,
@@ -130,7 +130,7 @@ fn map(
     let (sample, _) = planes(sample, shape);
     let (relevance, shape) = planes(relevance.as_slice(), shape);
     let relevance = over_channels(&relevance, shape)?;
-    // Of a large one each square is a few pixels.
+    // Each square of a large map is the mean of a few pixels.
     let (sample, planes) = coarser(&sample, shape);
     let (relevance, _) = coarser(&relevance, [1, shape.dims()[1], shape.dims()[2]].into());
     let (height, width) = (planes.dims()[1], planes.dims()[2]);
@@ -144,7 +144,7 @@ fn map(
     canvas.draw_image(0, LINE, &sample, planes, cell)?;
     let left = width * cell + GAP;
     canvas.draw_map(left, LINE, &relevance, width, cell, diverging);
-    // What is white is part of the map too.
+    // The frame shows where the map ends, which is white where there is no relevance.
     frame(&mut canvas, [left, LINE, width * cell, height * cell]);
     Ok(canvas)
 }
@@ -157,7 +157,7 @@ fn frame(canvas: &mut Canvas, [x, y, width, height]: [usize; 4]) {
     canvas.fill_rect(x + width - 1, y, 1, height, PALE);
 }
 
-/// A name that has room; what tells names apart is often at their end.
+/// A name, shortened in its middle: names often differ at their end.
 fn cut(name: &str) -> String {
     let letters: Vec<char> = name.chars().collect();
     if letters.len() <= LETTERS {
@@ -167,7 +167,7 @@ fn cut(name: &str) -> String {
     [begin, &['.'; 3], end].concat().into_iter().collect()
 }
 
-/// The means of as many values as leave no more than a map's squares along each side.
+/// Means of neighboring values, so that no side is longer than a map's largest.
 fn coarser(values: &[f32], shape: Shape) -> (Vec<f32>, Shape) {
     let &[channels, height, width] = shape.dims() else { return (values.to_vec(), shape) };
     let (tall, wide) = (height.div_ceil(LARGEST), width.div_ceil(LARGEST));

@@ -4,8 +4,8 @@ use std::io::Write;
 
 use relprop::{Cause, Explanation, Finding};
 
+use super::samples::Samples;
 use crate::Failure;
-use crate::samples::Samples;
 
 /// What the check of the model and the rule found.
 pub fn findings(out: &mut impl Write, findings: &[Finding]) -> Result<(), Failure> {
@@ -15,8 +15,8 @@ pub fn findings(out: &mut impl Write, findings: &[Finding]) -> Result<(), Failur
     Ok(())
 }
 
-/// The inputs that speak loudest for and against an output, and where the rest of the relevance
-/// went.
+/// The inputs with the largest relevance for and against an output, and the causes that absorbed the
+/// rest.
 pub fn table(
     out: &mut impl Write,
     number: usize,
@@ -44,7 +44,7 @@ pub fn table(
     Ok(())
 }
 
-/// Which sample and output it is, and what the model says.
+/// The number of the sample, the output, and its value.
 pub fn title(number: usize, explanation: &Explanation<f32>, target: usize) -> String {
     let output = shown(explanation.output()[target].into());
     let probability = explanation
@@ -53,18 +53,18 @@ pub fn title(number: usize, explanation: &Explanation<f32>, target: usize) -> St
     format!("sample {number}, output {target}: {output}{probability}")
 }
 
-/// With six digits behind the point, or as many as show that it is not 0.
+/// A number with six decimals, or with an exponent where those would all be 0.
 pub fn shown(value: f64) -> String {
     if value == 0.0 || value.abs() >= 5e-7 { format!("{value:.6}") } else { format!("{value:.1e}") }
 }
 
-/// Where relevance went that did not go to an input.
+/// The name of a cause, after "to".
 fn destination(cause: Cause) -> String {
     match cause {
         Cause::Bias => "biases".to_owned(),
         Cause::Stabilizer => "the stabilizer".to_owned(),
-        Cause::Empty => "nothing: there was nothing positive, or negative, to share by".to_owned(),
-        Cause::Dead => "nothing: the total to share by was zero".to_owned(),
+        Cause::Empty => "nothing: no input had a part of that sign".to_owned(),
+        Cause::Dead => "nothing: the total was zero".to_owned(),
         Cause::Rest => "nothing: the rule's shares do not sum to 1".to_owned(),
         other => other.to_string(),
     }

@@ -5,12 +5,12 @@ use std::io::{self, Write};
 use relprop::{Explanation, Finding};
 use serde::Serialize;
 
-use crate::samples::Samples;
+use super::samples::Samples;
 
 /// The number of the schema; a change that breaks programs would raise it.
 const SCHEMA: u32 = 1;
 
-/// One JSON object, of which as much is written as there is.
+/// One JSON object, written part by part.
 pub struct Json<W: Write> {
     out: W,
     samples: usize,

@@ -1,8 +1,8 @@
-//! The whole command.
+//! The whole command `relprop explain`.
 
 use std::path::PathBuf;
 
-use relprop::nalgebra::{dmatrix, dvector};
+use relprop::nalgebra::{self, dmatrix, dvector};
 use relprop::{Linear, Relu, Sequential};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -72,9 +72,10 @@ impl Case {
 
     fn run_into(&self, arguments: &str, out: &mut impl Write) -> Result<(), Failure> {
         let folder = format!("{}/", self.folder.path().display());
-        let exported = format!("{}/tests/exported/", env!("CARGO_MANIFEST_DIR"));
+        let exported = format!("{}/../tests/exported/", env!("CARGO_MANIFEST_DIR"));
         let arguments = arguments.replace("@@", &exported).replace('@', &folder);
-        run(arguments.split_whitespace().map(OsString::from), out)
+        let line = format!("relprop explain {arguments}");
+        run(line.split_whitespace().map(OsString::from), out)
     }
 
     fn run(&self, arguments: &str) -> Result<String, String> {
