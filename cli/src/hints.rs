@@ -65,8 +65,9 @@ fn in_finding(mut finding: Finding) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use relprop::io::StateDict;
     use relprop::nalgebra::{DMatrix, DVector};
-    use relprop::{BatchNorm1d, Linear, Relu, Rule, Sequential};
+    use relprop::{BatchNorm1d, Error, Linear, Relu, Rule, Sequential};
 
     /// No finding names a call of the library.
     #[test]
@@ -105,5 +106,37 @@ mod tests {
             in_options("end it before, with OnnxFile::output(\"a/b\"), or not"),
             "end it before, with --output a/b, or not"
         );
+    }
+
+    /// The texts of the library and [`HINTS`] agree: these errors name options, and no calls.
+    #[test]
+    fn errors_name_options() {
+        let (layer, kind) = (0, "Linear".to_owned());
+        let outside = Error::OutsideRange {
+            rule: "ZBox(0.0, 1.0)".to_owned(),
+            layer,
+            kind: kind.clone(),
+            sample: 0,
+            input: 0,
+            value: 2.0,
+            low: 0.0,
+            high: 1.0,
+            count: 1,
+        };
+        let weights = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/formats/zip.pt");
+        let onnx =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/exported/sklearn-classifier.onnx");
+        for (error, option) in [
+            (outside, "--box"),
+            (Error::Overflow { layer, kind: kind.clone() }, "--rule"),
+            (Error::UnknownInput { kind }, "--shape"),
+            (StateDict::open(weights).unwrap().to_model::<f32>().unwrap_err(), "--architecture"),
+            (StateDict::open(onnx).unwrap_err(), ".onnx"),
+        ] {
+            let text = in_options(&error.to_string());
+            assert!(text.contains(option), "{text}");
+            let calls = text.replace("relprop::io", "");
+            assert!(!calls.contains("::"), "{text}");
+        }
     }
 }
