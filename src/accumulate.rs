@@ -11,9 +11,10 @@
 //! layouts:
 //!
 //! - A [`Prefix`] holds, for each input of a, its shares in the outputs of b. It grows to the
-//!   right: the factor of the next layer is multiplied in by Vᵀ X when the pass leaves that layer.
+//!   right: when the pass leaves the next layer, that layer's factor is multiplied in by products
+//!   Vᵀ X.
 //! - A [`Suffix`] holds, for each output of b, the shares of the inputs of a. It grows to the left,
-//!   by V S.
+//!   by products V S.
 //!
 //! Sinks (the parts absorbed by biases, stabilizers and so on) are additional rows of A below those
 //! of the inputs. A prefix carries them along like additional inputs. In a suffix, they are final
@@ -99,7 +100,8 @@ pub enum Cause {
     Rest,
     /// The total is exactly 0 and there is no stabilizer, so no shares can be computed.
     Dead,
-    /// The rule only assigns shares to contributions of one sign, and there are none.
+    /// The rule only assigns shares to contributions of one sign, and there are no contributions of
+    /// that sign.
     Empty,
 }
 

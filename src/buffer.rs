@@ -13,12 +13,12 @@ pub(crate) struct Buffer<E> {
 
 /// A pool of buffers to take and give back.
 ///
-/// Which buffer is taken depends only on the order of takes and gives, separately for small and
-/// other buffers. Repeating the same sequence after [`rewind`](Self::rewind) therefore yields
-/// buffers that have already grown to the right size, and nothing is allocated.
+/// Which buffer is taken depends only on the order of takes and gives, which is tracked separately
+/// for small and for other buffers. Repeating the same sequence after [`rewind`](Self::rewind)
+/// therefore yields buffers that have already grown to the right size, and nothing is allocated.
 #[derive(Debug)]
 pub(crate) struct Pool<E> {
-    /// Kept separately, so that no large buffer is used up for a few values.
+    /// Kept separately, so that no large buffer is occupied by a few values.
     small: Vec<Buffer<E>>,
     others: Vec<Buffer<E>>,
     made: usize,
@@ -90,8 +90,8 @@ impl<E: Copy + Default> Pool<E> {
 }
 
 impl<E> Buffer<E> {
-    /// Returns the memory and keeps `other` in its place, grown to the same size. The slice is
-    /// empty afterward.
+    /// Returns the memory of this buffer and keeps `other` in its place, grown to the same size.
+    /// The slice is empty afterward.
     pub fn exchange(&mut self, mut other: Vec<E>) -> Vec<E>
     where
         E: Copy + Default,

@@ -1,9 +1,9 @@
-//! The crate's large functions, compiled once for each number type, with this crate.
+//! The crate's large functions, compiled once for each number type, as part of this crate.
 //!
 //! A generic function is compiled again in every crate that calls it. The functions in this table
-//! are compiled with this crate, for `f32` and for `f64`, and the public functions of the same names
-//! call them through the table. So a program, a test or an example does not compile the engine, and
-//! an optimization level that is set for this crate applies to the engine.
+//! are compiled with this crate, for `f32` and for `f64`, and public functions call them through
+//! the table. As a result, programs, tests and examples do not compile the engine again, and an
+//! optimization level that is set for this crate applies to the engine.
 //!
 //! A new large function gets a field here, and its body moves to a function named `…_inner`.
 
@@ -25,7 +25,7 @@ use crate::trace::{Path, Trace};
 #[cfg(feature = "io")]
 use crate::{io::StateDict, io::StateDictBuilder, shape::Shape};
 
-/// The bodies of the public functions of the same names.
+/// The bodies of the large public functions.
 #[allow(clippy::type_complexity)] // the types are the functions' signatures
 pub struct Compiled<T: Scalar> {
     pub(crate) build: fn(SequentialBuilder<T>) -> Result<Sequential<T>, Error>,

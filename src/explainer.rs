@@ -52,8 +52,8 @@ impl<T> Default for Part<T> {
 
 /// A model and a rule, with everything precomputed that does not depend on the sample.
 ///
-/// An explainer is `Send + Sync` and uses no locks, and explaining does not change it. A server
-/// creates one and shares it between threads.
+/// An explainer is `Send + Sync` and uses no locks, and explaining does not change it. A server can
+/// create one explainer and share it between threads.
 ///
 /// ```
 /// use relprop::{Linear, Relu, Rule, Sequential};
@@ -79,7 +79,7 @@ pub struct Explainer<T: Scalar> {
     explained: Explained<T>,
     plan: Plan,
     limit: MemoryLimit,
-    /// An entry for each factor, if explanations include their health.
+    /// An entry for each factor, if explanations include a health report.
     magnitudes: Option<Arc<[Option<Magnitudes<T>>]>>,
 }
 
@@ -244,10 +244,10 @@ impl<T: Scalar> Explainer<T> {
 
     /// Sets the limit on the memory of a call, in bytes.
     ///
-    /// The default is 2 GiB. Each call computes how much its results need before it allocates
-    /// anything: the shares of all targets, for all samples of a batch and for every layer of a
-    /// trace. If this exceeds the limit, the call returns [`Error::TooLarge`], which states the
-    /// size and a remedy.
+    /// The default is 2 GiB. Before a call allocates anything, it computes the memory that its
+    /// results need: the shares of all targets, for all samples of a batch and for every layer of a
+    /// trace. If this memory exceeds the limit, the call returns [`Error::TooLarge`], which states
+    /// the size and a remedy.
     ///
     /// # Example
     /// ```
@@ -295,7 +295,7 @@ impl<T: Scalar> Explainer<T> {
         2.0 * samples as f64 * self.plan.largest_block(self.plan.accumulation())
     }
 
-    /// Checks that the explanations of `samples` samples are within the memory limit, if `at_once`
+    /// Checks that the explanations of `samples` samples fit within the memory limit if `at_once`
     /// of them are computed at a time.
     fn check_size(&self, samples: usize, at_once: usize) -> Result<(), Error> {
         let values = self.values_of(samples) + self.values_of_blocks(at_once);
@@ -436,7 +436,7 @@ impl<T: Scalar> Explainer<T> {
     pub fn explain_slice(&self, sample: &[T]) -> Result<Explanation<T>, Error> {
         let mut workspace = self.workspace();
         self.explain_into(sample, &mut workspace)?;
-        // Never empty after a success.
+        // There is always one after a successful call.
         workspace.explanations.pop().ok_or(Error::EmptyModel)
     }
 
@@ -444,9 +444,9 @@ impl<T: Scalar> Explainer<T> {
     ///
     /// The workspace holds the explanation until its next use.
     ///
-    /// After the first successful call, nothing is allocated as long as the model's layers do not
-    /// allocate. (With the feature `rayon`, products with a million weights or more are split among
-    /// threads, and rayon may allocate.)
+    /// After the first successful call, nothing is allocated unless the model's layers allocate.
+    /// (With the `rayon` feature, products with a million weights or more are split among threads,
+    /// and rayon may allocate.)
     ///
     /// # Errors
     /// See [`explain`](Self::explain). The workspace remains usable after an error.
@@ -489,7 +489,7 @@ impl<T: Scalar> Explainer<T> {
     /// Explains the targets for each sample of a batch.
     ///
     /// Samples are columns: `samples` is inputs x samples. A batch can have any number of samples,
-    /// including zero. With the feature `rayon`, the batch is split among the threads of the
+    /// including zero. With the `rayon` feature, the batch is split among the threads of the
     /// caller's pool. The results are bit-for-bit identical for any number of threads and any split
     /// of the batch.
     ///
@@ -497,9 +497,9 @@ impl<T: Scalar> Explainer<T> {
     /// Memory: the explanations, and for each thread the blocks of its part of the batch.
     ///
     /// # Errors
-    /// See [`explain`](Self::explain). If several samples fail, the error is that of one of them.
-    /// [`Error::TooLarge`] is returned if the explanations of all samples exceed the memory limit;
-    /// in that case, explain the batch in parts.
+    /// See [`explain`](Self::explain). If several samples fail, the error of one of them is
+    /// returned. [`Error::TooLarge`] is returned if the explanations of all samples exceed the
+    /// memory limit; in that case, explain the batch in parts.
     ///
     /// # Example
     /// ```
@@ -526,7 +526,8 @@ impl<T: Scalar> Explainer<T> {
     /// The slice holds one sample after another: a C-order array of shape (samples, inputs), as in
     /// PyTorch and NumPy. The workspace holds the explanations until its next use.
     ///
-    /// For a server that explains batch after batch, this saves the time to allocate fresh memory.
+    /// A server that explains batch after batch thus avoids the cost of allocating memory each
+    /// time.
     ///
     /// # Errors
     /// See [`explain_batch`](Self::explain_batch). [`Error::BatchLength`] is returned if the length
@@ -620,8 +621,8 @@ impl<T: Scalar> Explainer<T> {
         const BLOCK: f64 = 32_768.0;
         /// The largest number of samples that pass through the layers together.
         const MOST: usize = 64;
-        /// From this many multiply-adds on, a convolutional network can need as much memory for a
-        /// sample as for its weights, so each thread computes one sample at a time.
+        /// With this many multiply-adds or more, a convolutional network can need as much memory
+        /// for a sample as for its weights, so each thread computes one sample at a time.
         const ENOUGH: f64 = 5e7;
         #[cfg(feature = "rayon")]
         let threads = rayon::current_num_threads();
@@ -842,7 +843,7 @@ impl<T: Scalar> Explainer<T> {
 }
 
 impl<T: Scalar> fmt::Display for Explainer<T> {
-    /// Prints the rule, and for each linear layer one line with the rule used there.
+    /// Prints the rule, then one line for each linear layer with the rule used there.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.about.rule)?;
         let nodes = self.model.nodes();

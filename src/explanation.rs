@@ -65,7 +65,7 @@ pub(crate) struct Sink {
     pub cause: Cause,
 }
 
-/// What each column of the shares stands for.
+/// The target that each column of the shares explains.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Explained<T: Scalar> {
     /// Every output, in order.
@@ -86,7 +86,7 @@ pub struct Contribution<T> {
     pub relevance: T,
 }
 
-/// The index of the largest value, the first one in case of a tie.
+/// The index of the largest value, or of the first of them in case of a tie.
 pub(crate) fn largest<T: Scalar>(values: &[T]) -> usize {
     values
         .iter()
@@ -117,9 +117,10 @@ impl<T: Scalar> Explanation<T> {
         &self.about.rule
     }
 
-    /// The explained outputs f(x).
+    /// The model's outputs f(x).
     ///
-    /// These are the logits if the model ends with a softmax or a sigmoid.
+    /// If the model ends with a softmax or a sigmoid, these are the logits, because explanations
+    /// start from the logits.
     #[must_use]
     pub fn output(&self) -> &DVector<T> {
         &self.output
@@ -131,7 +132,7 @@ impl<T: Scalar> Explanation<T> {
         self.probabilities.as_ref()
     }
 
-    /// The index of the largest output, the first one in case of a tie.
+    /// The index of the largest output, or of the first of them in case of a tie.
     #[must_use]
     pub fn predicted(&self) -> usize {
         largest(self.output.as_slice())
@@ -167,9 +168,10 @@ impl<T: Scalar> Explanation<T> {
     /// The binary exponent by which shares and relevances are scaled.
     ///
     /// The exponent is 0 unless even the largest true share is too small for the number type to
-    /// hold in full precision. In that case, shares and relevances are returned times 2^-exponent,
-    /// which preserves their proportions and their magnitude. This happens in deep networks with
-    /// rules that do not conserve relevance, such as [`Relative`](crate::Relative).
+    /// hold in full precision. In that case, the returned shares and relevances are the true ones
+    /// times 2^-exponent. This preserves their proportions, and the exponent records their
+    /// magnitude. Such small shares occur in deep networks with rules that do not conserve
+    /// relevance, such as [`Relative`](crate::Relative).
     #[must_use]
     pub fn exponent(&self) -> i32 {
         self.exponent
@@ -192,8 +194,8 @@ impl<T: Scalar> Explanation<T> {
     /// The slice must have one element for each input.
     ///
     /// # Errors
-    /// See [`relevance`](Self::relevance). [`Error::SliceLength`] is returned if the slice has
-    /// another length.
+    /// See [`relevance`](Self::relevance). [`Error::SliceLength`] is returned if the slice has a
+    /// different length.
     ///
     /// # Example
     /// ```
@@ -250,7 +252,8 @@ impl<T: Scalar> Explanation<T> {
 
     /// The relevance of each input for output `a` minus its relevance for output `b`.
     ///
-    /// This is the relevance for the difference f_a - f_b: it explains why `a` and not `b`.
+    /// This is the relevance for the difference f_a - f_b: it explains why the model favors `a`
+    /// over `b`.
     ///
     /// # Errors
     /// See [`relevance`](Self::relevance).
@@ -370,7 +373,8 @@ impl<T: Scalar> Explanation<T> {
     }
 
     /// Whether all relevances and the ledger's sums are finite. Shares can be finite while shares
-    /// times outputs are not. No share of an input exceeds `bound` in magnitude.
+    /// times outputs are not. The caller guarantees that no share of an input exceeds `bound` in
+    /// magnitude.
     pub(crate) fn is_finite(&self, bound: T) -> bool {
         let largest = T::max_value().as_f64();
         let share = bound.max(linalg::max_abs(&self.sinks)).as_f64();
@@ -414,8 +418,8 @@ impl<T: Scalar> Explanation<T> {
 }
 
 impl<T: Scalar> fmt::Display for Explanation<T> {
-    /// Prints one line for each of the ten largest targets: its value and the inputs that
-    /// contribute most.
+    /// Prints one line for each of the ten targets with the largest values: the value, and the
+    /// inputs that contribute most.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const TARGETS: usize = 10;
         const INPUTS: usize = 4;

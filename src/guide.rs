@@ -1,7 +1,8 @@
 //! Guides: importing networks from Python, extending the crate, and the cost and accuracy of
 //! results.
 //!
-//! The pages come from `docs/`. Their Rust code is tested.
+//! The pages are Markdown files of the repository, most of them from `docs/`. Their Rust code is
+//! tested.
 
 // Each page ends with link definitions that work on a code host. In the rendered documentation, the
 // definitions before the page take precedence because they come first.
@@ -21,7 +22,7 @@ pub mod adding_a_layer {}
 #[doc = concat!("## The example\n\n```\n", include_str!("../examples/custom_rule.rs"), "```")]
 pub mod adding_a_rule {}
 
-/// How to make the reader of ONNX models understand another operator.
+/// How to add support for another operator to the ONNX reader.
 ///
 /// [adding-a-layer]: crate::guide::adding_a_layer
 /// [from-python]: crate::guide::from_python
@@ -65,13 +66,13 @@ pub mod images {}
 #[doc = include_str!("../docs/inside-the-network.md")]
 pub mod inside_the_network {}
 
-/// The JSON schema of results, as written by the feature `serde` and by the command line with
+/// The JSON schema of results, as written by the `serde` feature and by the command line with
 /// `--json`.
 ///
 #[doc = include_str!("../docs/json.md")]
 pub mod json {}
 
-/// What a user of an earlier version writes instead.
+/// How to migrate code from an earlier version.
 ///
 #[doc = include_str!("../docs/migrating.md")]
 pub mod migrating {}

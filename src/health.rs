@@ -11,8 +11,8 @@ use crate::scalar::Scalar;
 ///
 /// The cancellation at output j of a linear layer is κ_j = Σ_i |numerator_ij| / |S(total_j)|. It is
 /// 1 if nothing cancels. At 1000, the total has lost three digits, and shares of magnitude 1000
-/// cancel each other. Only outputs that receive relevance count, and κ is only defined for rules
-/// that divide by a total.
+/// cancel each other. Only outputs that receive relevance are considered, and κ is only defined for
+/// rules that divide by a total.
 ///
 /// The bound on the rounding error is a worst case, computed alongside the shares (see
 /// [numerics](crate::guide::numerics)). No share differs from the result of exact arithmetic, with
@@ -132,8 +132,8 @@ impl Health {
     /// - if the network has branches or layers that select values, such as max pooling,
     /// - if a total without a stabilizer ([`Lrp0`](crate::Lrp0)) might be 0 in exact arithmetic,
     /// - after an activation without [`steepest`](crate::Elementwise::steepest),
-    /// - if a rule transforms the inputs by a custom function after the first layer,
-    /// - if a rule divides by the total of other parts, or
+    /// - if a rule transforms the inputs of a layer other than the first with a custom function,
+    /// - if a rule divides some parts by the total of other parts, or
     /// - if the shares leave the number type's range.
     #[must_use]
     pub fn bound(&self, target: usize) -> Option<f64> {

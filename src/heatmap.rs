@@ -192,11 +192,11 @@ fn finite<T: Scalar>(value: T) -> f64 {
 /// The values as fractions of their largest magnitude.
 fn strengths<T: Scalar>(values: &[T]) -> impl Iterator<Item = f64> + '_ {
     let largest = values.iter().map(|&v| finite(v).abs()).fold(0.0, f64::max);
-    // A division, because 1 / largest is infinite for the smallest numbers.
+    // Divides by `largest`, because its reciprocal is infinite for the smallest numbers.
     values.iter().map(move |&v| if largest > 0.0 { finite(v) / largest } else { 0.0 })
 }
 
-/// The width of a text in pixels, without the space after its last character.
+/// The width of a line of text in pixels, without the space after its last character.
 ///
 /// ```
 /// assert_eq!(relprop::heatmap::text_width("42", 2), 22);

@@ -12,9 +12,8 @@ use crate::accumulate::Cause;
 ///     Σ_i R_i + Σ_layers (bias + stabilizer + rest + dead + empty) = f_k(x)
 /// ```
 ///
-/// Each part is a share of the output times the output, and the shares sum to 1. Sums are computed
-/// in double precision. For a weighting of outputs (`Targets::Weighted`), the output is the
-/// weighted sum.
+/// Each part is a share times the output, and the shares sum to 1. Sums are computed in double
+/// precision. For a weighting of outputs (`Targets::Weighted`), the output is the weighted sum.
 ///
 /// ```
 /// use relprop::{Cause, Linear, Rule, Sequential};
@@ -90,7 +89,7 @@ impl LedgerEntry {
 }
 
 impl Ledger {
-    /// The output, or the weighting, whose ledger this is.
+    /// The index of the output, or of the weighting, that this ledger accounts for.
     #[must_use]
     pub fn target(&self) -> usize {
         self.target
@@ -108,7 +107,7 @@ impl Ledger {
         self.inputs * self.scale
     }
 
-    /// The entry of each sink of each layer.
+    /// The entries, one for each sink of each layer.
     #[must_use]
     pub fn entries(&self) -> &[LedgerEntry] {
         &self.entries
@@ -120,7 +119,7 @@ impl Ledger {
         self.entries.iter().filter(|entry| entry.cause == cause).map(LedgerEntry::relevance).sum()
     }
 
-    /// The causes of the entries without repetition, in order from the first layer on.
+    /// The distinct causes of the entries, in order of first appearance from the first layer on.
     ///
     /// ```
     /// use relprop::{Cause, Linear, Rule, Sequential};
@@ -176,8 +175,8 @@ impl fmt::Display for Cause {
 }
 
 impl fmt::Display for Ledger {
-    /// Prints one line for the inputs, one for each sink with relevance, one for the rounding and
-    /// one for their sum.
+    /// Prints one line for the inputs, one for each sink with relevance, one for the rounding
+    /// error, and one for the output, which is their sum.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |v: f64| {
             if v != 0.0 && v.abs() < 1e-4 { format!("{v:.1e}") } else { format!("{v:.6}") }

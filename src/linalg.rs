@@ -1,7 +1,7 @@
 //! The single interface to matrix products.
 //!
 //! All matrices are slices in column-major order. A layer's products include a scaling of its
-//! inputs, W diag(u) X and diag(u) Wᵀ Y. Share matrices have this form, and the scaling saves work:
+//! inputs: W diag(u) X and diag(u) Wᵀ Y. Share matrices have this form, and the scaling saves work:
 //! where u_i is 0, column i of W is never read. This saves about half of the work after a ReLU, and
 //! more for images with many zeros.
 //!
@@ -52,7 +52,7 @@ enum Which<'a, T: Scalar> {
     MaxAbs(MaxAbs<'a, T>),
 }
 
-/// See [`Scalar::run`].
+/// Runs a kernel. See [`Scalar::run`].
 pub(crate) fn dispatch<T: Scalar>(kernel: Kernel<'_, T>) {
     let processor = Arch::new();
     match kernel.0 {
@@ -81,7 +81,7 @@ pub struct Scratch<T> {
     planes: Vec<T>,
 }
 
-/// Columns that are combined together.
+/// Columns that are multiplied together.
 #[derive(Debug, Clone, Copy)]
 struct Group {
     width: usize,
@@ -150,9 +150,9 @@ pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&
     });
 }
 
-/// `y = W x` for any number of columns, where W only has the given `rows` of y and the other rows
-/// are zero. Returns the largest magnitude, or NaN if any entry is NaN. Cost: that of [`apply`],
-/// and y is written once.
+/// `y = W x` for any number of columns, where W has one row for each of the listed `rows` of y. The
+/// other rows of y become zero. Returns the largest magnitude, or NaN if any entry is NaN. Cost:
+/// that of [`apply`], and y is written once.
 pub(crate) fn apply_to_rows<T: Scalar>(
     w: Matrix<'_, T>,
     x: &[T],
@@ -205,8 +205,9 @@ pub(crate) fn each_chunk<E: Send>(
 }
 
 /// Calls `f` for parts of the values, with the index of the part's first item. An item is `unit`
-/// values. If it is worth it, the items are split among the threads of the caller's pool, in parts
-/// of a multiple of `together` items. The result for an item must not depend on other items.
+/// values. If `worth_it` is set, the items are split among the threads of the caller's pool, and
+/// each part except the last is a multiple of `together` items. The result for an item must not
+/// depend on other items.
 fn share_out<T: Scalar>(
     values: &mut [T],
     unit: usize,
@@ -224,12 +225,12 @@ fn share_out<T: Scalar>(
             .enumerate()
             .for_each(|(part, values)| f(part * some, values));
     }
-    // Unused without the feature `rayon`.
+    // Unused without the `rayon` feature.
     let _ = (unit, together, worth_it);
     f(0, values);
 }
 
-/// Calls `f` for parts of the values, of any size.
+/// Calls `f` for parts of the values. The parts can have any size.
 pub(crate) fn each_part<T: Scalar>(values: &mut [T], f: impl Fn(&mut [T]) + Sync) {
     each_chunk(values, PART, |_, values| f(values));
 }
@@ -293,7 +294,7 @@ fn by_rows<T: Scalar>(
             return T::with_scratch(|scratch| scratch.parts = parts);
         }
     }
-    // Unused without the feature `rayon`.
+    // Unused without the `rayon` feature.
     let _ = weights;
     product(0..height, out);
 }

@@ -14,7 +14,7 @@ impl Default for MemoryLimit {
 }
 
 impl MemoryLimit {
-    /// Checks that this many values of type `T` are within the limit. The number is a float because
+    /// Checks that this many values of type `T` fit within the limit. The number is a float because
     /// it can exceed every integer type.
     ///
     /// # Errors

@@ -12,8 +12,8 @@ use crate::linalg::{self, Kernel, Lanes, Scratch};
 /// A network's number type: `f32` or `f64`.
 ///
 /// The trait is sealed. It combines nalgebra's `Scalar` with the arithmetic of
-/// [`num_traits::Float`]. nalgebra's own `RealField` is not included, because every `abs` and `max`
-/// would be ambiguous with both traits.
+/// [`num_traits::Float`]. nalgebra's own `RealField` is not a supertrait, because every call of
+/// `abs` or `max` would then be ambiguous.
 pub trait Scalar:
     nalgebra::Scalar
     + Copy
@@ -34,7 +34,7 @@ pub trait Scalar:
     #[doc(hidden)]
     const RANGE: i32;
 
-    /// Converts to the nearest value of this type.
+    /// Converts from double precision to the nearest value of this type.
     fn from_f64(value: f64) -> Self;
 
     /// Converts to double precision.
@@ -50,16 +50,16 @@ pub trait Scalar:
     #[must_use]
     fn erf(self) -> Self;
 
-    /// Lends the scratch memory of the current thread, which the products use.
+    /// Lends the current thread's scratch memory, which the matrix products use, to a function.
     #[doc(hidden)]
     fn with_scratch<R>(f: impl FnOnce(&mut Scratch<Self>) -> R) -> R;
 
-    /// Runs a kernel in the processor's widest vectors. The method is not generic, so that the
-    /// kernels are compiled once, with this crate, instead of in every crate that uses it.
+    /// Runs a kernel with the processor's widest vectors. The method is not generic, so the kernels
+    /// are compiled once, as part of this crate, and not again in every crate that uses it.
     #[doc(hidden)]
     fn run(kernel: Kernel<'_, Self>);
 
-    /// The crate's large functions for this type.
+    /// The table of the crate's large functions, compiled for this type.
     #[doc(hidden)]
     fn compiled() -> &'static Compiled<Self>;
 }

@@ -120,8 +120,8 @@ impl<T: Scalar> SequentialBuilder<T> {
 
     /// Appends a layer with a name.
     ///
-    /// A [`Composite`](crate::Composite) can refer to the layer by this name. Without one, the
-    /// layer's index is its name.
+    /// A [`Composite`](crate::Composite) can refer to the layer by this name. A layer without a
+    /// name is named by its index.
     pub fn named(mut self, name: &str, layer: impl Layer<T> + 'static) -> Self {
         self.branch.layers.push(Named { name: Some(name.to_owned()), layer: Arc::new(layer) });
         self
@@ -212,7 +212,8 @@ impl<T: Scalar> SequentialBuilder<T> {
     }
 }
 
-/// The largest number of values in a layer. Byte counts and sums of such sizes do not overflow.
+/// The largest allowed number of values in a layer. Sums of such sizes, and their sizes in bytes,
+/// do not overflow.
 const LARGEST: usize = isize::MAX as usize / 64;
 
 /// The counters for numbering layers and factors while a model is built.
@@ -413,7 +414,7 @@ fn check_map<T: Scalar>(kind: &str, map: &dyn LinearMap<T>) -> Result<(), Error>
 
 impl<T: Scalar> Chain<T> {
     /// Turns a final function that gives probabilities into the model's link. Layers that only move
-    /// values can follow it, because they can move the logits just as well.
+    /// values can follow this function, because they can move the logits just as well.
     fn link(&mut self) {
         let moves = |node: &&mut Node<T>| match &node.bound {
             Bound::Reshape => true,
@@ -467,7 +468,7 @@ pub(crate) struct Outputs<T> {
     pub probabilities: Option<Buffer<T>>,
 }
 
-/// A linear layer as the forward pass leaves it.
+/// The state of a linear layer at the moment when the forward pass leaves it.
 pub(crate) struct Leaving<'a, T: Scalar> {
     /// The layer's number among the factors.
     pub factor: usize,
@@ -483,8 +484,8 @@ pub(crate) trait Visitor<T: Scalar> {
     /// Called when the pass leaves a linear layer.
     fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error>;
 
-    /// Called after a layer that selects some of its inputs. `from` has the input that each output
-    /// is a copy of.
+    /// Called after a layer that selects some of its inputs. For each output, `from` holds the
+    /// index of the input that was copied.
     fn route(
         &mut self,
         buffers: &mut Buffers<T>,
@@ -516,7 +517,7 @@ pub(crate) trait Visitor<T: Scalar> {
     }
 }
 
-/// A visitor that only gives the buffers back.
+/// A visitor that only returns buffers to their pool.
 struct Forget;
 
 impl<T: Scalar> Visitor<T> for Forget {
@@ -682,7 +683,7 @@ impl<T: Scalar> Sequential<T> {
     /// layout, so it needs no copy. A batch can have any number of samples, including zero.
     ///
     /// # Errors
-    /// See [`forward`](Self::forward). [`Error::NonFiniteInput`] has the sample's index.
+    /// See [`forward`](Self::forward). [`Error::NonFiniteInput`] contains the sample's index.
     ///
     /// # Example
     /// ```
@@ -723,7 +724,7 @@ impl<T: Scalar> Sequential<T> {
     }
 
     /// Runs the network once and shows each layer to a visitor as the pass leaves it. Samples are
-    /// columns; the caller has checked their length and that they are finite.
+    /// columns. The caller must have checked their length, and that their values are finite.
     pub(crate) fn pass(
         &self,
         samples: &[T],
@@ -772,8 +773,8 @@ struct Run<'a, T: Scalar> {
 }
 
 impl<T: Scalar> Run<'_, T> {
-    /// Runs a chain of layers. This is the only loop over layers: everything beyond the outputs is
-    /// collected by the visitor.
+    /// Runs a chain of layers. This is the only loop over layers. The visitor collects everything
+    /// besides the outputs.
     fn chain(&mut self, chain: &Chain<T>, mut values: Buffer<T>) -> Result<Buffer<T>, Error> {
         for node in &chain.nodes {
             match &node.bound {
@@ -859,7 +860,7 @@ impl<T: Scalar> Run<'_, T> {
         let mut first = 0;
         for branch in branches {
             self.visitor.next();
-            // Every branch consumes its inputs, and all branches need the same ones.
+            // Every branch consumes its inputs, so each one gets a copy.
             let mut copy = self.buffers.values.take(inputs * self.columns);
             linalg::copy(&values, &mut copy);
             let of_branch = self.chain(branch, copy)?;
@@ -883,7 +884,7 @@ fn check_output<T: Scalar>(node: &Node<T>, values: &[T]) -> Result<(), Error> {
     check_values(node, values, node.output.size())
 }
 
-/// Checks that values are finite. Each sample has `size` of them.
+/// Checks that all values are finite. Each sample has `size` values.
 fn check_values<T: Scalar>(node: &Node<T>, values: &[T], size: usize) -> Result<(), Error> {
     match linalg::first_non_finite(values) {
         Some((at, value)) => {

@@ -1,8 +1,8 @@
-//! Serialization of results, with the feature `serde`. The code must follow the schema promised in
-//! `docs/json.md`.
+//! Serialization of results, with the `serde` feature. The code must follow the schema that
+//! `docs/json.md` promises.
 //!
-//! Types whose fields match the schema derive [`Serialize`]. This module implements it for types
-//! whose serialized values are computed.
+//! Types whose fields match the schema derive [`Serialize`]. This module implements the trait for
+//! types whose serialized values are computed.
 
 use serde::ser::{Error, SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
@@ -15,7 +15,7 @@ use crate::ledger::{Ledger, LedgerEntry};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// Serializes types as their `Display` text.
+/// Implements [`Serialize`] for types that are serialized as their `Display` text.
 macro_rules! as_displayed {
     ($($name:ty),*) => {$(
         impl Serialize for $name {
@@ -36,7 +36,7 @@ macro_rules! fields {
     }};
 }
 
-/// Serializes the items of an iterator as a list.
+/// The items of the iterator that a closure returns, serialized as a list.
 struct List<F>(F);
 
 impl<F: Fn() -> I, I: IntoIterator<Item: Serialize>> Serialize for List<F> {

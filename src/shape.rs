@@ -5,8 +5,8 @@ use std::fmt;
 /// The shape of a sample or of a layer's values: a vector, channels x length, or channels x height
 /// x width.
 ///
-/// Values are in C order, as in PyTorch and NumPy without the batch axis. A sample is always one
-/// column, whatever its shape.
+/// Values are in C order, like a sample in PyTorch or NumPy without its batch axis. A sample is
+/// always one column, whatever its shape.
 ///
 /// ```
 /// use relprop::Shape;

@@ -6,7 +6,7 @@ use crate::scalar::Scalar;
 
 /// The outputs to explain.
 ///
-/// Fewer targets cost less.
+/// Explaining fewer targets costs less.
 ///
 /// ```
 /// use relprop::{Linear, Rule, Sequential, Targets};
@@ -30,14 +30,15 @@ pub enum Targets<T: Scalar> {
     /// Every output.
     #[default]
     All,
-    /// The largest output of each sample, the first one in case of a tie.
+    /// The largest output of each sample, or the first of them in case of a tie.
     Predicted,
     /// The listed outputs, in this order.
     Outputs(Vec<usize>),
-    /// Weightings c of the outputs, one per column (outputs x weightings).
+    /// Weightings of the outputs, one per column (outputs x weightings).
     ///
-    /// A weighting explains the sum Σ_k c_k f_k, with the relevance Σ_k c_k f_k S_k. For example,
-    /// the contrast f_3 - f_5 has 1 in row 3, -1 in row 5 and 0 elsewhere.
+    /// A weighting c explains the sum Σ_k c_k f_k. Its relevance is Σ_k c_k f_k S_k, where S_k are
+    /// the shares in output k. For example, the contrast f_3 - f_5 has 1 in row 3, -1 in row 5 and
+    /// 0 elsewhere.
     Weighted(DMatrix<T>),
 }
 

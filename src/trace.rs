@@ -1,4 +1,4 @@
-//! Inside the network: the relevance of every layer's inputs, and the part of it that flows through
+//! Inside the network: the relevance of every layer's inputs, and the relevance that flows through
 //! a unit, a path or a weight.
 
 use std::fmt;
@@ -213,7 +213,7 @@ impl<T: Scalar> Trace<T> {
     /// layer.
     ///
     /// Summed over all units of a layer, these parts give the whole relevance. Cost: reverse
-    /// accumulation for one target, from this layer back to the inputs. The network does not run
+    /// accumulation for one target, from this layer back to the inputs. The network is not run
     /// again.
     ///
     /// # Errors
@@ -342,7 +342,7 @@ impl<T: Scalar> Trace<T> {
     }
 }
 
-/// The strongest paths to each unit of a layer.
+/// The strongest paths to each unit of the layers so far.
 struct Ends {
     /// For each step and each of its units, the ends of the strongest paths to it, strongest first.
     steps: Vec<Vec<Vec<Arrival>>>,
@@ -399,7 +399,7 @@ impl Ends {
         self.steps.push(arrivals);
     }
 
-    /// The paths to a unit of the last step, without that step.
+    /// The strongest paths to a unit of the last step. The unit itself is not listed.
     fn paths<T: Scalar>(&self, unit: usize) -> Vec<Path<T>> {
         let last = self.steps.len() - 1;
         let path = |arrival: &Arrival| {

@@ -11,7 +11,7 @@ use crate::scalar::Scalar;
 /// The dimensions of a block.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Extent {
-    /// The layer whose inputs these are, for error messages.
+    /// The layer that the inputs belong to, for error messages.
     pub layer: usize,
     pub inputs: usize,
     /// The number of columns of shares: outputs of the last layer, or targets.
@@ -35,8 +35,8 @@ pub(crate) struct Prefix<T> {
     /// The rows of each sample, with room for all inputs.
     values: Buffer<T>,
     /// The true shares of a sample's inputs are `values` · 2^exponent. Shares of sinks are
-    /// unscaled: values that underflow there are negligible compared to the 1 that the ledger sums
-    /// to.
+    /// unscaled: values that underflow there are negligible compared to 1, the sum of the ledger's
+    /// shares.
     exponents: Buffer<i32>,
 }
 
@@ -125,8 +125,8 @@ impl<T: Scalar> Prefix<T> {
         block.normalized(extent.layer)
     }
 
-    /// Multiplies in the factor of the next layer. Cost: (live inputs + sinks) times the factor's
-    /// product, for each sample and term.
+    /// Multiplies in the factor of the next layer. Cost: (live inputs + sinks) times that of the
+    /// factor's product, for each sample and term.
     pub fn times(self, linked: Linked<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
         let next = Extent::of(linked);
         let extent =
@@ -204,7 +204,7 @@ impl<T: Scalar> Prefix<T> {
 
 impl<T: Scalar> Suffix<T> {
     /// Forms the columns of a factor for the chosen outputs as a block. Every sample has the same
-    /// number of them. Cost: inputs x chosen outputs, for each sample and term.
+    /// number of chosen outputs. Cost: inputs x chosen outputs, for each sample and term.
     pub fn of_outputs(
         linked: Linked<'_, T>,
         chosen: &[usize],
@@ -289,8 +289,8 @@ impl<T: Scalar> Suffix<T> {
         }
     }
 
-    /// Multiplies in the factor of the previous layer. Cost: (1 + sinks) x outputs times the
-    /// factor's product, for each sample and term.
+    /// Multiplies in the factor of the previous layer. Cost: (1 + sinks) x outputs times that of
+    /// the factor's product, for each sample and term.
     pub fn after(self, linked: Linked<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
         let before = Extent::of(linked);
         let Extent { outputs, samples, .. } = self.extent;
@@ -439,7 +439,7 @@ fn normalize<T: Scalar>(values: &mut [T]) -> Option<i32> {
     rescale(values, max)
 }
 
-/// Does the work of [`normalize`] for values of known largest magnitude.
+/// Scales like [`normalize`], for values whose largest magnitude is known.
 fn rescale<T: Scalar>(values: &mut [T], mut max: T) -> Option<i32> {
     let (low, high) = (T::one().times_two_to(-T::RANGE), T::one().times_two_to(T::RANGE));
     let mut exponent = 0;

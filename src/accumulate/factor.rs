@@ -197,7 +197,7 @@ impl<T: Scalar> Network<T> {
     }
 
     /// The factor of the linear layer that the pass leaves. A sample outside the range that the
-    /// layer's rule assumes is an error or is noted.
+    /// layer's rule assumes causes an error or is noted, depending on the rule.
     pub fn factor(
         &self,
         leaving: Leaving<'_, T>,
@@ -371,8 +371,8 @@ impl<'a, T: Scalar> Linked<'a, T> {
         false
     }
 
-    /// Writes the rows of sinks of a sample to `out`, one value per output. The rows of a branch
-    /// are carried to the end of the branch.
+    /// Writes the rows of sinks of a sample to `out`, one value per output. The rows of sinks
+    /// inside a branch are carried to the end of that branch.
     pub fn sink_rows(self, sample: usize, out: &mut [T], buffers: &mut Buffers<T>) {
         match self.parts() {
             Parts::Ruled(linked) => linked.sink_rows(sample, out),
@@ -427,8 +427,8 @@ impl<'a, T: Scalar> Linked<'a, T> {
         })
     }
 
-    /// Computes Aᵀ X for one sample. The columns of `x` have `inputs` values, those of `out` have
-    /// `outputs` values. Cost: the factor's product for each column.
+    /// Computes Aᵀ X for one sample. The columns of `x` have `inputs` values, and those of `out`
+    /// have `outputs` values. Cost: that of the factor's product, for each column.
     pub fn apply_transposed(self, sample: usize, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
         let Prepared { inputs, outputs, .. } = *self.prepared();
         if x.is_empty() {
@@ -463,9 +463,10 @@ impl<'a, T: Scalar> Linked<'a, T> {
         }
     }
 
-    /// Computes A X for all samples. The columns of `x` have `outputs` values, those of `out` have
-    /// `inputs` values, and each sample has the same number of columns. The values of the sinks,
-    /// numbered from `first` on, are passed to `drain`. Cost: the factor's product for each column.
+    /// Computes A X for all samples. The columns of `x` have `outputs` values, and those of `out`
+    /// have `inputs` values. Each sample has the same number of columns. The values of the sinks,
+    /// numbered from `first` on, are passed to `drain`. Cost: that of the factor's product, for
+    /// each column.
     pub fn apply(
         self,
         x: &[T],

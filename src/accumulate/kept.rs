@@ -1,4 +1,4 @@
-//! Factors that are kept after the pass, for looking inside the network.
+//! Factors that are kept after the pass, for examining the inside of the network.
 
 use std::sync::Arc;
 
@@ -101,7 +101,7 @@ impl<T: Scalar> Kept<T> {
         Linked { factor: &self.factors[place], network: &self.network }
     }
 
-    /// Forms the share matrix of a factor. Cost: its size for each term.
+    /// Forms the share matrix of a factor. Cost: the size of the matrix, for each term.
     pub fn shares(&self, linear: usize, buffers: &mut Buffers<T>) -> Result<Suffix<T>, Overflow> {
         Ok(Prefix::new(self.linked(linear), buffers)?.into_suffix(None, buffers))
     }
@@ -145,8 +145,8 @@ impl<T: Scalar> Kept<T> {
         (0..linear).rev().try_fold(block, |block, linear| block.after(self.linked(linear), buffers))
     }
 
-    /// The shares of the model's inputs in each input of this factor, which must not be the first.
-    /// Cost: that of forward accumulation up to this factor.
+    /// The shares of the model's inputs in each input of this factor. This factor must not be the
+    /// first one. Cost: that of forward accumulation up to this factor.
     pub fn prefix(&self, linear: usize, buffers: &mut Buffers<T>) -> Result<Suffix<T>, Overflow> {
         let first = Prefix::new(self.linked(0), buffers)?;
         let product = (1..linear)

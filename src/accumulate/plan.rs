@@ -35,7 +35,7 @@ pub(crate) enum End {
 /// One step of the accumulation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Wait for the next factor, or at the end for the targets.
+    /// Wait for the next factor or, at the end, for the targets.
     Shift,
     /// Multiply the block on the left by the factor on the right. The block grows to the right.
     Append,
@@ -51,8 +51,8 @@ pub(crate) enum Step {
 ///
 /// A network of L linear layers is a chain of share matrices A1 … AL. If not all outputs are
 /// explained, the chain ends with the targets T. `Display` shows the bracketing of the chain and
-/// the multiply-adds per sample for each order. The counts ignore that zeros make the work cheaper,
-/// and do not include the forward pass.
+/// the multiply-adds per sample for each order. The counts ignore the work that zeros save, and do
+/// not include the forward pass.
 ///
 /// ```
 /// use relprop::{Accumulation, Linear, Relu, Rule, Sequential};
@@ -141,7 +141,8 @@ impl Plan {
         let searched = if length <= SEARCHED { chain.cheapest() } else { chain.cheapest_split() };
         let mut optimal = order(Accumulation::Optimal, searched);
         for other in [&reverse, &forward] {
-            // Never worse than either, and the streaming order in case of a tie.
+            // Never worse than forward or reverse accumulation. Forward wins a tie, because it
+            // keeps no activations.
             if other.1.multiply_adds <= optimal.1.multiply_adds {
                 optimal = (
                     other.0.clone(),
@@ -389,8 +390,8 @@ impl Chain<'_> {
         reductions
     }
 
-    /// The cheapest of the orders that multiply forward up to some layer, in reverse down to the
-    /// next layer, and then join the two blocks.
+    /// The cheapest of the orders that multiply forward up to some layer, in reverse from the end
+    /// down to the next layer, and then join the two blocks.
     fn cheapest_split(&self) -> Vec<usize> {
         let n = self.length();
         let split = |middle: usize| -> Vec<usize> {

@@ -28,7 +28,7 @@ pub(crate) struct OutOfRange {
     /// The input that is farthest outside, and its value.
     pub input: usize,
     pub value: f64,
-    /// The number of inputs outside.
+    /// The number of inputs outside the range.
     pub count: usize,
 }
 
@@ -67,8 +67,8 @@ impl<T: Scalar> Range<T> {
         let mut count = 0;
         for (input, ((&z, &low), &high)) in z.iter().zip(&*self.low).zip(&*self.high).enumerate() {
             let by = (low - z).max(z - high);
-            // An infinite bound does not restrict the inputs, and has no magnitude for the
-            // tolerance.
+            // The tolerance is relative to the finite bounds. An infinite bound does not restrict
+            // the inputs.
             let size = [low, high]
                 .into_iter()
                 .filter(|bound| bound.is_finite())
@@ -89,8 +89,8 @@ impl<T: Scalar> Range<T> {
         })
     }
 
-    /// Checks the inputs of some samples, one per column. A sample outside the range is an error or
-    /// is noted, depending on the rule.
+    /// Checks the inputs of some samples, one per column. A sample outside the range causes an
+    /// error or is noted, depending on the rule.
     ///
     /// # Errors
     /// [`Error::OutsideRange`].

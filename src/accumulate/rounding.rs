@@ -3,10 +3,11 @@
 //! Let u be half the number type's epsilon and γ_n = n u / (1 - n u). A sum of n products is
 //! accurate to γ_n times the sum of their magnitudes, in any order of summation (N. J. Higham:
 //! Accuracy and Stability of Numerical Algorithms, 2002, section 3.1). In the forward pass, this
-//! bounds the error e of every layer's z: |W| e, plus the error of the product itself. At each
-//! layer, it bounds the error of the totals, of t = c / S(total), and therefore of A = Σ diag(u) V
-//! diag(t). In the backward pass, let N be the product of the |A| above and E the error so far.
-//! Then each layer updates them by
+//! gives a bound e on the error of each layer's inputs z: a layer turns e into |W| e, and adds the
+//! error of the product itself. At each layer, it also bounds the error of the totals, of t = c /
+//! S(total), and therefore of A = Σ diag(u) V diag(t). In the backward pass, let N be the product
+//! of the |A| of the later layers, and E the bound on the error so far. Each layer updates them as
+//! follows:
 //!
 //! ```text
 //!     E ← |A| E + |ΔA| (N + E) + γ |A| N        N ← |A| N
@@ -60,7 +61,7 @@ impl<T: Scalar> Magnitudes<T> {
 pub(crate) struct Rounding<'a, T: Scalar> {
     network: &'a Network<T>,
     magnitudes: &'a [Option<Magnitudes<T>>],
-    /// Whether all factors are linear maps in a row. For other networks, no error is known.
+    /// Whether all factors are linear maps in a row. For other networks, no bound is known.
     plain: bool,
     /// A bound on the error of each of the pass's current values.
     error: Vec<T>,
@@ -93,7 +94,7 @@ fn gamma<T: Scalar>(n: usize) -> T {
     T::from_f64(if rounding < 0.5 { 1.1 * rounding / (1.0 - rounding) } else { f64::INFINITY })
 }
 
-/// The number of roundings that covers a few operations on one number.
+/// An upper bound on the number of roundings in a few operations on one number.
 const FEW: usize = 8;
 
 fn count_nonzero<T: Scalar>(values: &[T]) -> usize {
@@ -121,7 +122,7 @@ impl<T: Scalar> Visitor<T> for Rounding<'_, T> {
         self.bounded &= ruled.own.sums_products();
         let map = leaving.map;
         let z: Vec<T> = leaving.inputs.iter().map(|z| z.abs()).collect();
-        // The layer's own output, and below it `of_y`, the bound on its error.
+        // The layer's own output `y`, and `of_y`, the bound on its error.
         let mut y = leaving.product.to_vec();
         layer::add_bias(map.bias(), &mut y);
         let mut of_y = product(&*magnitudes.own, &self.error);
@@ -198,7 +199,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
             let [of_t, error] = &mut t[group.t];
             match group.divisor {
                 Division::Total(stabilizer) if group.total_of.is_none() => {
-                    // The totals, the sum of their numerators' magnitudes, and the error.
+                    // The totals, the sums of their numerators' magnitudes, and the totals' errors.
                     let mut totals = vec![T::zero(); outputs];
                     let (mut size, mut error_of_totals) = (totals.clone(), totals.clone());
                     let mut summands = FEW;
@@ -346,8 +347,9 @@ impl<'a, T: Scalar> Rounding<'a, T> {
         }
     }
 
-    /// Propagates the bound back from the targets, starting from the shares of the outputs in them.
-    /// In a weighting, these shares contain the outputs, which have rounding errors themselves.
+    /// Propagates the bound back from the targets, starting from the shares of the outputs in the
+    /// targets. For a weighting, these shares contain the outputs, which have rounding errors
+    /// themselves.
     pub fn back(mut self, of_outputs: &DMatrix<T>, weightings: Option<&DMatrix<T>>) -> Rounded<T> {
         let (outputs, targets) = of_outputs.shape();
         let mut n: Vec<T> = of_outputs.iter().map(|share| share.abs()).collect();
@@ -393,8 +395,8 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                 };
                 // An infinite error times 0 is 0, not NaN.
                 let times = |a: T, b: T| if b == T::zero() { b } else { a * b };
-                // The parts of the new N, of the new E through the error of t, and of the new E
-                // through the error of u.
+                // What this term contributes to the new N, to the new E through the error of t, and
+                // to the new E through the error of u.
                 let [of_n, of_a, of_b] = [
                     scaled(&|at, j| t[j] * n[at]),
                     scaled(&|at, j| t[j] * e[at] + times(of_t[j], n[at] + e[at])),

@@ -31,11 +31,11 @@ pub(crate) struct Ruled<T: Scalar> {
     pub(super) groups: Vec<PreparedGroup<T>>,
     /// A = Σ diag(u) V diag(t).
     pub(super) terms: Vec<Term>,
-    /// The sources of the u other than z itself and 1.
+    /// The source of each u other than z itself and 1.
     pub(super) mapped: Vec<Input<T>>,
-    /// The V other than the layer's own weights.
+    /// Each V other than the layer's own weights.
     pub(super) maps: Vec<Box<dyn LinearMap<T>>>,
-    /// The number of t.
+    /// The number of vectors t.
     pub(super) scales: usize,
     /// 1 minus the sum of the active groups' coefficients, for outputs that are positive, negative
     /// and 0.
@@ -61,7 +61,8 @@ pub(super) struct PreparedGroup<T: Scalar> {
     pub total_of: Option<Vec<Term>>,
     pub gate: Gate,
     pub one_sign: bool,
-    /// k, if the numerators of this group and of the previous one sum to k times the layer's own.
+    /// k, if the numerators of this group and of the previous one sum to k times the layer's own
+    /// product W z.
     pub completes: Option<T>,
     pub fan_in: Vec<T>,
 }
@@ -99,8 +100,8 @@ pub(super) enum Weights {
     Other(usize),
 }
 
-/// The values of A = Σ diag(u) V diag(t) for some samples, and of the rows of sinks below it. The V
-/// are in [`Ruled`].
+/// The values of A = Σ diag(u) V diag(t) for some samples, and of the rows of sinks below it. The
+/// matrices V are in [`Ruled`].
 #[derive(Debug)]
 pub(crate) struct Shares<T> {
     pub samples: usize,
@@ -206,7 +207,7 @@ impl<T: Scalar> Ruled<T> {
             prepared.add_cause(Cause::Bias, sink_bias.is_some());
             match division {
                 Division::Total(stabilizer) => {
-                    // A stabilizer relative to the totals is 0 if all totals are.
+                    // A stabilizer relative to the totals is 0 if all totals are 0.
                     let dead =
                         matches!(stabilizer, Stabilizer::RelativeToRms(_) | Stabilizer::None)
                             && !group.one_sign;
@@ -496,7 +497,7 @@ impl<T: Scalar> Ruled<T> {
 /// A bias, and the number of consecutive outputs that each value applies to.
 type OwnBias<T> = Option<(Vec<T>, usize)>;
 
-/// The part of a layer's bias that is in a group's total, and the part that is not distributed to
+/// The part of a layer's bias that enters a group's total, and the part that is not distributed to
 /// the inputs.
 fn biases<T: Scalar>(
     bias: Option<Bias<'_, T>>,
@@ -528,7 +529,7 @@ fn biases<T: Scalar>(
 }
 
 /// Computes the totals of a group whose numerators, together with those of the group `before`, sum
-/// to k times the layer's own.
+/// to k times the layer's own product.
 fn complete<T: Scalar>(k: T, product: &[T], before: &[T], total: &mut [T]) {
     linalg::zip_parts(total, product, |first, total, product| {
         for ((total, &own), &before) in total.iter_mut().zip(product).zip(&before[first..]) {
@@ -537,8 +538,8 @@ fn complete<T: Scalar>(k: T, product: &[T], before: &[T], total: &mut [T]) {
     });
 }
 
-/// The stored rows of sinks while they are computed: for each sample and cause, one share per
-/// output.
+/// The stored rows of sinks, while they are being computed: for each sample and cause, one share
+/// per output.
 struct Stored<'a, T> {
     causes: &'a [Cause],
     outputs: usize,
@@ -566,7 +567,7 @@ fn check_division<T: Scalar>(division: Division, bias: BiasMode) -> Result<(), S
             Err("the bias can only be absorbed if the divisor is a total".to_owned())
         }
         Division::Total(Stabilizer::Absolute(epsilon) | Stabilizer::RelativeToRms(epsilon))
-            // The reciprocal of a smaller one is infinite.
+            // The reciprocal of a smaller stabilizer is infinite.
             if T::from_f64(epsilon) < T::min_positive_value()
                 || !T::from_f64(epsilon).is_finite() =>
         {
@@ -585,8 +586,8 @@ impl<T: Scalar> PreparedGroup<T> {
         self.bias_mode == BiasMode::Distribute && self.bias.is_some()
     }
 
-    /// Computes t = c / d, and the ε of each sample. `y` is the layer's own output if a gate needs
-    /// it.
+    /// Computes t = c / d, and the ε of each sample. `y` is the layer's own output, or empty if no
+    /// gate needs it.
     fn divide(
         &self,
         total: &[T],
@@ -856,9 +857,9 @@ impl<'a, T: Scalar> Linked<'a, T> {
         buffers.values.give(ones);
     }
 
-    /// Computes Aᵀ X for one sample. The columns of `x` have `inputs` values, those of `out` have
-    /// `outputs` values. Cost: the map's product for each column and term, except for the inputs
-    /// where u is 0.
+    /// Computes Aᵀ X for one sample. The columns of `x` have `inputs` values, and those of `out`
+    /// have `outputs` values. Cost: that of the map's product, for each column and term, except for
+    /// the inputs where u is 0.
     pub fn apply_transposed(self, sample: usize, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
         self.sum(out, buffers, |term, out, _| {
             match self.u_of(term, sample) {
@@ -869,8 +870,8 @@ impl<'a, T: Scalar> Linked<'a, T> {
         });
     }
 
-    /// Computes A X for all samples. The columns of `x` have `outputs` values, those of `out` have
-    /// `inputs` values, and each sample has the same number of columns. Cost: that of
+    /// Computes A X for all samples. The columns of `x` have `outputs` values, and those of `out`
+    /// have `inputs` values. Each sample has the same number of columns. Cost: that of
     /// [`apply_transposed`](Self::apply_transposed).
     pub fn apply(self, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
         self.sum(out, buffers, |term, out, buffers| {
@@ -904,7 +905,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
         }
     }
 
-    /// Sums what `product` computes for each term.
+    /// Sums the results of `product` over all terms.
     fn sum(
         self,
         out: &mut [T],

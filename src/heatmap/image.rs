@@ -64,8 +64,8 @@ impl Canvas {
     /// Draws the relevance of an image's pixels over the image.
     ///
     /// The image is drawn in pale gray, and the relevance over it in blue and red, more opaque
-    /// where it is stronger. The strongest pixel is 1 or -1 on the scale of [`diverging`]. Pixels
-    /// have the same size as in [`draw_image`](Self::draw_image).
+    /// where it is stronger. The pixel with the strongest relevance has the color of 1 or -1 in
+    /// [`diverging`]. Pixels have the same size as in [`draw_image`](Self::draw_image).
     ///
     /// # Errors
     /// See [`over_channels`].
@@ -113,11 +113,11 @@ impl Canvas {
 
     /// Arranges canvases in a grid of `columns` columns, with a gap around each.
     ///
-    /// Every cell is as large as the largest canvas.
+    /// Every cell is as wide as the widest canvas and as tall as the tallest.
     ///
     /// # Errors
-    /// [`Error::InvalidParameter`] if there are no canvases, or the grid would be larger than a
-    /// canvas can be.
+    /// [`Error::InvalidParameter`] if there are no canvases, or if the grid would exceed the
+    /// maximum size of a canvas.
     ///
     /// ```
     /// use relprop::heatmap::Canvas;

@@ -7,7 +7,7 @@
 //!     fine index = stride · coarse index - padding + dilation · tap
 //! ```
 //!
-//! The two products map [`Down`](Direction::Down) from fine to coarse and [`Up`](Direction::Up)
+//! One product maps [`Down`](Direction::Down) from fine to coarse, the other [`Up`](Direction::Up)
 //! from coarse to fine. If a plane is laid out with zeros between its rows, a tap is just an
 //! offset: every value of a result is Σ_k w_k source[offset_k + p], for runs of p as long as a
 //! plane. [`kernel::combine`] computes such sums for the columns of a matrix, so it is used here
@@ -54,7 +54,7 @@ pub(crate) struct Geometry {
 pub(crate) enum Direction {
     /// From fine to coarse: a convolution.
     Down,
-    /// From coarse to fine: a transposed one.
+    /// From coarse to fine: a transposed convolution.
     Up,
 }
 
@@ -80,7 +80,7 @@ pub(crate) struct Shifted<T> {
 #[derive(Debug)]
 struct Source {
     planes: Planes,
-    /// For each phase, the run of indices on either axis.
+    /// For each phase, the run of indices on each axis.
     phases: Vec<[Run; 2]>,
     height: usize,
     pitch: usize,
@@ -97,7 +97,7 @@ struct Run {
     at: usize,
 }
 
-/// A part of the target's values: those at a run of indices on either axis.
+/// A part of the target's values: those at a run of indices on each axis.
 #[derive(Debug)]
 struct Phase<T> {
     runs: [Run; 2],
@@ -278,9 +278,9 @@ impl<T: Scalar> Correlation<T> {
     }
 }
 
-/// The largest sum of magnitudes that any target of a 3 x 3 correlation with stride 1 sees, over
-/// all channels and with weights of 1. With `u`, each sum is multiplied by the largest |u| of any
-/// channel at the target's position.
+/// The largest sum of source magnitudes in the window of any target of a 3 x 3 correlation with
+/// stride 1, over all channels and with weights of 1. With `u`, each sum is multiplied by the
+/// largest |u| of any channel at the target's position.
 pub(crate) fn reach<T: Scalar>(
     geometry: &Geometry,
     direction: Direction,
@@ -534,7 +534,8 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
                 && pitch == width
                 && rows.count == height
                 && columns.count == width;
-            // The taps of a channel read nearly the same source, so more taps allow more offsets.
+            // The taps of a channel read nearly the same source, so with more taps, more offsets
+            // can be combined at once.
             let together =
                 (DEPTH / (BLOCK * size_of::<T>() / 4).max(1) * phase.taps).clamp(64, 512);
             let mut done = 0;

@@ -1,4 +1,4 @@
-//! The two inner loops of all products, in the processor's widest vectors.
+//! The two inner loops of all products, which use the processor's widest vectors.
 //!
 //! The order of a summation depends only on the shape of the matrix. The grouping of columns, the
 //! skipping of zeros and the distribution over threads do not change a single bit of a result.
@@ -142,7 +142,7 @@ pub fn combine<S: Simd, T: Lanes, const N: usize>(
     while first < rows.end {
         let vectors = (rows.end - first).div_ceil(lanes);
         // The last vector may overlap the previous one, and both must be in the same tile. So a
-        // single vector is never left over.
+        // single vector must never be left over.
         let together = if vectors <= most { vectors } else { most.min(vectors / 2) };
         let some = first..rows.end.min(first + together * lanes);
         macro_rules! of {

@@ -40,8 +40,8 @@ impl<T: Scalar> WithSimd for Apply<'_, T> {
         let Self { w, u, per_sample, x, y, scratch } = self;
         let Matrix { values: w, stride, outputs, inputs } = w;
         let columns = x.len() / inputs;
-        // Columns that are far apart in memory share no page and few cache lines. So they are
-        // copied close together first, in runs of one page.
+        // Columns that are far apart in memory share no page and few cache lines. They are
+        // therefore copied close together first, in runs of one page.
         let apart = stride * size_of::<T>() >= PAGE;
         let height = PAGE / size_of::<T>();
         let together = if apart { FEW } else { DEPTH };

@@ -90,7 +90,7 @@ pub(crate) fn list_nonzero_rows<T: Scalar>(values: &[T], list: &mut [usize]) -> 
     count
 }
 
-/// The number of entries that are not zero. Without an early exit, the loop runs in vectors and is
+/// The number of entries that are not zero. Without an early exit, the loop is vectorized, which is
 /// faster than a search.
 #[inline(always)]
 pub(super) fn count_nonzero<T: Scalar>(values: &[T]) -> usize {
@@ -166,8 +166,8 @@ pub(crate) fn sum<T: Scalar>([a, b, c]: [&[T]; 3], f: impl Fn(T, T, T) -> T + Sy
     sum_in_order(a.len().div_ceil(PART), a.len(), of_part)
 }
 
-/// The sum of `terms` terms, always in the same order. If there is enough `work`, the terms are
-/// computed on all threads of the caller's pool.
+/// The sum of `terms` terms, always added in the same order. If there is enough `work`, the terms
+/// are computed on all threads of the caller's pool.
 pub(crate) fn sum_in_order(terms: usize, work: usize, term: impl Fn(usize) -> f64 + Sync) -> f64 {
     #[cfg(feature = "rayon")]
     if work > 2 * PART {
@@ -181,7 +181,7 @@ pub(crate) fn sum_in_order(terms: usize, work: usize, term: impl Fn(usize) -> f6
             .into_iter()
             .sum();
     }
-    // Unused without the feature `rayon`.
+    // Unused without the `rayon` feature.
     let _ = work;
     (0..terms).map(term).sum()
 }
@@ -193,7 +193,7 @@ pub(crate) fn dot<T: Scalar>(a: &[T], b: &[T]) -> f64 {
 
 /// The first entry that is NaN or infinite.
 pub(crate) fn first_non_finite<T: Scalar>(values: &[T]) -> Option<(usize, T)> {
-    // Without an early exit, the loop runs in vectors, and it nearly always finds nothing.
+    // Has no early exit, so that the loop is vectorized. There is nearly always nothing to find.
     let all_finite = |values: &[T]| values.iter().fold(true, |finite, v| finite & v.is_finite());
     #[cfg(feature = "rayon")]
     if values.len() > 2 * PART {

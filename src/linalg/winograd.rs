@@ -1,7 +1,7 @@
 //! Correlations with 3 x 3 kernels, computed with fewer multiplications.
 //!
-//! Computed directly, 2 x 2 outputs of such a correlation take 36 multiplications. With the patch d
-//! of 4 x 4 inputs that the outputs see and the kernel g, they take 16:
+//! Computed directly, 2 x 2 outputs of such a correlation take 36 multiplications. The following
+//! form takes 16, where d is the patch of 4 x 4 inputs that the outputs see and g is the kernel:
 //!
 //! ```text
 //!     Y = Aᵀ [(G g Gᵀ) ∘ (Bᵀ d B)] A
@@ -35,7 +35,7 @@ const FEWEST: [usize; 2] = [16, 16];
 pub(crate) struct Winograd<T> {
     source: Planes,
     target: Planes,
-    /// The zeros around the source.
+    /// The numbers of zeros around the source, along each axis.
     padding: [usize; 2],
     /// For each place, tile of target channels and source channel, one weight per channel of the
     /// tile.
@@ -144,7 +144,7 @@ pub(super) struct Transform<'a, T> {
     of: &'a Winograd<T>,
     rows: Range<usize>,
     values: &'a [T],
-    /// For each place one value for each patch.
+    /// For each place, one value per patch.
     out: &'a mut [T],
     lines: &'a mut Vec<T>,
 }
@@ -281,7 +281,8 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
         }
         for (channel, target) in target.chunks_exact_mut(height * width).enumerate() {
             let products = &mut products[channel * PLACES * count..][..PLACES * count];
-            // Aᵀ from the left reduces the sixteen places to eight, stored in the first eight.
+            // Multiplying by Aᵀ from the left reduces the sixteen places to eight, stored in the
+            // first eight.
             for x in 0..4 {
                 // Borrows four places of the same column mutably.
                 let mut rest = &mut *products;
@@ -303,7 +304,7 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
                 }
             }
             for row in 0..rows.len() {
-                // A from the right, while the outputs are written.
+                // Multiplies by A from the right while writing the outputs.
                 for y in 0..2 {
                     let at = 2 * (rows.start + row) + y;
                     if at >= height {
