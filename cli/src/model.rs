@@ -275,7 +275,10 @@ mod tests {
         let text = folder.path().join("net.txt");
         std::fs::write(&text, "Conv2d(1, 2, kernel_size=(3, 3))\nBatchNorm2d(2)").unwrap();
         let open = refused("norm.pt", &format!("--architecture {}", text.display()));
-        assert!(open.ends_with("say which, with --shape SIZES, as in --shape 3,224,224"), "{open}");
+        assert!(
+            open.ends_with("set the shape with --shape SIZES, as in --shape 3,224,224"),
+            "{open}"
+        );
         let wrong = refused("norm.pt", &format!("--architecture {} --shape 2,5,5", text.display()));
         assert!(wrong.ends_with("; the samples' shape is 2 x 5 x 5 by --shape"), "{wrong}");
         assert!(refused("zip.pt", "--output y").contains("--output is for ONNX files"));
