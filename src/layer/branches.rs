@@ -7,8 +7,8 @@ use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// A sequence of layers that forms one path through a layer such as [`Residual`]. Without layers it
-/// passes the values through unchanged.
+/// A sequence of layers that forms one path through a layer such as [`Residual`]. A branch without
+/// layers passes the values through unchanged.
 ///
 /// A [`SequentialBuilder`](crate::SequentialBuilder) converts into a branch.
 #[derive(Debug, Clone)]

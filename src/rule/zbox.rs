@@ -65,8 +65,8 @@ impl ZBox {
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless `low` and `high` have the same length and all bounds are
-    /// finite with low <= high. If the length differs from the layer's number of inputs, using the
-    /// rule there is an error.
+    /// finite with low <= high. It is also an error to use the rule at a layer that does not have
+    /// this number of inputs.
     pub fn per_input(low: Vec<f64>, high: Vec<f64>) -> Result<Self, Error> {
         let ordered = low
             .iter()

@@ -220,8 +220,8 @@ impl<T: Scalar> Steps<T> {
             }
             if !by.is_empty() && own && !counted {
                 return Err(
-                    "its average includes the padding before it, but not its own, which is \
-                     unsupported: export the model with only one of the two"
+                    "its average counts the padding of the node before it, but not its own, which \
+                     is unsupported: export the model with only one of the two paddings"
                         .to_owned(),
                 );
             }
