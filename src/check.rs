@@ -383,8 +383,8 @@ impl<T: Scalar> Check<'_, T> {
         if let Some(bias) = map.bias() {
             squares.iter_mut().zip(bias.iter()).for_each(|(square, b)| *square += b * b);
         }
-        // A linear layer can produce values below zero, which the next function maps anew. An
-        // average without a bias does not: the average of units set to 0 is 0 again.
+        // After a linear layer, values can be below zero again. After an average without a bias,
+        // units that were set to 0 still cannot: their average is 0 again.
         let below_zero = if linear.learned || map.bias().is_some() {
             Some([-T::one(), -T::one() - T::one()])
         } else {

@@ -158,8 +158,8 @@ impl<T: Scalar> Composite<T> {
         self.with(Place::Kind(kind.to_owned()), rule)
     }
 
-    /// Sets the rule for the layer with this index. All layers count, from 0, including
-    /// activations.
+    /// Sets the rule for the layer with this index. Layers are counted from 0, and activations
+    /// count too.
     #[must_use]
     pub fn layer(self, index: usize, rule: impl RelevanceRule<T> + 'static) -> Self {
         self.with(Place::Layer(index), rule)
@@ -173,8 +173,8 @@ impl<T: Scalar> Composite<T> {
 
     /// Sets the rule for the layer with this name.
     ///
-    /// The name of a layer is the one that it was given or that its tensors have in a state dict,
-    /// otherwise its index.
+    /// A layer has the name that it was given or that its tensors have in a state dict. Otherwise,
+    /// its name is its index.
     #[must_use]
     pub fn name(self, name: &str, rule: impl RelevanceRule<T> + 'static) -> Self {
         self.with(Place::Name(name.to_owned()), rule)

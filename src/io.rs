@@ -137,7 +137,7 @@ impl StateDict {
     /// Tensors are read on demand, so the file must not change while they are still needed.
     ///
     /// # Errors
-    /// [`Error::Io`], and [`Error::Malformed`], which includes a format whose feature is off.
+    /// [`Error::Io`], and [`Error::Malformed`], also if the crate feature for the format is off.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         Self::of_data(&Data::of_file(path)?).map_err(|error| error.in_file(path))

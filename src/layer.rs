@@ -7,10 +7,10 @@
 //! |---|---|---|
 //! | [`Operator::Linear`] | y = W z + b | shared among the inputs by the rule |
 //! | [`Operator::Average`] | y = W z + b, for poolings and normalizations | shared by the rule [`Norm`](crate::Norm) |
-//! | [`Operator::Elementwise`] | yᵢ = f(zᵢ) | passes unchanged |
-//! | [`Operator::PerChannel`] | yᵢ = f_c(zᵢ), with one function per channel c | passes unchanged |
+//! | [`Operator::Elementwise`] | yᵢ = f(zᵢ) | passes through unchanged |
+//! | [`Operator::PerChannel`] | yᵢ = f_c(zᵢ), with one function per channel c | passes through unchanged |
 //! | [`Operator::Route`] | each output is one of the inputs | assigned to that input |
-//! | [`Operator::Reshape`] | the same values in another shape | passes unchanged |
+//! | [`Operator::Reshape`] | the same values in another shape | passes through unchanged |
 //! | [`Operator::Branches`] | several branches that start from the same values, summed or concatenated | split among the branches |
 //! | [`Operator::Softmax`] | softmax, at the end only | the logits are explained |
 //!
@@ -131,7 +131,7 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         None
     }
 
-    /// Merges this layer with the y = a z + b that follows it, or returns `None` if it cannot.
+    /// Merges this layer and a y = a z + b after it into one layer, or returns `None` if it cannot.
     ///
     /// `a` and `b` have one value per output channel.
     fn scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
@@ -139,7 +139,8 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         None
     }
 
-    /// Merges this layer with the y = a z + b that precedes it, or returns `None` if it cannot.
+    /// Merges this layer and a y = a z + b before it into one layer, or returns `None` if it
+    /// cannot.
     ///
     /// `a` and `b` have one value per input channel.
     fn of_scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
@@ -230,10 +231,10 @@ pub enum Operator<T: Scalar> {
     /// [`Composite`](crate::Composite) sets another rule. Such a layer never counts as the first
     /// linear layer.
     Average(Arc<dyn LinearMap<T>>),
-    /// yᵢ = f(zᵢ). Relevance passes unchanged (Bach et al. 2015).
+    /// yᵢ = f(zᵢ). Relevance passes through unchanged (Bach et al. 2015).
     Elementwise(Arc<dyn Elementwise<T>>),
     /// yᵢ = f_c(zᵢ), with one function per channel c. The first axis of the values holds the
-    /// channels. Relevance passes unchanged.
+    /// channels. Relevance passes through unchanged.
     PerChannel(Vec<Arc<dyn Elementwise<T>>>),
     /// Each output is one of the inputs. That input receives the output's relevance.
     Route(Arc<dyn Route<T>>),

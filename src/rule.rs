@@ -518,9 +518,9 @@ pub enum Divisor<T> {
     /// between this total and the sum of the numerators is the sink
     /// [`Cause::Rest`](crate::Cause::Rest).
     TotalOf(Vec<Part<T>>, Stabilizer),
-    /// The number of inputs of the output, a constant.
+    /// The number of inputs of each output, which is a constant.
     FanIn,
-    /// 1.
+    /// The constant 1.
     One,
 }
 

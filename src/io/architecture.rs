@@ -185,7 +185,7 @@ pub(super) fn branch<T: Scalar>(
     Ok(Branch { layers })
 }
 
-/// Makes the layer with a name.
+/// A function that makes the layer with this name.
 pub(super) type Maker<'a, T> = dyn FnMut(&str, &Weighted) -> Result<Arc<dyn Layer<T>>, Error> + 'a;
 
 /// Appends the layers of a module. `path` is the module's name in the file, `own` its name within
@@ -638,7 +638,7 @@ fn batch_norm(kind: &str, arguments: &Arguments<'_>) -> Result<Weighted, String>
 fn scaled<T: Scalar>(arguments: &Arguments<'_>) -> Result<Arc<dyn Layer<T>>, String> {
     let inner =
         arguments.text("activation", 0).and_then(|text| text.strip_suffix(')')?.split_once('('));
-    // Nested `Scaled` layers are equal to a single one, and rejecting them bounds the recursion.
+    // Nested `Scaled` layers are equivalent to one, and rejecting them bounds the recursion.
     let (kind, own) = inner
         .filter(|(kind, _)| *kind != "Scaled")
         .ok_or("the activation is missing: write Scaled(ReLU(), argument=2.0, value=0.5)")?;

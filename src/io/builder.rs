@@ -57,7 +57,7 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
     /// If the tensors fit the architecture only under a prefix, such as `module`, or `state_dict`
     /// in a checkpoint that also has an optimizer's tensors, the model uses the tensors
     /// [`under`](StateDict::under) that prefix. This requires that all the tensors are found under
-    /// exactly one prefix, and that no others are under it.
+    /// exactly one prefix, and that this prefix has no other tensors.
     ///
     /// # Errors
     /// [`Error::StateDict`], which lists all tensors that are missing, surplus or of the wrong

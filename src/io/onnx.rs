@@ -6,7 +6,7 @@
 //! 1. Decode the protobuf messages ([`proto`]).
 //! 2. Compute the values that do not depend on the input ([`fold`]).
 //! 3. Turn each operator into layers, or into a join of several paths ([`graph`], [`operator`] and
-//!    the modules that it calls).
+//!    the modules that `operator` calls).
 //! 4. Merge factors into their activations ([`ending`]).
 //! 5. Turn sums and concatenations into branches ([`branches`]).
 
@@ -243,8 +243,8 @@ fn no_model(what: Option<&'static str>) -> String {
             | recognize::ARRAYS),
         ) => {
             format!(
-                "it is {weights}, which only has weights: read it with StateDict::open, or export \
-                 the model to ONNX"
+                "it is {weights}, which contains only weights: read it with StateDict::open, or \
+                 export the model to ONNX"
             )
         }
         other => recognize::instead(other, "ONNX models"),

@@ -63,10 +63,10 @@ impl StateDict {
     /// file could call. A `Vec<u8>` is not copied.
     ///
     /// # Errors
-    /// [`Error::Malformed`], which includes a whole pickled module, because its tensors are in
-    /// objects of Python classes, which the reader does not create. If only some tensors are
-    /// unsupported (sparse, quantized, expanded, or of a custom class), they are left out, and
-    /// building a model that needs one of them is an error that gives the reason.
+    /// [`Error::Malformed`], also for a whole pickled module, because its tensors are in objects of
+    /// Python classes, which the reader does not create. If only some tensors are unsupported
+    /// (sparse, quantized, expanded, or of a custom class), they are left out, and building a model
+    /// that needs one of them is an error that gives the reason.
     pub fn from_pytorch(bytes: impl Into<Bytes>) -> Result<Self, Error> {
         let whole = Data::Held(bytes.into());
         let beginning = whole.beginning(recognize::ENOUGH)?;
@@ -173,7 +173,7 @@ impl StateDict {
     }
 }
 
-/// Collects the tensors from the objects of a pickle and the storages, by key.
+/// Collects the tensors from the objects of a pickle. `storages` holds their numbers, by key.
 fn state_dict(
     machine: &Machine<'_>,
     root: &Value,
@@ -424,8 +424,8 @@ const OVERLAPPING: &str = "a tensor whose values overlap, as after tensor.expand
     unsupported: save tensor.clone()";
 
 impl Saved {
-    /// Whether the tensor has more values than the range of its storage that they come from, so
-    /// that some values share a number.
+    /// Whether the tensor has more values than the part of the storage that it views has numbers,
+    /// so that some values share a number.
     fn overlaps(&self) -> bool {
         let Self { shape, strides, .. } = self;
         let span = if shape.len() == strides.len() { Tensor::span(shape, strides) } else { None };

@@ -22,8 +22,8 @@ pub(crate) const ONNX: &str = "an ONNX model";
 
 /// The kind of a file, recognized by its first [`ENOUGH`] bytes, or `None` if it is unknown.
 ///
-/// The text continues a sentence that begins with "it is", such as "an HTML page". It includes what
-/// to do about it if that is the same for every reader.
+/// The text continues a sentence that begins with "it is", such as "an HTML page". It includes
+/// advice if the same advice holds for every reader.
 pub(crate) fn recognize(beginning: &[u8]) -> Option<&'static str> {
     // This comes first because a safetensors file begins with the length of its header, which can
     // look like the magic number of any other format.

@@ -82,7 +82,8 @@ impl<T: Scalar> Sequential<T> {
     ///
     /// # Errors
     /// [`Error::NotWritable`] for a layer whose kind is not one of this crate's. Layers are
-    /// recognized by their kind alone, so a layer of your own must not have the kind of another.
+    /// recognized by their kind alone, so a layer of your own must not have the kind of one of the
+    /// crate's layers.
     ///
     /// # Example
     /// ```

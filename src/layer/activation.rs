@@ -567,7 +567,7 @@ impl<T: Scalar> Layer<T> for Scaled<T> {
     }
 }
 
-/// Softmax over the values of a vector, at the end of a model only.
+/// Softmax over the values of a vector. It is allowed only at the end of a model.
 ///
 /// For the softmax over an axis, use [`Softmax::over`].
 ///
@@ -632,7 +632,7 @@ impl<T: Scalar> Layer<T> for Softmax {
     }
 }
 
-/// Softmax over one axis, at the end of a model only. Created by [`Softmax::over`].
+/// Softmax over one axis, created by [`Softmax::over`]. It is allowed only at the end of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AxisSoftmax {
     /// The axis as PyTorch counts it.

@@ -94,7 +94,7 @@ impl Windows {
 
     /// Whether some window covers only padding, because its dilation steps over the whole input.
     fn has_empty(&self, axis: usize, size: usize) -> bool {
-        // Longer inputs are refused without a search.
+        // Longer inputs are rejected without a search.
         const LONGEST: usize = 1 << 20;
         let [padding, dilation, stride] =
             [self.padding[axis], self.dilation[axis], self.stride[axis]].map(|value| value as i128);
@@ -104,9 +104,9 @@ impl Windows {
         if size > LONGEST {
             return true;
         }
-        // Find the first tap of each window that does not lie before the input. Only windows that
-        // begin before the input matter. If size + 1 of them all hit the input, two hit the same
-        // value, and from there on the taps repeat.
+        // For each window that begins before the input, find the first tap that is not before it.
+        // If size + 1 windows all hit the input, two of them hit the same value, and from there on
+        // the taps repeat.
         let begins = (0..=size as i128)
             .map(|window| window * stride - padding)
             .take_while(|begin| *begin < 0);

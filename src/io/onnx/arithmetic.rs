@@ -10,8 +10,8 @@ use super::step::{Kind, Layers, Made, PART, Steps, UNSUPPORTED, Value, one, refu
 use crate::layer::{BatchNorm1d, BatchNorm2d};
 use crate::scalar::Scalar;
 
-/// The maximum number of bases of a step. These are the steps of whose values its own values are
-/// known functions.
+/// The maximum number of bases of a step. A base is a step whose values determine those of this
+/// step by a known elementwise function.
 const BASES: usize = 8;
 
 impl<T: Scalar> Steps<T> {

@@ -83,8 +83,8 @@ impl<T: Scalar> Steps<T> {
         moves
     }
 
-    /// Moves permutations that follow a softmax at the end to before it, so that they permute the
-    /// logits, because the logits are explained. The outputs stay the same.
+    /// Swaps a softmax at the end with the permutations after it, so that they permute the logits,
+    /// because the logits are explained. The outputs stay the same.
     fn permute_logits(&mut self, output: usize, last: usize) {
         let mut softmax = last;
         for next in self.moves_after(last, output) {

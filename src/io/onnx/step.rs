@@ -16,7 +16,7 @@ use crate::layer::{Layer, Operator};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// The most inputs that one sum or concatenation can have, and that all of them together can have.
+/// The maximum number of inputs of one sum or concatenation, and of all of them together.
 const JOINED: usize = 1 << 10;
 const ALL_JOINED: usize = 1 << 15;
 

@@ -499,7 +499,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Makes a tensor from `(storage, offset, shape, strides, …)`. If no type of numbers is given,
-    /// the tensor has that of the storage.
+    /// the tensor has the type of its storage.
     fn tensor(&mut self, arguments: &Value, number: Option<Number>) -> Option<Value> {
         let [storage, Value::Int(offset), shape, strides, ..] = self.list(arguments)? else {
             return None;
