@@ -328,7 +328,7 @@ pub enum Error {
     /// A setting of a composite matches no layer.
     #[error("{setting} matches no layer, so {rule} would not be used{nearest} ({layers})")]
     UnmatchedSetting {
-        /// The setting, such as `Composite::name("haed")`.
+        /// The setting, such as `Composite::name("haed", ..)`.
         setting: String,
         /// The rule's name.
         rule: String,

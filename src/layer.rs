@@ -131,7 +131,7 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         None
     }
 
-    /// Merges this layer and a y = a z + b after it into one layer, or returns `None` if it cannot.
+    /// Merges this layer and a layer y = a z + b after it into one, or returns `None` if it cannot.
     ///
     /// `a` and `b` have one value per output channel.
     fn scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
@@ -139,7 +139,7 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         None
     }
 
-    /// Merges this layer and a y = a z + b before it into one layer, or returns `None` if it
+    /// Merges this layer and a layer y = a z + b before it into one, or returns `None` if it
     /// cannot.
     ///
     /// `a` and `b` have one value per input channel.

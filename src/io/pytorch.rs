@@ -424,8 +424,8 @@ const OVERLAPPING: &str = "a tensor whose values overlap, as after tensor.expand
     unsupported: save tensor.clone()";
 
 impl Saved {
-    /// Whether the tensor has more values than the part of the storage that it views has numbers,
-    /// so that some values share a number.
+    /// Whether the tensor has more values than there are numbers in the part of the storage that it
+    /// views, so that some values share a number.
     fn overlaps(&self) -> bool {
         let Self { shape, strides, .. } = self;
         let span = if shape.len() == strides.len() { Tensor::span(shape, strides) } else { None };

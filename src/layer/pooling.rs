@@ -157,14 +157,14 @@ pub(super) fn dims(rank: usize) -> &'static str {
 
 macro_rules! windows {
     () => {
-        /// Sets the distance between windows. By default, it is the size of a window.
+        /// Sets the distance between windows. By default, it is the kernel size.
         #[must_use]
         pub fn stride(mut self, stride: impl Into<Pair>) -> Self {
             self.windows.stride = stride.into().along(Self::RANK, 1);
             self
         }
 
-        /// Sets the padding on each side, at most half a window.
+        /// Sets the padding on each side, at most half the kernel size.
         #[must_use]
         pub fn padding(mut self, padding: impl Into<Pair>) -> Self {
             self.windows.padding = padding.into().along(Self::RANK, 0);
