@@ -36,8 +36,9 @@ impl<T: Scalar> Sequential<T> {
     ///
     /// A normalization is merged into the linear layer before it or, if there is none, after it.
     /// Dropouts, identities and reshapes between the two do not matter. A normalization remains if
-    /// neither neighbor is linear, or if only a padded convolution follows it, because zeros in the
-    /// padding are not shifted. [`check`](Self::check) reports the normalizations that remain.
+    /// neither neighbor is linear. It also remains if the only linear neighbor is a padded
+    /// convolution after it, because the zeros in the padding are not shifted.
+    /// [`check`](Self::check) reports the normalizations that remain.
     ///
     /// The other layers keep their names, and the outputs are the same up to rounding. Cost: a copy
     /// of the weights.

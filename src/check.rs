@@ -32,7 +32,7 @@ pub enum Code {
     /// A sample has values outside the range that a rule assumes, such as the box of
     /// [`ZBox`](crate::ZBox).
     OutsideRange,
-    /// A layer was read from a text that omits settings that can matter.
+    /// A layer was read from an architecture text without some settings that can matter.
     AssumedSettings,
 }
 
@@ -307,11 +307,11 @@ impl<T: Scalar> Check<'_, T> {
             node,
             Code::AssumedSettings,
             format!(
-                "The text that the layer was read from omits some of its settings. They are \
-                assumed to be {settings}."
+                "The architecture text omits some of the layer's settings, which are therefore \
+                 assumed to be {settings}."
             ),
-            "If they have other values, write them into the text. PyTorch does not print them, but \
-             the Python code in the docs of relprop::io does.",
+            "If they have other values, write them into the text. PyTorch prints them only with \
+             the Python code in the documentation of relprop::io.",
         );
     }
 
@@ -351,10 +351,10 @@ impl<T: Scalar> Check<'_, T> {
         if is_norm(&*node.layer) {
             let advice = if self.merged.iter().any(|merged| merged.norm == node.name) {
                 "Merge it into the neighboring linear layer with Sequential::canonize. Most rules \
-                 then give a different result, the published one."
+                 then give a different result, which is the published one."
             } else {
-                "It cannot be merged, because neither neighbor is a linear layer that allows it \
-                 (a padded convolution after it does not). Check its biases in the ledger."
+                "It cannot be merged, because neither neighbor is a linear layer that can absorb \
+                 it (a padded convolution after it cannot). Check its biases in the ledger."
             };
             self.find(
                 node,
@@ -383,8 +383,8 @@ impl<T: Scalar> Check<'_, T> {
         if let Some(bias) = map.bias() {
             squares.iter_mut().zip(bias.iter()).for_each(|(square, b)| *square += b * b);
         }
-        // A linear layer can produce values below zero, which the next function maps anew. An
-        // average without a bias does not: the average of units set to 0 is 0 again.
+        // After a linear layer, values can be below zero again. After an average without a bias,
+        // units that were set to 0 still cannot: their average is 0 again.
         let below_zero = if linear.learned || map.bias().is_some() {
             Some([-T::one(), -T::one() - T::one()])
         } else {

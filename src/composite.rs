@@ -49,8 +49,8 @@ pub struct Composite<T: Scalar> {
 struct Setting<T: Scalar> {
     place: Place,
     rule: Arc<dyn RelevanceRule<T>>,
-    /// Whether the setting must match some layer. Those of presets need not, because not every
-    /// model has convolutions.
+    /// Whether the setting must match some layer. The settings of presets need not, because not
+    /// every model has convolutions.
     wanted: bool,
 }
 
@@ -125,7 +125,7 @@ fn list_sites(sites: &[Site<'_>]) -> String {
         listed.push(format!("and {} more", sites.len() - LISTED));
     }
     if listed.is_empty() {
-        "rules apply to no layer of the model".to_owned()
+        "the model has no layers to which rules apply".to_owned()
     } else {
         format!("rules apply to these layers: {}", listed.join(", "))
     }
@@ -158,7 +158,8 @@ impl<T: Scalar> Composite<T> {
         self.with(Place::Kind(kind.to_owned()), rule)
     }
 
-    /// Sets the rule for the layer with this index, counted from 0 and including activations.
+    /// Sets the rule for the layer with this index. Layers are counted from 0, and activations
+    /// count too.
     #[must_use]
     pub fn layer(self, index: usize, rule: impl RelevanceRule<T> + 'static) -> Self {
         self.with(Place::Layer(index), rule)
@@ -170,8 +171,10 @@ impl<T: Scalar> Composite<T> {
         self.with(Place::Range(indices), rule)
     }
 
-    /// Sets the rule for the layer with this name: the name that it was given, or that its tensors
-    /// have in a state dict, or otherwise its index.
+    /// Sets the rule for the layer with this name.
+    ///
+    /// A layer has the name that it was given or that its tensors have in a state dict. Otherwise,
+    /// its name is its index.
     #[must_use]
     pub fn name(self, name: &str, rule: impl RelevanceRule<T> + 'static) -> Self {
         self.with(Place::Name(name.to_owned()), rule)

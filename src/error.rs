@@ -191,7 +191,7 @@ pub enum Error {
     /// The model does not have the requested layer.
     #[error(
         "layer {layer} was requested, but the model has layers 0 to {last}; for the outputs, use \
-         {layers}",
+         the index {layers}",
         last = .layers - 1
     )]
     LayerOutOfRange {
@@ -326,9 +326,9 @@ pub enum Error {
     },
 
     /// A setting of a composite matches no layer.
-    #[error("{setting} matches no layer, so {rule} would not be used{nearest}; {layers}")]
+    #[error("{setting} matches no layer, so {rule} would not be used{nearest} ({layers})")]
     UnmatchedSetting {
-        /// The setting, such as `Composite::name("haed")`.
+        /// The setting, such as `Composite::name("haed", ..)`.
         setting: String,
         /// The rule's name.
         rule: String,

@@ -1,11 +1,11 @@
 //! Reading weights and models from files, and writing models to files.
 //!
-//! A [`StateDict`] holds named tensors, whatever file they come from. It becomes a model in one of
-//! two ways: the caller gives the architecture ([`StateDict::builder`]), or the file contains it
+//! A [`StateDict`] holds the named tensors of a file. It becomes a model in one of two ways: the
+//! caller gives the architecture ([`StateDict::builder`]), or the file contains it
 //! ([`StateDict::to_model`]).
-//! [`Sequential::write_safetensors`](crate::Sequential::write_safetensors) writes such a file. In
-//! PyTorch, the following lines write one. Here, `net` is an `nn.Sequential`, which may contain
-//! others, and `x` is a batch of samples:
+//! [`Sequential::write_safetensors`](crate::Sequential::write_safetensors) writes a file that
+//! contains the architecture. In PyTorch, the following lines do the same. Here, `net` is an
+//! `nn.Sequential`, which may contain others, and `x` is a batch of samples:
 //!
 //! ```text
 //! from safetensors.torch import save_file
@@ -22,9 +22,9 @@
 //! The architecture is the text that `print(net)` shows. This text does not include what a
 //! `forward` method does. A class of your own that holds one module is therefore read as that
 //! module, and a class that holds several is rejected. If the `forward` method of such a class only
-//! applies its modules one after another, replace the name of the class with `Sequential`. Branches
-//! are groups named `Residual` (the sum of the branches) and `Concat`. These are modules of your
-//! own whose children are the branches:
+//! applies its modules one after another, replace the name of the class with `Sequential`. Modules
+//! named `Residual` (the sum of its branches) and `Concat` are read as branches. Define them as
+//! classes of your own whose children are the branches:
 //!
 //! ```text
 //! class Residual(nn.Sequential):
@@ -45,7 +45,7 @@
 //! nothing in it is executed. The memory allocated depends on what a file holds, not on what it
 //! claims. Reading a file or making a model from it allocates at most 1 MiB plus 256 bytes for
 //! each byte of the file (and of an ONNX model's external data). For a compressed archive, the
-//! limit is 1,288 bytes for each byte, because deflate expands a byte to up to 1,032.
+//! limit is 1,288 bytes for each byte, because deflate can expand one byte to 1,032.
 
 mod architecture;
 #[cfg(any(feature = "npz", feature = "pytorch"))]
@@ -101,7 +101,7 @@ use tensor::{Data, Tensor};
 pub struct StateDict {
     tensors: BTreeMap<String, Tensor>,
     metadata: BTreeMap<String, String>,
-    /// Objects in the file that are not tensors of numbers, by name: what each is, and what to do.
+    /// For each object in the file that is not a tensor of numbers, what it is and what to do.
     left_out: BTreeMap<String, Arc<str>>,
 }
 
@@ -133,10 +133,10 @@ impl StateDict {
     /// | PyTorch's `.pt` and `.pth` | `pytorch` | [`from_pytorch`](Self::from_pytorch) |
     /// | NumPy's `.npz` and `.npy` | `npz` | [`from_npz`](Self::from_npz) |
     ///
-    /// Tensors are read on demand, so the file must not change until then.
+    /// Tensors are read on demand, so the file must not change while they are still needed.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Malformed`], also for a format whose feature is off.
+    /// [`Error::Io`], and [`Error::Malformed`], also if the crate feature for the format is off.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         Self::of_data(&Data::of_file(path)?).map_err(|error| error.in_file(path))
@@ -205,8 +205,8 @@ impl StateDict {
 
     /// The shape of a tensor and its values in C order.
     ///
-    /// The values are converted from f16, bf16, f32 or f64, or in NumPy and PyTorch files also from
-    /// integers.
+    /// The values are converted from f16, bf16, f32 or f64, and in NumPy and PyTorch files from
+    /// integers too.
     ///
     /// # Errors
     /// [`Error::StateDict`] if there is no such tensor, [`Error::Malformed`] if its numbers have an
@@ -242,7 +242,7 @@ impl StateDict {
         }
     }
 
-    /// Whether the file contains the model's architecture, as [`to_model`](Self::to_model)
+    /// Whether the file contains the model's architecture, which [`to_model`](Self::to_model)
     /// requires.
     #[must_use]
     pub fn has_architecture(&self) -> bool {
@@ -284,10 +284,11 @@ impl StateDict {
 
     /// Builds a model from these tensors and an architecture as PyTorch prints it.
     ///
-    /// The architecture is the text that `print(net)` shows for an `nn.Sequential`, which may
-    /// contain others, and `Residual(…)` and `Concat(…)` with their branches as children. A module
-    /// of any other class that holds one module is read as that module. The names are those of the
-    /// state dict; a module with the empty name, `()`, adds nothing to the names.
+    /// The architecture is the text that `print(net)` shows for an `nn.Sequential`. It may contain
+    /// other `nn.Sequential`s, and `Residual(…)` and `Concat(…)` with their branches as children. A
+    /// module of any other class that holds one module is read as that module. The layers have the
+    /// names that they have in the state dict. A module with the empty name, `()`, adds nothing to
+    /// the names of its children.
     ///
     /// If the tensors fit the architecture only under a prefix, and exactly one prefix fits, the
     /// tensors under it are used ([`StateDictBuilder::build`]).
@@ -335,7 +336,8 @@ impl StateDict {
         let module = architecture::parse(architecture).map_err(malformed)?;
         if let Some(name) = builder::asked_twice(&module) {
             return Err(malformed(format!(
-                "the architecture has two layers that need tensor {}: give each layer its own name",
+                "the architecture has two layers that need the tensor {}: give each layer its own \
+                 name",
                 architecture::shortened(&name)
             )));
         }

@@ -7,11 +7,11 @@
 //! |---|---|---|
 //! | [`Operator::Linear`] | y = W z + b | shared among the inputs by the rule |
 //! | [`Operator::Average`] | y = W z + b, for poolings and normalizations | shared by the rule [`Norm`](crate::Norm) |
-//! | [`Operator::Elementwise`] | yᵢ = f(zᵢ) | passes unchanged |
-//! | [`Operator::PerChannel`] | yᵢ = f_c(zᵢ), with one function per channel c | passes unchanged |
+//! | [`Operator::Elementwise`] | yᵢ = f(zᵢ) | passes through unchanged |
+//! | [`Operator::PerChannel`] | yᵢ = f_c(zᵢ), with one function per channel c | passes through unchanged |
 //! | [`Operator::Route`] | each output is one of the inputs | assigned to that input |
-//! | [`Operator::Reshape`] | the same values in another shape | passes unchanged |
-//! | [`Operator::Branches`] | several branches from the same values, summed or concatenated | split among the branches |
+//! | [`Operator::Reshape`] | the same values in another shape | passes through unchanged |
+//! | [`Operator::Branches`] | several branches that start from the same values, summed or concatenated | split among the branches |
 //! | [`Operator::Softmax`] | softmax, at the end only | the logits are explained |
 //!
 //! A function at the end that [gives a probability](Elementwise::gives_probability), such as
@@ -25,7 +25,7 @@
 //! use relprop::{Elementwise, Error, Layer, Linear, Operator, Rule, Scalar, Sequential, Shape};
 //! use relprop::nalgebra::{self, dmatrix, dvector};
 //!
-//! /// z -> z² where z > 0, otherwise 0.
+//! /// z² where z > 0, otherwise 0.
 //! #[derive(Debug)]
 //! struct SquaredRelu;
 //!
@@ -89,8 +89,8 @@ pub use reshape::{Flatten, Permute, Unflatten, Upsample};
 
 /// One layer of a [`Sequential`](crate::Sequential). Implement this trait for your own layers.
 pub trait Layer<T: Scalar>: Debug + Send + Sync {
-    /// The layer's name, as it appears in errors and ledgers: that of the PyTorch class if there is
-    /// one.
+    /// The kind of layer, as it appears in errors and ledgers. If PyTorch has such a layer, this is
+    /// the name of its class.
     fn kind(&self) -> &str;
 
     /// The layer's operator for values of this shape.
@@ -104,8 +104,8 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         String::new()
     }
 
-    /// The settings that were assumed because the text that the layer was read from omits them, if
-    /// they can matter for values of this shape.
+    /// The settings that had to be assumed because the architecture text omits them, if they can
+    /// matter for values of this shape.
     ///
     /// [`Sequential::check`](crate::Sequential::check) reports them.
     fn assumed(&self, input: Shape) -> Option<String> {
@@ -124,22 +124,25 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
         0
     }
 
-    /// a and b, if the layer is a normalization y = a z + b with one a and one b per channel.
+    /// The scale a and shift b of each channel, if the layer is a normalization y = a z + b.
     ///
     /// [`canonize`](crate::Sequential::canonize) merges such a layer into a neighbor.
     fn per_channel(&self) -> Option<(&[T], &[T])> {
         None
     }
 
-    /// This layer followed by y = a z + b, as a single layer, with one a and one b per output
-    /// channel.
+    /// Merges this layer and a layer y = a z + b after it into one, or returns `None` if it cannot.
+    ///
+    /// `a` and `b` have one value per output channel.
     fn scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
         let _ = (a, b);
         None
     }
 
-    /// This layer preceded by y = a z + b, as a single layer, with one a and one b per input
-    /// channel.
+    /// Merges this layer and a layer y = a z + b before it into one, or returns `None` if it
+    /// cannot.
+    ///
+    /// `a` and `b` have one value per input channel.
     fn of_scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
         let _ = (a, b);
         None
@@ -228,10 +231,10 @@ pub enum Operator<T: Scalar> {
     /// [`Composite`](crate::Composite) sets another rule. Such a layer never counts as the first
     /// linear layer.
     Average(Arc<dyn LinearMap<T>>),
-    /// yᵢ = f(zᵢ). Relevance passes unchanged (Bach et al. 2015).
+    /// yᵢ = f(zᵢ). Relevance passes through unchanged (Bach et al. 2015).
     Elementwise(Arc<dyn Elementwise<T>>),
     /// yᵢ = f_c(zᵢ), with one function per channel c. The first axis of the values holds the
-    /// channels. Relevance passes unchanged.
+    /// channels. Relevance passes through unchanged.
     PerChannel(Vec<Arc<dyn Elementwise<T>>>),
     /// Each output is one of the inputs. That input receives the output's relevance.
     Route(Arc<dyn Route<T>>),
@@ -281,8 +284,8 @@ pub trait Route<T: Scalar>: Debug + Send + Sync {
     /// The shape of the outputs.
     fn output_shape(&self) -> Shape;
 
-    /// Writes to `from`, for each output, the index of the input that it equals, given the values
-    /// of one sample.
+    /// Fills `from` with the index of the input that each output is taken from, for the values of
+    /// one sample.
     fn route(&self, values: &[T], from: &mut [usize]);
 
     /// Whether the route is the same for all samples.
@@ -330,7 +333,7 @@ pub trait Elementwise<T: Scalar>: Debug + Send + Sync {
 
     /// Whether f(z) >= 0 for every z or, if `input` is true, for every z >= 0.
     ///
-    /// After such a function a rule's terms for negative values are skipped.
+    /// In the layer after such a function, a rule's terms for negative inputs are skipped.
     fn is_nonnegative(&self, input: bool) -> bool {
         let _ = input;
         false
@@ -460,10 +463,10 @@ impl<T> Debug for WeightFn<T> {
 /// A linear map y = W z + b, defined by its products with W and Wᵀ.
 ///
 /// A product accepts any number of columns at once, as a slice of `inputs()` x columns in
-/// column-major order. Each column is a sample or a row of relevance. Every rule needs only these
-/// two products, of this map or of the same map with other weights, so a convolution or any other
-/// linear layer has nothing else to provide. The methods with defaults are scaled or partial
-/// products. Override those that your map can compute at a lower cost.
+/// column-major order. Each column is a sample or a row of relevance. Every rule is computed from
+/// these two products, of this map or of the same map with other weights, so they are all that a
+/// convolution or any other linear layer has to compute. Several methods with a default are scaled
+/// or partial products. Override those that your map can compute at a lower cost.
 pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
     /// The length of z.
     fn inputs(&self) -> usize;
@@ -490,8 +493,8 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
     /// Computes x = Wᵀ y for every column. Overwrites all of `x`.
     fn apply_transposed(&self, y: &[T], x: &mut [T]);
 
-    /// This map without its bias and with every weight w replaced by `f.value(w)`. Padding does not
-    /// count as weights.
+    /// This map without its bias and with every weight w replaced by `f.value(w)`. Padding has no
+    /// weights to replace.
     fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>>;
 
     /// This map without its bias and with every weight replaced by 1.

@@ -70,8 +70,8 @@ pub trait RelevanceRule<T: Scalar>: Send + Sync {
         false
     }
 
-    /// Checks the layers that share relevance, before [`decompose`](Self::decompose) is called for
-    /// any of them.
+    /// Checks the rule against all layers that share relevance, before
+    /// [`decompose`](Self::decompose) is called for any of them.
     ///
     /// # Errors
     /// Any error in the rule's settings, such as [`Error::UnmatchedSetting`] from a
@@ -139,7 +139,7 @@ pub(crate) fn rule_at<'a, T: Scalar>(
 /// | `AlphaBeta` | positive contributions weighted by α, negative ones by -β, each divided by their sum, α = 2, β = 1: [`AlphaBeta::default`] | Bach et al. 2015 |
 /// | `WSquare` | w_ij² divided by the sum of all w_ij²: [`WSquare::default`] | Montavon et al. 2017 |
 /// | `Flat` | 1 / n for n inputs: [`Flat`] | Lapuschkin et al. 2017 |
-/// | `Pass` | everything for the input with the same index: [`Pass`] | |
+/// | `Pass` | 1 if input and output have the same index, otherwise 0: [`Pass`] | |
 /// | `Norm` | like `Epsilon`, for poolings and sums: [`Norm`] | |
 /// | `AbsLrp` | z_i w_ij divided by the sum of \|z_i w_ij\|: [`AbsLrp::default`] | Vukadin et al. 2024 |
 /// | `Sign` | sgn(z_i) w_ij / (y_j + ε sgn y_j): [`Sign::default`] | Gumpfer et al. 2023 |
@@ -243,7 +243,7 @@ impl<T: Scalar> RelevanceRule<T> for Rule {
 pub struct Site<'a> {
     /// The layer's index in the model.
     pub layer: usize,
-    /// The name that the layer was given, or otherwise its index.
+    /// The layer's name if it was given one, otherwise its index.
     pub name: &'a str,
     /// The layer's kind.
     pub kind: &'a str,
@@ -300,8 +300,9 @@ impl<T: Scalar> Decomposition<T> {
         Self { groups, range: None }
     }
 
-    /// Restricts the inputs to the range from `low` to `high`, each with one value per input of the
-    /// layer.
+    /// Restricts the layer's inputs to the range from `low` to `high`.
+    ///
+    /// Both have one value per input. `outside` sets how a sample outside the range is treated.
     #[must_use]
     pub fn for_inputs(
         mut self,
@@ -353,7 +354,8 @@ impl<T: Scalar> Group<T> {
         self
     }
 
-    /// Sets how the bias is treated. `transform` maps the bias first, as g maps the weights.
+    /// Sets how the bias is treated. `transform` is applied to the bias first, as g is to the
+    /// weights.
     #[must_use]
     pub fn with_bias(mut self, mode: BiasMode, transform: Transform<T>) -> Self {
         self.bias_mode = mode;
@@ -368,7 +370,7 @@ impl<T: Scalar> Group<T> {
         self
     }
 
-    /// Declares that all numerators of the group and the bias have the same sign.
+    /// Declares that the group's numerators and the bias all have the same sign.
     ///
     /// A total of 0 then means that all of them are 0, and the group's coefficient is assigned to
     /// the sink [`Cause::Empty`](crate::Cause::Empty).
@@ -382,7 +384,7 @@ impl<T: Scalar> Group<T> {
     /// i and j.
     ///
     /// The totals of this group then follow from the layer's outputs and the previous group's
-    /// totals, at no cost.
+    /// totals, at no extra cost.
     #[must_use]
     pub fn completing(mut self, k: T) -> Self {
         self.completes = Some(k);
@@ -454,14 +456,14 @@ impl<T: Scalar> Part<T> {
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Transform<T> {
-    /// v.
+    /// f(v) = v.
     #[default]
     Identity,
-    /// 1.
+    /// f(v) = 1.
     One,
-    /// max(v, 0).
+    /// f(v) = max(v, 0).
     Positive,
-    /// min(v, 0).
+    /// f(v) = min(v, 0).
     Negative,
     /// Any other function. It must be finite for finite arguments.
     Map(Arc<dyn Fn(T) -> T + Send + Sync>),
@@ -513,11 +515,12 @@ pub enum Divisor<T> {
     /// The stabilized total: the sum of the numerators over i, plus the bias unless it is ignored.
     Total(Stabilizer),
     /// The stabilized total of other parts, plus the bias unless it is ignored. The difference
-    /// between it and the sum of the numerators is the sink [`Cause::Rest`](crate::Cause::Rest).
+    /// between this total and the sum of the numerators is the sink
+    /// [`Cause::Rest`](crate::Cause::Rest).
     TotalOf(Vec<Part<T>>, Stabilizer),
-    /// The number of inputs of the output, a constant.
+    /// The number of inputs of each output, which is a constant.
     FanIn,
-    /// 1.
+    /// The constant 1.
     One,
 }
 

@@ -189,7 +189,7 @@ impl<T: Scalar> SequentialBuilder<T> {
             None => return Err(Error::UnknownInput { kind: first.layer.kind().to_owned() }),
         };
         if self.input.is_some() && (input.size() == 0 || input.size() > LARGEST) {
-            let requirement = format!("a shape of 1 to {LARGEST} values");
+            let requirement = format!("a shape of at least one value and at most {LARGEST}");
             return Err(Error::parameter("Sequential", "input", input, &requirement));
         }
         let mut numbers = Numbers::default();

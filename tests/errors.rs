@@ -401,8 +401,8 @@ fn settings_that_fit_no_layer() {
     assert_eq!(
         refused(epsilon().name("haed", Rule::Flat)),
         "Composite::name(\"haed\", ..) matches no layer, so Flat would not be used, did you mean \
-         'head'?; \
-         rules apply to these layers: 0 'features.0' (Linear), 2 'head' (Linear)"
+         'head'? \
+         (rules apply to these layers: 0 'features.0' (Linear), 2 'head' (Linear))"
     );
     assert!(refused(epsilon().kind("linear", Rule::Flat)).contains("did you mean 'Linear'?"));
     let name = refused(epsilon().name("features.O", Rule::Flat));
@@ -413,7 +413,7 @@ fn settings_that_fit_no_layer() {
     }
     assert!(
         refused(epsilon().kind("Conv2d", Rule::Flat))
-            .contains("would not be used; rules apply to these layers")
+            .contains("would not be used (rules apply to these layers")
     );
     assert!(
         refused(epsilon().layer(99, Rule::Flat))

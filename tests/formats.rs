@@ -204,7 +204,7 @@ fn an_error_says_what_a_file_without_weights_is() {
         (
             "net.pt",
             b"\x80\x04K\x01.".to_vec(),
-            "a Python pickle, and only safetensors, PyTorch (.pt, .pth)",
+            "a Python pickle, but only safetensors, PyTorch (.pt, .pth)",
         ),
         (
             "net.h5",
@@ -275,7 +275,7 @@ fn an_error_says_what_a_file_without_weights_is() {
     let other = StateDict::from_npz(whole("zip.pt")).unwrap_err().to_string();
     assert!(other.contains("it is a PyTorch checkpoint: read it with StateDict::open"), "{other}");
     let other = StateDict::from_pytorch(whole("weights.npz")).unwrap_err().to_string();
-    assert!(other.contains("it is an archive of NumPy arrays (.npz), and only PyTorch"), "{other}");
+    assert!(other.contains("it is an archive of NumPy arrays (.npz), but only PyTorch"), "{other}");
     let other = StateDict::from_safetensors(&whole("weights.npz")).unwrap_err().to_string();
     assert!(other.contains("only safetensors files are"), "{other}");
 }

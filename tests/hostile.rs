@@ -464,7 +464,7 @@ fn malicious_architectures_are_rejected() {
     let error = with(&format!("Sequential({layers})"), &tensors, &vec![0; 4 * 128 * 128])
         .unwrap_err()
         .to_string();
-    assert!(error.contains("two layers that need tensor 0.weight"), "{error}");
+    assert!(error.contains("two layers that need the tensor 0.weight"), "{error}");
 }
 
 #[test]

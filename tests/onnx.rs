@@ -1055,9 +1055,9 @@ fn files_that_are_not_models_are_recognized() {
         (
             "net.safetensors",
             b"\x10\0\0\0\0\0\0\0{\"a\":{}}     ".to_vec(),
-            "it is a safetensors file, which only has weights",
+            "it is a safetensors file, which contains only weights",
         ),
-        ("net.pt", zip("net/data.pkl"), "it is a PyTorch checkpoint, which only has weights"),
+        ("net.pt", zip("net/data.pkl"), "it is a PyTorch checkpoint, which contains only weights"),
         ("net.pt2", zip("net/archive_format"), "it is a program saved by torch.export"),
         ("net.keras", zip("metadata.json"), "it is a Keras model"),
         ("net.h5", b"\x89HDF\r\n\x1a\n\0\0".to_vec(), "it is an HDF5 file"),

@@ -185,7 +185,7 @@ pub(super) fn branch<T: Scalar>(
     Ok(Branch { layers })
 }
 
-/// Makes the layer with a name.
+/// A function that makes the layer with this name.
 pub(super) type Maker<'a, T> = dyn FnMut(&str, &Weighted) -> Result<Arc<dyn Layer<T>>, Error> + 'a;
 
 /// Appends the layers of a module. `path` is the module's name in the file, `own` its name within
@@ -306,7 +306,7 @@ impl<'a> Reader<'a> {
 
     fn module<T: Scalar>(&mut self, depth: usize) -> Result<Module<T>, Refused> {
         if depth > DEPTH {
-            return Err(format!("modules are nested more than {DEPTH} deep").into());
+            return Err(format!("modules are nested more than {DEPTH} levels deep").into());
         }
         self.skip_spaces();
         let rest = self.rest();
@@ -389,14 +389,14 @@ impl<'a> Reader<'a> {
                 None => {
                     let text = shortened(self.rest());
                     return Err(if text.is_empty() {
-                        "the text ends before the bracket that closes the module: copy all that \
-                         print(net) shows"
+                        "the text ends before the bracket that closes the module: copy everything \
+                         that print(net) shows"
                             .to_owned()
                             .into()
                     } else {
                         format!(
                             "'{text}' is neither a child such as (0): ReLU() nor the bracket that \
-                             closes the module: copy all that print(net) shows"
+                             closes the module: copy everything that print(net) shows"
                         )
                         .into()
                     });
@@ -638,7 +638,7 @@ fn batch_norm(kind: &str, arguments: &Arguments<'_>) -> Result<Weighted, String>
 fn scaled<T: Scalar>(arguments: &Arguments<'_>) -> Result<Arc<dyn Layer<T>>, String> {
     let inner =
         arguments.text("activation", 0).and_then(|text| text.strip_suffix(')')?.split_once('('));
-    // Nested `Scaled` layers are equal to a single one, and rejecting them bounds the recursion.
+    // Nested `Scaled` layers are equivalent to one, and rejecting them bounds the recursion.
     let (kind, own) = inner
         .filter(|(kind, _)| *kind != "Scaled")
         .ok_or("the activation is missing: write Scaled(ReLU(), argument=2.0, value=0.5)")?;
@@ -669,7 +669,7 @@ fn upsample<T: Scalar>(arguments: &Arguments<'_>) -> Result<Arc<dyn Layer<T>>, S
         "size",
         0,
         &["None"],
-        "use scale_factor instead, an integer that says how many times larger the output is",
+        "use scale_factor instead, an integer by which the height and width are multiplied",
     )?;
     // With an integer factor, the two modes are the same.
     let modes = ["'nearest'", "'nearest-exact'"];
@@ -722,7 +722,7 @@ fn convolution(kind: &str, arguments: &Arguments<'_>) -> Result<Convolution, Str
     let pair = |name: &str, place: usize, default: usize| {
         Ok::<_, String>(arguments.pair(name, place, rank)?.unwrap_or([default; 2]))
     };
-    // A sequence has no height: its height gets the value that changes nothing.
+    // A sequence has no height, so its height gets the value that changes nothing.
     let along = |[height, width]: [usize; 2], nothing| {
         if rank == 1 { [nothing, width] } else { [height, width] }
     };

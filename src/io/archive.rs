@@ -31,7 +31,7 @@ impl Archive {
         // With overlapping files, a small archive could expand to thousands of times its size.
         if archive.has_overlapping_files().map_err(|e| unusable(&e))? {
             return Err(malformed(
-                "files of the zip archive overlap, so it is damaged: copy or download it again"
+                "files in the zip archive overlap, so it is damaged: copy or download it again"
                     .to_owned(),
             ));
         }
@@ -52,8 +52,8 @@ impl Archive {
             .collect()
     }
 
-    /// The content of a file. A compressed file is decompressed immediately, any other is read on
-    /// demand.
+    /// The content of a file. A compressed file is decompressed immediately, and any other is read
+    /// on demand.
     pub fn file(&mut self, name: &str) -> Result<Data, Error> {
         let mut file = self.archive.by_name(name).map_err(|e| unusable(&e))?;
         let ends = || {

@@ -56,8 +56,8 @@ impl<T: Scalar> StateDictBuilder<'_, T> {
     ///
     /// If the tensors fit the architecture only under a prefix, such as `module`, or `state_dict`
     /// in a checkpoint that also has an optimizer's tensors, the model uses the tensors
-    /// [`under`](StateDict::under) that prefix. For this, there must be exactly one prefix under
-    /// which all the tensors are found, and no others.
+    /// [`under`](StateDict::under) that prefix. This requires that all the tensors are found under
+    /// exactly one prefix, and that this prefix has no other tensors.
     ///
     /// # Errors
     /// [`Error::StateDict`], which lists all tensors that are missing, surplus or of the wrong
@@ -165,7 +165,7 @@ impl StateDict {
             (prefix, fit) => {
                 let mut misfit = self.misfit(prefix, asked).unwrap_or(as_it_is);
                 let note = format!(
-                    "these are the differences to the tensors under `{}`, where {} of {} fit; \
+                    "these are the differences from the tensors under `{}`, where {} of {} fit; \
                      choose other tensors with StateDict::under",
                     shortened(prefix),
                     fit.shaped,
@@ -189,8 +189,8 @@ impl StateDict {
         if inner.is_some_and(|inner| self.misfit("", &inner).is_none()) {
             let outer = shortened(outer);
             misfit.notes.push(format!(
-                "the names fit without the `{outer}.` at the beginning of the architecture's: pass \
-                 only the text that PyTorch prints for the module `{outer}`"
+                "the names fit if `{outer}.` is removed from those of the architecture: pass only \
+                 the text that PyTorch prints for the module `{outer}`"
             ));
         }
         misfit
@@ -258,8 +258,9 @@ impl Misfit {
             && self.notes.is_empty()
     }
 
-    /// Adds notes on objects that were left out and may explain why tensors are missing: those that
-    /// have the name of a module that contains the first missing tensor, and those in its module.
+    /// Adds notes on left-out objects that may explain why tensors are missing. These are objects
+    /// with the name of a module that contains the first missing tensor, and objects in the module
+    /// of that tensor.
     fn explain(&mut self, left_out: &BTreeMap<String, Arc<str>>, prefix: &str) {
         let Some(first) = self.missing.first() else { return };
         let whole = join(prefix, first);

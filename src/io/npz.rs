@@ -123,7 +123,7 @@ fn array(file: &Data) -> Result<Tensor, Error> {
         .and_then(|count| count.checked_mul(number.size()))
         .ok_or_else(ends)?;
     let data = file.part(behind as u64 + u64::from(length), bytes as u64).ok_or_else(ends)?;
-    // In Fortran order, the strides are those of the reversed shape, reversed.
+    // In Fortran order, the strides are those of the reversed shape, in reverse order.
     let strides = fortran.then(|| {
         let turned: Vec<usize> = shape.iter().rev().copied().collect();
         Tensor::steps(&turned).into_iter().rev().collect()

@@ -6,7 +6,7 @@
 //! 1. Decode the protobuf messages ([`proto`]).
 //! 2. Compute the values that do not depend on the input ([`fold`]).
 //! 3. Turn each operator into layers, or into a join of several paths ([`graph`], [`operator`] and
-//!    the modules that it calls).
+//!    the modules that `operator` calls).
 //! 4. Merge factors into their activations ([`ending`]).
 //! 5. Turn sums and concatenations into branches ([`branches`]).
 
@@ -143,7 +143,7 @@ impl OnnxFile {
 
     /// Chooses the output to explain, for a file with several outputs.
     ///
-    /// This can also be the name of any other value of the graph, where the model then ends.
+    /// The name can also be that of any other value in the graph. The model then ends there.
     #[must_use]
     pub fn output(mut self, name: impl Into<String>) -> Self {
         self.output = Some(name.into());
@@ -205,13 +205,13 @@ impl<T: Scalar> Sequential<T> {
     /// Calls [`OnnxFile::open`] and [`OnnxFile::to_model`]. The layers have the names of the nodes.
     /// A batch norm that the exporter did not fold becomes a layer; call
     /// [`canonize`](Self::canonize) before you explain such a model. A log-softmax at the end
-    /// becomes a softmax, whose logits are explained, and the outputs p and 1 - p become the
+    /// becomes a softmax, whose logits are explained, and a pair of outputs p and 1 - p becomes the
     /// probabilities of two logits. A factor of an activation's argument or value becomes part of
     /// the activation ([`Scaled`](crate::Scaled)). Casts to 16-bit numbers are ignored, because the
     /// model computes in `T` throughout.
     ///
     /// # Errors
-    /// The errors of both.
+    /// The errors of [`OnnxFile::open`] and [`OnnxFile::to_model`].
     ///
     /// # Example
     /// ```no_run
@@ -229,7 +229,7 @@ impl<T: Scalar> Sequential<T> {
     }
 }
 
-/// The reason for rejecting a file that is not a model, or only a part of one.
+/// The reason for rejecting a file that is not a model or is only part of one.
 fn no_model(what: Option<&'static str>) -> String {
     match what {
         Some(recognize::ONNX) => {
@@ -243,8 +243,8 @@ fn no_model(what: Option<&'static str>) -> String {
             | recognize::ARRAYS),
         ) => {
             format!(
-                "it is {weights}, which only has weights: read it with StateDict::open, or export \
-                 the model to ONNX"
+                "it is {weights}, which contains only weights: read it with StateDict::open, or \
+                 export the model to ONNX"
             )
         }
         other => recognize::instead(other, "ONNX models"),

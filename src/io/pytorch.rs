@@ -1,11 +1,11 @@
 //! PyTorch checkpoints, as `torch.save(net.state_dict(), path)` writes them.
 //!
-//! A checkpoint consists of a pickle, which is a program that builds objects, and of the numbers.
-//! Since PyTorch 1.6, both are in a zip archive. This reader never executes the program. It only
-//! interprets the instructions that make dictionaries, lists and tensors, and leaves out all other
-//! objects ([`pickle`]). The crate has its own reader so that the file's size bounds the memory
-//! allocated. A pickle can easily defeat such a bound, because it can refer to the same object many
-//! times.
+//! A checkpoint consists of a pickle, which is a program that builds objects, and of the tensors'
+//! numbers. Since PyTorch 1.6, both are in a zip archive. This reader never executes the program.
+//! It only interprets the instructions that make dictionaries, lists and tensors, and leaves out
+//! all other objects ([`pickle`]). The crate has its own reader because the file's size must bound
+//! the memory allocated. A pickle can easily defeat such a bound, because it can refer to the same
+//! object many times.
 
 mod pickle;
 
@@ -26,8 +26,8 @@ use pickle::{Content, Machine, Saved, Value};
 const DEPTH: usize = 16;
 const LONGEST: usize = 1024;
 
-/// How many times larger than the file's numbers all its tensors together can be. Tensors can share
-/// numbers, but without a limit a small file could hold any amount of weights.
+/// The maximum size of all tensors together, as a multiple of the size of the file's numbers.
+/// Tensors can share numbers, but without a limit a small file could hold any amount of weights.
 const SHARED: usize = 16;
 
 /// The name given to a tensor that was saved alone, not in a dictionary.
@@ -53,20 +53,20 @@ impl StateDict {
     /// Reads the content of a `.pt` or `.pth` file that `torch.save` wrote for a state dict.
     ///
     /// Both the current format and the one before PyTorch 1.6 are supported, and the tensors can
-    /// come from any device. The tensors in a nested dictionary have names that begin with its key:
-    /// those of `{"model": net.state_dict(), "epoch": 3}` are
-    /// [`under`](Self::under)`("model")`, where a model finds them automatically
-    /// ([`StateDictBuilder::build`](super::StateDictBuilder::build)). A tensor that was saved
-    /// alone, as with `torch.save(x, path)`, has the name `tensor`.
+    /// come from any device. The tensors in a nested dictionary have names that begin with its key.
+    /// Those of `{"model": net.state_dict(), "epoch": 3}`, for example, are
+    /// [`under`](Self::under)`("model")`, where
+    /// [`StateDictBuilder::build`](super::StateDictBuilder::build) finds them automatically. A
+    /// tensor that was saved alone, as with `torch.save(x, path)`, has the name `tensor`.
     ///
     /// A pickle is a program, but none of it is executed, and this reader contains nothing that a
     /// file could call. A `Vec<u8>` is not copied.
     ///
     /// # Errors
-    /// [`Error::Malformed`], also for a whole pickled module: its tensors are in objects of Python
-    /// classes, which the reader does not create. If only some tensors are unsupported (sparse,
-    /// quantized, expanded, or of a custom class), they are left out, and building a model that
-    /// needs one of them is an error that gives the reason.
+    /// [`Error::Malformed`], also for a whole pickled module, because its tensors are in objects of
+    /// Python classes, which the reader does not create. If only some tensors are unsupported
+    /// (sparse, quantized, expanded, or of a custom class), they are left out, and building a model
+    /// that needs one of them is an error that gives the reason.
     pub fn from_pytorch(bytes: impl Into<Bytes>) -> Result<Self, Error> {
         let whole = Data::Held(bytes.into());
         let beginning = whole.beginning(recognize::ENOUGH)?;
@@ -173,7 +173,7 @@ impl StateDict {
     }
 }
 
-/// Collects the tensors from the objects of a pickle and the storages, by key.
+/// Collects the tensors from the objects of a pickle. `storages` holds their numbers, by key.
 fn state_dict(
     machine: &Machine<'_>,
     root: &Value,
@@ -424,8 +424,8 @@ const OVERLAPPING: &str = "a tensor whose values overlap, as after tensor.expand
     unsupported: save tensor.clone()";
 
 impl Saved {
-    /// Whether the tensor has more values than the range of its storage that they come from, so
-    /// that some values share a number.
+    /// Whether the tensor has more values than there are numbers in the part of the storage that it
+    /// views, so that some values share a number.
     fn overlaps(&self) -> bool {
         let Self { shape, strides, .. } = self;
         let span = if shape.len() == strides.len() { Tensor::span(shape, strides) } else { None };

@@ -22,11 +22,11 @@ pub(crate) const ONNX: &str = "an ONNX model";
 
 /// The kind of a file, recognized by its first [`ENOUGH`] bytes, or `None` if it is unknown.
 ///
-/// The text continues a sentence that begins with "it is", such as "an HTML page". It also says
-/// what to do if that is the same for every reader.
+/// The text continues a sentence that begins with "it is", such as "an HTML page". It includes
+/// advice if the same advice holds for every reader.
 pub(crate) fn recognize(beginning: &[u8]) -> Option<&'static str> {
     // This comes first because a safetensors file begins with the length of its header, which can
-    // be equal to the magic number of any other format.
+    // look like the magic number of any other format.
     if let [_, _, _, _, _, _, 0, 0, b'{', ..] = beginning {
         return Some(SAFETENSORS);
     }
@@ -53,7 +53,7 @@ pub(crate) fn recognize(beginning: &[u8]) -> Option<&'static str> {
 pub(crate) fn instead(what: Option<&str>, formats: &str) -> String {
     match what {
         Some(what) if what.contains(':') => format!("it is {what}"),
-        Some(what) => format!("it is {what}, and only {formats} are supported here"),
+        Some(what) => format!("it is {what}, but only {formats} are supported here"),
         None => format!("its format is unknown: only {formats} are supported here"),
     }
 }

@@ -82,7 +82,8 @@ impl<T: Scalar> Sequential<T> {
     ///
     /// # Errors
     /// [`Error::NotWritable`] for a layer whose kind is not one of this crate's. Layers are
-    /// recognized by their kind alone, so do not give a layer of your own the kind of another.
+    /// recognized by their kind alone, so a layer of your own must not have the kind of one of the
+    /// crate's layers.
     ///
     /// # Example
     /// ```
@@ -132,7 +133,7 @@ impl<T: Scalar> Sequential<T> {
 
     /// Writes the model to a safetensors file.
     ///
-    /// The content is that of [`to_safetensors`](Self::to_safetensors).
+    /// The file contains what [`to_safetensors`](Self::to_safetensors) returns.
     ///
     /// # Errors
     /// [`Error::NotWritable`] and [`Error::Io`].
@@ -147,7 +148,7 @@ impl<T: Scalar> Sequential<T> {
     /// Calls [`StateDict::open`] and [`StateDict::to_model`].
     ///
     /// # Errors
-    /// The errors of both.
+    /// The errors of [`StateDict::open`] and [`StateDict::to_model`].
     pub fn read_safetensors(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         StateDict::open(path)?.to_model().map_err(|error| error.in_file(path))

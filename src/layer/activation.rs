@@ -407,7 +407,7 @@ impl<T: Scalar> Layer<T> for Identity {
 ///
 /// | parameter | default | range |
 /// |---|---|---|
-/// | p | 0.5 | 0 to 1; has no effect and is only kept for the file |
+/// | p | 0.5 | 0 to 1; has no effect, but is written to files |
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
     p: f64,
@@ -447,9 +447,9 @@ impl<T: Scalar> Layer<T> for Dropout {
     }
 }
 
-/// An activation with a scaled argument and a scaled value, c f(a z), as a single activation.
+/// An activation f with a scaled argument and a scaled value: c f(a z).
 ///
-/// Relevance passes through it unchanged. As separate layers the two factors would be linear maps,
+/// Relevance passes through it unchanged. As separate layers, the two factors would be linear maps,
 /// and rules such as [`Rule::Relative`](crate::Rule::Relative) would treat them as such.
 ///
 /// | parameter | range |
@@ -494,7 +494,7 @@ impl<T: Scalar> Scaled<T> {
         Self::with(Arc::new(activation.clone()), Arc::new(activation), argument, value)
     }
 
-    /// Creates c f(a z) from a layer whose operator shows that it is an activation.
+    /// Creates c f(a z) from a layer, which must be an activation.
     #[cfg(feature = "io")]
     pub(crate) fn of(layer: Arc<dyn Layer<T>>, argument: f64, value: f64) -> Result<Self, Error> {
         match layer.operator(Shape::from(1))? {
@@ -567,13 +567,13 @@ impl<T: Scalar> Layer<T> for Scaled<T> {
     }
 }
 
-/// Softmax over the values of a vector, at the end of a model only.
+/// Softmax over the values of a vector. It is allowed only at the end of a model.
 ///
 /// For the softmax over an axis, use [`Softmax::over`].
 ///
 /// The model's [`forward`](crate::Sequential::forward) returns the probabilities. An explanation
 /// explains the logits and also reports the probabilities. It does not explain the probabilities,
-/// because each of them also depends on the inputs of its rivals, and because relevance that is
+/// because each of them also depends on the logits of its rivals, and because relevance that is
 /// multiplied by a saturated softmax vanishes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Softmax;
@@ -632,7 +632,7 @@ impl<T: Scalar> Layer<T> for Softmax {
     }
 }
 
-/// Softmax over one axis, at the end of a model only. Created by [`Softmax::over`].
+/// Softmax over one axis, created by [`Softmax::over`]. It is allowed only at the end of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AxisSoftmax {
     /// The axis as PyTorch counts it.
@@ -652,7 +652,7 @@ impl<T: Scalar> Layer<T> for AxisSoftmax {
             _ if self.dim == 0 || self.dim == -1 - axes => Err(Error::shape(
                 "Softmax",
                 input,
-                format!("an axis of the values (dim={} is the batch axis)", self.dim),
+                format!("values for which dim={} is not the batch axis", self.dim),
             )),
             _ => {
                 Err(Error::shape("Softmax", input, format!("values with an axis dim={}", self.dim)))

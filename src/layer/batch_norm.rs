@@ -90,7 +90,7 @@ macro_rules! batch_norm {
             ///
             /// # Errors
             /// [`Error::ZeroSized`] if there are no channels. [`Error::InvalidParameter`] if the
-            /// tensors differ in length or are not finite, if eps is not finite or below 0, or if
+            /// tensors differ in length or are not finite, if eps is negative or not finite, or if
             /// a channel's variance plus eps is too small for a finite scale.
             pub fn new(
                 weight: Vec<T>,
@@ -161,13 +161,15 @@ batch_norm!(
     /// Batch normalization of a vector's values or of the channels of a sequence, with the
     /// statistics from training.
     ///
-    /// Merge it with [`Sequential::canonize`](crate::Sequential::canonize) before you explain.
+    /// Merge it into a neighboring layer with
+    /// [`Sequential::canonize`](crate::Sequential::canonize) before you explain the model.
     BatchNorm1d, "BatchNorm1d", 1 | 2, "a vector, or channels x length"
 );
 batch_norm!(
     /// Batch normalization of the channels of an image, with the statistics from training.
     ///
-    /// Merge it with [`Sequential::canonize`](crate::Sequential::canonize) before you explain.
+    /// Merge it into a neighboring layer with
+    /// [`Sequential::canonize`](crate::Sequential::canonize) before you explain the model.
     BatchNorm2d, "BatchNorm2d", 3, "channels x height x width"
 );
 

@@ -7,8 +7,8 @@ use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// A sequence of layers that forms one path through a layer such as [`Residual`]. Without layers it
-/// passes the values through unchanged.
+/// A sequence of layers that forms one path through a layer such as [`Residual`]. A branch without
+/// layers passes the values through unchanged.
 ///
 /// A [`SequentialBuilder`](crate::SequentialBuilder) converts into a branch.
 #[derive(Debug, Clone)]
@@ -25,9 +25,9 @@ pub(crate) struct Named<T: Scalar> {
 
 /// A residual block: the sum of its branches, y = b₁(z) + b₂(z) + …
 ///
-/// A shortcut is a branch without layers, or with only the layers that adapt its shape to the other
-/// branches. Relevance is split by the rule [`Norm`](crate::Norm), a_i / (Σ a + ε sgn), and each
-/// branch passes its part back to z.
+/// A shortcut is a branch without layers, or with only the layers that adapt its shape to that of
+/// the other branches. Relevance is split by the rule [`Norm`](crate::Norm), a_i / (Σ a + ε sgn),
+/// and each branch passes its part back to z.
 ///
 /// ```
 /// use relprop::{Linear, Relu, Residual, Rule, Sequential};

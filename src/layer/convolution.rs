@@ -268,7 +268,7 @@ impl<T: Scalar> Convolution<T> {
         all.join(", ")
     }
 
-    /// The channel of the outputs, or of the inputs, that a weight belongs to.
+    /// The output channel that a weight belongs to, or its input channel if `output` is false.
     fn channel_of(&self, weight: usize, output: bool) -> usize {
         let area = self.shape[2] * self.shape[3];
         let (coarse, fine) = (weight / area / self.shape[1], weight / area % self.shape[1]);
@@ -350,8 +350,8 @@ macro_rules! convolution {
         }
 
         impl<T: Scalar> $name<T> {
-            /// Creates a layer with weights of this shape, in C order as in PyTorch, and a bias
-            /// with one value per output channel, or `None`.
+            /// Creates a layer from weights of this shape, in C order as in PyTorch, and an
+            /// optional bias with one value per output channel.
             ///
             /// # Errors
             /// [`Error::ZeroSized`], [`Error::WeightCount`], [`Error::BiasShape`],
@@ -551,12 +551,12 @@ impl<T: Scalar> ConvolutionMap<T> {
         })
     }
 
-    /// Computes Wᵀ y for each column, or diag(u) Wᵀ y if each sample has a column u.
+    /// Computes Wᵀ y for each column, or diag(u) Wᵀ y if `u` has a column for each sample.
     ///
     /// A product that is rounded relative to a patch can be wrong in all digits if the largest
     /// values of `y` meet weights of zero, for example after a rule has divided by a small total.
-    /// The possible rounding error is therefore compared with the column's largest entry. Unless it
-    /// is much smaller, the column is computed again without the transform.
+    /// The possible rounding error is therefore compared with the column's largest entry. Unless
+    /// the error is much smaller, the column is computed again without the transform.
     fn transposed_product(&self, y: &[T], u: Option<&[T]>, x: &mut [T]) {
         let (inputs, outputs) = self.sides();
         self.product(false, Rounding::OfPatch).apply(y, x);

@@ -22,8 +22,8 @@ pub struct Linear<T: Scalar> {
 }
 
 impl<T: Scalar> Linear<T> {
-    /// Creates a layer with `weights` of shape outputs x inputs and a bias with one value per
-    /// output, or `None`.
+    /// Creates a layer from `weights` of shape outputs x inputs and an optional bias with one value
+    /// per output.
     ///
     /// # Errors
     /// [`Error::ZeroSized`], [`Error::BiasShape`], [`Error::NonFiniteWeight`] and
@@ -66,7 +66,7 @@ impl<T: Scalar> Linear<T> {
     /// NumPy.
     ///
     /// # Errors
-    /// [`Error::WeightCount`] and those of [`Linear::new`].
+    /// [`Error::WeightCount`], and the errors of [`Linear::new`].
     ///
     /// # Example
     /// ```

@@ -94,7 +94,7 @@ impl Windows {
 
     /// Whether some window covers only padding, because its dilation steps over the whole input.
     fn has_empty(&self, axis: usize, size: usize) -> bool {
-        // Longer inputs are refused without a search.
+        // Longer inputs are rejected without a search.
         const LONGEST: usize = 1 << 20;
         let [padding, dilation, stride] =
             [self.padding[axis], self.dilation[axis], self.stride[axis]].map(|value| value as i128);
@@ -104,8 +104,9 @@ impl Windows {
         if size > LONGEST {
             return true;
         }
-        // For each window that begins before the input, the first tap that is not before it. If
-        // size + 1 windows all hit the input, two of them hit the same value and the taps repeat.
+        // For each window that begins before the input, find the first tap that is not before it.
+        // If size + 1 windows all hit the input, two of them hit the same value, and from there on
+        // the taps repeat.
         let begins = (0..=size as i128)
             .map(|window| window * stride - padding)
             .take_while(|begin| *begin < 0);
@@ -156,14 +157,14 @@ pub(super) fn dims(rank: usize) -> &'static str {
 
 macro_rules! windows {
     () => {
-        /// Sets the distance between windows. By default they lie side by side.
+        /// Sets the distance between windows. By default, it is the kernel size.
         #[must_use]
         pub fn stride(mut self, stride: impl Into<Pair>) -> Self {
             self.windows.stride = stride.into().along(Self::RANK, 1);
             self
         }
 
-        /// Sets the padding on each side, at most half a window.
+        /// Sets the padding on each side, at most half the kernel size.
         #[must_use]
         pub fn padding(mut self, padding: impl Into<Pair>) -> Self {
             self.windows.padding = padding.into().along(Self::RANK, 0);
@@ -317,7 +318,7 @@ macro_rules! avg_pool {
                 self
             }
 
-            /// Records which settings were assumed because a text omits them.
+            /// Records which settings were assumed because the architecture text omits them.
             #[cfg(feature = "io")]
             pub(crate) fn assuming(mut self, assumed: Assumed) -> Self {
                 self.assumed = assumed;
@@ -396,7 +397,7 @@ impl AvgPool2d {
     }
 }
 
-/// The settings of an average pooling that a text omits. PyTorch prints none of them.
+/// Which settings of an average pooling an architecture text omits. PyTorch prints none of these.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Assumed {
     pub ceil_mode: bool,
@@ -484,10 +485,10 @@ adaptive!(
 
 /// A sum over each window of each channel, with one weight per window.
 struct Mean<T> {
-    /// For an axis and the index of a window, the range of inputs that it covers and the number of
-    /// values by which it divides.
+    /// Maps an axis and the index of a window to the range of inputs that the window covers and the
+    /// number by which its sum is divided.
     window: Arc<dyn Fn(usize, usize) -> (Range<usize>, usize) + Send + Sync>,
-    /// The divisor to use instead of that number.
+    /// The divisor that replaces that number, if it is set.
     divisor: Option<usize>,
     /// The function that maps the weights.
     mapped: Option<WeightFn<T>>,

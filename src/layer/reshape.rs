@@ -57,7 +57,7 @@ impl<T: Scalar> Layer<T> for Unflatten {
         if input.size() == self.shape.size() {
             return Ok(Operator::Reshape(self.shape));
         }
-        Err(Error::shape("Unflatten", input, format!("as many values as {} holds", self.shape)))
+        Err(Error::shape("Unflatten", input, format!("a shape of the same size as {}", self.shape)))
     }
 
     fn arguments(&self) -> String {
@@ -150,8 +150,8 @@ impl<T: Scalar> Route<T> for Permuted {
 
     fn route(&self, _values: &[T], from: &mut [usize]) {
         let dims = self.input.dims();
-        // The length and the input's step of each output axis. If there are fewer than three axes,
-        // axes of length 1 come first.
+        // The length of each output axis, and its step in the input. If there are fewer than three
+        // axes, axes of length 1 are put before them.
         let (mut counts, mut steps) = ([1; 3], [0; 3]);
         for (place, &axis) in self.axes.iter().enumerate() {
             let place = 3 - self.axes.len() + place;

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::scalar::Scalar;
 
 /// The AbsLRP rule: each input's contribution, divided by the sum of the magnitudes of all
-/// contributions. No share exceeds 1, no matter how much cancels.
+/// contributions. No share exceeds 1, however much the contributions cancel.
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|

@@ -19,7 +19,7 @@ use crate::scalar::Scalar;
 /// The alpha-beta rule: positive contributions are weighted by α and negative ones by -β, each
 /// divided by their own sum. No total cancels, and evidence against an output remains visible.
 ///
-/// (1, 0) is [`ZPlus`](crate::ZPlus).
+/// With α = 1 and β = 0, this is [`ZPlus`](crate::ZPlus).
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|
@@ -28,7 +28,7 @@ use crate::scalar::Scalar;
 /// | bias | [`BiasMode::Absorb`] | how b+ and b- are treated | any mode |
 ///
 /// Sinks: the bias, α b_j+ / S - β b_j- / S (under `Absorb`), the stabilizer, and α or -β if there
-/// are no contributions of that sign (`Empty`).
+/// are no contributions of the corresponding sign (`Empty`).
 ///
 /// # Example
 /// ```

@@ -4,8 +4,8 @@
 //!     A_ij = z_i w_ij / n        n: number of inputs of output j
 //! ```
 //!
-//! This is the forward-pass formulation of LRP with the divisor replaced: the constant fan-in
-//! instead of the total.
+//! This is the forward-pass formulation of LRP with the constant fan-in as the divisor, instead of
+//! the total.
 
 use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Transform};
 use crate::error::Error;

@@ -14,10 +14,10 @@ use super::{
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The SIGN rule: shares by the weight and the sign of each input, regardless of the input's size.
+/// The SIGN rule: shares by the weight and the sign of each input, regardless of its magnitude.
 ///
 /// A feature with the value 0 can be relevant too. The rule is designed for the first layer, where
-/// the size of a value depends on its unit of measurement.
+/// the magnitude of a value depends on its unit of measurement.
 ///
 /// | parameter | default | purpose | range |
 /// |---|---|---|---|

@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::scalar::Scalar;
 
 /// The z-box rule, for a first layer whose inputs lie in a box, such as pixels: each input is
-/// compared with the corner of the box that speaks most against the output.
+/// compared with the corner of the box that favors the output least.
 ///
 /// For a sample in the box, no numerator is negative, so no total cancels. An input of 0 can get
 /// relevance too.
@@ -38,8 +38,8 @@ use crate::scalar::Scalar;
 ///
 /// let model = Sequential::builder().layer(Linear::new(dmatrix![1.0, -1.0], None)?).build()?;
 /// let explanation = model.explain(&dvector![1.0, 0.0], ZBox::new(0.0, 1.0)?)?;
-/// // 1 - 0 and 0 - 1 · -1: the bright pixel speaks for the output, and so does the dark pixel,
-/// // which would speak against the output if it were bright.
+/// // 1 - 0 and 0 - 1 · -1: the bright pixel supports the output, and so does the dark pixel, which
+/// // would lower the output if it were bright.
 /// assert!((explanation.shares() - dmatrix![0.5; 0.5]).amax() < 1e-6);
 /// # Ok::<(), relprop::Error>(())
 /// ```
@@ -65,8 +65,8 @@ impl ZBox {
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless `low` and `high` have the same length and all bounds are
-    /// finite with low <= high. If the length differs from the layer's number of inputs, using the
-    /// rule there is an error.
+    /// finite with low <= high. Using the rule with several ranges at a layer with a different
+    /// number of inputs is also an error.
     pub fn per_input(low: Vec<f64>, high: Vec<f64>) -> Result<Self, Error> {
         let ordered = low
             .iter()

@@ -15,7 +15,7 @@ use super::{
 use crate::error::Error;
 use crate::scalar::Scalar;
 
-/// The z⁺ rule: positive contributions, divided by their sum. No relevance changes its sign, and no
+/// The z⁺ rule: positive contributions, divided by their sum. No relevance changes sign, and no
 /// total cancels.
 ///
 /// Inputs, weights and the bias are all split by sign, so the rule is also correct for inputs of

@@ -1,4 +1,4 @@
-//! The arguments of a printed layer, which are the text between its brackets.
+//! The arguments of a printed layer, which are listed between its brackets.
 
 use std::cell::Cell;
 

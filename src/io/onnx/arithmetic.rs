@@ -10,7 +10,8 @@ use super::step::{Kind, Layers, Made, PART, Steps, UNSUPPORTED, Value, one, refu
 use crate::layer::{BatchNorm1d, BatchNorm2d};
 use crate::scalar::Scalar;
 
-/// The most bases of a step, which are the steps that its values are known functions of.
+/// The maximum number of bases of a step. A base is a step whose values determine those of this
+/// step by a known elementwise function.
 const BASES: usize = 8;
 
 impl<T: Scalar> Steps<T> {
@@ -40,7 +41,7 @@ impl<T: Scalar> Steps<T> {
                 let known =
                     if summed { recognized_sum(&expressions) } else { recognized(&expressions) };
                 // A sum of supported values remains a sum, so that its terms share the relevance.
-                // Only if a term is unsupported by itself can the sum be a scaled activation.
+                // The sum can be a scaled activation only if a term is unsupported by itself.
                 let of_parts =
                     || steps.iter().any(|&step| matches!(self[step].kind, Kind::Refused(..)));
                 let known = known
@@ -111,7 +112,7 @@ impl<T: Scalar> Steps<T> {
         Ok(Made::Step(kind, expressions))
     }
 
-    /// An operator on values and a constant. `first` says whether the constant comes first.
+    /// An operator on values and a constant. `first` is true if the constant comes first.
     fn with_constant(
         &self,
         node: &Node,

@@ -1,8 +1,9 @@
 //! Turning steps into layers and branches.
 //!
 //! The steps from the input to the output form a graph. The branches of a sum or concatenation
-//! begin at the last step that all paths from the input to it pass (its *immediate dominator*).
-//! This makes it possible to read nested sums and concatenations backwards from the output.
+//! begin at its *immediate dominator*, the last step before it that all paths from the input pass
+//! through. This makes it possible to read nested sums and concatenations backwards from the
+//! output.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -240,8 +241,8 @@ fn layer_name(step: &str, place: usize) -> String {
     if place == 0 { step.to_owned() } else { format!("{step}-{place}") }
 }
 
-/// The names that are in use. The names of the layers within branches begin with that of the layer
-/// that joins them, so no other name can begin like that.
+/// The names that are in use. The name of a layer within a branch begins with the name of the layer
+/// that joins the branches and a dot, so no other name can begin like that.
 #[derive(Default)]
 struct Names {
     taken: BTreeSet<String>,
@@ -315,8 +316,8 @@ impl<T: Scalar> Step<T> {
     }
 }
 
-/// For each step its immediate dominator, which is the last step before it that all paths to it
-/// pass, and the number of its dominators.
+/// For each step, its immediate dominator, which is the last step before it that all paths to it
+/// pass through, and the number of its dominators.
 struct Dominators {
     immediate: Vec<usize>,
     depth: Vec<usize>,
@@ -355,7 +356,7 @@ impl Dominators {
         groups
     }
 
-    /// The last step that all paths to both of these steps pass.
+    /// The last step that all paths to both of these steps pass through.
     fn common(&self, mut a: usize, mut b: usize) -> usize {
         while a != b {
             if self.depth[a] >= self.depth[b] {

@@ -4,13 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-/// How many numbers folding can make, and how many layers can hold, even for a file without
-/// weights.
+/// How many numbers folding can produce, and how many numbers the layers can hold, even for a file
+/// without weights.
 const FOLDED: usize = 1 << 16;
 const KEPT: usize = 1 << 14;
 
-/// How many more numbers can be made. The budget is proportional to the size of the file and of its
-/// external data.
+/// How many more numbers folding can produce and layers can hold. The budget grows in proportion to
+/// the size of the file and of its external data.
 #[derive(Debug)]
 pub(super) struct Budget {
     folded: Cell<usize>,
@@ -34,8 +34,8 @@ impl Budget {
         }
     }
 
-    /// Adds one number for folding per byte, and two for layers, so that layers can use weights of
-    /// four bytes eight times.
+    /// Adds one number for folding and two for layers per byte, so that layers can use each weight
+    /// of four bytes eight times.
     fn grow(&self, bytes: usize) {
         self.folded.set(self.folded.get().saturating_add(bytes));
         self.kept.set(self.kept.get().saturating_add(bytes.saturating_mul(2)));

@@ -196,7 +196,8 @@ impl Constant {
             return None;
         }
         let values = match &self.values {
-            // After a transpose, no strides may fit the new shape, so this copies the numbers.
+            // After a transpose, strides may be unable to express the new shape, so this copies the
+            // numbers.
             Values::Floats(tensor) if tensor.strides.is_some() => {
                 return Some(Self::floats(dims, &self.numbers()?));
             }

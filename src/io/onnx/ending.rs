@@ -35,7 +35,7 @@ impl<T: Scalar> Steps<T> {
         readers
     }
 
-    /// Merges factors into their activations, and rewrites probabilities at the end as those of
+    /// Merges factors into their activations, and rewrites probabilities at the end as functions of
     /// logits. If the output is a concatenation of probabilities, returns the layer that turns
     /// logits into probabilities, which comes after the concatenation.
     pub fn end(&mut self, output: usize) -> Result<Option<Arc<dyn Layer<T>>>, Error> {
@@ -83,8 +83,8 @@ impl<T: Scalar> Steps<T> {
         moves
     }
 
-    /// Moves permutations after a softmax at the end before it, so that they permute the logits,
-    /// which are what is explained. A permutation of the probabilities has the same effect.
+    /// Swaps a softmax at the end with the permutations after it, so that they permute the logits,
+    /// because the logits are explained. The outputs stay the same.
     fn permute_logits(&mut self, output: usize, last: usize) {
         let mut softmax = last;
         for next in self.moves_after(last, output) {
@@ -104,8 +104,8 @@ impl<T: Scalar> Steps<T> {
         }
     }
 
-    /// The input of a softmax, and the layers of the softmax once the permutation after it comes
-    /// before it.
+    /// The input of a softmax, and the layers that replace the softmax once the permutation after
+    /// it has been moved before it.
     fn permuted(&self, softmax: usize, permutation: usize) -> Option<(usize, Layers<T>)> {
         let (Kind::Layers(of, layers), Kind::Layers(_, moves)) =
             (&self[softmax].kind, &self[permutation].kind)
@@ -143,8 +143,8 @@ impl<T: Scalar> Steps<T> {
         self.moves_after(last, output).into_iter().skip_while(permutes).filter(permutes).collect()
     }
 
-    /// If the values of a step are probabilities f(a z) of the values z of another, returns that
-    /// step, f and a.
+    /// If the values of a step are probabilities f(a z), where z are the values of another step,
+    /// returns that other step, f and a.
     fn link(&self, step: usize) -> Option<(usize, Arc<dyn Layer<T>>, f64)> {
         let of = self.activated(step)?;
         let (_, expression) = self[step].expressions.iter().find(|(base, _)| *base == of)?;
@@ -162,7 +162,7 @@ impl<T: Scalar> Steps<T> {
         }
     }
 
-    /// Rewrites a sigmoid f(a z) at the end as a scaling by a and then f, so that its logits are
+    /// Rewrites a sigmoid f(a z) at the end as a scaling by a followed by f, so that its logits are
     /// a z.
     fn probability(&mut self, last: usize) {
         let Some((of, link, argument)) = self.link(last) else { return };
@@ -223,8 +223,8 @@ impl<T: Scalar> Steps<T> {
         Some(link)
     }
 
-    /// If a step ends in a dense layer, returns the step with a larger one, which computes the
-    /// outputs times each of the factors, one after another.
+    /// If a step ends in a dense layer, returns the step with a larger dense layer, whose outputs
+    /// are the original outputs times the first factor, then times the second, and so on.
     fn stacked(&self, base: usize, factors: &[f64]) -> Option<Kind<T>> {
         let (Kind::Layers(of, layers), &[size]) = (&self[base].kind, self[base].dims.as_deref()?)
         else {
@@ -280,8 +280,8 @@ impl<T: Scalar> Steps<T> {
                 self[step].kind = Kind::Layers(from, vec![layer]);
             }
         }
-        // The remaining factors become scaled identities if only activations read them, and else
-        // scalings of channels.
+        // The remaining factors become scaled identities if only activations read them, and
+        // scalings of channels otherwise.
         for step in (0..=output).filter(|&step| needed[step]) {
             let Kind::Factor(of, by) = self[step].kind else { continue };
             let is_activated = |reader: &usize| match &self[*reader].kind {

@@ -26,8 +26,8 @@ pub(super) enum Expression {
     Choice(Rc<Expression>, Rc<Expression>, Rc<Expression>),
 }
 
-/// The length of the longest expression, and the most constants in it that determine where it is
-/// evaluated. They limit the time that recognition takes.
+/// The maximum length of an expression, and the maximum number of its constants that determine
+/// where it is evaluated. They limit the time that recognition takes.
 const LONGEST: usize = 40;
 const NUMBERS: usize = 12;
 
@@ -113,7 +113,7 @@ impl Expression {
     }
 
     /// The points at which to compare functions. They are close to 0, far from it, and on both
-    /// sides of the points where the constants of the expression may put a kink.
+    /// sides of the points where the constants of the expression may cause a kink.
     fn points(&self) -> Vec<f64> {
         let mut numbers = Vec::new();
         self.numbers(&mut numbers);

@@ -1,4 +1,4 @@
-//! Constant folding. Exporters often compute shapes with operators, whose inputs are all constants.
+//! Constant folding. Exporters often compute shapes with operators whose inputs are all constants.
 
 use super::budget::Budget;
 use super::constant::{Constant, Values};
@@ -20,7 +20,7 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
         )?;
     }
     match node.op_type.as_str() {
-        // The third input says whether the model is in training mode.
+        // The third input is true if the model is in training mode.
         "Dropout" if input(2).and_then(Constant::scalar) == Some(1.0) => None,
         "Identity" | "Dropout" => first.cloned(),
         "Constant" => {
@@ -215,7 +215,7 @@ fn gathered(
     Some(Constant::floats(dims, &picked))
 }
 
-/// Converts a constant to the type of numbers with this ONNX code.
+/// Converts a constant to the number type with this ONNX code.
 #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 // ONNX's Cast truncates too
 fn cast(constant: &Constant, to: i64) -> Option<Constant> {
@@ -266,8 +266,8 @@ fn of_numbers(whole: bool, dims: Vec<usize>, values: &[f64]) -> Option<Constant>
     }
 }
 
-/// Applies `f` to two tensors, with broadcasting. The result consists of integers if `whole` says
-/// so, or, if it is `None`, if both tensors do.
+/// Applies `f` to two tensors, with broadcasting. `whole` sets whether the result consists of
+/// integers. If it is `None`, the result does if both tensors do.
 fn combine(
     a: &Constant,
     b: &Constant,
@@ -286,8 +286,8 @@ fn combine(
     let count = Tensor::count(&dims)?;
     budget.fold(count)?;
     let (va, vb) = (a.numbers()?, b.numbers()?);
-    // The position in an input of the number for an index of the output. Along an axis of size 1,
-    // the same number is used for every index.
+    // For an index of the output, the position of the number to use from an input. Along an axis of
+    // size 1, the same number is used for every index.
     let place = |own: &[usize], index: usize| {
         let (mut at, mut step, mut rest) = (0, 1, index);
         for axis in (0..rank).rev() {

@@ -1,5 +1,5 @@
 //! Turning the nodes of a graph into steps. Each node whose values depend on the input becomes a
-//! step, and the values of all others are computed.
+//! step, and the values of all other nodes are computed in advance.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::shape::Shape;
 
 /// The reason for rejecting a node whose inputs are all constants.
 const NOT_AHEAD: &str = "all of its inputs are constants, but its output cannot be computed, \
-    because the operator is unsupported or the output too large: simplify the model first, for \
+    because the operator is unsupported or the output is too large: simplify the model first, for \
     example with onnx-simplifier";
 
 /// Visits the nodes of a graph in order.
@@ -36,7 +36,8 @@ pub(super) struct Reader<T: Scalar> {
 }
 
 impl<T: Scalar> Reader<T> {
-    /// Reads the graph's constants, and its one input, whose shape the file or the caller gives.
+    /// Reads the graph's constants and its one input. The input's shape comes from the file or the
+    /// caller.
     pub fn new(
         graph: &proto::Graph,
         opset: i64,

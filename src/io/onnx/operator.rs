@@ -15,7 +15,7 @@ use crate::layer::{
 };
 use crate::scalar::Scalar;
 
-/// The reason for rejecting a node in training mode, which behaves differently in inference.
+/// The reason for rejecting a node in training mode, which behaves differently at inference.
 const TRAINING: &str = "it is in training mode: export the model after model.eval()";
 
 /// The reason for rejecting a node whose weights are not those of a dense layer.
@@ -394,9 +394,9 @@ impl<T: Scalar> Steps<T> {
 const OF_SPACE: &[&str] =
     &["AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Pad", "Resize", "Upsample"];
 
-/// Shapes that the unknown input of a node can have, two for each possible number of axes. If a
-/// reason for rejecting the node depends on the sizes, it is not the same for both. Returns none
-/// for operators for which every reason depends on the shape.
+/// Shapes that an input of unknown shape can have, two for each possible number of axes. If a
+/// reason for rejecting the node depends on the sizes, it differs between the two. Returns none for
+/// operators for which every reason depends on the shape.
 fn possible_shapes(given: &Given<'_>, operator: &str) -> Vec<Vec<usize>> {
     let weights = given.constant(1).map(|weights| weights.dims.as_slice()).unwrap_or_default();
     let pairs = |list: Option<&[i64]>| list.map(|list| list.len() / 2);
@@ -429,7 +429,7 @@ fn possible_shapes(given: &Given<'_>, operator: &str) -> Vec<Vec<usize>> {
         None if OF_SPACE.contains(&operator) => 2..=3,
         None => 1..=3,
     };
-    // Samples have at most three axes, so more come from an unsupported node.
+    // Samples have at most three axes, so only an unsupported node can have more.
     axes.filter(|axes| (1..=3).contains(axes)).flat_map(of).collect()
 }
 

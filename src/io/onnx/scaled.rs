@@ -166,7 +166,7 @@ impl Expression {
         self.made(Mish, sign * a, k / a, false)
     }
 
-    /// A clip, which is k x limited to a lower and an upper bound, either of which can be missing.
+    /// A clip, which is k x limited by a lower and an upper bound, either of which can be missing.
     pub fn cut<T: Scalar>(&self) -> Made<T> {
         let sides = Sides::of(self)?;
         // Far from 0, each side is constant, which gives a bound, or proportional to x.

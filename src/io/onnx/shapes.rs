@@ -30,7 +30,7 @@ pub(super) fn wrapped(index: i64, length: usize) -> Option<usize> {
     usize::try_from(index).ok().filter(|_| index < length)
 }
 
-/// The order of the axes after a transpose, which is reversed if it specifies none.
+/// The order of the axes after a transpose. If none is specified, the axes are reversed.
 pub(super) fn permutation(asked: Option<&[i64]>, rank: usize) -> Option<Vec<usize>> {
     let Some(asked) = asked else { return Some((0..rank).rev().collect()) };
     let order: Vec<usize> =

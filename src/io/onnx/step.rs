@@ -16,7 +16,7 @@ use crate::layer::{Layer, Operator};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// The most values that one node, and all nodes together, can add or concatenate.
+/// The maximum number of inputs of one sum or concatenation, and of all of them together.
 const JOINED: usize = 1 << 10;
 const ALL_JOINED: usize = 1 << 15;
 
@@ -57,8 +57,8 @@ pub(super) enum Kind<T: Scalar> {
     /// By padding with zeros before and after each spatial axis, which the next convolution or
     /// pooling includes.
     Padded(usize, Vec<[usize; 2]>),
-    /// By multiplication with a number, which becomes part of the activation before or after it,
-    /// or else a scaling.
+    /// By multiplication by a number. It becomes part of the activation before or after it, or
+    /// otherwise a scaling.
     Factor(usize, f64),
     /// By adding or concatenating several steps.
     Joined {
@@ -67,7 +67,7 @@ pub(super) enum Kind<T: Scalar> {
     },
     /// The step is unsupported, for this reason.
     Refused(Vec<usize>, String),
-    /// The step comes after an unsupported one, and no reason is known to reject it too.
+    /// The step comes after an unsupported one, and there is no known reason to reject it as well.
     Behind(Vec<usize>),
 }
 
@@ -147,7 +147,7 @@ impl<T: Scalar> IndexMut<usize> for Steps<T> {
 }
 
 impl<T: Scalar> Steps<T> {
-    /// Starts with the model's input. `dims` is the shape of a sample, and `whole` says whether it
+    /// Starts with the model's input. `dims` is the shape of a sample, and `whole` is true if it
     /// consists of integers.
     pub fn new(
         name: &str,

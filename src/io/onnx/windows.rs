@@ -220,8 +220,8 @@ impl<T: Scalar> Steps<T> {
             }
             if !by.is_empty() && own && !counted {
                 return Err(
-                    "its average includes the padding before it, but not its own, which is \
-                     unsupported: export the model with only one of the two"
+                    "its average counts the padding of the node before it, but not its own, which \
+                     is unsupported: export the model with only one of the two paddings"
                         .to_owned(),
                 );
             }
@@ -269,7 +269,7 @@ impl<T: Scalar> Steps<T> {
             None => (0..rank + 2).map(Some).collect(),
         };
         if pads.len() != 2 * axes.len() {
-            return Err("its pads must be two numbers for each axis".to_owned());
+            return Err("its pads must have two numbers for each axis".to_owned());
         }
         let mut by = vec![[0; 2]; rank];
         let (before, behind) = pads.split_at(axes.len());

@@ -1,8 +1,9 @@
-//! Pickles, the programs with which Python serializes objects, as far as state dicts need them.
+//! A reader of pickles, the programs with which Python serializes objects. It supports only what
+//! state dicts need.
 //!
-//! A pickle is a program for a stack machine. Each instruction is one byte, which an argument can
-//! follow (Python's `pickletools` module documents them). The functions that a pickle calls are
-//! looked up by name in a short list of Python's dictionary types and PyTorch's functions that
+//! A pickle is a program for a stack machine. Each instruction is one byte, in some cases followed
+//! by an argument (Python's `pickletools` module documents them). The functions that a pickle calls
+//! are looked up by name in a short list of Python's dictionary types and PyTorch's functions that
 //! build tensors. Any other call results in [`Content::Unknown`], so that an error can name what
 //! was left out.
 //!
@@ -498,7 +499,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Makes a tensor from `(storage, offset, shape, strides, …)`. If no type of numbers is given,
-    /// it is that of the storage.
+    /// the tensor has the type of its storage.
     fn tensor(&mut self, arguments: &Value, number: Option<Number>) -> Option<Value> {
         let [storage, Value::Int(offset), shape, strides, ..] = self.list(arguments)? else {
             return None;
