@@ -446,7 +446,8 @@ impl<T: Scalar> Explainer<T> {
     ///
     /// After the first successful call, nothing is allocated unless the model's layers allocate.
     /// (With the `rayon` feature, products with a million weights or more are split among threads,
-    /// and rayon may allocate.)
+    /// and rayon may allocate. [`with_health`](Self::with_health) and findings allocate at every
+    /// call.)
     ///
     /// # Errors
     /// See [`explain`](Self::explain). The workspace remains usable after an error.

@@ -252,13 +252,13 @@ impl<T: Scalar> Trace<T> {
 
     /// The relevance of each weight of a linear layer for a target.
     ///
-    /// This is A_ij R_j, the relevance that flows from output j to input i. The result has the
-    /// shape of the weights, outputs x inputs. Cost: the size of the result for each of the rule's
-    /// terms.
+    /// This is A_ij R_j, the relevance that flows from output j to input i. The result is outputs x
+    /// inputs, the shape of a dense layer's weights. A convolution's result is that of the dense
+    /// layer with the same values. Cost: the size of the result for each of the rule's terms.
     ///
     /// # Errors
-    /// The errors of [`relevance`](Self::relevance), [`Error::NotLinear`] if the layer has no
-    /// weights, and [`Error::TooLarge`].
+    /// The errors of [`relevance`](Self::relevance), [`Error::NotLinear`] if the layer has no share
+    /// matrix, as an activation, and [`Error::TooLarge`].
     pub fn of_weights(&self, layer: usize, target: usize) -> Result<DMatrix<T>, Error> {
         (T::compiled().of_weights)(self, layer, target)
     }

@@ -5,9 +5,10 @@ use relprop::layer::{Joined, Route};
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
 use relprop::rule::{Decomposition, Divisor, Group, Outside, Part, Site, Stabilizer, Transform};
 use relprop::{
-    Accumulation, AvgPool2d, Bias, BiasMode, Celu, Code, Composite, Conv2d, Dropout, Elementwise,
-    Elu, Epsilon, Error, HardTanh, Layer, LeakyRelu, Linear, LinearMap, Operator, Relative,
-    RelevanceRule, Relu, Rule, Scalar, Sequential, Shape, Softmax, Softplus, WeightFn, ZBox, ZPlus,
+    Accumulation, AvgPool2d, BatchNorm1d, Bias, BiasMode, Celu, Code, Composite, Conv2d, Dropout,
+    Elementwise, Elu, Epsilon, Error, HardTanh, Layer, LeakyRelu, Linear, LinearMap, Operator,
+    Relative, RelevanceRule, Relu, Rule, Scalar, Sequential, Shape, Softmax, Softplus, WeightFn,
+    ZBox, ZPlus,
 };
 use relprop::{Residual, Sigmoid, UnsupportedNode};
 
@@ -782,4 +783,16 @@ fn a_memory_limit_is_kept_to_the_byte() {
     let values = |bytes: u64| bytes / size_of::<f64>() as u64;
     assert!(least > 0 && values(least) * 8 == least, "{least} bytes are no whole number of values");
     assert!(!fits(least - 1) && fits(least + 1));
+}
+
+#[test]
+fn a_variance_that_is_not_positive_is_named() {
+    let of = |variance: f64| {
+        let [one, zero] = [1.0, 0.0].map(|value| vec![value, value]);
+        BatchNorm1d::new(one, zero.clone(), zero, vec![4.0, variance], 1.0)
+    };
+    let text = of(-2.5).unwrap_err().to_string();
+    assert!(text.contains("running_var + eps must be above 0"), "{text}");
+    assert!(text.ends_with("but is -1.5"), "{text}");
+    assert!(of(-1.0).unwrap_err().to_string().ends_with("but is 0.0"));
 }

@@ -56,11 +56,12 @@ impl<T: Scalar> Statistics<T> {
         let a: Arc<[T]> = weight.iter().zip(&variance).map(scale).collect();
         let b: Arc<[T]> =
             bias.iter().zip(&mean).zip(&*a).map(|((&b, &mean), &a)| b - mean * a).collect();
-        if linalg::first_non_finite(&a).is_some() || linalg::first_non_finite(&b).is_some() {
+        let unusable = linalg::first_non_finite(&a).or(linalg::first_non_finite(&b));
+        if let Some((channel, _)) = unusable {
             return Err(Error::parameter(
                 kind,
                 "running_var + eps",
-                0.0,
+                variance[channel].as_f64() + eps,
                 "above 0 and large enough for a finite scale and shift of each channel",
             ));
         }
