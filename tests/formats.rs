@@ -1,6 +1,7 @@
 //! The same weights in every supported format, as PyTorch and NumPy write them
 //! (`formats/generate.py`).
 
+use crate::common::zip_of;
 use relprop::io::StateDict;
 use relprop::nalgebra::DVector;
 use relprop::{Error, Sequential};
@@ -502,8 +503,7 @@ fn an_error_says_what_was_left_out() {
 #[test]
 fn weights_within_a_checkpoint_are_found() {
     let text = ARCHITECTURE;
-    let [x] = ["x"].map(|name| open("weights.safetensors").tensor::<f64>(name).unwrap().1);
-    let x = DVector::from_vec(x);
+    let x = DVector::from_vec(open("weights.safetensors").tensor::<f64>("x").unwrap().1);
     let outputs =
         |weights: &StateDict| weights.model_of::<f64>(text, None).unwrap().forward(&x).unwrap();
     for (name, prefix) in [
@@ -624,14 +624,6 @@ fn poolings_of_every_size_are_as_in_pytorch() {
 /// The first bytes of every format that is recognized.
 #[test]
 fn files_are_recognized() {
-    let zip = |name: &str| {
-        let mut file = b"PK\x03\x04".to_vec();
-        file.resize(26, 0);
-        file.extend(u16::try_from(name.len()).unwrap().to_le_bytes());
-        file.extend([0, 0]);
-        file.extend(name.as_bytes());
-        file
-    };
     let mut tar = vec![0; 512];
     tar[257..262].copy_from_slice(b"ustar");
     let cases: [(&[u8], &str); 30] = [
@@ -659,12 +651,12 @@ fn files_are_recognized() {
         (b"\x1c\0\0\0TFL3", "a TensorFlow Lite model"),
         (b"Sequential(\n  (0): ReLU()\n)", "a text file"),
         ("größe,\u{fc}".as_bytes(), "a text file"),
-        (&zip("metadata.json"), "a Keras model"),
-        (&zip("net/archive_format"), "a program saved by torch.export"),
-        (&zip("net/data.pkl"), "a PyTorch checkpoint"),
-        (&zip("0.weight.npy"), "an archive of NumPy arrays"),
-        (&zip("net/constants.pkl"), "a TorchScript archive"),
-        (&zip("readme.md"), "a zip archive"),
+        (&zip_of("metadata.json"), "a Keras model"),
+        (&zip_of("net/archive_format"), "a program saved by torch.export"),
+        (&zip_of("net/data.pkl"), "a PyTorch checkpoint"),
+        (&zip_of("0.weight.npy"), "an archive of NumPy arrays"),
+        (&zip_of("net/constants.pkl"), "a TorchScript archive"),
+        (&zip_of("readme.md"), "a zip archive"),
     ];
     let said = |beginning: &[u8]| {
         let error = match beginning {

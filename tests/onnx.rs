@@ -7,6 +7,7 @@ use crate::common::onnx::{
     bytes, dense, float, int, ints, model, model_of, node, node_of, number, tensor, text,
     whole_tensor, word,
 };
+use crate::common::zip_of;
 use relprop::Error;
 use relprop::io::OnnxFile;
 use relprop::nalgebra::{DMatrix, DVector};
@@ -1040,14 +1041,6 @@ fn shapes_in_the_file_help_after_an_unsupported_node() {
 fn files_that_are_not_models_are_recognized() {
     let folder = std::env::temp_dir().join(format!("relprop-onnx-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let zip = |name: &str| {
-        let mut file = b"PK\x03\x04".to_vec();
-        file.resize(26, 0);
-        file.extend(u16::try_from(name.len()).unwrap().to_le_bytes());
-        file.extend([0, 0]);
-        file.extend(name.as_bytes());
-        file
-    };
     let whole =
         std::fs::read(format!("{}/tests/exported/mlp-opset9.onnx", env!("CARGO_MANIFEST_DIR")))
             .unwrap();
@@ -1057,9 +1050,13 @@ fn files_that_are_not_models_are_recognized() {
             b"\x10\0\0\0\0\0\0\0{\"a\":{}}     ".to_vec(),
             "it is a safetensors file, which contains only weights",
         ),
-        ("net.pt", zip("net/data.pkl"), "it is a PyTorch checkpoint, which contains only weights"),
-        ("net.pt2", zip("net/archive_format"), "it is a program saved by torch.export"),
-        ("net.keras", zip("metadata.json"), "it is a Keras model"),
+        (
+            "net.pt",
+            zip_of("net/data.pkl"),
+            "it is a PyTorch checkpoint, which contains only weights",
+        ),
+        ("net.pt2", zip_of("net/archive_format"), "it is a program saved by torch.export"),
+        ("net.keras", zip_of("metadata.json"), "it is a Keras model"),
         ("net.h5", b"\x89HDF\r\n\x1a\n\0\0".to_vec(), "it is an HDF5 file"),
         (
             "pointer.onnx",

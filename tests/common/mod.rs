@@ -548,3 +548,14 @@ impl Expected {
         }
     }
 }
+
+/// The beginning of a zip archive whose first file has this name.
+#[cfg(any(feature = "onnx", all(feature = "npz", feature = "pytorch", feature = "safetensors")))]
+pub fn zip_of(name: &str) -> Vec<u8> {
+    let mut file = b"PK\x03\x04".to_vec();
+    file.resize(26, 0);
+    file.extend(u16::try_from(name.len()).unwrap().to_le_bytes());
+    file.extend([0, 0]);
+    file.extend(name.as_bytes());
+    file
+}
