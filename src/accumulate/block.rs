@@ -81,8 +81,7 @@ impl<T: Scalar> Prefix<T> {
         let Extent { inputs, samples, .. } = extent;
         Self {
             extent,
-            // Sizes that do not depend on the values, so that repeated passes take the same
-            // buffers.
+            // Sizes do not depend on the values, so repeated passes allocate nothing.
             live: buffers.indices.take(inputs * samples),
             counts: buffers.indices.take(samples),
             values: buffers.values.take(extent.rows() * extent.outputs * samples),
@@ -344,16 +343,14 @@ impl<T: Scalar> Suffix<T> {
             let of_sinks = &mut sinks[sample * extent.sinks * outputs..][..extent.sinks * outputs];
             let (new, old) = of_sinks.split_at_mut(left.extent.sinks * outputs);
             old.copy_from_slice(&self.sinks[sample * old.len()..][..old.len()]);
-            // The exponent is still that of the right block alone: the left block's sinks are
-            // unscaled.
+            // The right block's exponent alone: the left block's sinks are unscaled.
             pass_sinks(rows_of_sinks, right, inner, exponents[sample], new);
 
             // Transposes the live rows to a column-major matrix.
             linalg::copy_rows(rows, inner, live.len(), |row| row, &mut matrix[..rows.len()]);
             let matrix = Matrix::new(&matrix[..rows.len()], live.len(), inner);
             let shares = &mut values[sample * inputs * outputs..][..inputs * outputs];
-            // Inputs that are not live have no row in the left block. Their rows of the product are
-            // 0.
+            // Inputs that are not live have no row in the left block and get zeros.
             let max = linalg::apply_to_rows(matrix, right, live, shares);
             exponents[sample] += left.exponents[sample]
                 + rescale(shares, max).ok_or(Overflow { layer: extent.layer })?;

@@ -199,8 +199,7 @@ impl<T: Scalar> Ruled<T> {
             let (bias, sink_bias) =
                 biases(map.bias(), (&group.bias, group.bias_mode), division, &fan_in);
             if distributes {
-                // The distributed bias is one more term: u = 1, V = 1 at each connection, and t b /
-                // n as its t. It is not in `terms`, because the bias is already part of the total.
+                // One more term: u = 1, V = 1 at each connection, and its t is t b / n.
                 let v = prepared
                     .weights(Weight::Of(Transform::One), map, &mut made)
                     .map_err(|reason| refuse(&reason))?;
@@ -360,8 +359,7 @@ impl<T: Scalar> Ruled<T> {
 
     /// The costs of forming one row and one column of A.
     pub fn formed(&self) -> (f64, f64) {
-        // Rows of dense or tiny maps are read directly. Others, such as convolutions, need a
-        // product.
+        // Rows of dense or tiny maps are read directly. Those of others need a product.
         let dense = |term: &&Term| {
             self.own.forms_matrix()
                 || self.map(term.v).multiply_adds() <= (self.inputs + self.outputs) as f64
@@ -442,8 +440,7 @@ impl<T: Scalar> Ruled<T> {
             }
             if group.distributes() {
                 let bias = group.bias.iter().flat_map(|(bias, _)| bias);
-                // b / n for each output, repeated for each sample. Where n = 0, no connection
-                // exists.
+                // Where n = 0, there is no connection that could receive the bias.
                 let shares = bias.zip(&group.fan_in).map(|(&b, &n)| b / n.max(T::one())).cycle();
                 rest.iter_mut()
                     .zip(own)
@@ -722,7 +719,7 @@ pub(super) fn epsilon<T: Scalar>(stabilizer: Stabilizer, totals: &[T]) -> T {
         Stabilizer::Absolute(epsilon) => T::from_f64(epsilon),
         Stabilizer::RelativeToRms(epsilon) => match root_mean_square(totals) {
             rms if rms == T::zero() => rms,
-            // An ε that underflows to 0 would make the shares of a total of 0 infinite.
+            // The reciprocal of a smaller ε is infinite.
             rms => (T::from_f64(epsilon) * rms).max(T::min_positive_value()),
         },
     }
@@ -884,8 +881,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
     /// the inputs where u is 0.
     pub fn apply_transposed(self, sample: usize, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
         self.sum(out, buffers, |term, out, _| {
-            // Aᵀ X = Σ diag(t) Vᵀ diag(u) X. The layer's map applies Vᵀ, because V is inputs x
-            // outputs.
+            // Aᵀ X = Σ diag(t) Vᵀ diag(u) X. The map itself applies Vᵀ.
             match self.u_of(term, sample) {
                 Some(u) => self.ruled.map(term.v).apply_scaled(u, x, out),
                 None => self.ruled.map(term.v).apply(x, out),

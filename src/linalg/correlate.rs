@@ -149,8 +149,7 @@ impl Geometry {
         let taps = self.kernel[axis];
         match direction {
             Direction::Down => {
-                // A stride s splits the fine side into s phases. Only those that some tap falls on
-                // are laid out.
+                // Only the phases of the fine side that some tap falls on are laid out.
                 let mut phases: Vec<usize> = (0..taps).map(|tap| reach(tap) % stride).collect();
                 phases.sort_unstable();
                 phases.dedup();
@@ -194,7 +193,6 @@ impl Geometry {
                 };
                 // A phase from fine + padding on has no value inside the fine side.
                 let runs: Vec<(usize, Run)> = (0..stride.min(fine + padding)).map(run).collect();
-                // The first and the last place of any phase that has values.
                 let least = runs
                     .iter()
                     .filter(|(_, run)| run.count > 0)
@@ -207,14 +205,12 @@ impl Geometry {
                     .map(|(from, run)| from + run.count)
                     .max()
                     .unwrap_or(1);
-                // Zeros before the coarse values, so that the furthest tap of the first place is
-                // inside the line.
+                // Zeros before the coarse values, for the furthest tap of the first place.
                 let front = (reach(taps - 1) / stride).saturating_sub(least);
                 let tap = |tap: usize| {
                     let (from, _) = runs.get(reach(tap) % stride)?;
                     let shift = reach(tap) / stride;
-                    // Place q of the target takes coarse index q - shift, which is laid out at q -
-                    // shift + front.
+                    // Place q takes coarse index q - shift, laid out `front` places later.
                     Some((reach(tap) % stride, 0, (from + front).checked_sub(shift)?))
                 };
                 Axis {
@@ -362,7 +358,6 @@ impl<T: Scalar> Shifted<T> {
             && [height, pitch] == from.size;
         let source = Source { planes: from, phases, height, pitch, as_is };
 
-        // The channels of one group on each side.
         let (sources, targets) = (from.channels / groups, target.channels / groups);
         let plane = height * pitch;
         let per_channel = plane * source.phases.len();
@@ -394,13 +389,11 @@ impl<T: Scalar> Shifted<T> {
                             .map(move |&(x, of_x, at_x)| (y * kernel[1] + x, place(of_x, at_x)))
                     })
                     .collect();
-                // All groups share these offsets: each group begins reading at its own first
-                // channel.
+                // Relative to the group's first channel, so all groups share them.
                 let offsets = (0..sources)
                     .flat_map(|channel| taps.iter().map(move |(_, at)| channel * per_channel + at));
                 let offsets: Vec<usize> = offsets.collect();
-                // The order in which `combine` reads them: each offset has one weight per channel
-                // of the tile.
+                // In the order in which `combine` reads them.
                 let mut ordered = Vec::with_capacity(groups * targets * offsets.len());
                 let area = kernel[0] * kernel[1];
                 for group in 0..groups {
@@ -408,8 +401,6 @@ impl<T: Scalar> Shifted<T> {
                         for channel in 0..sources {
                             for &(tap, _) in &taps {
                                 for of_target in tile.clone() {
-                                    // The weights always have the coarse channel first, whichever
-                                    // side is the target.
                                     let (of_coarse, of_fine) = match direction {
                                         Direction::Down => (group * targets + of_target, channel),
                                         Direction::Up => (group * sources + channel, of_target),
@@ -533,7 +524,6 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
         let plane = height * width;
         let channels = target.len() / plane;
         let of_group = of.target.channels / of.groups;
-        // The number of laid-out values of a group's channels, in all phases.
         let group_size = of.source.planes.channels / of.groups
             * of.source.phases.len()
             * of.source.height
@@ -552,8 +542,7 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
         for phase in of.phases.iter().filter(|phase| phase.taps > 0) {
             let [rows, columns] = phase.runs;
             let (pitch, depth) = (of.source.pitch, phase.offsets.len());
-            // One run from the first to the last value, across the gaps between lines. Sums in the
-            // gaps are computed but never used.
+            // One run across the gaps between lines, where sums are computed but never used.
             let length = (rows.count - 1) * pitch + columns.count;
             // Whether the sums have the layout of the target, so that they need not be copied.
             let direct = rows.step == 1
@@ -569,8 +558,7 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
             while done < channels {
                 let group = (first + done) / of_group;
                 let in_group = (first + done) % of_group;
-                // This thread's channels of the group. A part may begin or end within a group of
-                // many tiles.
+                // A part may begin or end inside a group.
                 let count = (of_group - in_group).min(channels - done);
                 let source = &source[group * group_size..];
                 let weights = &phase.weights[group * of_group * depth..][..of_group * depth];
@@ -579,19 +567,16 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
                     if !direct {
                         grow(block, count * BLOCK);
                     }
-                    // This part of the source stays in the cache while all tiles of channels use
-                    // it.
+                    // This part of the source stays in the cache while all tiles use it.
                     for some in
                         (0..depth).step_by(together).map(|some| some..depth.min(some + together))
                     {
-                        // The first offsets write the sums, and the others add to them.
                         let add = some.start > 0;
                         for tile in tiles(of_group)
                             .filter(|tile| tile.start >= in_group && tile.start < in_group + count)
                         {
                             let offsets = &phase.offsets[some.clone()];
-                            // Within a tile, the weights are ordered by offset, so some offsets are
-                            // one slice.
+                            // A tile's weights are ordered by offset.
                             let weights = &weights[tile.start * depth..]
                                 [some.start * tile.len()..some.end * tile.len()];
                             let place = tile.start - in_group;
@@ -653,7 +638,6 @@ fn spread<T: Scalar>(
     let mut at = from;
     while at < from + made.len() {
         let (row, column) = (at / pitch, at % pitch);
-        // The values up to the end of the line, including those of the gap.
         let rest = (pitch - column).min(from + made.len() - at);
         // Sums in the gap between two lines belong to no target.
         if column < columns.count {

@@ -57,8 +57,7 @@ impl<T: Scalar> WithSimd for Apply<'_, T> {
                 // Copying a part of W only pays if several groups read the copy.
                 if !apart || groups.len() < 3 {
                     for at in &mut offsets[..*listed] {
-                        // From the input's index within the block to the place where its column
-                        // begins in W.
+                        // From an index within `depth` to where the column begins in W.
                         *at = (first + *at) * stride;
                     }
                     for group in groups.iter() {
@@ -125,7 +124,6 @@ impl<T: Scalar> Scratch<T> {
         let (mut first, mut at) = (0, 0);
         let mut rest = &columns[..];
         while !rest.is_empty() {
-            // The kernel exists for these numbers of columns.
             let width = if alone {
                 1
             } else {

@@ -67,7 +67,6 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
             for sample in 0..samples {
                 let mut count = 0;
                 let u = u.map(|u| u.column(sample, inputs));
-                // The inputs where the sample's u is not 0.
                 for i in 0..inputs {
                     lists[first + count] = i;
                     count += usize::from(u.is_none_or(|u| u[i] != T::zero()));
@@ -82,8 +81,7 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
                 first += count;
             }
         }
-        // Blocks of W, outputs x inputs, that fit the cache. All groups use a block before the next
-        // one.
+        // Each block of W stays in the cache while all groups use it.
         for start in (0..outputs).step_by(LENGTH) {
             let length = start..outputs.min(start + LENGTH);
             let breadth = (CACHED / length.len()).max(16);

@@ -83,8 +83,7 @@ pub(crate) fn list_nonzero_rows<T: Scalar>(values: &[T], list: &mut [usize]) -> 
     }
     let mut count = 0;
     for i in 0..rows {
-        // Compacts the flags to indices in place: `count` never passes i, so no flag is overwritten
-        // unread.
+        // In place: `count` never passes i, so no flag is overwritten unread.
         let any = list[i];
         list[count] = i;
         count += any;
@@ -118,8 +117,7 @@ impl<T: Scalar> WithSimd for MaxAbs<'_, T> {
             for l in 0..LANES {
                 let v = chunk[l].abs();
                 not_a_number |= v.is_nan();
-                // A comparison with NaN is false, so a NaN never becomes the maximum and needs a
-                // flag.
+                // Comparisons with NaN are false, so a NaN needs a flag.
                 lanes[l] = if v > lanes[l] { v } else { lanes[l] };
             }
         }
@@ -152,7 +150,6 @@ pub(crate) fn sum<T: Scalar>([a, b, c]: [&[T]; 3], f: impl Fn(T, T, T) -> T + Sy
     const LANES: usize = 16;
     const RUN: usize = 512;
     let of_run = |((a, b), c): ((&[T], &[T]), &[T])| {
-        // Separate sums, so that the loop is vectorized.
         let mut lanes = [T::zero(); LANES];
         let ((a, a_rest), (b, b_rest), (c, c_rest)) =
             (a.as_chunks::<LANES>(), b.as_chunks::<LANES>(), c.as_chunks::<LANES>());

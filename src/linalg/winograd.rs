@@ -73,8 +73,7 @@ impl<T: Scalar> Winograd<T> {
                     let rows = (0..4).map(|y| along(columns[0][y], columns[1][y], columns[2][y]));
                     for (y, row) in rows.enumerate() {
                         for (x, v) in row.into_iter().enumerate() {
-                            // The order in which `combine` reads them: place, tile, source channel,
-                            // channel of the tile.
+                            // In the order in which `combine` reads them.
                             let place = (y * 4 + x) * target.channels;
                             weights[(place + tile.start) * source.channels
                                 + channel * tile.len()
@@ -163,8 +162,7 @@ impl<T: Scalar> WithSimd for Transform<'_, T> {
         let across = of.target.size[1].div_ceil(2);
         let count = rows.len() * across;
         // Each line is stored as its even and its odd columns, surrounded by zeros.
-        // Patch t reads the places t and t + 1 of both halves, so each half has one more than
-        // `across`.
+        // Patch t reads the places t and t + 1 of both halves.
         let size = across + 1;
         // Neighboring rows of patches share two lines.
         let depth = 2 * rows.len() + 2;
@@ -192,7 +190,6 @@ impl<T: Scalar> WithSimd for Transform<'_, T> {
             }
         }
         for row in 0..rows.len() {
-            // Line k of the patches in this row.
             let line = |k: usize| &lines[(2 * row + k) * 2 * size..][..2 * size];
             // The rows of Bᵀ: d0 - d2, d1 + d2, d2 - d1, d1 - d3.
             for (y, (a, b, minus)) in
@@ -209,8 +206,7 @@ impl<T: Scalar> WithSimd for Transform<'_, T> {
                         *out = a + b;
                     }
                 }
-                // Columns 0 to 3 of each patch are even, odd, next_even and next_odd. B combines
-                // them like the rows.
+                // B combines the columns (even, odd, next_even, next_odd) like the rows.
                 let (even, odd) = combined.split_at(size);
                 let (even, next_even) = (&even[..across], &even[1..]);
                 let (odd, next_odd) = (&odd[..across], &odd[1..]);
@@ -262,8 +258,7 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
         let count = rows.len() * across;
         let depth = of.source.channels;
         grow(products, channels * PLACES * count);
-        // The patches are channels x places x count, so each product reads one place of every
-        // channel.
+        // The patches are channels x places x count.
         let offsets: Vec<usize> = (0..depth).map(|channel| channel * PLACES * count).collect();
         for place in 0..PLACES {
             let source = &patches[place * count..];
@@ -278,7 +273,6 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
                             $($n => {
                                 let mut at = [0; $n];
                                 for n in 0..$n {
-                                    // The products have the layout of the patches.
                                     at[n] = ((tile.start - first + n) * PLACES + place) * count;
                                 }
                                 let weights = weights.as_chunks::<$n>().0;
