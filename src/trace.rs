@@ -245,8 +245,7 @@ impl<T: Scalar> Trace<T> {
             }
             chosen[unit] = relevance[unit];
         }
-        // Only for error messages. The outputs have no layer of their own, so the last one stands
-        // in.
+        // Only for error messages. For the outputs, it is the last layer.
         let from = self.kept.layer(linear.min(self.kept.len() - 1));
         let block = Suffix::of_targets(from, chosen, relevance.len(), 1, &mut buffers);
         let inputs =
