@@ -244,6 +244,7 @@ impl<'a, T: Scalar> Machine<'a, T> {
             }
         }
         self.reduce(buffers)?;
+        // A network has at least one factor, so one item is always left.
         let whole = self.stack.pop().ok_or(Overflow { layer: 0 })?;
         self.suffix(whole, buffers)
     }
@@ -251,10 +252,12 @@ impl<'a, T: Scalar> Machine<'a, T> {
     /// Performs the steps up to the next shift.
     fn reduce(&mut self, buffers: &mut Buffers<T>) -> Result<(), Overflow> {
         while let Some(step) = self.steps.next().filter(|step| **step != Step::Shift) {
+            // The topmost item is the right one. A plan never reduces fewer than two items.
             let (Some(right), Some(left)) = (self.stack.pop(), self.stack.pop()) else {
                 return Ok(());
             };
             let product = match (step, left, right) {
+                // If both are factors, `prefix` forms the left one.
                 (Step::Append, left, Item::Factor(right)) => {
                     let product =
                         self.prefix(left, buffers)?.times(self.linked(&right), buffers)?;
@@ -273,6 +276,7 @@ impl<'a, T: Scalar> Machine<'a, T> {
                     buffers.indices.give(selected);
                     Item::Suffix(product)
                 }
+                // If both are factors, `suffix` forms the right one.
                 (_, Item::Factor(left), right) => {
                     let product =
                         self.suffix(right, buffers)?.after(self.linked(&left), buffers)?;

@@ -72,6 +72,7 @@ impl<E: Copy + Default> Pool<E> {
     }
 
     pub fn give(&mut self, buffer: Buffer<E>) {
+        // By the memory's size, not the slice's: a large buffer that held few values stays large.
         self.free(buffer.values.len()).push(buffer);
     }
 
@@ -100,6 +101,7 @@ impl<E> Buffer<E> {
             other.resize(self.values.len(), E::default());
         }
         let mut values = std::mem::replace(&mut self.values, other);
+        // The memory can be longer than the slice.
         values.truncate(self.size);
         self.size = 0;
         values

@@ -95,6 +95,7 @@ fn merge<T: Scalar>(
         let own = name.clone().unwrap_or_else(|| unnamed(place));
         let chains: &[Chain<T>] =
             if let Bound::Branches { branches, .. } = &node.bound { branches } else { &[] };
+        // `with_branches` visits the branches in the order in which they were bound.
         let mut numbered = chains.iter().enumerate();
         let inner = layer.with_branches(&mut |branch| match numbered.next() {
             Some((number, chain)) => {

@@ -386,6 +386,8 @@ impl<T: Scalar> Check<'_, T> {
         // After a linear layer, values can be below zero again. After an average without a bias,
         // units that were set to 0 still cannot: their average is 0 again.
         let below_zero = if linear.learned || map.bias().is_some() {
+            // Any two values do. An activation that maps both to 0, such as a ReLU, makes dead
+            // units.
             Some([-T::one(), -T::one() - T::one()])
         } else {
             values.below_zero

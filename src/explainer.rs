@@ -604,6 +604,7 @@ impl<T: Scalar> Explainer<T> {
                 })
                 .collect()
         };
+        // In the order of the samples, so the error reported does not depend on the threads.
         results.into_iter().collect::<Result<(), Error>>()?;
         Ok(explanations)
     }
@@ -634,6 +635,7 @@ impl<T: Scalar> Explainer<T> {
         if convolutions.map(|(_, linear)| linear.map.multiply_adds()).sum::<f64>() >= ENOUGH {
             return (samples.div_ceil(threads).max(1), 1);
         }
+        // The number of weights in dense layers with at least `from` weights.
         let weights = |from: usize| -> usize {
             let dense = sites.iter().filter(|(_, linear)| linear.map.forms_matrix());
             let sizes = dense.map(|(site, _)| site.inputs * site.outputs);
@@ -719,6 +721,7 @@ impl<T: Scalar> Explainer<T> {
                 for (selected, logits) in selected.iter_mut().zip(logits.chunks_exact(outputs)) {
                     *selected = explanation::largest(logits);
                 }
+                // The machine consumes its list, but `fill` needs the predictions again.
                 let mut again = buffers.indices.take(samples);
                 again.copy_from_slice(&selected);
                 (accumulate::Targets::Selected(selected), Some(again))
@@ -735,6 +738,7 @@ impl<T: Scalar> Explainer<T> {
                 for (relevance, logits) in
                     relevance.chunks_exact_mut(weightings.len()).zip(logits.chunks_exact(outputs))
                 {
+                    // The relevance to start from: c_k f_k.
                     relevance.copy_from_slice(weightings.as_slice());
                     layer::scale_columns(relevance, logits, outputs);
                 }

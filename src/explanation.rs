@@ -285,6 +285,7 @@ impl<T: Scalar> Explanation<T> {
 
     pub(crate) fn ledger_inner(&self, target: usize) -> Result<Ledger, Error> {
         let column = self.column(target)?;
+        // The exponent applies to the inputs only. The shares of sinks are stored unscaled.
         let (scale, targets) = (f64::from(self.exponent).exp2(), self.shares.ncols());
         let shares = self.shares.column(column);
         let rows = self.sinks.chunks_exact(targets);
@@ -337,6 +338,8 @@ impl<T: Scalar> Explanation<T> {
         let mut shares = DMatrix::zeros(outputs, self.shares.ncols());
         match &self.explained {
             Explained::Weightings(weightings) => {
+                // These shares are not multiplied by an output later, so they already contain it:
+                // c_k f_k.
                 shares.copy_from(weightings);
                 shares
                     .column_iter_mut()
@@ -396,6 +399,7 @@ impl<T: Scalar> Explanation<T> {
     /// The scale that turns a target's shares into relevance.
     fn scale(&self, target: usize) -> T {
         match &self.explained {
+            // The relevance is S[:, k] · f_k.
             Explained::All | Explained::Outputs(_) => self.output[target],
             Explained::Weightings(_) => T::one(),
         }

@@ -162,10 +162,12 @@ pub(crate) fn apply_to_rows<T: Scalar>(
     // The number of columns multiplied at a time, so that they are still in the cache when they are
     // copied into y.
     const COLUMNS: usize = 24;
+    // The number of rows of y, including those that are not listed.
     let height = y.len() / (x.len() / w.inputs).max(1);
     let mut product = T::with_scratch(|scratch| std::mem::take(&mut scratch.parts));
     grow(&mut product, height * COLUMNS);
     let of_columns = |(x, y): (&[T], &mut [T])| {
+        // All rows are listed, so the product can be written to y directly.
         if w.outputs == height {
             apply(w, None, x, y);
             return max_abs(y);
@@ -219,6 +221,7 @@ fn share_out<T: Scalar>(
     if worth_it {
         use rayon::prelude::*;
         let things = values.len() / unit;
+        // Items per thread.
         let some = things.div_ceil(rayon::current_num_threads()).next_multiple_of(together);
         return values
             .par_chunks_mut(some * unit)
@@ -281,6 +284,8 @@ fn by_rows<T: Scalar>(
             // on it.
             let mut parts = T::with_scratch(|scratch| std::mem::take(&mut scratch.parts));
             grow(&mut parts, out.len());
+            // Each block is a column-major matrix of its own rows, because rows of `out` are not
+            // contiguous.
             let rows = |index: usize| index * part..height.min((index + 1) * part);
             let blocks = parts[..out.len()].par_chunks_mut(part * columns).enumerate();
             blocks.for_each(|(index, block)| product(rows(index), block));

@@ -188,6 +188,7 @@ impl<T: Scalar> SequentialBuilder<T> {
             }
             None => return Err(Error::UnknownInput { kind: first.layer.kind().to_owned() }),
         };
+        // A size that is taken from a layer is checked when the layer is bound.
         if self.input.is_some() && (input.size() == 0 || input.size() > LARGEST) {
             let requirement = format!("a shape of at least one value and at most {LARGEST}");
             return Err(Error::parameter("Sequential", "input", input, &requirement));
@@ -244,6 +245,8 @@ impl Numbers {
         let mut nodes = Vec::with_capacity(branch.layers.len());
         for (place, Named { name: own, layer }) in branch.layers.iter().enumerate() {
             let name = own.as_ref().map_or_else(|| name(None, place), |own| name(Some(own), place));
+            // Counted before the branches are bound, so a layer comes before those inside its
+            // branches.
             let index = self.layers;
             self.layers += 1;
             let refused = |error| match error {
@@ -258,6 +261,7 @@ impl Numbers {
                           learned,
                           nonnegative|
              -> Result<Linear<T>, Error> {
+                // A custom layer can return any map.
                 check_map(layer.kind(), &*map)?;
                 if map.inputs() != inputs {
                     let (kind, expected) =
@@ -269,10 +273,13 @@ impl Numbers {
             let (bound, output) = match layer.operator(shape).map_err(refused)? {
                 operator @ (Operator::Linear(_) | Operator::Average(_)) => {
                     let learned = matches!(operator, Operator::Linear(_));
+                    // Never skipped: the pattern above admits only these two.
                     let (Operator::Linear(map) | Operator::Average(map)) = operator else {
                         continue;
                     };
                     let linear = linear(self, map, learned, sign)?;
+                    // With learned weights of both signs, nothing is known until the next
+                    // activation.
                     sign = sign && linear.map.keeps_sign();
                     let output = linear.map.output_shape();
                     (Bound::Linear(linear), output)
@@ -302,6 +309,8 @@ impl Numbers {
                     )));
                 }
                 Operator::Branches(branches, joined) => {
+                    // The layer's own factor is numbered before those in its branches, and the
+                    // sum's after them.
                     let (factor, outside) =
                         (self.factor(), std::mem::replace(&mut self.inside, true));
                     let mut chains = Vec::with_capacity(branches.len());
@@ -382,6 +391,8 @@ fn joined_shape<T: Scalar>(
     for branch in &branches[1..] {
         let fits = match joined {
             Joined::Summed => branch.output == first,
+            // Branches are concatenated along the channels, so only the other dimensions must
+            // match.
             Joined::Concatenated => branch.output.dims()[1..] == first.dims()[1..],
         };
         if !fits {
@@ -455,6 +466,7 @@ impl<T: Scalar> Chain<T> {
                 branches.iter().all(|branch| branch.nonnegative(sign))
             }
             Bound::Reshape | Bound::Route { .. } => sign,
+            // Probabilities are never negative.
             Bound::Softmax(_) | Bound::Link(_) => true,
         })
     }
@@ -751,6 +763,7 @@ impl<T: Scalar> Sequential<T> {
             .nodes
             .iter()
             .rev()
+            // Layers after it only move values. They have already moved the logits.
             .find(|node| matches!(node.bound, Bound::Softmax(_) | Bound::Link(_)));
         let Some(node) = last else { return Ok(None) };
         let mut probabilities = buffers.values.take(logits.len());
@@ -784,6 +797,8 @@ impl<T: Scalar> Run<'_, T> {
                     functions.apply(&mut values);
                     check_output(node, &values)?;
                 }
+                // A reshape moves nothing in memory. The other two follow later, in
+                // `probabilities`.
                 Bound::Reshape | Bound::Softmax(_) | Bound::Link(_) => {}
                 Bound::Route { factor, route, inputs } => {
                     values = self.route(node, (*factor, &**route, *inputs), values)?;
@@ -807,6 +822,7 @@ impl<T: Scalar> Run<'_, T> {
     ) -> Result<Buffer<T>, Error> {
         let map = &*linear.map;
         let mut product = self.buffers.values.take(map.outputs() * self.columns);
+        // W z without the bias, which the rules treat separately.
         map.apply(&values, &mut product);
         // Checked before the visit, so that the visitor only sees finite numbers.
         check_output(node, &product)?;
@@ -835,6 +851,7 @@ impl<T: Scalar> Run<'_, T> {
             .zip(from.chunks_exact_mut(outputs))
             .zip(routed.chunks_exact_mut(outputs))
         {
+            // Each sample has its own route, because a maximum depends on the values.
             route.route(values, from);
             for (to, from) in routed.iter_mut().zip(from) {
                 // A custom layer might return an index out of range.
@@ -928,6 +945,7 @@ fn write_nodes<T: Scalar>(
         let indent = "  ".repeat(depth);
         if let Some((group, _)) = name.split_once('.') {
             let inner = format!("{prefix}{group}.");
+            // All following layers with the same first part of the name form one nested Sequential.
             let count = nodes[at..].iter().take_while(|node| node.name.starts_with(&inner)).count();
             write!(f, "\n{indent}({group}): Sequential(")?;
             write_nodes(f, &nodes[at..at + count], &inner, depth + 1)?;

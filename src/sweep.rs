@@ -112,6 +112,7 @@ impl<T: Scalar> Sweep<T> {
         let model = first.model();
         model.check_input(sample.len())?;
         model.check_samples(sample)?;
+        // All explanations and all stacks exist at the same time.
         let values = self
             .explainers
             .iter()
@@ -133,6 +134,7 @@ impl<T: Scalar> Sweep<T> {
         let mut machines = Machines(machines.collect());
         let outputs = model.pass(sample, &mut buffers, &mut machines)?;
         let explanations = self.explainers.iter().zip(machines.0).map(|(explainer, machine)| {
+            // Each run takes ownership of its outputs.
             let logits = copy(&outputs.logits, &mut buffers);
             let probabilities =
                 outputs.probabilities.as_ref().map(|values| copy(values, &mut buffers));

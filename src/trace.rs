@@ -116,6 +116,7 @@ impl<T: Scalar> Explainer<T> {
             .collect::<Result<_, _>>()?;
         let mut explanation = self.empty();
         self.fill(
+            // The shares of the first factor's inputs are the explanation itself.
             &mut Run { outputs, block: blocks.swap_remove(0), selected, noted: kept.take_noted() },
             0,
             &mut explanation,
@@ -235,6 +236,7 @@ impl<T: Scalar> Trace<T> {
     ) -> Result<DVector<T>, Error> {
         let (linear, relevance) = (self.linear(layer)?, self.relevance(layer, target)?);
         let mut buffers = Buffers::default();
+        // R_j for the chosen units, and 0 for all others.
         let mut chosen = buffers.values.take(relevance.len());
         chosen.fill(T::zero());
         for &unit in units {
@@ -243,6 +245,7 @@ impl<T: Scalar> Trace<T> {
             }
             chosen[unit] = relevance[unit];
         }
+        // Only for error messages. For the outputs, it is the last layer.
         let from = self.kept.layer(linear.min(self.kept.len() - 1));
         let block = Suffix::of_targets(from, chosen, relevance.len(), 1, &mut buffers);
         let inputs =
@@ -273,8 +276,10 @@ impl<T: Scalar> Trace<T> {
             return Err(Error::NotLinear { layer });
         }
         let (column, scale) = self.explanation.place(target)?;
+        // The shares of this layer's outputs in the target, which `scale` turns into their R_j.
         let above = self.shares.get(linear + 1).unwrap_or(&self.of_outputs).column(column);
         let mut shares = self.of_factor(linear)?;
+        // Column j of A times R_j.
         for (mut share, above) in shares.column_iter_mut().zip(&above) {
             share *= *above * scale;
         }
@@ -313,6 +318,7 @@ impl<T: Scalar> Trace<T> {
         }
         // The last step leads to the target itself.
         ends.lengthen(&(self.of_outputs.columns(column, 1) * scale), count);
+        // There is only one column in the last step.
         let paths = ends.paths(0);
         if paths.iter().any(|path: &Path<T>| !path.relevance.is_finite()) {
             return Err(Overflow { layer: self.kept.layer(0) }.error(self.kept.model()));
@@ -362,6 +368,7 @@ struct Arrival {
 
 impl Ends {
     fn at_inputs(inputs: usize) -> Self {
+        // An empty product: ln 1 = 0.
         let start = |from| vec![Arrival { size: 0.0, negative: false, from, rank: 0 }];
         Self { steps: vec![(0..inputs).map(start).collect()] }
     }
@@ -376,11 +383,14 @@ impl Ends {
                 let step = share.as_f64().abs().ln();
                 for (rank, arrival) in before[from].iter().enumerate() {
                     let size = arrival.size + step;
+                    // `best` is sorted in descending order. Equal paths stay in the order of their
+                    // units.
                     let place = best.partition_point(|other| other.size >= size);
                     // Arrivals are sorted, so the remaining ones are no stronger.
                     if place >= count {
                         break;
                     }
+                    // `count` is at least 1 here, because `place` is less.
                     best.truncate(count - 1);
                     best.insert(
                         place,
@@ -405,6 +415,7 @@ impl Ends {
         let path = |arrival: &Arrival| {
             let mut units = vec![0; last];
             let mut at = *arrival;
+            // Follows the arrivals back to the inputs.
             for place in (0..last).rev() {
                 units[place] = at.from;
                 at = self.steps[place][at.from][at.rank];

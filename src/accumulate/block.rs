@@ -81,6 +81,7 @@ impl<T: Scalar> Prefix<T> {
         let Extent { inputs, samples, .. } = extent;
         Self {
             extent,
+            // Sizes do not depend on the values, so repeated passes allocate nothing.
             live: buffers.indices.take(inputs * samples),
             counts: buffers.indices.take(samples),
             values: buffers.values.take(extent.rows() * extent.outputs * samples),
@@ -131,6 +132,7 @@ impl<T: Scalar> Prefix<T> {
         let next = Extent::of(linked);
         let extent =
             Extent { outputs: next.outputs, sinks: self.extent.sinks + next.sinks, ..self.extent };
+        // The old block is still needed, so both exist at this point.
         let values = buffers.values.take(extent.rows() * extent.outputs * extent.samples);
         let old = self.values;
         let before = Self { values: old, ..self };
@@ -142,6 +144,8 @@ impl<T: Scalar> Prefix<T> {
             exponents: before.exponents,
         };
         for sample in 0..extent.samples {
+            // Sinks of earlier layers are rows like any other. Those of this factor are added below
+            // them.
             let rows = product.counts[sample] + before.extent.sinks;
             let size = before.extent.rows() * before.extent.outputs;
             let x = &before.values[sample * size..][..rows * before.extent.outputs];
@@ -157,6 +161,7 @@ impl<T: Scalar> Prefix<T> {
         for sample in 0..self.extent.samples {
             let inputs = self.counts[sample] * self.extent.outputs;
             let (shares, sinks) = self.rows_mut(sample).split_at_mut(inputs);
+            // Only the rows of inputs are scaled.
             let exponent = normalize(shares).ok_or(Overflow { layer })?;
             if linalg::first_non_finite(sinks).is_some() {
                 return Err(Overflow { layer });
@@ -176,6 +181,8 @@ impl<T: Scalar> Prefix<T> {
         for sample in 0..samples {
             let shares = &mut values[sample * inputs * columns..][..inputs * columns];
             let of_sinks = &mut of_sinks[sample * sinks * columns..][..sinks * columns];
+            // A prefix stores the shares row by row, a suffix column by column. Sinks are rows in
+            // both.
             let (of_live, rows) = self.rows(sample).split_at(self.counts[sample] * outputs);
             let selected = selected.map(|selected| &selected[sample * columns..][..columns]);
             let output = |column: usize| selected.map_or(column, |selected| selected[column]);
@@ -222,6 +229,7 @@ impl<T: Scalar> Suffix<T> {
                 buffers.values.give(sinks);
                 return Self::of_units(linked, whole, chosen, buffers);
             }
+            // The rows of sinks for all outputs, of which only the selected ones are kept.
             let mut rows = buffers.values.take(extent.sinks * whole.outputs);
             linked.sink_rows(sample, &mut rows, buffers);
             let sinks = &mut sinks[sample * extent.sinks * extent.outputs..]
@@ -298,6 +306,7 @@ impl<T: Scalar> Suffix<T> {
         let mut sinks = buffers.values.take(extent.sinks * outputs * samples);
         // Chunks need a nonzero size, even without sinks.
         for (sample, sinks) in sinks.chunks_exact_mut((extent.sinks * outputs).max(1)).enumerate() {
+            // The sinks of later layers are final. They move below those of the new factor.
             let old = &mut sinks[before.sinks * outputs..];
             old.copy_from_slice(&self.sinks[sample * old.len()..][..old.len()]);
         }
@@ -307,6 +316,7 @@ impl<T: Scalar> Suffix<T> {
             let new = &mut sinks[(sample * extent.sinks + first) * outputs..][..values.len()];
             new.iter_mut()
                 .zip(values)
+                // The block's shares are scaled, but those of sinks are not.
                 .for_each(|(share, v)| *share = v.times_two_to(exponents[sample]));
         };
         linked.apply(&self.values, &mut values, 0, &mut drain, buffers);
@@ -333,12 +343,14 @@ impl<T: Scalar> Suffix<T> {
             let of_sinks = &mut sinks[sample * extent.sinks * outputs..][..extent.sinks * outputs];
             let (new, old) = of_sinks.split_at_mut(left.extent.sinks * outputs);
             old.copy_from_slice(&self.sinks[sample * old.len()..][..old.len()]);
+            // The right block's exponent alone: the left block's sinks are unscaled.
             pass_sinks(rows_of_sinks, right, inner, exponents[sample], new);
 
             // Transposes the live rows to a column-major matrix.
             linalg::copy_rows(rows, inner, live.len(), |row| row, &mut matrix[..rows.len()]);
             let matrix = Matrix::new(&matrix[..rows.len()], live.len(), inner);
             let shares = &mut values[sample * inputs * outputs..][..inputs * outputs];
+            // Inputs that are not live have no row in the left block and get zeros.
             let max = linalg::apply_to_rows(matrix, right, live, shares);
             exponents[sample] += left.exponents[sample]
                 + rescale(shares, max).ok_or(Overflow { layer: extent.layer })?;
@@ -394,6 +406,7 @@ impl<T: Scalar> Suffix<T> {
     pub fn apply_exponent(&mut self, sample: usize) -> Result<(i32, T), Overflow> {
         let exponent = self.exponents[sample];
         if exponent == 0 {
+            // `normalize` guarantees this bound, so the shares need not be searched.
             return Ok((0, T::one().times_two_to(T::RANGE)));
         }
         let size = self.extent.inputs * self.extent.outputs;
@@ -444,6 +457,7 @@ fn rescale<T: Scalar>(values: &mut [T], mut max: T) -> Option<i32> {
     let (low, high) = (T::one().times_two_to(-T::RANGE), T::one().times_two_to(T::RANGE));
     let mut exponent = 0;
     while max.is_finite() && max != T::zero() && !(low..=high).contains(&max) {
+        // `low` and `high` are reciprocals, so each step multiplies by 2^±RANGE.
         let (by, step) = if max < low { (high, -T::RANGE) } else { (low, T::RANGE) };
         for v in values.iter_mut() {
             *v *= by;

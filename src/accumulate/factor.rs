@@ -84,6 +84,7 @@ impl<T: Scalar> Network<T> {
                 remedy,
             )?;
             let prepared = Ruled::new(rule, &site, linear)?;
+            // The numbers of routes and branches stay empty here.
             ruled.resize_with(ruled.len().max(linear.factor + 1), || None);
             ruled[linear.factor] = Some(prepared);
         }
@@ -94,6 +95,8 @@ impl<T: Scalar> Network<T> {
 
     /// Adds the factors of a chain and returns their numbers.
     fn add(&mut self, chain: &Chain<T>, ruled: &mut [Option<Ruled<T>>]) -> Vec<usize> {
+        // Factors must be pushed in the order of their numbers, which index `factors`. The model
+        // numbers a layer with branches before its branches, and their sum after them.
         let mut numbers = Vec::new();
         for node in &chain.nodes {
             let layer = node.index;
@@ -112,6 +115,8 @@ impl<T: Scalar> Network<T> {
                 }
                 Bound::Branches { factor, branches, inputs, sum } => {
                     let outputs = branches.iter().map(|branch| branch.output.size()).sum();
+                    // Added before the branches with placeholders, because its sinks are known only
+                    // after them.
                     let place = self.factors.len();
                     let kind = Kind::Branches(Vec::new());
                     self.factors.push(Prepared {
@@ -255,6 +260,7 @@ impl<T> Open<T> {
     }
 
     pub fn open(&mut self) {
+        // Branches can be nested. The innermost open layer is last.
         self.0.push(Vec::new());
     }
 
@@ -309,6 +315,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
             }
             (_, Values::Route(from)) => Parts::Route(from),
             (_, Values::Branches(branches)) => Parts::Branches(branches),
+            // Never reached: only a ruled factor has ruled values.
             (_, Values::Ruled(_)) => Parts::Branches(&[]),
         }
     }
@@ -338,6 +345,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
                 }
                 count
             }
+            // Not examined further: all inputs are taken to be live.
             Parts::Branches(_) => {
                 list.iter_mut().enumerate().for_each(|(i, at)| *at = i);
                 list.len()
@@ -350,6 +358,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
         if let Parts::Ruled(linked) = self.parts() {
             return linked.rows(sample, listed, out, buffers);
         }
+        // Row i of A is Aᵀ times unit vector i.
         let units = units(listed, self.prepared().inputs, buffers);
         self.apply_transposed(sample, &units, out, buffers);
         buffers.values.give(units);
@@ -378,8 +387,11 @@ impl<'a, T: Scalar> Linked<'a, T> {
             Parts::Ruled(linked) => linked.sink_rows(sample, out),
             Parts::Route(_) => {}
             Parts::Branches(branches) => {
+                // A sink in one branch receives nothing from the outputs of the others.
                 out.fill(T::zero());
                 let outputs = self.prepared().outputs;
+                // `row` counts the sinks so far, and `first` is where the outputs of the current
+                // branch begin.
                 let (mut row, mut first) = (0, 0);
                 for branch in branches {
                     for (place, factor) in branch.iter().enumerate() {
@@ -387,7 +399,10 @@ impl<'a, T: Scalar> Linked<'a, T> {
                         let sinks = linked.prepared().sinks.len();
                         let mut rows = buffers.values.take(sinks * linked.prepared().outputs);
                         linked.sink_rows(sample, &mut rows, buffers);
+                        // The factor's outputs are inputs of the next factor, so its rows are
+                        // carried through the rest.
                         let rows = self.through(sample, &branch[place + 1..], rows, sinks, buffers);
+                        // The number of outputs at the end of the branch.
                         let size = rows.len() / sinks.max(1);
                         for (out, from) in out[row * outputs..]
                             .chunks_exact_mut(outputs)
@@ -495,6 +510,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
                 for (sample, (x, out)) in blocks.enumerate() {
                     let from = self.from(from, sample);
                     for (x, out) in x.chunks_exact(outputs).zip(out.chunks_exact_mut(inputs)) {
+                        // Several outputs can be copies of the same input.
                         from.iter().zip(x).for_each(|(&i, &x)| out[i] += x);
                     }
                 }
@@ -504,6 +520,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
                 let (mut sinks, mut place) = (first, 0);
                 for (number, branch) in branches.iter().enumerate() {
                     let size = self.size(branch);
+                    // The rows of x that belong to the outputs of this branch.
                     let mut block = buffers.values.take(size * columns * samples);
                     for (block, x) in block.chunks_exact_mut(size).zip(x.chunks_exact(outputs)) {
                         linalg::copy(&x[place..place + size], block);
@@ -513,6 +530,8 @@ impl<'a, T: Scalar> Linked<'a, T> {
                         .iter()
                         .map(|factor| self.inner(factor).prepared().sinks.len())
                         .sum::<usize>();
+                    // The factors are applied from the last to the first, so their sinks are
+                    // numbered downward.
                     let mut end = sinks;
                     for factor in branch.iter().rev() {
                         let linked = self.inner(factor);
@@ -523,6 +542,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
                         buffers.values.give(block);
                         block = next;
                     }
+                    // All branches have the same inputs, so their relevances add up.
                     if number == 0 {
                         linalg::copy(&block, out);
                     } else {

@@ -114,6 +114,7 @@ impl<T: Scalar> Kept<T> {
         buffers: &mut Buffers<T>,
     ) -> Result<Vec<Suffix<T>>, Overflow> {
         let last = self.len() - 1;
+        // The shares of the last factor's inputs.
         let mut block = match targets {
             Targets::All => self.shares(last, buffers)?,
             Targets::Selected(selected) => {
@@ -127,9 +128,11 @@ impl<T: Scalar> Kept<T> {
         };
         let mut blocks = Vec::with_capacity(self.len());
         for linear in (0..last).rev() {
+            // Copied, because `after` consumes its block and this one is part of the result.
             let next = block.copy(buffers).after(self.linked(linear), buffers)?;
             blocks.push(std::mem::replace(&mut block, next));
         }
+        // The block of the first factor, whose inputs are those of the model.
         blocks.push(block);
         Ok(blocks)
     }

@@ -120,6 +120,7 @@ impl Plan {
     pub(crate) fn new(accumulation: Accumulation, links: &[Link], end: End) -> Self {
         let chain = Chain { links, end };
         let length = links.len() + usize::from(end != End::All);
+        // Forward multiplies after every element except the first. Reverse waits for the last one.
         let forward: Vec<usize> = (0..length).map(|element| usize::from(element > 0)).collect();
         let reverse: Vec<usize> =
             (0..length).map(|element| if element + 1 == length { element } else { 0 }).collect();
@@ -253,6 +254,7 @@ impl Chain<'_> {
 
     /// The number of rows of a span: the inputs of its first factor and all of its sinks.
     fn rows(&self, span: Span) -> f64 {
+        // The targets at the end of the chain have no link.
         let links = &self.links[span.first..self.links.len().min(span.last + 1)];
         (self.inner(span.first) + links.iter().map(|link| link.sinks).sum::<usize>()) as f64
     }
@@ -280,7 +282,9 @@ impl Chain<'_> {
 
     /// The step that multiplies two neighbors, and its cost.
     fn product(&self, left: Span, right: Span, order: Accumulation) -> (Step, f64) {
+        // One product Vᵀ x for each row of the block on the left.
         let append = || self.rows(left) * self.links[right.first].multiply_adds;
+        // One product V x for each column of the block on the right. The sinks are scalar products.
         let prepend = || {
             let link = self.links[left.first];
             self.columns(right) * (link.multiply_adds + link.sinks as f64 * link.outputs as f64)
@@ -289,7 +293,9 @@ impl Chain<'_> {
             (Kind::Factor, Kind::Selection) => {
                 (Step::Select, self.links[left.first].column * self.columns(right))
             }
+            // Columns of a block are only copied.
             (_, Kind::Selection) => (Step::Select, 0.0),
+            // One of the two is formed first, and the other is applied to it.
             (Kind::Factor, Kind::Factor) => {
                 let append = append() + self.formed(left.first);
                 let prepend = prepend() + self.formed(right.first);
@@ -351,6 +357,7 @@ impl Chain<'_> {
     fn cheapest(&self) -> Vec<usize> {
         let n = self.length();
         let at = |first: usize, last: usize| first * n + last;
+        // The least cost of each span, and the last element of the left half at this cost.
         let (mut costs, mut splits) = (vec![0.0; n * n], vec![0; n * n]);
         let span = |first: usize, last: usize| {
             if first == last {
@@ -359,6 +366,7 @@ impl Chain<'_> {
                 Span { first, last, kind: Kind::Block }
             }
         };
+        // Shorter spans first, because longer ones are made of them.
         for length in 2..=n {
             for first in 0..=n - length {
                 let last = first + length - 1;
@@ -398,6 +406,7 @@ impl Chain<'_> {
             let reductions = |element| match element {
                 0 => 0,
                 _ if element < middle => 1,
+                // By now, the stack holds the left block and all later elements.
                 _ if element + 1 == n => n - middle,
                 _ => 0,
             };

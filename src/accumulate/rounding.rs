@@ -125,6 +125,7 @@ impl<T: Scalar> Visitor<T> for Rounding<'_, T> {
         // The layer's own output `y`, and `of_y`, the bound on its error.
         let mut y = leaving.product.to_vec();
         layer::add_bias(map.bias(), &mut y);
+        // e ← |W| e + γ (|W| |z| + |b| + |W| e).
         let mut of_y = product(&*magnitudes.own, &self.error);
         let mut size = product(&*magnitudes.own, &z);
         map.bias().into_iter().for_each(|bias| {
@@ -339,6 +340,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                 // certain.
                 if gate_turns || is_open && delta > zero { most } else { zero }
             } else {
+                // |S(total)|. Changing it by delta changes t by at most t delta / (|S| - delta).
                 let divisor = c / t[j];
                 let turns =
                     gate_turns || (!group.one_sign && totals[j].abs() <= delta) || divisor <= delta;
@@ -352,6 +354,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
     /// themselves.
     pub fn back(mut self, of_outputs: &DMatrix<T>, weightings: Option<&DMatrix<T>>) -> Rounded<T> {
         let (outputs, targets) = of_outputs.shape();
+        // N and E of the module's formula, outputs x targets.
         let mut n: Vec<T> = of_outputs.iter().map(|share| share.abs()).collect();
         let mut e = vec![T::zero(); n.len()];
         for (at, c) in weightings.into_iter().flatten().enumerate() {
@@ -375,6 +378,7 @@ impl<'a, T: Scalar> Rounding<'a, T> {
                 continue;
             };
             let outputs = prepared.outputs;
+            // Only these outputs take part in the sums, so only they count in γ.
             let reached = |j: &usize| (0..targets).any(|k| n[k * outputs + j] != T::zero());
             let live: Vec<usize> = (0..outputs).filter(reached).collect();
             kappas.push(

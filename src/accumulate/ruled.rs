@@ -183,6 +183,7 @@ impl<T: Scalar> Ruled<T> {
                      by their own totals",
                 ));
             }
+            // `own` is the index of the group's t.
             let (first, own) = (prepared.terms.len(), prepared.scales);
             prepared.scales += 1;
             let of_group = prepared
@@ -198,6 +199,7 @@ impl<T: Scalar> Ruled<T> {
             let (bias, sink_bias) =
                 biases(map.bias(), (&group.bias, group.bias_mode), division, &fan_in);
             if distributes {
+                // One more term: u = 1, V = 1 at each connection, and its t is t b / n.
                 let v = prepared
                     .weights(Weight::Of(Transform::One), map, &mut made)
                     .map_err(|reason| refuse(&reason))?;
@@ -218,6 +220,7 @@ impl<T: Scalar> Ruled<T> {
                 Division::FanIn => prepared.add_cause(Cause::Rest, true),
                 Division::One => {}
             }
+            // The divisor may contain numerators that the group does not share out.
             prepared.add_cause(Cause::Rest, total_of.is_some());
             prepared.groups.push(PreparedGroup {
                 coefficient: group.coefficient,
@@ -237,6 +240,7 @@ impl<T: Scalar> Ruled<T> {
         let [positive, negative, _] = prepared.rest;
         prepared.add_cause(Cause::Rest, positive != T::zero() || negative != T::zero());
         prepared.add_cause(Cause::Dead, prepared.is_gated());
+        // With gates, t is 0 for several reasons, so it cannot tell which outputs are dead.
         let is_stored =
             |cause: &Cause| *cause == Cause::Rest || *cause == Cause::Dead && prepared.is_gated();
         prepared.stored = prepared.causes.iter().copied().filter(is_stored).collect();
@@ -277,6 +281,7 @@ impl<T: Scalar> Ruled<T> {
     fn scale(&mut self, input: Input<T>) -> Result<Scale, String> {
         match &input {
             Input::Of(Transform::Identity) => return Ok(Scale::Inputs),
+            // z⁺ = z.
             Input::Of(Transform::Positive) if self.nonnegative => return Ok(Scale::Inputs),
             Input::Of(Transform::One) => return Ok(Scale::Ones),
             Input::Fixed(values) if values.len() != self.inputs => {
@@ -324,6 +329,7 @@ impl<T: Scalar> Ruled<T> {
             (Weight::Same, Weight::Same) => true,
             _ => false,
         };
+        // `made` and `maps` have the same order.
         if let Some(known) = made.iter().position(same) {
             return Ok(Weights::Other(known));
         }
@@ -353,6 +359,7 @@ impl<T: Scalar> Ruled<T> {
 
     /// The costs of forming one row and one column of A.
     pub fn formed(&self) -> (f64, f64) {
+        // Rows of dense or tiny maps are read directly. Those of others need a product.
         let dense = |term: &&Term| {
             self.own.forms_matrix()
                 || self.map(term.v).multiply_adds() <= (self.inputs + self.outputs) as f64
@@ -382,6 +389,7 @@ impl<T: Scalar> Ruled<T> {
         let mut epsilons = buffers.values.take(self.groups.len() * samples);
         let mut stored = buffers.values.take(self.stored.len() * outputs);
         stored.fill(T::zero());
+        // The totals of one group at a time, for all samples.
         let mut total = buffers.values.take(outputs);
         // The layer's own output, if its sign decides which groups are active.
         let mut y = buffers.values.take(if self.is_gated() { outputs } else { 0 });
@@ -402,6 +410,7 @@ impl<T: Scalar> Ruled<T> {
             let own_terms = &self.terms[group.terms.clone()];
             let values = (&*z, &*mapped, product);
             match (group.completes, &group.total_of) {
+                // This saves a matrix product.
                 (Some(k), _) => complete(k, product, &before, &mut total),
                 (None, None) => self.total(own_terms, values, &mut total, buffers),
                 (None, Some(others)) => {
@@ -419,16 +428,19 @@ impl<T: Scalar> Ruled<T> {
                 linalg::copy(&total, &mut before);
             }
             layer::add_bias(group.bias(), &mut total);
+            // `rest` begins with the t of the distributed bias, if there is one.
             let (own, rest) = t[group.t * outputs..].split_at_mut(outputs);
             group.divide(&total, &y, own, &mut epsilons[number * samples..][..samples], &mut rows);
             if group.total_of.is_some() {
                 for sample in 0..samples {
                     let at = sample * self.outputs;
+                    // t times the part of the divisor that no input receives.
                     rows.add(Cause::Rest, sample, |j| own[at + j] * numerators[at + j]);
                 }
             }
             if group.distributes() {
                 let bias = group.bias.iter().flat_map(|(bias, _)| bias);
+                // Where n = 0, there is no connection that could receive the bias.
                 let shares = bias.zip(&group.fan_in).map(|(&b, &n)| b / n.max(T::one())).cycle();
                 rest.iter_mut()
                     .zip(own)
@@ -450,6 +462,7 @@ impl<T: Scalar> Ruled<T> {
                         |j| if y[j] == T::zero() { zero } else { T::zero() },
                     );
                 }
+                // Without gates, the rest is the same for every output.
                 None if zero != T::zero() => rows.add(Cause::Rest, sample, |_| zero),
                 None => {}
             }
@@ -625,11 +638,13 @@ impl<T: Scalar> PreparedGroup<T> {
         let loses = self.loses(epsilon);
         linalg::zip_parts(t, totals, |first, t, totals| {
             for (t, &total) in t.iter_mut().zip(totals) {
+                // S(total), where a total of 0 counts as positive.
                 let stabilized = total + if total < zero { -epsilon } else { epsilon };
                 *t = if loses && total == zero { -zero } else { c / stabilized };
             }
             if self.gate != Gate::Always {
                 for (t, &y) in t.iter_mut().zip(&y[first..]) {
+                    // Where y = 0, both gates are closed.
                     let open = if self.gate == Gate::Positive { y > zero } else { y < zero };
                     *t = if open { *t } else { zero };
                 }
@@ -675,6 +690,7 @@ impl<T: Scalar> Derived<'_, T> {
                 linalg::sum([t, x, bias.values()], |t, x, b| t * x * b)
             }
             Self::Times(bias) => {
+                // The outputs of a channel share one bias, so it is multiplied in once per channel.
                 let each = bias.each();
                 let of_channel = |channel: usize| {
                     let [t, x] = [t, x].map(|values| &values[channel * each..][..each]);
@@ -703,6 +719,7 @@ pub(super) fn epsilon<T: Scalar>(stabilizer: Stabilizer, totals: &[T]) -> T {
         Stabilizer::Absolute(epsilon) => T::from_f64(epsilon),
         Stabilizer::RelativeToRms(epsilon) => match root_mean_square(totals) {
             rms if rms == T::zero() => rms,
+            // The reciprocal of a smaller ε is infinite.
             rms => (T::from_f64(epsilon) * rms).max(T::min_positive_value()),
         },
     }
@@ -735,6 +752,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
     }
 
     fn t(self, term: &Term) -> &'a [T] {
+        // The vectors t follow one another, each with all samples.
         let size = self.shares.samples * self.ruled.outputs;
         &self.shares.t[term.t * size..][..size]
     }
@@ -779,6 +797,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
             linalg::add_scaled(T::one(), row, &mut out[place * outputs..][..outputs]);
         }
         for (place, t, derived) in self.derived(sample) {
+            // Several groups can add to the same row.
             let row = out[place * outputs..][..outputs].iter_mut().zip(t);
             match derived {
                 Derived::Times(bias) => {
@@ -862,6 +881,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
     /// the inputs where u is 0.
     pub fn apply_transposed(self, sample: usize, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
         self.sum(out, buffers, |term, out, _| {
+            // Aᵀ X = Σ diag(t) Vᵀ diag(u) X. The map itself applies Vᵀ.
             match self.u_of(term, sample) {
                 Some(u) => self.ruled.map(term.v).apply_scaled(u, x, out),
                 None => self.ruled.map(term.v).apply(x, out),
@@ -875,6 +895,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
     /// [`apply_transposed`](Self::apply_transposed).
     pub fn apply(self, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
         self.sum(out, buffers, |term, out, buffers| {
+            // A X = Σ diag(u) V diag(t) X, so X is scaled first.
             let mut scaled = buffers.values.take(x.len());
             self.scale(x, self.t(term), &mut scaled);
             match self.u(term) {
@@ -891,6 +912,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
     /// Multiplies each sample's columns by its t.
     fn scale(self, x: &[T], t: &[T], scaled: &mut [T]) {
         let outputs = self.ruled.outputs;
+        // The number of values in a sample's columns.
         let size = x.len() / t.len() * outputs;
         for ((x, scaled), t) in
             x.chunks_exact(size).zip(scaled.chunks_exact_mut(size)).zip(t.chunks_exact(outputs))

@@ -149,6 +149,7 @@ impl Geometry {
         let taps = self.kernel[axis];
         match direction {
             Direction::Down => {
+                // Only the phases of the fine side that some tap falls on are laid out.
                 let mut phases: Vec<usize> = (0..taps).map(|tap| reach(tap) % stride).collect();
                 phases.sort_unstable();
                 phases.dedup();
@@ -162,6 +163,7 @@ impl Geometry {
                         .min(fine.saturating_sub(first).div_ceil(stride));
                     Run { first, step: stride, count, at }
                 });
+                // The list has the phase of every tap, so the position always exists.
                 let place = |tap: usize| {
                     phases.iter().position(|&phase| phase == reach(tap) % stride).unwrap_or(0)
                 };
@@ -189,6 +191,7 @@ impl Geometry {
                     let count = fine.saturating_sub(first).div_ceil(stride);
                     (from, Run { first, step: stride, count, at: 0 })
                 };
+                // A phase from fine + padding on has no value inside the fine side.
                 let runs: Vec<(usize, Run)> = (0..stride.min(fine + padding)).map(run).collect();
                 let least = runs
                     .iter()
@@ -202,17 +205,21 @@ impl Geometry {
                     .map(|(from, run)| from + run.count)
                     .max()
                     .unwrap_or(1);
+                // Zeros before the coarse values, for the furthest tap of the first place.
                 let front = (reach(taps - 1) / stride).saturating_sub(least);
                 let tap = |tap: usize| {
                     let (from, _) = runs.get(reach(tap) % stride)?;
                     let shift = reach(tap) / stride;
+                    // Place q takes coarse index q - shift, laid out `front` places later.
                     Some((reach(tap) % stride, 0, (from + front).checked_sub(shift)?))
                 };
                 Axis {
+                    // Coarse values from `most` on only reach the padding.
                     sources: vec![Run { first: 0, step: 1, count: coarse.min(most), at: front }],
                     taps: (0..taps).map(tap).collect(),
                     targets: runs.iter().map(|(_, run)| *run).collect(),
                     length: most + front,
+                    // The zeros in front of the next line also serve as those after this one.
                     shared: (coarse.min(most) + front).max(most),
                 }
             }
@@ -297,6 +304,7 @@ pub(crate) fn reach<T: Scalar>(
         let (of_from, of_to) = (from.size[0] * from.size[1], to.size[0] * to.size[1]);
         grow(&mut sums, of_from + of_to);
         let (magnitudes, largest) = sums[..of_from + of_to].split_at_mut(of_from);
+        // Σ |source| over the channels at each position, and the largest |u| of any channel.
         magnitudes.fill(T::zero());
         for plane in source.chunks_exact(of_from) {
             magnitudes.iter_mut().zip(plane).for_each(|(sum, v)| *sum += v.abs());
@@ -335,6 +343,7 @@ impl<T: Scalar> Shifted<T> {
         };
         let [rows, columns] = [geometry.axis(0, direction), geometry.axis(1, direction)];
         let (height, pitch) = (rows.length, columns.shared);
+        // One plane for each pair of a row phase and a column phase, with the columns innermost.
         let phases = rows
             .sources
             .iter()
@@ -364,6 +373,7 @@ impl<T: Scalar> Shifted<T> {
                     .collect()
                 };
                 let (of_rows, of_columns) = (of_axis(&rows, r), of_axis(&columns, c));
+                // This happens if the stride is larger than the fine side.
                 if row.count == 0 || column.count == 0 {
                     continue;
                 }
@@ -379,9 +389,11 @@ impl<T: Scalar> Shifted<T> {
                             .map(move |&(x, of_x, at_x)| (y * kernel[1] + x, place(of_x, at_x)))
                     })
                     .collect();
+                // Relative to the group's first channel, so all groups share them.
                 let offsets = (0..sources)
                     .flat_map(|channel| taps.iter().map(move |(_, at)| channel * per_channel + at));
                 let offsets: Vec<usize> = offsets.collect();
+                // In the order in which `combine` reads them.
                 let mut ordered = Vec::with_capacity(groups * targets * offsets.len());
                 let area = kernel[0] * kernel[1];
                 for group in 0..groups {
@@ -445,6 +457,7 @@ impl<T: Scalar> Shifted<T> {
     /// Computes the product for parts of the target's channels: whole tiles, or whole groups.
     fn correlate(&self, source: &[T], target: &mut [T]) {
         let plane = self.target.size[0] * self.target.size[1];
+        // A part must not cut a tile, because its weights are stored side by side.
         let together = if self.groups == 1 { TILE } else { self.target.channels / self.groups };
         share_out(target, plane, together, self.multiply_adds >= SHARED, |first, target| {
             T::with_scratch(|scratch| {
@@ -469,6 +482,7 @@ impl Source {
     fn lay_out<T: Scalar>(&self, values: &[T], out: &mut [T]) {
         let [height, width] = self.planes.size;
         let phases = self.phases.len();
+        // The planes are ordered by channel, then by phase.
         super::each_chunk(out, self.height * self.pitch, |number, plane| {
             plane.fill(T::zero());
             let [rows, columns] = &self.phases[number % phases];
@@ -482,6 +496,7 @@ impl Source {
                 if columns.step == 1 {
                     to.copy_from_slice(&from[columns.first..][..columns.count]);
                 } else {
+                    // A run without values may begin after the end of the line.
                     let from = from[columns.first.min(width)..].iter().step_by(columns.step);
                     to.iter_mut().zip(from).for_each(|(to, &v)| *to = v);
                 }
@@ -527,6 +542,7 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
         for phase in of.phases.iter().filter(|phase| phase.taps > 0) {
             let [rows, columns] = phase.runs;
             let (pitch, depth) = (of.source.pitch, phase.offsets.len());
+            // One run across the gaps between lines, where sums are computed but never used.
             let length = (rows.count - 1) * pitch + columns.count;
             // Whether the sums have the layout of the target, so that they need not be copied.
             let direct = rows.step == 1
@@ -542,6 +558,7 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
             while done < channels {
                 let group = (first + done) / of_group;
                 let in_group = (first + done) % of_group;
+                // A part may begin or end inside a group.
                 let count = (of_group - in_group).min(channels - done);
                 let source = &source[group * group_size..];
                 let weights = &phase.weights[group * of_group * depth..][..of_group * depth];
@@ -550,6 +567,7 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
                     if !direct {
                         grow(block, count * BLOCK);
                     }
+                    // This part of the source stays in the cache while all tiles use it.
                     for some in
                         (0..depth).step_by(together).map(|some| some..depth.min(some + together))
                     {
@@ -558,6 +576,7 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
                             .filter(|tile| tile.start >= in_group && tile.start < in_group + count)
                         {
                             let offsets = &phase.offsets[some.clone()];
+                            // A tile's weights are ordered by offset.
                             let weights = &weights[tile.start * depth..]
                                 [some.start * tile.len()..some.end * tile.len()];
                             let place = tile.start - in_group;
@@ -620,6 +639,7 @@ fn spread<T: Scalar>(
     while at < from + made.len() {
         let (row, column) = (at / pitch, at % pitch);
         let rest = (pitch - column).min(from + made.len() - at);
+        // Sums in the gap between two lines belong to no target.
         if column < columns.count {
             let count = rest.min(columns.count - column);
             let values = &made[at - from..][..count];

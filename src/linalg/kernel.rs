@@ -100,6 +100,7 @@ lanes!(
     partial_store_f32s,
     splat_f32s,
     add_f32s,
+    // Not `mul_add`, which calls a slow function on processors without a fused instruction.
     mul_add_e_f32s,
     reduce_sum_f32s
 );
@@ -179,10 +180,12 @@ fn tile<S: Simd, T: Lanes, const V: usize, const N: usize>(
     let (lanes, height) = (T::lanes::<S>(), rows.len());
     let mut places = [0; V];
     for v in 0..V {
+        // `combine` never passes fewer rows than a vector has lanes, so this does not underflow.
         places[v] = (v * lanes).min(height - lanes);
     }
     let zero = T::splat(simd, T::default());
     let mut sums = [[zero; V]; N];
+    // Each vector of w is loaded once for all N columns of y.
     let mut of_w = [zero; V];
     for (&at, x) in offsets.iter().zip(x) {
         let w = &w[at + rows.start..at + rows.end];
@@ -279,6 +282,7 @@ pub fn dots<S: Simd, T: Lanes, const M: usize, const N: usize>(
             }
         }
     }
+    // The remaining values, padded with zeros, are added to the same lanes.
     if !w_rest[0].is_empty() {
         for c in 0..N {
             of_s[c] = T::load(simd, s_rest[c]);

@@ -54,8 +54,10 @@ impl<T: Scalar> WithSimd for Apply<'_, T> {
                 if apart {
                     grow(panel, height * FEW);
                 }
+                // Copying a part of W only pays if several groups read the copy.
                 if !apart || groups.len() < 3 {
                     for at in &mut offsets[..*listed] {
+                        // From an index within `depth` to where the column begins in W.
                         *at = (first + *at) * stride;
                     }
                     for group in groups.iter() {
@@ -64,8 +66,10 @@ impl<T: Scalar> WithSimd for Apply<'_, T> {
                     continue;
                 }
                 for at in &mut offsets[..*listed] {
+                    // The same in the panel, where columns are `height` apart.
                     *at *= height;
                 }
+                // Each page-high part of these columns is copied once and multiplied by all groups.
                 for top in (0..outputs).step_by(height) {
                     let rows = top..outputs.min(top + height);
                     for (i, packed) in depth.clone().zip(panel.chunks_exact_mut(height)) {
@@ -132,9 +136,11 @@ impl<T: Scalar> Scratch<T> {
                 *start = c * outputs;
             }
             let scale = u.map(|u| &u[group[0] / per_sample * inputs + depth.start..]);
+            // The columns are in ascending order, so the first and the last decide.
             let one_sample = group[0] / per_sample == group[width - 1] / per_sample;
             let (offsets, x) = (&mut offsets[first..], &mut prepared[at..]);
             let count = match (width, scale) {
+                // These cases only differ in N, which must be known at compile time.
                 (1, None) => list::<T, 1>([values(group[0])], None, offsets, x),
                 (1, scale) => list::<T, 1>([values(group[0])], scale, offsets, x),
                 (2, scale) if one_sample || scale.is_none() => {

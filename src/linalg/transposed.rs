@@ -37,6 +37,7 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { w, u, per_sample, x, y, scratch } = self;
         let Matrix { values: w, stride, outputs, inputs } = w;
+        // `project` adds the scalar products part by part. Inputs that are not listed stay 0.
         x.fill(T::zero());
         let samples = y.len() / outputs / per_sample.max(1);
         let Scratch { groups, offsets: lists, .. } = scratch;
@@ -80,6 +81,7 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
                 first += count;
             }
         }
+        // Each block of W stays in the cache while all groups use it.
         for start in (0..outputs).step_by(LENGTH) {
             let length = start..outputs.min(start + LENGTH);
             let breadth = (CACHED / length.len()).max(16);
@@ -89,6 +91,7 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
             for end in (0..inputs).step_by(breadth).map(|first| inputs.min(first + breadth)) {
                 for group in groups.iter_mut() {
                     let list = &lists[group.first + group.x..group.first + group.count];
+                    // The lists are ascending, so the entries of this block come next.
                     let count = list.partition_point(|&i| i < end);
                     group.x += count;
                     let columns = group.columns[0]..group.columns[0] + group.width;
@@ -104,6 +107,7 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
                 }
             }
         }
+        // The rows are multiplied by u only now, when their sums are complete.
         let Some(u) = u.filter(|_| per_sample > 0) else { return };
         for (sample, x) in x.chunks_exact_mut(inputs * per_sample).enumerate() {
             let u = u.column(sample, inputs);
@@ -147,6 +151,7 @@ fn project<S: Simd, T: Scalar>(
     }
     macro_rules! rows {
         ($c:expr, $m:literal, $n:literal) => {
+            // $m columns of W at a time, then pairs, then at most one.
             let mut chunks = list.chunks_exact($m);
             for list in &mut chunks {
                 block!(list, $m, $c, $n);

@@ -83,6 +83,7 @@ pub(crate) fn list_nonzero_rows<T: Scalar>(values: &[T], list: &mut [usize]) -> 
     }
     let mut count = 0;
     for i in 0..rows {
+        // In place: `count` never passes i, so no flag is overwritten unread.
         let any = list[i];
         list[count] = i;
         count += any;
@@ -108,6 +109,7 @@ impl<T: Scalar> WithSimd for MaxAbs<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
+        // Separate maxima, so that the loop is vectorized.
         const LANES: usize = 32;
         let (chunks, rest) = self.values.as_chunks::<LANES>();
         let (mut lanes, mut not_a_number) = ([T::zero(); LANES], false);
@@ -115,6 +117,7 @@ impl<T: Scalar> WithSimd for MaxAbs<'_, T> {
             for l in 0..LANES {
                 let v = chunk[l].abs();
                 not_a_number |= v.is_nan();
+                // Comparisons with NaN are false, so a NaN needs a flag.
                 lanes[l] = if v > lanes[l] { v } else { lanes[l] };
             }
         }
@@ -158,6 +161,7 @@ pub(crate) fn sum<T: Scalar>([a, b, c]: [&[T]; 3], f: impl Fn(T, T, T) -> T + Sy
         let rest: T = a_rest.iter().zip(b_rest).zip(c_rest).map(|((&a, &b), &c)| f(a, b, c)).sum();
         (lanes.iter().copied().sum::<T>() + rest).as_f64()
     };
+    // Runs are added in double precision, so the error hardly grows with the number of values.
     let of_part = |part: usize| -> f64 {
         let range = part * PART..a.len().min((part + 1) * PART);
         let [a, b, c] = [a, b, c].map(|values| &values[range.clone()]);
@@ -177,6 +181,7 @@ pub(crate) fn sum_in_order(terms: usize, work: usize, term: impl Fn(usize) -> f6
             .into_par_iter()
             .with_min_len(least)
             .map(&term)
+            // Collected first, because rayon's `sum` adds in an order that depends on the threads.
             .collect::<Vec<f64>>()
             .into_iter()
             .sum();

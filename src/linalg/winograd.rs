@@ -61,6 +61,7 @@ impl<T: Scalar> Winograd<T> {
         for tile in tiles(target.channels) {
             for channel in 0..source.channels {
                 for (n, of_target) in tile.clone().enumerate() {
+                    // Transformed in double precision, so that each weight is rounded only once.
                     let g: [[f64; 3]; 3] = std::array::from_fn(|y| {
                         std::array::from_fn(|x| weight(of_target, channel, y, x).as_f64())
                     });
@@ -72,6 +73,7 @@ impl<T: Scalar> Winograd<T> {
                     let rows = (0..4).map(|y| along(columns[0][y], columns[1][y], columns[2][y]));
                     for (y, row) in rows.enumerate() {
                         for (x, v) in row.into_iter().enumerate() {
+                            // In the order in which `combine` reads them.
                             let place = (y * 4 + x) * target.channels;
                             weights[(place + tile.start) * source.channels
                                 + channel * tile.len()
@@ -95,6 +97,7 @@ impl<T: Scalar> Winograd<T> {
         // A few rows of patches at a time, so that one place of all their channels stays in the
         // cache.
         let strip = (TOGETHER / self.source.channels / across).clamp(1, down);
+        // Taken out instead of borrowed, because the closures below borrow the scratch.
         let mut patches = T::with_scratch(|scratch| std::mem::take(&mut scratch.planes));
         for first in (0..down).step_by(strip) {
             let rows = first..down.min(first + strip);
@@ -159,9 +162,12 @@ impl<T: Scalar> WithSimd for Transform<'_, T> {
         let across = of.target.size[1].div_ceil(2);
         let count = rows.len() * across;
         // Each line is stored as its even and its odd columns, surrounded by zeros.
+        // Patch t reads the places t and t + 1 of both halves.
         let size = across + 1;
+        // Neighboring rows of patches share two lines.
         let depth = 2 * rows.len() + 2;
         grow(lines, depth * 2 * size + 2 * size);
+        // `combined` holds one line of Bᵀ d.
         let (lines, combined) = lines.split_at_mut(depth * 2 * size);
         for (line, out) in lines.chunks_exact_mut(2 * size).enumerate() {
             out.fill(T::zero());
@@ -185,6 +191,7 @@ impl<T: Scalar> WithSimd for Transform<'_, T> {
         }
         for row in 0..rows.len() {
             let line = |k: usize| &lines[(2 * row + k) * 2 * size..][..2 * size];
+            // The rows of Bᵀ: d0 - d2, d1 + d2, d2 - d1, d1 - d3.
             for (y, (a, b, minus)) in
                 [(0, 2, true), (1, 2, false), (2, 1, true), (1, 3, true)].into_iter().enumerate()
             {
@@ -199,6 +206,7 @@ impl<T: Scalar> WithSimd for Transform<'_, T> {
                         *out = a + b;
                     }
                 }
+                // B combines the columns (even, odd, next_even, next_odd) like the rows.
                 let (even, odd) = combined.split_at(size);
                 let (even, next_even) = (&even[..across], &even[1..]);
                 let (odd, next_odd) = (&odd[..across], &odd[1..]);
@@ -250,6 +258,7 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
         let count = rows.len() * across;
         let depth = of.source.channels;
         grow(products, channels * PLACES * count);
+        // The patches are channels x places x count.
         let offsets: Vec<usize> = (0..depth).map(|channel| channel * PLACES * count).collect();
         for place in 0..PLACES {
             let source = &patches[place * count..];
@@ -297,6 +306,7 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
                     line
                 });
                 let [m0, m1, m2, m3] = &mut lines;
+                // The rows of Aᵀ: m0 + m1 + m2, m1 - m2 - m3.
                 for p in 0..count {
                     let (a, b, c, d) = (m0[p], m1[p], m2[p], m3[p]);
                     m0[p] = a + b + c;
@@ -307,6 +317,7 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
                 // Multiplies by A from the right while writing the outputs.
                 for y in 0..2 {
                     let at = 2 * (rows.start + row) + y;
+                    // With an odd height, the last row of patches has one line too many.
                     if at >= height {
                         continue;
                     }
@@ -317,6 +328,7 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
                     for (t, pair) in pairs.iter_mut().enumerate() {
                         *pair = [m0[t] + m1[t] + m2[t], m1[t] - m2[t] - m3[t]];
                     }
+                    // With an odd width, the last patch has only its first column.
                     for out in last {
                         *out = m0[across - 1] + m1[across - 1] + m2[across - 1];
                     }
