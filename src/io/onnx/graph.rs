@@ -57,6 +57,7 @@ impl<T: Scalar> Reader<T> {
             values.insert(name, Value::Constant(constant));
         }
         let inputs: Vec<_> =
+            // Older files list the initializers among the inputs.
             graph.input.iter().filter(|input| !values.contains_key(&input.name)).collect();
         let [input] = inputs.as_slice() else {
             let names: Vec<_> = inputs
@@ -102,6 +103,8 @@ impl<T: Scalar> Reader<T> {
             |bytes: &Bytes| Node::decode(bytes.clone()).map_err(|e| malformed(e.to_string()));
         for bytes in &graph.node {
             for input in decode(bytes)?.input {
+                // A bias can be merged into the layer before it only if nothing else reads that
+                // layer.
                 *self.steps.uses.entry(input).or_default() += 1;
             }
         }
@@ -126,6 +129,7 @@ impl<T: Scalar> Reader<T> {
         let mut inputs = Vec::with_capacity(node.input.len());
         for input in &node.input {
             let value = self.values.get(input).cloned();
+            // An empty name stands for an optional input that is absent.
             if value.is_none() && !input.is_empty() {
                 let (name, input) = (shortened(&name), shortened(input));
                 let reason = format!(
@@ -165,6 +169,7 @@ impl<T: Scalar> Reader<T> {
             let folded = fold(node, &[Some(&of)], &self.steps.budget);
             self.computed(index, &name, &operator, folded, steps)
         } else if &*operator == "Shape" || steps.iter().all(|&step| self.steps[step].uncomputed) {
+            // This computes a shape from an unknown one, as after an unsupported node.
             self.uncomputed(index, &name, &operator, Kind::Behind(steps))
         } else {
             match self.steps.operator(node, &operator, &inputs, &steps) {
@@ -217,6 +222,8 @@ impl<T: Scalar> Reader<T> {
                 && self.steps[step].dims.is_none()
             {
                 self.steps[step].dims =
+                    // With a shape from elsewhere, the nodes after an unsupported one can be
+                    // checked too.
                     gemm_outputs(node, &inputs).or_else(|| self.said_shape(graph, output));
             }
             self.values.insert(output.clone(), value);

@@ -196,6 +196,7 @@ impl<T: Scalar> Steps<T> {
         mut kind: Kind<T>,
     ) -> usize {
         if let Kind::Joined { of, .. } = &kind {
+            // `follow` compares this total with the limit.
             self.joined += of.len();
         }
         let (mut dims, mut nonnegative) = (None, false);
@@ -208,6 +209,7 @@ impl<T: Scalar> Steps<T> {
             let of = kind.inputs().iter().filter_map(|&step| self[step].dims.as_ref());
             dims = of.max_by_key(|dims| Tensor::count(dims)).cloned();
         }
+        // Casts to integers are rejected, so the output of a cast is never whole.
         let whole = &**operator != "Cast" && kind.inputs().iter().any(|&step| self[step].whole);
         self.list.push(Step {
             node: Some(index),
@@ -229,6 +231,7 @@ impl<T: Scalar> Steps<T> {
             Kind::Layers(of, layers) => {
                 let Some(dims) = &self[*of].dims else { return Ok((None, false)) };
                 let mut shape = shape_of(dims)?;
+                // Whether the values after the layers so far are known to be nonnegative.
                 let mut sign = self[*of].nonnegative;
                 for layer in layers {
                     (shape, sign) = match layer.operator(shape).map_err(|e| e.to_string())? {
@@ -249,6 +252,7 @@ impl<T: Scalar> Steps<T> {
                         Operator::PerChannel(functions) => {
                             (shape, functions.iter().all(|function| function.is_nonnegative(sign)))
                         }
+                        // Steps have no branches yet. They are made from joins at the end.
                         Operator::Branches(..) | Operator::Softmax(_) => (shape, false),
                     };
                 }

@@ -46,6 +46,7 @@ impl Windows {
                 // divided equally between both sides, and if it is odd, one side gets one more.
                 for axis in 0..2 {
                     let size =
+                        // For a sequence, both entries describe its only spatial axis.
                         *given.dims.get(given.dims.len() - rank + axis.min(rank - 1)).unwrap_or(&1);
                     let (kernel, stride, dilation) = (kernel[axis], stride[axis], dilation[axis]);
                     let reach = kernel
@@ -133,6 +134,7 @@ impl<T: Scalar> Steps<T> {
             );
         }
         let windows = Windows::of(given, kernel)?;
+        // A padding before a transposed convolution is rejected below.
         let windows = if operator == "Conv" { windows.padded(by)? } else { windows };
         let groups = usize::try_from(node.int("group", 1)).map_err(|_| "its group is negative")?;
         let (weights, bias): (Vec<T>, Option<Vec<T>>) =
@@ -225,6 +227,7 @@ impl<T: Scalar> Steps<T> {
                         .to_owned(),
                 );
             }
+            // The zeros of a separate padding are inputs of the pooling, so they always count.
             let counted = counted || !by.is_empty();
             match rank {
                 1 => one(pool!(AvgPool1d).count_include_pad(counted)),
@@ -275,6 +278,7 @@ impl<T: Scalar> Steps<T> {
         let (before, behind) = pads.split_at(axes.len());
         for (axis, (&before, &behind)) in axes.into_iter().zip(before.iter().zip(behind)) {
             let axis = axis.ok_or("one of its axes does not exist")?;
+            // Axes 0 and 1 are samples and channels.
             match (axis.checked_sub(2), usize::try_from(before), usize::try_from(behind)) {
                 (Some(axis), Ok(before), Ok(behind)) => by[axis] = [before, behind],
                 _ if before == 0 && behind == 0 => {}
@@ -305,6 +309,7 @@ pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<
             super::shortened(node.text("mode"))
         ));
     }
+    // Since version 11 of the operator set, Resize has a region of interest before the scales.
     let scales = if operator == "Upsample" || given.inputs.len() == 2 { 1 } else { 2 };
     let scales = match given.constant(scales).and_then(Constant::numbers) {
         Some(scales) if !scales.is_empty() => scales,
