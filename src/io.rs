@@ -214,6 +214,7 @@ impl StateDict {
     pub fn tensor<T: Scalar>(&self, name: &str) -> Result<(Vec<usize>, Vec<T>), Error> {
         let missing = || {
             let notes = self.left_out.get(name).map(|what| format!("{name} is {what}"));
+            // A left-out tensor is in the file, so it is not listed as missing.
             let missing = notes.is_none().then(|| name.to_owned());
             Error::StateDict {
                 missing: missing.into_iter().collect(),
