@@ -149,6 +149,7 @@ impl StateDict {
         if beginning.starts_with(archive::Archive::MAGIC) {
             let archive = archive::Archive::open(whole)?;
             #[cfg(feature = "pytorch")]
+            // Both formats are zip archives, and the names of their files tell them apart.
             if pytorch::is_checkpoint(&archive)? {
                 return Self::of_checkpoint(archive);
             }

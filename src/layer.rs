@@ -632,6 +632,7 @@ pub(crate) fn scale_columns<T: Scalar>(values: &mut [T], by: &[T], rows: usize) 
         // There are no columns, as for the sinks of a rule that loses no relevance.
         return;
     }
+    // The columns of a sample are neighbors.
     for (values, by) in values.chunks_exact_mut(rows * per_sample).zip(by.chunks_exact(rows)) {
         for column in values.chunks_exact_mut(rows) {
             linalg::zip_parts(column, by, |_, column, by| {

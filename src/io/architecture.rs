@@ -563,7 +563,6 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
                 (arguments.number("beta", 0, 1.0)?, arguments.number("threshold", 1, 20.0)?);
             Arc::new(Softplus::new(beta, threshold).map_err(refused)?)
         }
-        // ReLU6 is a Hardtanh from 0 to 6.
         "ReLU6" => {
             arguments.inplace(0)?;
             Arc::new(HardTanh::new(0.0, 6.0).map_err(refused)?)

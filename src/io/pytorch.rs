@@ -130,6 +130,7 @@ impl StateDict {
         let mut load = || {
             machine.load().map_err(|reason| malformed(&reason)).map(|value| (value, machine.at()))
         };
+        // The magic number, which `is_legacy` has checked.
         load()?;
         if !matches!(load()?.0, Value::Int(1001)) {
             return Err(malformed(
@@ -137,6 +138,7 @@ impl StateDict {
                  or later",
             ));
         }
+        // Facts about the machine.
         load()?;
         let (root, _) = load()?;
         let (keys, mut at) = load()?;
@@ -381,6 +383,7 @@ impl Collected<'_> {
         match key {
             Value::Text(key) => self.value(item, &join(name, key), depth + 1),
             Value::Int(key) => self.value(item, &join(name, &key.to_string()), depth + 1),
+            // A key of another type cannot be part of a name.
             _ => Ok(()),
         }
     }

@@ -337,8 +337,7 @@ elementwise!(
         if scaled > T::from_f64(this.threshold) { z } else { scaled.exp().ln_1p() / beta }
     },
     // The function jumps at the threshold. A slope bound exists only if rounding hides the jump.
-    // At z = threshold / beta it jumps by ln(1 + exp(-threshold)) / beta, about exp(-threshold) /
-    // beta.
+    // At z = threshold / beta, the jump is ln(1 + exp(-threshold)) / beta.
     |this| Some(1.0).filter(|_| (-this.threshold).exp() <= T::epsilon().as_f64() * this.threshold),
     // The logarithm is positive. Above the threshold the value is z, which is positive unless the
     // threshold is negative.

@@ -198,9 +198,8 @@ impl<T: Scalar> Convolution<T> {
                     .filter(|&size| size > 0)
                     .ok_or_else(too_small)?
             } else {
+                // PyTorch's size: (input + padding on both sides - reach) / stride + 1, rounded down.
                 given
-                    // PyTorch's size: (input + padding on both sides - reach) / stride + 1, rounded
-                    // down.
                     .checked_add(both)
                     .and_then(|room| room.checked_sub(reach))
                     .ok_or_else(too_small)?
@@ -561,9 +560,8 @@ impl<T: Scalar> ConvolutionMap<T> {
         };
         let make = if of_sum { Correlation::plain } else { Correlation::new };
         cell.get_or_init(|| match &self.mapped {
-            // `make` copies the weights into its own order, so mapped ones are needed only for this
-            // call.
             None => make(&self.geometry, direction, &self.weights),
+            // `make` copies the weights into its own order, so the mapped ones are temporary.
             Some(f) => make(
                 &self.geometry,
                 direction,

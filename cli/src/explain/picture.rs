@@ -174,6 +174,7 @@ fn cut(name: &str) -> String {
 /// Means of neighboring values, so that no side is longer than a map's largest.
 fn coarser(values: &[f32], shape: Shape) -> (Vec<f32>, Shape) {
     let &[channels, height, width] = shape.dims() else { return (values.to_vec(), shape) };
+    // A square is the mean of up to tall x wide values. At the edges there can be fewer.
     let (tall, wide) = (height.div_ceil(LARGEST), width.div_ceil(LARGEST));
     let (rows, columns) = (height.div_ceil(tall), width.div_ceil(wide));
     let (mut sums, mut counts) =

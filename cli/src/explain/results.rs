@@ -108,6 +108,7 @@ impl<'a, W: Write> Results<'a, W> {
     }
 
     pub fn finish(mut self) -> Result<(), Failure> {
+        // Closing the JSON object consumes its writer, so take it out.
         self.write(|text| match std::mem::replace(text, Text::Closed) {
             Text::Tables(out) => Ok(out.flush()?),
             Text::Json(json) => Ok(json.finish()?.flush()?),

@@ -69,9 +69,9 @@ impl Rows {
         let separator = separator(&String::from_utf8_lossy(first));
         file.consume(mark);
         let mut builder = csv::ReaderBuilder::new();
-        #[allow(clippy::cast_possible_truncation)] // one of three
         // Rows of any length are accepted here, so that their error can give a hint. The first line
         // is a row too.
+        #[allow(clippy::cast_possible_truncation)] // one of three
         builder.delimiter(separator as u8).trim(csv::Trim::All).flexible(true).has_headers(false);
         Ok(Self {
             reader: builder.from_reader(file),

@@ -46,8 +46,8 @@ impl<'a> Arguments<'a> {
     /// The value of an argument, found by name, or by position if it was printed without a name.
     pub fn text(&self, name: &str, place: usize) -> Option<&'a str> {
         let named = self.0.iter().find(|argument| argument.name == Some(name));
+        // An argument with another name at this position is not the one asked for.
         let found =
-            // An argument with another name at this position is not the one asked for.
             named.or_else(|| self.0.get(place).filter(|argument| argument.name.is_none()))?;
         found.seen.set(true);
         Some(found.value)

@@ -145,9 +145,9 @@ impl<T: Scalar> Steps<T> {
         };
         let factor = factor
             .filter(|factor| factor.is_finite() && !matches!(self[step].kind, Kind::Refused(..)));
+        // A factor stays separate until `merge_factors`, unless it completes an activation without
+        // factors.
         let known =
-            // A factor stays separate until `merge_factors`, unless it completes an activation
-            // without factors.
             if factor.is_some() { unscaled(&expressions) } else { recognized(&expressions) };
         if let Some(kind) = known {
             return Ok(Made::Step(kind, expressions));

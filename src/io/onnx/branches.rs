@@ -351,6 +351,7 @@ impl Dominators {
             let (mut parting, mut count) = (first, 1);
             while let Some(&end) = rest.get(count) {
                 let common = self.common(parting, end);
+                // The two paths have nothing in common after `begin`.
                 if common == begin {
                     break;
                 }

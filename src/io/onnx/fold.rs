@@ -100,8 +100,8 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
         }
         "Concat" => {
             let parts: Vec<&Constant> = inputs.iter().copied().collect::<Option<_>>()?;
+            // Exporters concatenate the sizes of shapes, so vectors of integers are enough.
             let values: Option<Vec<&[i64]>> =
-                // Exporters concatenate the sizes of shapes, so vectors of integers are enough.
                 parts.iter().map(|part| part.as_ints().filter(|_| part.dims.len() == 1)).collect();
             Some(Constant::ints(values?.concat()))
         }

@@ -56,8 +56,8 @@ impl<T: Scalar> Reader<T> {
             let constant = Constant::read(&tensor, folder, &budget).map_err(refused)?;
             values.insert(name, Value::Constant(constant));
         }
+        // Older files list the initializers among the inputs.
         let inputs: Vec<_> =
-            // Older files list the initializers among the inputs.
             graph.input.iter().filter(|input| !values.contains_key(&input.name)).collect();
         let [input] = inputs.as_slice() else {
             let names: Vec<_> = inputs
@@ -145,6 +145,7 @@ impl<T: Scalar> Reader<T> {
             .flatten()
             .filter_map(|value| if let Value::Step(step) = value { Some(*step) } else { None })
             .collect();
+        // Operators of other domains keep the domain, as in `ai.onnx.ml.Scaler`.
         let domain =
             if is_standard(&node.domain) { String::new() } else { format!("{}.", node.domain) };
         let operator: Rc<str> = (domain + &node.op_type).into();
@@ -221,9 +222,9 @@ impl<T: Scalar> Reader<T> {
             if let Value::Step(step) = value
                 && self.steps[step].dims.is_none()
             {
+                // With a shape from elsewhere, the nodes after an unsupported one can be checked
+                // too.
                 self.steps[step].dims =
-                    // With a shape from elsewhere, the nodes after an unsupported one can be
-                    // checked too.
                     gemm_outputs(node, &inputs).or_else(|| self.said_shape(graph, output));
             }
             self.values.insert(output.clone(), value);
@@ -234,6 +235,7 @@ impl<T: Scalar> Reader<T> {
     /// The shape of a value for one sample, if the file contains it.
     fn said_shape(&mut self, graph: &proto::Graph, name: &str) -> Option<Vec<usize>> {
         let batch = self.steps.batch;
+        // Decoded at most once, and only if a shape is unknown.
         let shapes = self.shapes.get_or_insert_with(|| {
             let said =
                 graph.value_info.iter().filter_map(|bytes| ValueInfo::decode(bytes.clone()).ok());

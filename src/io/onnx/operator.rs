@@ -145,8 +145,8 @@ impl<T: Scalar> Steps<T> {
                     )
                 };
                 let (offset, scale) = (of(offset, 0.0)?, of(scale, 1.0)?);
+                // The operator computes (x - offset) scale.
                 let b: Vec<f64> =
-                    // The operator computes (x - offset) scale.
                     offset.iter().zip(&scale).map(|(offset, scale)| -offset * scale).collect();
                 affine(dims, &scale, &b)?
             }

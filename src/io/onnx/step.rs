@@ -207,6 +207,7 @@ impl<T: Scalar> Steps<T> {
         if dims.is_none() && keeps_shape(operator) {
             // Assume a shape, so that the nodes after an unsupported one are checked too.
             let of = kind.inputs().iter().filter_map(|&step| self[step].dims.as_ref());
+            // With broadcasting, the output is as large as the largest input.
             dims = of.max_by_key(|dims| Tensor::count(dims)).cloned();
         }
         // Casts to integers are rejected, so the output of a cast is never whole.
@@ -365,6 +366,7 @@ impl Given<'_> {
         let Some(constant @ Constant { values: Values::Floats(tensor), .. }) = constant else {
             return Err(format!("its {what} must be constant floating-point numbers"));
         };
+        // Before the conversion, which allocates this many numbers.
         self.budget.keep(constant.count())?;
         tensor.convert(what).map_err(refused)
     }

@@ -45,14 +45,16 @@ impl Windows {
                 // The output has one window for each stride. The padding that this requires is
                 // divided equally between both sides, and if it is odd, one side gets one more.
                 for axis in 0..2 {
+                    // For a sequence, both entries describe its only spatial axis.
                     let size =
-                        // For a sequence, both entries describe its only spatial axis.
                         *given.dims.get(given.dims.len() - rank + axis.min(rank - 1)).unwrap_or(&1);
                     let (kernel, stride, dilation) = (kernel[axis], stride[axis], dilation[axis]);
                     let reach = kernel
                         .saturating_sub(1)
                         .checked_mul(dilation)
                         .and_then(|reach| reach.checked_add(1));
+                    // The last window begins at `far`, and all windows together cover `whole`
+                    // values.
                     let far = size.div_ceil(stride.max(1)).saturating_sub(1).checked_mul(stride);
                     let whole = far
                         .zip(reach)
@@ -259,6 +261,7 @@ impl<T: Scalar> Steps<T> {
                 super::shortened(node.text("mode"))
             ));
         }
+        // Up to version 10 of the operator set, the value and the pads are attributes.
         let value = given
             .constant(2)
             .and_then(Constant::scalar)
@@ -318,6 +321,7 @@ pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<
                 .constant(3)
                 .and_then(Constant::numbers)
                 .ok_or("its scales or sizes must be constants")?;
+            // The scale of the batch axis is always 1, so its size is compared with itself.
             let given_sizes = std::iter::once(sizes.first().copied().unwrap_or(1.0))
                 .chain(given.dims.iter().map(|&dim| dim as f64));
             sizes.iter().zip(given_sizes).map(|(size, dim)| size / dim).collect()
