@@ -47,8 +47,8 @@ pub(crate) fn recognize(beginning: &[u8]) -> Option<&'static str> {
         [_, _, _, _, b'T', b'F', b'L', b'3', ..] => {
             Some("a TensorFlow Lite model: export the model to ONNX with tf2onnx")
         }
-        // ONNX models and saved models are protobuf messages whose first field (8) is a version
-        // number.
+        // ONNX models and saved models are protobuf messages that begin with a version number,
+        // which has the tag 8.
         [8, 1, 0x12, graph @ ..] if is_saved_model(graph) => Some(SAVED_MODEL),
         [8, 1..=20, ..] => Some(ONNX),
         _ => of_text(beginning),

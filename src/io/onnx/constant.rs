@@ -258,8 +258,8 @@ fn external(
             .map(|text| text.parse::<u64>().map_err(|_| format!("its {key} is not a number")))
             .transpose()
     };
-    // Without a length, the data extends to the end of the file.
     let from = number("offset")?.unwrap_or(0);
+    // Without a length, the data extends to the end of the file.
     let length = number("length")?.unwrap_or((whole.length() as u64).saturating_sub(from));
     whole.part(from, length).ok_or_else(|| {
         format!(

@@ -336,7 +336,7 @@ impl<T: Scalar> Steps<T> {
         };
         expression.and_then(known).or_else(|| {
             let Kind::Layers(_, layers) = &self[of].kind else { return None };
-            // `Scaled` cannot be nested.
+            // A model's text cannot contain a `Scaled` within another.
             let layer = layers.first().filter(|layer| layer.kind() != "Scaled")?;
             Some(Arc::new(Scaled::of(layer.clone(), argument, value).ok()?))
         })
