@@ -117,6 +117,7 @@ impl Place {
 fn list_sites(sites: &[Site<'_>]) -> String {
     const LISTED: usize = 12;
     let one = |site: &Site<'_>| match site.layer.to_string() {
+        // A layer without a name has its index as its name.
         index if index == site.name => format!("{index} ({})", site.kind),
         index => format!("{index} '{}' ({})", site.name, site.kind),
     };
@@ -194,6 +195,7 @@ impl<T: Scalar> Composite<T> {
 
     fn by_convolutions(rule: impl RelevanceRule<T> + 'static) -> Self {
         let rule: Arc<dyn RelevanceRule<T>> = Arc::new(rule);
+        // A preset is valid for any model, so its settings need not match a layer.
         let of_kind = |composite: Self, kind: &str| {
             composite.set(Place::Kind(kind.to_owned()), rule.clone(), false)
         };
@@ -205,6 +207,7 @@ impl<T: Scalar> Composite<T> {
     }
 
     fn called(self, name: impl Into<String>) -> Self {
+        // This comes last, because adding a setting removes the name.
         Self { name: Some(name.into()), ..self }
     }
 
@@ -248,6 +251,7 @@ impl<T: Scalar> Composite<T> {
         // The first setting matches every layer with learned weights, so Norm is for other layers.
         self.settings
             .iter()
+            // Later settings take precedence.
             .rev()
             .find(|setting| setting.place.is(site))
             .map_or(&Norm, |setting| &*setting.rule)

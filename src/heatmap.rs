@@ -71,6 +71,7 @@ impl Canvas {
     /// The color of a pixel, or `None` if it is outside the canvas.
     #[must_use]
     pub fn pixel(&self, x: usize, y: usize) -> Option<Rgb> {
+        // Beyond the width, the index would be that of a pixel in a row below.
         if x < self.width {
             self.pixels.get(y.checked_mul(self.width)?.checked_add(x)?).copied()
         } else {
@@ -94,6 +95,7 @@ impl Canvas {
         let below = y.saturating_add(height).min(self.height);
         let rows = self.pixels.chunks_exact_mut(self.width).take(below).skip(y);
         for row in rows {
+            // There is no such part if the rectangle begins to the right of the canvas.
             if let Some(part) = row.get_mut(x..right) {
                 part.fill(color);
             }
@@ -140,6 +142,7 @@ impl Canvas {
     pub fn draw_text(&mut self, x: usize, y: usize, text: &str, scale: usize, color: Rgb) {
         for (index, character) in text.chars().enumerate() {
             for (column, bits) in glyph(character).into_iter().enumerate() {
+                // Letters such as g have an eighth row below the line.
                 for row in (0..8).filter(|row| bits >> row & 1 == 1) {
                     let left = (index.saturating_mul(ADVANCE))
                         .saturating_add(column)

@@ -149,6 +149,7 @@ impl StateDict {
         if beginning.starts_with(archive::Archive::MAGIC) {
             let archive = archive::Archive::open(whole)?;
             #[cfg(feature = "pytorch")]
+            // Both formats are zip archives, and the names of their files tell them apart.
             if pytorch::is_checkpoint(&archive)? {
                 return Self::of_checkpoint(archive);
             }
@@ -214,6 +215,7 @@ impl StateDict {
     pub fn tensor<T: Scalar>(&self, name: &str) -> Result<(Vec<usize>, Vec<T>), Error> {
         let missing = || {
             let notes = self.left_out.get(name).map(|what| format!("{name} is {what}"));
+            // A left-out tensor is in the file, so it is not listed as missing.
             let missing = notes.is_none().then(|| name.to_owned());
             Error::StateDict {
                 missing: missing.into_iter().collect(),

@@ -164,6 +164,7 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     }
 }
 
+// Every method is forwarded, because a default would hide what the inner layer returns.
 macro_rules! forward_layer {
     ($($pointer:ty),*) => {$(
         impl<T: Scalar, L: Layer<T> + ?Sized> Layer<T> for $pointer {
@@ -378,6 +379,7 @@ pub(crate) struct Functions<T: Scalar> {
 
 impl<T: Scalar> Functions<T> {
     pub fn alike(function: Arc<dyn Elementwise<T>>) -> Self {
+        // No index reaches `each`, so all values have function 0.
         Self { functions: vec![function], each: usize::MAX }
     }
 
@@ -550,6 +552,7 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
         let mut unit = vec![T::zero(); self.inputs()];
         let mut column = vec![T::zero(); self.outputs()];
         for (&i, out) in listed.iter().zip(out.chunks_exact_mut(t.len())) {
+            // W (u_i e_i) is column i of W diag(u).
             unit[i] = u[i];
             self.apply(&unit, &mut column);
             unit[i] = T::zero();
@@ -566,6 +569,7 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
         let mut unit = vec![T::zero(); self.outputs()];
         let mut column = vec![T::zero(); self.inputs()];
         for (&k, out) in listed.iter().zip(out.chunks_exact_mut(u.len())) {
+            // Wᵀ (t_k e_k) is column k of Wᵀ diag(t).
             unit[k] = t[k];
             self.apply_transposed(&unit, &mut column);
             unit[k] = T::zero();
@@ -628,6 +632,7 @@ pub(crate) fn scale_columns<T: Scalar>(values: &mut [T], by: &[T], rows: usize) 
         // There are no columns, as for the sinks of a rule that loses no relevance.
         return;
     }
+    // The columns of a sample are neighbors.
     for (values, by) in values.chunks_exact_mut(rows * per_sample).zip(by.chunks_exact(rows)) {
         for column in values.chunks_exact_mut(rows) {
             linalg::zip_parts(column, by, |_, column, by| {
@@ -642,6 +647,7 @@ pub(crate) fn scale_columns<T: Scalar>(values: &mut [T], by: &[T], rows: usize) 
 /// The fan-in of each output: how many inputs it has, not counting padding.
 pub(crate) fn fan_in<T: Scalar>(map: &dyn LinearMap<T>) -> Vec<T> {
     let mut counts = vec![T::zero(); map.outputs()];
+    // With all inputs and weights 1, each output counts its inputs.
     map.ones().apply(&vec![T::one(); map.inputs()], &mut counts);
     counts
 }
@@ -670,6 +676,8 @@ impl SoftmaxOver {
     /// Applies the softmax in place to one or more samples, one sample per column.
     pub fn apply<T: Scalar>(self, values: &mut [T]) {
         let Self { size, step } = self;
+        // A block holds `step` interleaved groups. Axes before this one and samples are further
+        // blocks.
         for block in values.chunks_exact_mut(size * step) {
             for first in 0..step {
                 let places = || (first..size * step).step_by(step);

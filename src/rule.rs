@@ -89,6 +89,7 @@ pub trait RelevanceRule<T: Scalar>: Send + Sync {
     fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error>;
 }
 
+// Every method is forwarded, because a default would hide what the inner rule returns.
 macro_rules! forward_rule {
     ($($pointer:ty),*) => {$(
         impl<T: Scalar, R: RelevanceRule<T> + ?Sized> RelevanceRule<T> for $pointer {
@@ -208,6 +209,7 @@ impl Rule {
         Self::Relative,
     ];
 
+    // The default rules have different types and exist only during the call.
     fn with<T: Scalar, R>(self, f: impl FnOnce(&dyn RelevanceRule<T>) -> R) -> R {
         match self {
             Self::Lrp0 => f(&Lrp0::default()),
@@ -478,6 +480,7 @@ impl<T: Scalar> Transform<T> {
     /// Whether the two are known to be the same function.
     pub(crate) fn is(&self, other: &Self) -> bool {
         match (self, other) {
+            // Closures cannot be compared. Clones of one transform share their closure.
             (Self::Map(f), Self::Map(g)) => Arc::ptr_eq(f, g),
             _ => std::mem::discriminant(self) == std::mem::discriminant(other),
         }
@@ -551,6 +554,7 @@ impl Stabilizer {
             Self::Absolute(epsilon) | Self::RelativeToRms(epsilon)
                 if !(epsilon.is_finite() && epsilon > 0.0) =>
             {
+                // An ε of 0 is most likely an attempt to use no stabilizer.
                 let none = match rule {
                     _ if epsilon != 0.0 => "",
                     "Epsilon" => " (for no stabilizer, use Rule::Lrp0)",

@@ -29,6 +29,7 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<(), Failure> {
     let findings = hints::findings(&model, &*rule)?;
     let work = Work::new(&model, &*rule, &options.results.target, &samples)?;
 
+    // Output files are created only after all inputs have been read and checked.
     let mut results = Results::begin(&options.results, &samples, &findings, out)?;
     let bar = bar(options, samples.count(), work.part())?;
     for part in work.parts() {
@@ -38,6 +39,7 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<(), Failure> {
             bar.inc(1);
         }
         results.flush()?;
+        // The reader of the output has stopped reading, and no file needs the other samples.
         if results.are_complete() {
             break;
         }

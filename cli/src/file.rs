@@ -33,6 +33,7 @@ impl OutFile {
             Some(there) if there.is_dir() => {
                 return Err(io::Error::other("this is a folder: give the name of a file"));
             }
+            // A device or a pipe cannot be replaced by a file.
             Some(there) if !there.is_file() => {
                 Out::Direct(BufWriter::new(File::options().write(true).open(path)?))
             }
@@ -47,6 +48,8 @@ impl OutFile {
                     .filter(|folder| *folder != Path::new(""))
                     .unwrap_or(Path::new("."));
                 Out::Temporary(
+                    // The same folder is on the same file system, so the file can be renamed at the
+                    // end.
                     BufWriter::new(temporary(folder)?),
                     there.map(|there| there.permissions()),
                 )
@@ -68,6 +71,7 @@ impl OutFile {
             Out::Direct(mut file) => file.flush(),
             Out::Temporary(file, permissions) => {
                 let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+                // A file that is replaced keeps its permissions.
                 if let Some(permissions) = permissions {
                     file.as_file().set_permissions(permissions)?;
                 }

@@ -131,6 +131,8 @@ fn layers<'a>(tensors: &Tensors<'a>) -> Result<Vec<Layer<'a>>, String> {
                 let has_bias = tensors.contains_key(&*join(layer, "bias"));
                 layers.push(Layer { name: layer, inputs, outputs, has_bias });
             }
+            // A bias belongs to the layer of its weight. Its length is checked when the model is
+            // built.
             ("bias", &[_]) if tensors.contains_key(&*join(layer, "weight")) => {}
             _ => {
                 return Err(format!(
@@ -142,6 +144,7 @@ fn layers<'a>(tensors: &Tensors<'a>) -> Result<Vec<Layer<'a>>, String> {
     if layers.is_empty() {
         return Err("there is no tensor".to_owned());
     }
+    // As text, `10` would come before `9`.
     layers.sort_by_cached_key(|layer| parts(layer.name));
     for pair in layers.windows(2) {
         let (first, second) = (&pair[0], &pair[1]);

@@ -30,6 +30,7 @@ const HINTS: [(&str, &str); 15] = [
 pub fn in_options(text: &str) -> String {
     const OF_OUTPUT: &str = "OnnxFile::output(\"";
     let mut text = text.to_owned();
+    // First replace the calls with an argument, whose name is not in the table.
     while let Some((before, (name, after))) = text
         .split_once(OF_OUTPUT)
         .and_then(|(before, rest)| Some((before, rest.split_once("\")")?)))

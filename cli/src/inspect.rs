@@ -108,6 +108,7 @@ fn bare(options: &ModelOptions, weights: &StateDict, out: &mut impl Write) -> Re
     for name in weights.names() {
         let (module, own) = split(name);
         let shape = weights.shape(name).unwrap_or_default();
+        // The key sorts `layer.10` after `layer.9`.
         modules.entry((parts(module), module)).or_default().push((own, shape));
         tensors += 1;
         numbers = numbers.saturating_add(shape.iter().fold(1, |all, &dim| all.saturating_mul(dim)));

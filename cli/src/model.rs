@@ -186,6 +186,7 @@ fn is_onnx(path: &Path) -> Result<bool, Failure> {
     let mut first = [0];
     let read = File::open(path).and_then(|mut file| file.read(&mut first));
     read.map_err(|error| format!("{}: {error}", path.display()))?;
+    // 0x08 is the tag of an ONNX model's first field, the version of the format.
     Ok(path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) || first == [0x08])
 }
 

@@ -18,6 +18,7 @@ pub fn join(module: &str, own: &str) -> String {
 /// The first of some names.
 pub fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
     const LISTED: usize = 8;
+    // One more than listed shows whether there are others.
     let mut names: Vec<&str> = names.take(LISTED + 1).collect();
     if names.len() > LISTED {
         names[LISTED] = "…";
@@ -36,6 +37,7 @@ pub fn parts(name: &str) -> Vec<(String, u64)> {
     let mut parts = vec![(String::new(), 0_u64)];
     let mut in_number = false;
     for c in name.chars() {
+        // The first character after a number begins a new part.
         if in_number && !c.is_ascii_digit() {
             parts.push((String::new(), 0));
         }

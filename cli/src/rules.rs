@@ -187,6 +187,7 @@ impl RuleOptions {
         choices: &[Bias],
         make: fn(BiasMode) -> Result<Boxed, Error>,
     ) -> Result<Boxed, Failure> {
+        // The first choice is the rule's default, and no rule has an empty list.
         let bias = self.bias.unwrap_or(choices[0]);
         if !choices.contains(&bias) {
             let accepted = choices.iter().map(|&bias| bias_name(bias)).collect::<Vec<_>>();
@@ -208,6 +209,7 @@ impl RuleOptions {
                 self.rule.name
             ))
         })?;
+        // The only error is about the box, and this text names the option.
         make(bounds).map_err(|_| {
             let (low, high) = bounds;
             usage(format!("--box: {low} is not at most {high}, or one is not finite"))

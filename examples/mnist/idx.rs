@@ -142,6 +142,7 @@ fn find_pair(folder: &Path) -> Result<(PathBuf, PathBuf), String> {
         fs::read_dir(folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
     let mut names: Vec<String> =
         entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    // The test set comes first, and then all names in alphabetical order.
     names.sort_by_key(|name| (!name.starts_with("t10k"), name.clone()));
     // The text before the kind is the name of the set. The suffix is ignored, because one file of
     // a pair may be compressed and the other not.

@@ -280,6 +280,7 @@ impl Digit {
             write!(out, " ({percent:.1} %)")?;
         }
         write!(out, "\n  strongest pixels (row, column) by {}:\n   ", explanation.rule())?;
+        // The shares are kept with a separate power of two, which the printed relevance includes.
         let scale = f64::from(explanation.exponent()).exp2();
         for pixel in explanation.top(predicted, STRONGEST)? {
             let (row, column) = (pixel.input / columns, pixel.input % columns);
@@ -327,6 +328,7 @@ fn draw(
     let (tile, step) = (columns * CELL, columns * CELL + GAP);
     let height = (rows * CELL).max(3 * LINE) + GAP;
     let left = |column: usize| {
+        // The gaps between groups come before columns 1 and 3.
         MARGIN + NAMES + column * step + GROUP * (usize::from(column > 0) + usize::from(column > 2))
     };
     let below = MARGIN + 4 * LINE + height * digits.len();

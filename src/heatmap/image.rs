@@ -139,6 +139,7 @@ impl Canvas {
     ) -> Result<Self, Error> {
         let columns = columns.clamp(1, pictures.len().max(1));
         let largest = |side: fn(&Self) -> usize| {
+            // The size of a cell includes the gap before it.
             pictures.iter().map(side).max().unwrap_or(0).saturating_add(gap)
         };
         let (wide, tall) = (largest(Self::width), largest(Self::height));
@@ -165,6 +166,7 @@ fn colors<T: Scalar>(image: &[T], shape: Shape) -> impl Fn(usize) -> Rgb + '_ {
             let v = finite(v);
             (least.min(v), largest.max(v))
         });
+    // If all values are the same, the image is black.
     let range = if largest > least { largest - least } else { 1.0 };
     let (channels, plane) = (shape.channels(), image.len() / shape.channels().max(1));
     let of = move |channel: usize, pixel: usize| {

@@ -87,6 +87,7 @@ impl Weighted {
     /// Makes the layer from its tensors, in the order of [`tensors`](Self::tensors).
     pub fn layer<T: Scalar>(&self, tensors: Vec<Vec<T>>) -> Result<Arc<dyn Layer<T>>, Error> {
         let mut tensors = tensors.into_iter();
+        // There is one vector for each entry of `tensors`, so none is missing.
         let mut next = || tensors.next().unwrap_or_default();
         Ok(match self {
             Self::Linear { inputs, outputs, bias } => {
@@ -161,6 +162,7 @@ impl Convolution {
                 let layer = ConvTranspose2d::new([outer, inner, height, width], weight, bias)?;
                 Arc::new(with_settings!(layer.output_padding(self.output_padding)))
             }
+            // The shape of a Conv2d has four sizes.
             (_, dims) => {
                 let height = dims.get(2).copied().unwrap_or(1);
                 let width = dims.get(3).copied().unwrap_or(1);
@@ -210,6 +212,8 @@ fn add<T: Scalar>(
             let mut branches = Vec::with_capacity(children.len());
             for (name, child) in children {
                 let mut inner = Vec::new();
+                // The names of layers begin anew in each branch, but the tensors keep their full
+                // path.
                 add(child, make, &join(path, name), name, &mut inner)?;
                 branches.push(Branch { layers: inner });
             }
@@ -324,6 +328,7 @@ impl<'a> Reader<'a> {
             return Err(several(kind, "its parts").into());
         }
         let is_group = matches!(kind, "Sequential" | "Residual" | "Concat");
+        // For a layer, this reads nothing, because its arguments do not look like children.
         let mut children = self.children(is_group, depth)?;
         match (kind, children.len()) {
             ("Sequential", _) => Ok(Module::Sequential(children)),
@@ -371,6 +376,7 @@ impl<'a> Reader<'a> {
                 .and_then(|rest| rest.split_at_checked(rest.find(['(', ')', ','])?));
             match in_brackets.filter(|(_, after)| after.starts_with("):")).map(|(name, _)| name) {
                 Some(name) => {
+                    // Skip the name, its brackets and the colon.
                     self.at += name.len() + 3;
                     let child = self.module(depth + 1).map_err(|refused| refused.within(name))?;
                     children.push((name.to_owned(), child));
@@ -688,6 +694,7 @@ fn upsample<T: Scalar>(arguments: &Arguments<'_>) -> Result<Arc<dyn Layer<T>>, S
         .filter(|text| !text.is_empty())
         .map(|text| text.parse().ok())
         .collect();
+    // The first factor, with all factors, which must be equal to it.
     let factor = factors.and_then(|factors| Some((*factors.first()?, factors)));
     match factor {
         Some((factor, all))

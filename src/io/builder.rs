@@ -133,6 +133,7 @@ impl StateDict {
         let mut fits = BTreeMap::<&str, Fit>::new();
         for (name, tensor) in &self.tensors {
             let whole = asked.get_key_value(name.as_str()).map(|(_, shape)| ("", *shape));
+            // Each dot in the name may separate a prefix from the name of a needed tensor.
             let inner = name
                 .match_indices('.')
                 .take(PARTS)
@@ -156,6 +157,8 @@ impl StateDict {
     ) -> Misfit {
         let mut best = ("", fits.get("").copied().unwrap_or_default());
         for (&prefix, &fit) in fits {
+            // `Fit` compares tensors with the right shape first. A tie keeps the earlier prefix,
+            // and "" is the first.
             if fit > best.1 {
                 best = (prefix, fit);
             }
@@ -205,6 +208,7 @@ impl StateDict {
             under.filter(|name| !name.ends_with("num_batches_tracked")).collect();
         let mut misfit = Misfit::default();
         for (name, expected) in asked {
+            // What remains at the end is surplus.
             surplus.remove(name.as_str());
             let whole = join(prefix, name);
             match self.tensors.get(&whole) {

@@ -107,6 +107,8 @@ fn array(file: &Data) -> Result<Tensor, Error> {
     let (length, behind) = match *beginning.strip_prefix(MAGIC).ok_or_else(|| {
         malformed("it does not begin like a NumPy array: write it with numpy.save")
     })? {
+        // Version 1 has a length of two bytes, and later versions have one of four. The second
+        // number is the offset of the header.
         [1, _, low, high, ..] => (u32::from(u16::from_le_bytes([low, high])), 10),
         [2 | 3, _, a, b, c, d, ..] => (u32::from_le_bytes([a, b, c, d]), 12),
         _ => {
@@ -145,6 +147,7 @@ impl Header {
         let mut rest = text.trim().strip_prefix('{')?.strip_suffix('}')?.trim();
         let (mut number, mut fortran, mut shape) = (None, None, None);
         while !rest.is_empty() {
+            // One `'key': value` per turn.
             let (key, behind) = rest.strip_prefix('\'')?.split_once('\'')?;
             rest = behind.trim_start().strip_prefix(':')?.trim_start();
             let end = match rest.chars().next()? {
@@ -169,6 +172,7 @@ impl Header {
 
 fn number_of(descr: &str) -> Number {
     match descr.trim_matches('\'') {
+        // `<` means little-endian, and `|` that there is no byte order.
         "<f2" => Number::F16,
         "<f4" => Number::F32,
         "<f8" => Number::F64,

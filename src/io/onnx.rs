@@ -100,6 +100,7 @@ impl OnnxFile {
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, Error> {
         let bytes = bytes.into();
         let size = bytes.len();
+        // Decoding consumes the bytes, so this is for its error.
         let what = recognize::recognize(&bytes[..size.min(recognize::ENOUGH)]);
         let Ok(Model { graph: Some(graph), opset_import }) = Model::decode(bytes) else {
             return Err(malformed(no_model(what)));

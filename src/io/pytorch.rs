@@ -130,6 +130,7 @@ impl StateDict {
         let mut load = || {
             machine.load().map_err(|reason| malformed(&reason)).map(|value| (value, machine.at()))
         };
+        // The magic number, which `is_legacy` has checked.
         load()?;
         if !matches!(load()?.0, Value::Int(1001)) {
             return Err(malformed(
@@ -137,6 +138,7 @@ impl StateDict {
                  or later",
             ));
         }
+        // Facts about the machine.
         load()?;
         let (root, _) = load()?;
         let (keys, mut at) = load()?;
@@ -154,6 +156,7 @@ impl StateDict {
                     "it has a storage that no tensor uses: save it again with PyTorch 1.6 or later",
                 )
             })?;
+            // Each storage is its number of values, in eight bytes, and then the values.
             let count = bytes
                 .get(at..)
                 .and_then(|rest| rest.first_chunk())
@@ -185,6 +188,7 @@ fn state_dict(
         Collected { machine, budget: machine.length(), found: Vec::new(), left_out: Vec::new() };
     collected.value(root, "", 0).map_err(malformed)?;
     let Collected { found, left_out, .. } = collected;
+    // Many objects can be of one class, so they share one text.
     let mut reasons: BTreeMap<Rc<str>, Arc<str>> = BTreeMap::new();
     let mut left_out: BTreeMap<String, Arc<str>> = left_out
         .into_iter()
@@ -379,6 +383,7 @@ impl Collected<'_> {
         match key {
             Value::Text(key) => self.value(item, &join(name, key), depth + 1),
             Value::Int(key) => self.value(item, &join(name, &key.to_string()), depth + 1),
+            // A key of another type cannot be part of a name.
             _ => Ok(()),
         }
     }
@@ -394,6 +399,7 @@ impl Collected<'_> {
 fn tensor(saved: &Saved, storages: &BTreeMap<Rc<str>, Data>) -> Option<Tensor> {
     let Saved { storage, number, offset, shape, strides } = saved;
     let number = number.clone();
+    // The type is reported only if the tensor is read.
     if let Number::Other(_) = number {
         return Some(Tensor {
             shape: shape.clone(),

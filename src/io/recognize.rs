@@ -34,15 +34,21 @@ pub(crate) fn recognize(beginning: &[u8]) -> Option<&'static str> {
         MAGICS.iter().find(|(magic, _)| beginning.starts_with(magic)).map(|(_, what)| *what);
     magic.or_else(|| match beginning {
         [] => Some("an empty file: write or download it again"),
+        // The list of all names is at the end of the file, so only the first name is available
+        // here.
         [b'P', b'K', 3, 4, ..] => {
             Some(first_name(beginning).and_then(|name| of_archive(&[name])).unwrap_or(ARCHIVE))
         }
+        // A pickle begins with an instruction that gives the version of its protocol.
         [0x80, 2..=5, number @ ..] if number.starts_with(LEGACY) => Some(CHECKPOINT),
         [0x80, 2..=5, ..] => Some("a Python pickle"),
         _ if beginning.get(257..262) == Some(b"ustar") => Some("a tar archive: unpack it first"),
+        // FlatBuffers files have their identifier after an offset of four bytes.
         [_, _, _, _, b'T', b'F', b'L', b'3', ..] => {
             Some("a TensorFlow Lite model: export the model to ONNX with tf2onnx")
         }
+        // ONNX models and saved models are protobuf messages that begin with a version number,
+        // which has the tag 8.
         [8, 1, 0x12, graph @ ..] if is_saved_model(graph) => Some(SAVED_MODEL),
         [8, 1..=20, ..] => Some(ONNX),
         _ => of_text(beginning),
@@ -139,6 +145,7 @@ pub(crate) fn of_archive(names: &[impl AsRef<str>]) -> Option<&'static str> {
 
 /// The name of the first file of a zip archive.
 fn first_name(beginning: &[u8]) -> Option<&str> {
+    // An entry's header has the length of its name at byte 26, and the name at byte 30.
     let length = u16::from_le_bytes(*beginning.get(26..)?.first_chunk()?);
     std::str::from_utf8(beginning.get(30..30 + usize::from(length))?).ok()
 }
@@ -146,12 +153,15 @@ fn first_name(beginning: &[u8]) -> Option<&str> {
 /// Whether these bytes, after the field's tag, hold the graph of a saved model, which begins with
 /// its metadata. In an ONNX model, the same field holds the name of the producer.
 fn is_saved_model(graph: &[u8]) -> bool {
+    // The field begins with its length, a varint, whose bytes other than the last have the high bit
+    // set. The metadata is the graph's first field, with the tag 0x0a.
     let length = graph.iter().take(10).take_while(|&&byte| byte >= 0x80).count() + 1;
     graph.get(length) == Some(&0x0a)
 }
 
 /// The kind of a text file.
 fn of_text(beginning: &[u8]) -> Option<&'static str> {
+    // Skip a byte order mark.
     let bytes = beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(beginning);
     // The last character may be cut in two.
     let text = match std::str::from_utf8(bytes) {

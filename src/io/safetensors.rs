@@ -36,6 +36,7 @@ impl StateDict {
                 "the safetensors file is truncated: copy or download it again".to_owned(),
             )
         };
+        // The file begins with the length of its header in eight bytes.
         let length = *whole
             .beginning(8)?
             .first_chunk()
@@ -118,6 +119,7 @@ impl<T: Scalar> Sequential<T> {
                 tensors.push((format!("{}.{name}", node.name), shape, bytes(values.into_iter())));
             }
         }
+        // A `Scalar` is either an f32 or an f64.
         let dtype = if size_of::<T>() == 4 { Dtype::F32 } else { Dtype::F64 };
         let views = tensors
             .iter()

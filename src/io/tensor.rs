@@ -126,6 +126,7 @@ fn in_order<T: Scalar>(shape: &[usize], strides: &[usize], values: &[T]) -> Vec<
     let count = Tensor::count(shape).unwrap_or(0);
     let mut ordered = Vec::with_capacity(count);
     let mut index = vec![0; shape.len()];
+    // The position of `index` in `values`, kept up to date as the index counts up in C order.
     let mut at = 0;
     for _ in 0..count {
         ordered.push(values[at]);
@@ -135,6 +136,7 @@ fn in_order<T: Scalar>(shape: &[usize], strides: &[usize], values: &[T]) -> Vec<
             if index[axis] < shape[axis] {
                 break;
             }
+            // The axis starts again at 0, and the next axis to the left counts up.
             at -= strides[axis] * shape[axis];
             index[axis] = 0;
         }
@@ -159,6 +161,7 @@ impl Data {
             }
             Self::InFile { path, at, length } => {
                 // Reading in parts avoids a second copy of the whole tensor.
+                // Its size is a multiple of that of any number, so no number is cut in two.
                 const PART: usize = 1 << 20;
                 let failed = |source| Error::io(path, source);
                 let mut file = self.reader()?;

@@ -122,6 +122,7 @@ macro_rules! batch_norm {
 
             fn arguments(&self) -> String {
                 let Statistics { a, eps, .. } = &self.statistics;
+                // The last three are PyTorch's defaults. None of them matters at inference.
                 format!("{}, eps={eps:?}, momentum=0.1, affine=True, \
                     track_running_stats=True", a.len())
             }
@@ -200,6 +201,8 @@ impl<T: Scalar> LinearMap<T> for PerChannel<T> {
     }
 
     fn apply(&self, x: &[T], y: &mut [T]) {
+        // A channel is a block of consecutive values. After the last channel, the next column
+        // begins.
         let each = self.shape.size() / self.a.len();
         for ((y, x), &a) in
             y.chunks_exact_mut(each).zip(x.chunks_exact(each)).zip(self.a.iter().cycle())
@@ -209,6 +212,7 @@ impl<T: Scalar> LinearMap<T> for PerChannel<T> {
     }
 
     fn apply_transposed(&self, y: &[T], x: &mut [T]) {
+        // The matrix is diagonal.
         self.apply(y, x);
     }
 

@@ -76,6 +76,7 @@ impl<T: Scalar> Convolution<T> {
         bias: Option<Vec<T>>,
     ) -> Result<Self, Error> {
         let [outer, inner, ..] = shape;
+        // The weights that belong to one index of the first axis, which changes slowest.
         let of_group = shape[1..]
             .iter()
             .try_fold(1_usize, |size, &dim| size.checked_mul(dim))
@@ -152,6 +153,7 @@ impl<T: Scalar> Convolution<T> {
                 &format!("a divisor of the {} channels", self.shape[0]),
             ));
         }
+        // The groups are known now, so the bias of a transposed convolution can be checked too.
         if let Some(bias) = &self.bias {
             super::check_bias(
                 kind,
@@ -178,12 +180,16 @@ impl<T: Scalar> Convolution<T> {
                     format!("an input at least as long as its kernel of size {kernel}"),
                 )
             };
+            // The length of the dilated kernel, dilation (kernel - 1) + 1. `new` rejects kernels of
+            // size 0.
             let reach = self.dilation[axis]
                 .checked_mul(kernel - 1)
                 .and_then(|reach| reach.checked_add(1))
                 .ok_or_else(too_small)?;
             let both = padding.checked_add(self.padding_end[axis]).ok_or_else(too_small)?;
             *size = if self.transposed {
+                // PyTorch's size: (input - 1) stride + reach + output padding, less the padding on
+                // both sides.
                 let far =
                     (given.max(1) - 1).checked_mul(stride).and_then(|far| far.checked_add(reach));
                 let whole = far.and_then(|far| far.checked_add(self.output_padding[axis]));
@@ -192,6 +198,7 @@ impl<T: Scalar> Convolution<T> {
                     .filter(|&size| size > 0)
                     .ok_or_else(too_small)?
             } else {
+                // PyTorch's size: (input + padding on both sides - reach) / stride + 1, rounded down.
                 given
                     .checked_add(both)
                     .and_then(|room| room.checked_sub(reach))
@@ -216,6 +223,8 @@ impl<T: Scalar> Convolution<T> {
         }
         let planes = |shape: Shape| Planes { channels: shape.channels(), size: shape.plane() };
         let (fine, coarse) = if self.transposed { (output, input) } else { (input, output) };
+        // The padding at the end and the output padding have determined the sizes, so they are not
+        // needed.
         let geometry = Geometry {
             fine: planes(fine),
             coarse: planes(coarse),
@@ -252,6 +261,8 @@ impl<T: Scalar> Convolution<T> {
             ("output_padding", self.output_padding, 0),
         ];
         for (name, values, usual) in unusual {
+            // For a sequence, this compares only the second number, because its height has no
+            // setting.
             if Pair([usual; 2]).along(self.rank, values[0]) != values {
                 all.push(format!("{name}={}", pair(values)));
             }
@@ -272,6 +283,8 @@ impl<T: Scalar> Convolution<T> {
     fn channel_of(&self, weight: usize, output: bool) -> usize {
         let area = self.shape[2] * self.shape[3];
         let (coarse, fine) = (weight / area / self.shape[1], weight / area % self.shape[1]);
+        // This is the fine side, where `fine` counts within the group. Add the group's first
+        // channel.
         if output == self.transposed {
             coarse / (self.shape[0] / self.groups) * self.shape[1] + fine
         } else {
@@ -283,6 +296,7 @@ impl<T: Scalar> Convolution<T> {
         if !self.shape[0].is_multiple_of(self.groups) || a.len() != self.channels().1 {
             return None;
         }
+        // a (W z + c) + b = (a W) z + (a c + b), with the a and b of each weight's output channel.
         let weights = self
             .weights
             .iter()
@@ -308,6 +322,8 @@ impl<T: Scalar> Convolution<T> {
         {
             return None;
         }
+        // W (a z + b) + c = (W a) z + (W b + c). No window loses taps to padding where b is not 0,
+        // so W b is the same at all positions.
         let weights = self
             .weights
             .iter()
@@ -455,6 +471,7 @@ convolution!(
 );
 convolution!(
     /// A convolution of a sequence, with weights of shape outputs x (inputs / groups) x length.
+    // A sequence is an image of height 1.
     Conv1d, "Conv1d", 1, false, [usize; 3], |shape| [shape[0], shape[1], 1, shape[2]]
 );
 convolution!(
@@ -533,6 +550,7 @@ impl<T: Scalar> ConvolutionMap<T> {
     fn product(&self, forward: bool, rounding: Rounding) -> &Correlation<T> {
         let Products { down, up, plain_down, plain_up, .. } = &self.products;
         let direction = self.direction(forward);
+        // Without the transform, both roundings are the same product, which is prepared only once.
         let of_sum = rounding == Rounding::OfSum && self.geometry.is_transformed();
         let cell = match (direction, of_sum) {
             (Direction::Down, false) => down,
@@ -543,6 +561,7 @@ impl<T: Scalar> ConvolutionMap<T> {
         let make = if of_sum { Correlation::plain } else { Correlation::new };
         cell.get_or_init(|| match &self.mapped {
             None => make(&self.geometry, direction, &self.weights),
+            // `make` copies the weights into its own order, so the mapped ones are temporary.
             Some(f) => make(
                 &self.geometry,
                 direction,
@@ -560,6 +579,8 @@ impl<T: Scalar> ConvolutionMap<T> {
     fn transposed_product(&self, y: &[T], u: Option<&[T]>, x: &mut [T]) {
         let (inputs, outputs) = self.sides();
         self.product(false, Rounding::OfPatch).apply(y, x);
+        // x and y have a column for each row of relevance, u has one for each sample. The columns
+        // of a sample are neighbors.
         let columns = x.len() / inputs.values().max(1);
         let per_sample = u.map_or(1, |u| columns / (u.len() / inputs.values()).max(1));
         let scale = |column: usize, x: &mut [T]| {
@@ -571,6 +592,7 @@ impl<T: Scalar> ConvolutionMap<T> {
                 );
             }
         };
+        // Without the transform, each entry is a plain sum, and 0 skips the check.
         let largest_weight =
             if self.geometry.is_transformed() { self.sizes().largest } else { T::zero() };
         for (column, (y, x)) in
@@ -585,6 +607,7 @@ impl<T: Scalar> ConvolutionMap<T> {
             // Errors of a few hundred units in the last place of the largest entry are accepted.
             if largest_weight * reach > T::from_f64(256.0) * linalg::max_abs(x) {
                 self.product(false, Rounding::OfSum).apply(y, x);
+                // The new product has overwritten the scaled column.
                 scale(column, x);
             }
         }
@@ -679,6 +702,7 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
         };
         let [height, width] = self.geometry.kernel;
         let weights = vec![T::one(); groups * height * width].into();
+        // This shape has all channels. `Ones` copies the window's single channels to them.
         let (transposed, output) = (self.transposed, self.output);
         let window = Self {
             geometry,
@@ -695,6 +719,8 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
 
     fn multiply_adds(&self) -> f64 {
         let Geometry { fine, coarse, groups, kernel, .. } = self.geometry;
+        // Both directions visit the same pairs: each coarse value and the taps of its window. Taps
+        // in the padding are counted too.
         coarse.values() as f64 * (kernel[0] * kernel[1]) as f64 * (fine.channels / groups) as f64
     }
 }
@@ -714,6 +740,7 @@ impl<T: Scalar> Ones<T> {
             if forward { (self.inputs, self.outputs) } else { (self.outputs, self.inputs) };
         let groups = self.window.geometry.groups;
         let [of_from, of_to] = [from, to].map(|planes| planes.values() / planes.channels);
+        // One plane for each group: the sum of its channels, and the convolution of that sum.
         let (mut sums, mut windows) =
             (vec![T::zero(); groups * of_from], vec![T::zero(); groups * of_to]);
         for (x, y) in x.chunks_exact(from.values()).zip(y.chunks_exact_mut(to.values())) {

@@ -51,6 +51,7 @@ impl<T: Scalar> Linear<T> {
         if let Some((k, value)) = linalg::first_non_finite(weights.as_slice()) {
             return Err(Error::NonFiniteWeight {
                 kind: kind(),
+                // nalgebra stores a matrix by columns, and a column holds the weights of one input.
                 output: k % outputs,
                 input: k / outputs,
                 value: value.as_f64(),
@@ -187,6 +188,7 @@ impl<T: Scalar> Layer<T> for Linear<T> {
         weights.column_iter_mut().zip(a).for_each(|(mut column, &a)| column *= a);
         let mut bias =
             self.bias.as_ref().map_or_else(|| DVector::zeros(outputs), |bias| (**bias).clone());
+        // W b, as a sum of the columns of W, which are contiguous.
         for (column, &b) in self.weights.column_iter().zip(b) {
             bias += column * b;
         }
@@ -257,6 +259,7 @@ impl<T: Scalar> LinearMap<T> for Linear<T> {
     fn add_scaled_inputs(&self, listed: &[usize], u: &[T], t: &[T], out: &mut [T]) {
         let outputs = self.weights.nrows();
         for (&i, out) in listed.iter().zip(out.chunks_exact_mut(outputs)) {
+            // Column i of diag(t) W diag(u) is u_i diag(t) W[:, i], and W[:, i] is contiguous.
             let (u, w) = (u[i], &self.weights.as_slice()[i * outputs..][..outputs]);
             for ((out, &w), &t) in out.iter_mut().zip(w).zip(t) {
                 *out += u * w * t;
@@ -269,10 +272,13 @@ impl<T: Scalar> LinearMap<T> for Linear<T> {
         const BLOCK: usize = 16;
         let (outputs, inputs) = self.weights.shape();
         let w = self.weights.as_slice();
+        // The weights of one output are `outputs` numbers apart, so going through them output by
+        // output would load all of W for each.
         for first in (0..inputs).step_by(BLOCK) {
             let block = first..inputs.min(first + BLOCK);
             for (&k, out) in listed.iter().zip(out.chunks_exact_mut(inputs)) {
                 for i in block.clone() {
+                    // Many u_i are 0, such as those of inputs after a ReLU.
                     if u[i] != T::zero() {
                         out[i] += u[i] * w[i * outputs + k] * t[k];
                     }
@@ -320,6 +326,7 @@ impl<T: Scalar> LinearMap<T> for Ones {
     }
 
     fn apply_scaled(&self, u: &[T], x: &[T], y: &mut [T]) {
+        // The number of columns of x for each column of u.
         let per_sample = x.len() / u.len().max(1);
         for (sample, (x, y)) in
             x.chunks_exact(self.inputs).zip(y.chunks_exact_mut(self.outputs)).enumerate()
@@ -331,6 +338,7 @@ impl<T: Scalar> LinearMap<T> for Ones {
 
     fn add_scaled_inputs(&self, listed: &[usize], u: &[T], t: &[T], out: &mut [T]) {
         for (&i, out) in listed.iter().zip(out.chunks_exact_mut(self.outputs)) {
+            // All weights are 1, so column i of diag(t) W diag(u) is u_i t.
             linalg::add_scaled(u[i], t, out);
         }
     }
@@ -342,6 +350,7 @@ impl<T: Scalar> LinearMap<T> for Ones {
     }
 
     fn multiply_adds(&self) -> f64 {
+        // A product is one sum over the inputs, which is copied to the outputs.
         self.inputs as f64 + self.outputs as f64
     }
 
@@ -388,6 +397,7 @@ impl<T: Scalar> LinearMap<T> for Sum<T> {
     fn apply(&self, x: &[T], y: &mut [T]) {
         let size = self.shape.size();
         for (x, y) in x.chunks_exact(self.blocks * size).zip(y.chunks_exact_mut(size)) {
+            // The first block overwrites y, and the others are added to it.
             linalg::scaled(self.weight, &x[..size], y);
             for x in x[size..].chunks_exact(size) {
                 linalg::add_scaled(self.weight, x, y);

@@ -56,10 +56,13 @@ impl Windows {
                 format!("{expected} (kernel {kernel}, stride {stride}, dilation {dilation})"),
             )
         };
+        // The distance from a window's first value to its last, counting both.
         let reach = dilation
             .checked_mul(kernel - 1)
             .and_then(|reach| reach.checked_add(1))
             .ok_or_else(too_small)?;
+        // PyTorch has the same limit. Without dilation, it ensures that each window covers some
+        // input.
         if padding.max(padding_end) > kernel / 2 {
             return Err(Error::parameter(
                 kind,
@@ -96,8 +99,11 @@ impl Windows {
     fn has_empty(&self, axis: usize, size: usize) -> bool {
         // Longer inputs are rejected without a search.
         const LONGEST: usize = 1 << 20;
+        // A window can begin before the input, at a negative index.
         let [padding, dilation, stride] =
             [self.padding[axis], self.dilation[axis], self.stride[axis]].map(|value| value as i128);
+        // Without padding, a window begins with an input. A smaller dilation cannot step over all
+        // inputs.
         if self.padding[axis].max(self.padding_end[axis]) == 0 || self.dilation[axis] <= size {
             return false;
         }
@@ -123,6 +129,7 @@ impl Windows {
         let (first, padding, dilation) =
             (index * self.stride[axis], self.padding[axis], self.dilation[axis]);
         (0..self.kernel[axis])
+            // A tap in the padding is below 0 before the input, and at or above `size` after it.
             .filter_map(move |tap| (first + tap * dilation).checked_sub(padding))
             .filter(move |&at| at < size)
     }
@@ -264,12 +271,15 @@ impl<T: Scalar> Route<T> for Largest {
         let of_axis = |axis: usize, count: usize, size: usize| -> Vec<Vec<usize>> {
             (0..count).map(|index| self.windows.window(axis, index, size).collect()).collect()
         };
+        // All channels have the same windows, so their indices are computed once.
         let (rows, columns) = (of_axis(0, tall, height), of_axis(1, wide, width));
         linalg::each_chunk(from, tall * wide, |channel, from| {
             let first = channel * height * width;
             let plane = &values[first..first + height * width];
             for (rows, from) in rows.iter().zip(from.chunks_exact_mut(wide)) {
                 for (columns, from) in columns.iter().zip(from) {
+                    // No window is empty (see `count`). Its first value wins if none compares as
+                    // larger, as with NaN.
                     let (mut best, mut largest) = (rows[0] * width + columns[0], T::neg_infinity());
                     for row in rows {
                         for column in columns {
@@ -339,9 +349,12 @@ macro_rules! avg_pool {
                 let (windows, count_padding) = (self.windows, self.count_padding);
                 let window = move |axis: usize, index: usize| {
                     let (size, padding) = (input.plane()[axis], windows.padding[axis]);
+                    // As in PyTorch, the part of a last window beyond the padding does not count
+                    // (`ceil_mode`).
                     let all = size + padding + windows.padding_end[axis];
                     let first = index * windows.stride[axis];
                     let end = (first + windows.kernel[axis]).min(all);
+                    // The sum needs only the inputs, because padding adds zeros.
                     let inside =
                         first.saturating_sub(padding)..end.saturating_sub(padding).min(size);
                     let count = if count_padding { end - first } else { inside.len() };
@@ -355,6 +368,7 @@ macro_rules! avg_pool {
                 let [ceil, count] = [self.windows.ceil, self.count_padding]
                     .map(|yes| if yes { "True" } else { "False" });
                 let divisor = match self.divisor {
+                    // PyTorch's AvgPool1d has no such setting.
                     _ if $rank == 1 => String::new(),
                     None => ", divisor_override=None".to_owned(),
                     Some(divisor) => format!(", divisor_override={divisor}"),
@@ -461,6 +475,8 @@ macro_rules! adaptive {
                 let counts = self.output;
                 let window = move |axis: usize, index: usize| {
                     let (size, count) = (input.plane()[axis], counts[axis]);
+                    // As in PyTorch, windows overlap where the size is not a multiple of their
+                    // number.
                     let window = index * size / count..((index + 1) * size).div_ceil(count);
                     (window.clone(), window.len())
                 };
@@ -534,6 +550,7 @@ impl<T: Scalar> Mean<T> {
                 (0..self.output.plane()[axis]).map(|index| (self.window)(axis, index)).unzip()
             };
             let ((rows, heights), (columns, widths)) = (along(0), along(1));
+            // The number of values in a window is the product of its counts along both axes.
             let weight = |a: usize, b: usize| {
                 let weight = T::one() / T::from_f64(self.divisor.unwrap_or(a * b).max(1) as f64);
                 self.mapped.as_ref().map_or(weight, |f| f.value(weight))
@@ -578,6 +595,7 @@ impl<T: Scalar> LinearMap<T> for Mean<T> {
     }
 
     fn keeps_sign(&self) -> bool {
+        // Without a map, all weights are 1 / n. Only mapped weights require the windows.
         self.mapped.is_none() || self.all().weights.iter().all(|w| *w >= T::zero())
     }
 
@@ -587,6 +605,7 @@ impl<T: Scalar> LinearMap<T> for Mean<T> {
 
     fn apply(&self, x: &[T], y: &mut [T]) {
         let [input, output] = self.planes();
+        // `each` visits a window once for each of its lines, so the lines are added.
         y.fill(T::zero());
         for (x, y) in x.chunks_exact(input).zip(y.chunks_exact_mut(output)) {
             self.each(|line, at, weight| y[at] += weight * x[line].iter().copied().sum::<T>());
@@ -595,6 +614,7 @@ impl<T: Scalar> LinearMap<T> for Mean<T> {
 
     fn apply_transposed(&self, y: &[T], x: &mut [T]) {
         let [input, output] = self.planes();
+        // Windows can overlap, so an input collects from all of its windows.
         x.fill(T::zero());
         for (x, y) in x.chunks_exact_mut(input).zip(y.chunks_exact(output)) {
             self.each(|line, at, weight| x[line].iter_mut().for_each(|x| *x += weight * y[at]));
@@ -621,6 +641,7 @@ impl<T: Scalar> LinearMap<T> for Mean<T> {
                 .map(|index| (self.window)(axis, index).0.len() as f64)
                 .sum::<f64>()
         };
+        // The sum of rows x columns over all windows is the product of the sums along both axes.
         self.input.channels() as f64 * along(0) * along(1)
     }
 }

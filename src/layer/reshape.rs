@@ -221,6 +221,7 @@ impl<T: Scalar> Layer<T> for Upsample {
     }
 
     fn arguments(&self) -> String {
+        // PyTorch prints the factor as a floating-point number.
         format!("scale_factor={:.1}, mode='nearest'", self.factor as f64)
     }
 }

@@ -61,6 +61,7 @@ impl<T: Scalar> RelevanceRule<T> for AbsLrp {
 
     fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
         let magnitude = Transform::map(T::abs);
+        // |z| |w| = |z w|.
         let magnitudes = vec![Part::new(magnitude.clone(), magnitude)];
         let part = Part::new(Transform::Identity, Transform::Identity);
         let group = Group::new(vec![part], Divisor::TotalOf(magnitudes, self.stabilizer));

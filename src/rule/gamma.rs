@@ -143,6 +143,7 @@ impl<T: Scalar> RelevanceRule<T> for Gamma {
                 .with_bias(self.bias, with.clone());
             group.where_output(gate)
         };
+        // Where y_j = 0, neither group applies, and the relevance is assigned to the sink `Dead`.
         let groups = [
             group(Gate::Positive, [&positive, &negative]),
             group(Gate::Negative, [&negative, &positive]),

@@ -52,6 +52,7 @@ impl<T: Scalar> RelevanceRule<T> for Sign {
 
     fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
         let sign = Transform::map(|z: T| if z < T::zero() { -T::one() } else { T::one() });
+        // The divisor is S(y), the stabilized output, and not the sum of the numerators.
         let outputs = vec![Part::new(Transform::Identity, Transform::Identity)];
         let group = Group::new(
             vec![Part::new(sign, Transform::Identity)],

@@ -65,6 +65,7 @@ impl<T: Scalar> RelevanceRule<T> for WSquare {
         let part = Part::new(Transform::One, square.clone());
         Ok(Group::new(vec![part], Divisor::Total(self.stabilizer))
             .with_bias(self.bias, square)
+            // No square is negative, so a total of 0 means that all of them are 0.
             .of_one_sign()
             .into())
     }

@@ -143,6 +143,7 @@ impl<T: Scalar> RelevanceRule<T> for ZBox {
             Part::fixed(negated(&high), Transform::Negative),
         ];
         let group = Group::new(parts, Divisor::Total(self.stabilizer))
+            // The bias cancels in the total: b - b+ - b- = 0.
             .with_bias(BiasMode::Ignore, Transform::Identity);
         Ok(Decomposition::from(group).for_inputs(low, high, self.outside))
     }

@@ -51,6 +51,7 @@ fn lines(path: &Path) -> Result<Vec<f64>, Failure> {
         };
         match number(text) {
             Ok(number) => numbers.push(number.into()),
+            // The first line can be the name of the column.
             Err(_) if first => {}
             Err(reason) => {
                 return Err(format!(

@@ -59,6 +59,7 @@ impl<'a> Picture<'a> {
                 )?,
             };
             self.height += part.height() + GAP;
+            // The first part is always drawn, however tall it is.
             self.is_full = !self.parts.is_empty() && self.height > TALLEST;
             if self.is_full {
                 self.left += 1;
@@ -96,7 +97,10 @@ fn bars(
     top: usize,
 ) -> Result<Canvas, Failure> {
     let strongest = explanation.top(target, top)?;
+    // MIN_POSITIVE avoids a division by 0 if there is no relevance.
     let largest = strongest.iter().map(|c| c.relevance.abs()).fold(f32::MIN_POSITIVE, f32::max);
+    // The zero line, after the longest name (a letter has 5 dots, and the next begins after 6) and
+    // a bar to the left.
     let middle = text_width("m", TEXT) * (LETTERS + 2) * 6 / 5 + BAR;
     let values: Vec<String> =
         strongest.iter().map(|contribution| shown(contribution.relevance.into())).collect();
@@ -170,6 +174,7 @@ fn cut(name: &str) -> String {
 /// Means of neighboring values, so that no side is longer than a map's largest.
 fn coarser(values: &[f32], shape: Shape) -> (Vec<f32>, Shape) {
     let &[channels, height, width] = shape.dims() else { return (values.to_vec(), shape) };
+    // A square is the mean of up to tall x wide values. At the edges there can be fewer.
     let (tall, wide) = (height.div_ceil(LARGEST), width.div_ceil(LARGEST));
     let (rows, columns) = (height.div_ceil(tall), width.div_ceil(wide));
     let (mut sums, mut counts) =
@@ -189,6 +194,7 @@ fn coarser(values: &[f32], shape: Shape) -> (Vec<f32>, Shape) {
 fn planes(values: &[f32], shape: Shape) -> (Vec<f32>, Shape) {
     match *shape.dims() {
         [height, width, channels] if is_channels_last(shape) => {
+            // Channels last: the values of a channel are `channels` apart.
             let of = |channel: usize| values.iter().skip(channel).step_by(channels).copied();
             ((0..channels).flat_map(of).collect(), [channels, height, width].into())
         }

@@ -42,6 +42,7 @@ impl<'a, W: Write> Results<'a, W> {
         let picture = options.png.as_deref().map(OutFile::create).transpose()?;
         let picture = picture.map(|file| (Picture::new(samples, options.top), file));
         let (text, json) = match options.json.as_deref() {
+            // The reader may have stopped before the first byte. A picture is still written.
             Some(path) if path == Path::new("-") => match Json::begin(out, samples, findings) {
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => (Text::Closed, None),
                 json => (Text::Json(json?), None),
@@ -83,6 +84,7 @@ impl<'a, W: Write> Results<'a, W> {
         &mut self,
         write: impl FnOnce(&mut Text<'a, W>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
+        // A closed output ends the text, but not the files.
         match write(&mut self.text) {
             Err(failure) if is_closed(&failure) => {
                 self.text = Text::Closed;
@@ -106,6 +108,7 @@ impl<'a, W: Write> Results<'a, W> {
     }
 
     pub fn finish(mut self) -> Result<(), Failure> {
+        // Closing the JSON object consumes its writer, so take it out.
         self.write(|text| match std::mem::replace(text, Text::Closed) {
             Text::Tables(out) => Ok(out.flush()?),
             Text::Json(json) => Ok(json.finish()?.flush()?),

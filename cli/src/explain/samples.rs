@@ -198,6 +198,7 @@ fn samples(path: &Path, wanted: Option<&str>, shape: Shape) -> Result<Vec<f32>, 
     let (dims, values) = array::<f32>(path, wanted)?;
     let flat = [shape.size()];
     let fits = |dims: &[usize]| dims == shape.dims() || dims == flat;
+    // One sample, or several along an additional first axis. Each may be flat.
     if fits(&dims) || dims.get(1..).is_some_and(fits) {
         return Ok(values);
     }

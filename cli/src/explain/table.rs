@@ -69,6 +69,8 @@ impl Rows {
         let separator = separator(&String::from_utf8_lossy(first));
         file.consume(mark);
         let mut builder = csv::ReaderBuilder::new();
+        // Rows of any length are accepted here, so that their error can give a hint. The first line
+        // is a row too.
         #[allow(clippy::cast_possible_truncation)] // one of three
         builder.delimiter(separator as u8).trim(csv::Trim::All).flexible(true).has_headers(false);
         Ok(Self {
@@ -119,6 +121,7 @@ fn separator(line: &str) -> char {
             counts[at] += 1;
         }
     }
+    // A tie goes to the earlier separator.
     let best = (1..3).fold(0, |best, at| if counts[at] > counts[best] { at } else { best });
     SEPARATORS[best]
 }
@@ -196,6 +199,7 @@ pub fn number(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(value) if value.is_finite() => Ok(value),
         Ok(_) => Err(format!("'{text}' is not finite, or too large for 32 bits")),
+        // A single comma without a point is a decimal comma. All others separate thousands.
         Err(_) if text.matches(',').count() == 1 && !text.contains('.') && is_number(text) => {
             Err(format!("'{text}' has a decimal comma: write {}", text.replace(',', ".")))
         }

@@ -71,6 +71,7 @@ impl<'a> Work<'a> {
 
     /// The explanations of these samples, in their order.
     pub fn explain(&self, part: Range<usize>) -> Result<Vec<Explanation<f32>>, Failure> {
+        // Samples with the same label have the same targets, so they are explained in one batch.
         let mut groups: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
         for sample in part {
             groups
@@ -84,11 +85,14 @@ impl<'a> Work<'a> {
             let explanations = explainer
                 .explain_batch(&self.samples.values.select_columns(&samples))
                 .map_err(|error| {
+                    // Explain the samples one by one to find the first that fails, and its number
+                    // in the file.
                     self.of_sample(explainer, &samples)
                         .unwrap_or_else(|| in_options(&error.to_string()))
                 })?;
             found.extend(samples.into_iter().zip(explanations));
         }
+        // The groups are in the order of the labels.
         found.sort_by_key(|(sample, _)| *sample);
         Ok(found.into_iter().map(|(_, explanation)| explanation).collect())
     }

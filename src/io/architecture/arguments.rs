@@ -46,6 +46,7 @@ impl<'a> Arguments<'a> {
     /// The value of an argument, found by name, or by position if it was printed without a name.
     pub fn text(&self, name: &str, place: usize) -> Option<&'a str> {
         let named = self.0.iter().find(|argument| argument.name == Some(name));
+        // An argument with another name at this position is not the one asked for.
         let found =
             named.or_else(|| self.0.get(place).filter(|argument| argument.name.is_none()))?;
         found.seen.set(true);
@@ -139,6 +140,7 @@ fn wrong(name: &str, text: &str, what: &str) -> String {
 }
 
 fn numbers(text: &str) -> Option<Vec<usize>> {
+    // A tuple of one number has a comma after it, so empty parts are skipped.
     let inner = text.trim_start_matches(['(', '[']).trim_end_matches([')', ']']);
     inner
         .split(',')

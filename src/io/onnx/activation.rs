@@ -90,6 +90,7 @@ fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<
         "HardSigmoid" if (node.float("alpha", 0.2) - 1.0 / 6.0).abs() < 1e-6 => {
             function(HardSigmoid)
         }
+        // clip(alpha x + 1/2) is PyTorch's function at 6 alpha x.
         "HardSigmoid" => scaled(HardSigmoid, 6.0 * node.decimal("alpha", 0.2), 1.0)?,
         "LeakyRelu" => function(LeakyRelu::new(node.decimal("alpha", 0.01)).map_err(refused)?),
         "PRelu" => {
@@ -118,7 +119,9 @@ fn function_of<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<Function<
         },
         "Swish" if near("alpha", 1.0) => function(Silu),
         "Swish" => match node.decimal("alpha", 1.0) {
+            // x σ(0) = x / 2.
             0.0 => scaled(Identity, 1.0, 0.5)?,
+            // x σ(alpha x) = silu(alpha x) / alpha.
             alpha => scaled(Silu, alpha, 1.0 / alpha)?,
         },
         "Clip" => {

@@ -75,6 +75,8 @@ impl<T: Scalar> Steps<T> {
         steps: &[usize],
     ) -> Result<Made<T>, String> {
         let of = |value: &Option<Value>| match value {
+            // `Ok` holds the functions of a step's bases, `Err` a number that is the same for all
+            // bases.
             Some(Value::Step(step)) => Some(Ok(self.bases(*step))),
             Some(Value::Constant(constant)) => {
                 Some(Err(Rc::new(Expression::Number(constant.scalar()?))))
@@ -137,11 +139,14 @@ impl<T: Scalar> Steps<T> {
         let factor = match (operator, first) {
             ("Mul", _) => scalar,
             ("Div", false) => scalar.map(f64::recip),
+            // 0 - x.
             ("Sub", true) if scalar == Some(0.0) => Some(-1.0),
             _ => None,
         };
         let factor = factor
             .filter(|factor| factor.is_finite() && !matches!(self[step].kind, Kind::Refused(..)));
+        // A factor stays separate until `merge_factors`, unless it completes an activation without
+        // factors.
         let known =
             if factor.is_some() { unscaled(&expressions) } else { recognized(&expressions) };
         if let Some(kind) = known {
@@ -156,6 +161,7 @@ impl<T: Scalar> Steps<T> {
             return Ok(Made::Step(Kind::Refused(vec![step], PART.to_owned()), expressions));
         }
         let values = per_channel(constant, dims, &self.budget)?;
+        // The operator as y = a x + b for each channel.
         let (a, b): (Vec<f64>, Vec<f64>) = match (operator, first) {
             ("Add" | "Sum", _) => (vec![1.0; values.len()], values),
             ("Sub", false) => {

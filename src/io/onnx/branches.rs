@@ -47,6 +47,7 @@ impl<T: Scalar> Steps<T> {
             ));
         }
         let input = shape_of(self[0].dims.as_deref().unwrap_or_default()).map_err(malformed)?;
+        // This rewrites steps, so some of them may not be needed any more.
         let link = self.end(output)?;
         let needed = self.needed(output);
         let probabilities = self.name_steps(&needed, output);
@@ -115,6 +116,7 @@ impl<T: Scalar> Steps<T> {
         }
         let mut layers = Vec::new();
         let mut at = to;
+        // The steps are visited from last to first, so the layers are reversed below.
         while at != from {
             let step = &self[at];
             let name = |place: usize| layer_name(&step.name, place);
@@ -197,6 +199,7 @@ impl<T: Scalar> Steps<T> {
         let mut at = to;
         // Branches that are nested too deeply are reported by `chain`.
         while at > from && depth <= DEPTH {
+            // Another path has already passed through this step.
             if std::mem::replace(&mut crossings.met[at], true) {
                 crossings.found.insert(at);
                 return;
@@ -260,6 +263,7 @@ impl Names {
         }
         let mut name = wanted.clone();
         while !self.is_free(&name, layers, joins) {
+            // Counting on from the last number keeps many equal names from taking quadratic time.
             let number = self.next.entry(wanted.clone()).or_insert(first);
             name = format!("{wanted}_{number}");
             *number += 1;
@@ -280,6 +284,7 @@ impl Names {
     fn is_free(&self, name: &str, layers: usize, joins: bool) -> bool {
         let inner = format!("{name}.");
         let has_inner = || {
+            // The names are sorted, so the first one from `inner` on is enough.
             self.taken.range(inner.clone()..).next().is_some_and(|next| next.starts_with(&inner))
         };
         let is_taken = |name: String| self.taken.contains(&name) || is_join(&name);
@@ -330,6 +335,8 @@ impl Dominators {
         for at in (1..steps.len()).filter(|&at| needed[at]) {
             let values =
                 steps[at].kind.inputs().iter().copied().filter(|&input| !steps[input].uncomputed);
+            // A path to the step passes through one of its inputs, so their last common dominator
+            // is its own.
             let common = values.reduce(|a, b| known.common(a, b)).unwrap_or(0);
             (known.immediate[at], known.depth[at]) = (common, known.depth[common] + 1);
         }
@@ -344,6 +351,7 @@ impl Dominators {
             let (mut parting, mut count) = (first, 1);
             while let Some(&end) = rest.get(count) {
                 let common = self.common(parting, end);
+                // The two paths have nothing in common after `begin`.
                 if common == begin {
                     break;
                 }
@@ -359,6 +367,8 @@ impl Dominators {
     /// The last step that all paths to both of these steps pass through.
     fn common(&self, mut a: usize, mut b: usize) -> usize {
         while a != b {
+            // The deeper of two different steps does not dominate the other, so it is replaced by
+            // its parent.
             if self.depth[a] >= self.depth[b] {
                 a = self.immediate[a];
             } else {

@@ -57,6 +57,7 @@ impl Constant {
             dims.ok_or_else(|| format!("its shape {:?} has negative sizes", short(&tensor.dims)))?;
         let count = Tensor::count(&dims).ok_or("its shape is too large or has too many axes")?;
         let raw = match tensor.data_location {
+            // ONNX's code for external data.
             1 => Some(external(tensor, folder, budget)?),
             _ => tensor.raw_data.clone().map(Data::Held),
         };
@@ -142,6 +143,8 @@ impl Constant {
                 Number::BF16,
                 raw.unwrap_or_else(|| Data::Held(of_bits(&tensor.int32_data))),
             )?,
+            // Booleans (9) are bytes too. In fields without raw data, all small integers are 32
+            // bits wide.
             2 | 9 => raw_ints!(u8, tensor.int32_data),
             3 => raw_ints!(i8, tensor.int32_data),
             6 => raw_ints!(i32, tensor.int32_data),
@@ -256,6 +259,7 @@ fn external(
             .transpose()
     };
     let from = number("offset")?.unwrap_or(0);
+    // Without a length, the data extends to the end of the file.
     let length = number("length")?.unwrap_or((whole.length() as u64).saturating_sub(from));
     whole.part(from, length).ok_or_else(|| {
         format!(

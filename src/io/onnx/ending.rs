@@ -16,6 +16,7 @@ impl<T: Scalar> Steps<T> {
     /// Marks the steps that the output depends on.
     pub fn needed(&self, output: usize) -> Vec<bool> {
         let mut needed = vec![false; self.len()];
+        // Each step comes after its inputs, so one pass backwards is enough.
         needed[output] = true;
         for step in (0..=output).rev() {
             if needed[step] {
@@ -70,6 +71,8 @@ impl<T: Scalar> Steps<T> {
             {
                 Some(*of)
             }
+            // After an unsupported node a move has no layers, but errors still depend on which step
+            // is last.
             Kind::Behind(of) if MOVES.contains(&&*self[step].operator) => of.first().copied(),
             _ => None,
         }
@@ -140,6 +143,7 @@ impl<T: Scalar> Steps<T> {
             Kind::Layers(_, layers) => is_permutation(layers),
             _ => false,
         };
+        // `permute_logits` moves the permutations directly after the softmax.
         self.moves_after(last, output).into_iter().skip_while(permutes).filter(permutes).collect()
     }
 
@@ -175,11 +179,14 @@ impl<T: Scalar> Steps<T> {
     /// concatenation of logits, and returns the layer that turns these into probabilities.
     fn probabilities(&mut self, last: usize, of: &[usize]) -> Option<Arc<dyn Layer<T>>> {
         let readers = self.readers(last);
+        // If another step reads a probability too, it cannot be replaced by its logit.
         if of.iter().any(|&step| readers[step].iter().any(|&reader| reader != last)) {
             return None;
         }
         let parts: Vec<_> = of.iter().map(|&step| self.link(step)).collect::<Option<_>>()?;
         let (first, link, _) = parts.first()?.clone();
+        // Each step is rewritten once, so it cannot occur twice. One layer turns all logits into
+        // probabilities, so they need the same function.
         let mut once = of.to_vec();
         once.sort_unstable();
         once.dedup();
@@ -188,6 +195,7 @@ impl<T: Scalar> Steps<T> {
         }
         let mut arguments: Vec<f64> = parts.iter().map(|(.., argument)| *argument).collect();
         let mut bases: Vec<usize> = parts.iter().map(|(base, ..)| *base).collect();
+        // All probabilities depend on the same logits, as p and 1 - p do.
         if bases.iter().all(|base| *base == first) {
             let (mut base, mut known) = (first, of.to_vec());
             let is_read_elsewhere = |base: usize, known: &[usize]| {
@@ -205,10 +213,13 @@ impl<T: Scalar> Steps<T> {
             if !is_read_elsewhere(base, &known)
                 && let Some(stacked) = self.stacked(base, &arguments)
             {
+                // The dense layer now gives all logits, so the concatenation has nothing left to
+                // do.
                 self[base].kind = stacked;
                 self[last].kind = Kind::Layers(base, Vec::new());
                 return Some(link);
             }
+            // The arguments include the factors that were passed.
             bases.fill(base);
         }
         // Use branches of factors and not a dense layer, because a rule for a dense layer would
@@ -256,6 +267,7 @@ impl<T: Scalar> Steps<T> {
     /// layers. The step `last` computes the outputs.
     fn merge_factors(&mut self, output: usize, last: usize) -> Result<(), Error> {
         let (needed, readers) = (self.needed(output), self.readers(output));
+        // Merging changes the values of a step, so nothing else may read them.
         let alone = |step: usize| readers[step].len() == 1;
         for step in (0..=output).filter(|&step| needed[step]) {
             // Merge a factor of the argument. The logits of a probability at the end keep theirs.
@@ -324,6 +336,7 @@ impl<T: Scalar> Steps<T> {
         };
         expression.and_then(known).or_else(|| {
             let Kind::Layers(_, layers) = &self[of].kind else { return None };
+            // A model's text cannot contain a `Scaled` within another.
             let layer = layers.first().filter(|layer| layer.kind() != "Scaled")?;
             Some(Arc::new(Scaled::of(layer.clone(), argument, value).ok()?))
         })

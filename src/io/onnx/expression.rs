@@ -160,6 +160,7 @@ impl Expression {
     pub fn agrees(&self, f: &dyn Elementwise<f64>, a: f64, c: f64, straight: bool) -> bool {
         let agree = |x: f64| {
             let (t, scaled) = (a * x, f.value(a * x));
+            // Relative to |f(t)| or, where that is smaller, to |t| up to 1.
             let precision = 2e-6 * scaled.abs().max(t.abs().min(1.0)) + 1e-12;
             (self.value(x) - c * scaled).abs() <= precision * c.abs()
         };
@@ -177,6 +178,7 @@ const FEW: [f64; 4] = [-2.5, -0.25, 0.75, 3.5];
 
 /// Points close to 0 and far from it, on both sides.
 fn grid() -> impl Iterator<Item = f64> {
+    // Steps of 1/64 up to 9, and a geometric series from 1e-6 to about `FAR`.
     let even = (0..=576).map(|step| f64::from(step) / 64.0);
     let wide = (0..=400).map(|step| 1e-6 * 1.05_f64.powi(step));
     even.chain(wide).flat_map(|x| [x, -x])

@@ -50,6 +50,7 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
             budget.fold(count)?;
             let value = match node.attribute("value").and_then(|attribute| attribute.t.clone()) {
                 Some(tensor) => Constant::read(&tensor, None, budget).ok()?,
+                // ONNX's default is the f32 0.
                 None => Constant::floats(vec![1], &[0.0]),
             };
             match value.as_ints() {
@@ -68,6 +69,8 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
         "Transpose" => {
             let order = permutation(node.ints("perm"), first?.dims.len())?;
             match first? {
+                // Integers have no strides, so their values are moved. For other numbers, only
+                // strides change.
                 whole_numbers @ Constant { values: Values::Ints(_), .. } => {
                     let steps = Tensor::steps(&whole_numbers.dims);
                     let dims = order.iter().map(|&axis| whole_numbers.dims[axis]).collect();
@@ -91,11 +94,13 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
             first?.reshaped(vec![Tensor::count(before)?, Tensor::count(behind)?])
         }
         "Unsqueeze" | "Squeeze" => {
+            // Up to version 12 of the operator set, the axes are an attribute.
             let axes = input(1).and_then(Constant::as_ints).or(node.ints("axes"));
             first?.reshaped(resized(&first?.dims, axes, node.op_type == "Unsqueeze")?)
         }
         "Concat" => {
             let parts: Vec<&Constant> = inputs.iter().copied().collect::<Option<_>>()?;
+            // Exporters concatenate the sizes of shapes, so vectors of integers are enough.
             let values: Option<Vec<&[i64]>> =
                 parts.iter().map(|part| part.as_ints().filter(|_| part.dims.len() == 1)).collect();
             Some(Constant::ints(values?.concat()))
@@ -109,9 +114,12 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
                 .map(|&index| wrapped(index, from.dims[axis]))
                 .collect::<Option<_>>()?;
             let (steps, own) = (Tensor::steps(&from.dims), Tensor::steps(&indices.dims));
+            // The axes of the indices replace the axis that they choose from.
             let dims = [&from.dims[..axis], &indices.dims, &from.dims[axis + 1..]].concat();
             let rank = indices.dims.len();
             gathered(from, dims, budget, |index| {
+                // The same three parts of the index: before the axis, within the indices, and after
+                // the axis.
                 let (before, rest) = index.split_at(axis);
                 let (within, behind) = rest.split_at(rank);
                 let at = |index: &[usize], steps: &[usize]| {
@@ -129,10 +137,13 @@ pub(super) fn fold(node: &Node, inputs: &[Option<&Constant>], budget: &Budget) -
             let from = first?;
             let given =
                 |at: usize, name: &str| input(at).and_then(Constant::as_ints).or(node.ints(name));
+            // Up to version 9 of the operator set, these are attributes.
             let (starts, ends) = (given(1, "starts")?, given(2, "ends")?);
             let all: Vec<i64> = (0..i64::try_from(starts.len()).ok()?).collect();
             let (axes, ones) = (given(3, "axes").unwrap_or(&all), vec![1; starts.len()]);
             let strides = input(4).map_or(Some(ones.as_slice()), Constant::as_ints)?;
+            // The first index, the stride and the count for each axis. An axis that is not listed
+            // stays whole.
             let mut parts: Vec<(usize, i64, usize)> =
                 from.dims.iter().map(|&dim| (0, 1, dim)).collect();
             for (at, &axis) in axes.iter().enumerate() {
@@ -197,6 +208,7 @@ fn gathered(
     let mut places = Vec::with_capacity(count);
     for _ in 0..count {
         places.push(place(&index)?);
+        // The next index in C order, in which the last axis changes fastest.
         for axis in (0..dims.len()).rev() {
             index[axis] += 1;
             if index[axis] < dims[axis] {
@@ -219,6 +231,7 @@ fn gathered(
 #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 // ONNX's Cast truncates too
 fn cast(constant: &Constant, to: i64) -> Option<Constant> {
+    // The numbers are ONNX's codes of the element types. Integers of all types are kept as i64.
     let whole: fn(i64) -> i64 = match to {
         2 => |value| (value as u8).into(),
         3 => |value| (value as i8).into(),
@@ -242,6 +255,7 @@ fn cast(constant: &Constant, to: i64) -> Option<Constant> {
     };
     let values = match &constant.values {
         Values::Ints(values) => values.iter().map(|&value| whole(value)).collect(),
+        // As a boolean, 0.5 is true, although it would truncate to 0.
         _ if to == 9 => {
             constant.numbers()?.into_iter().map(|value| i64::from(value != 0.0)).collect()
         }
@@ -276,6 +290,7 @@ fn combine(
     budget: &Budget,
 ) -> Option<Constant> {
     let rank = a.dims.len().max(b.dims.len());
+    // Broadcasting aligns shapes at their last axes.
     let padded = |dims: &[usize]| [vec![1; rank - dims.len()], dims.to_vec()].concat();
     let (da, db) = (padded(&a.dims), padded(&b.dims));
     let dims: Vec<usize> = da

@@ -56,6 +56,7 @@ impl<T: Scalar> Reader<T> {
             let constant = Constant::read(&tensor, folder, &budget).map_err(refused)?;
             values.insert(name, Value::Constant(constant));
         }
+        // Older files list the initializers among the inputs.
         let inputs: Vec<_> =
             graph.input.iter().filter(|input| !values.contains_key(&input.name)).collect();
         let [input] = inputs.as_slice() else {
@@ -102,6 +103,8 @@ impl<T: Scalar> Reader<T> {
             |bytes: &Bytes| Node::decode(bytes.clone()).map_err(|e| malformed(e.to_string()));
         for bytes in &graph.node {
             for input in decode(bytes)?.input {
+                // A bias can be merged into the layer before it only if nothing else reads that
+                // layer.
                 *self.steps.uses.entry(input).or_default() += 1;
             }
         }
@@ -126,6 +129,7 @@ impl<T: Scalar> Reader<T> {
         let mut inputs = Vec::with_capacity(node.input.len());
         for input in &node.input {
             let value = self.values.get(input).cloned();
+            // An empty name stands for an optional input that is absent.
             if value.is_none() && !input.is_empty() {
                 let (name, input) = (shortened(&name), shortened(input));
                 let reason = format!(
@@ -141,6 +145,7 @@ impl<T: Scalar> Reader<T> {
             .flatten()
             .filter_map(|value| if let Value::Step(step) = value { Some(*step) } else { None })
             .collect();
+        // Operators of other domains keep the domain, as in `ai.onnx.ml.Scaler`.
         let domain =
             if is_standard(&node.domain) { String::new() } else { format!("{}.", node.domain) };
         let operator: Rc<str> = (domain + &node.op_type).into();
@@ -165,6 +170,7 @@ impl<T: Scalar> Reader<T> {
             let folded = fold(node, &[Some(&of)], &self.steps.budget);
             self.computed(index, &name, &operator, folded, steps)
         } else if &*operator == "Shape" || steps.iter().all(|&step| self.steps[step].uncomputed) {
+            // This computes a shape from an unknown one, as after an unsupported node.
             self.uncomputed(index, &name, &operator, Kind::Behind(steps))
         } else {
             match self.steps.operator(node, &operator, &inputs, &steps) {
@@ -216,6 +222,8 @@ impl<T: Scalar> Reader<T> {
             if let Value::Step(step) = value
                 && self.steps[step].dims.is_none()
             {
+                // With a shape from elsewhere, the nodes after an unsupported one can be checked
+                // too.
                 self.steps[step].dims =
                     gemm_outputs(node, &inputs).or_else(|| self.said_shape(graph, output));
             }
@@ -227,6 +235,7 @@ impl<T: Scalar> Reader<T> {
     /// The shape of a value for one sample, if the file contains it.
     fn said_shape(&mut self, graph: &proto::Graph, name: &str) -> Option<Vec<usize>> {
         let batch = self.steps.batch;
+        // Decoded at most once, and only if a shape is unknown.
         let shapes = self.shapes.get_or_insert_with(|| {
             let said =
                 graph.value_info.iter().filter_map(|bytes| ValueInfo::decode(bytes.clone()).ok());

@@ -43,6 +43,7 @@ impl<T: Scalar> Steps<T> {
             );
         }
         let known = steps.iter().all(|&step| self[step].dims.is_some());
+        // The unsupported node before this one is reported, and there is nothing more to say here.
         let behind = || Ok(Made::Step(Kind::Behind(steps.to_vec()), Vec::new()));
         let all = steps.len() == inputs.len() && !steps.iter().any(|&step| self[step].uncomputed);
         match operator {
@@ -106,6 +107,7 @@ impl<T: Scalar> Steps<T> {
             "Dropout" if given.constant(2).and_then(Constant::scalar) == Some(1.0) => {
                 return Err(TRAINING.to_owned());
             }
+            // ZipMap only adds the classes' names to scikit-learn's probabilities.
             "Identity" | "Dropout" | "ai.onnx.ml.ZipMap" => return Ok(Made::Same(step)),
             "Cast" => match node.int("to", 1) {
                 // The numbers are ONNX's codes of the floating-point types. A cast from integers
@@ -143,6 +145,7 @@ impl<T: Scalar> Steps<T> {
                     )
                 };
                 let (offset, scale) = (of(offset, 0.0)?, of(scale, 1.0)?);
+                // The operator computes (x - offset) scale.
                 let b: Vec<f64> =
                     offset.iter().zip(&scale).map(|(offset, scale)| -offset * scale).collect();
                 affine(dims, &scale, &b)?
@@ -161,6 +164,7 @@ impl<T: Scalar> Steps<T> {
                 let mut axes: Vec<Option<usize>> =
                     axes.iter().map(|&axis| wrapped(axis, dims.len() + 1)).collect();
                 axes.sort_unstable();
+                // With the batch axis, the spatial axes are those from 2 on.
                 if dims.len() < 2 || !axes.into_iter().eq((2..=dims.len()).map(Some)) {
                     return Err(
                         "only a mean over all spatial axes is supported (the length of a sequence, \
@@ -192,7 +196,9 @@ impl<T: Scalar> Steps<T> {
                 "its axis {axis} is the batch axis: explain its input, with OnnxFile::output"
             )),
             Some(1) if axes == 1 => Ok(one(Softmax)),
+            // For the last axis, both versions of the operator agree.
             Some(axis) if over_one || axis == axes => Ok(one(Softmax::over(axis - 1))),
+            // From the first axis on, the older version is a softmax over the whole sample.
             Some(1) => Ok(vec![
                 Arc::new(Flatten),
                 Arc::new(Softmax),
@@ -215,6 +221,7 @@ impl<T: Scalar> Steps<T> {
         if node.int("transA", 0) != 0 {
             return Err("transA is unsupported: export the model without it".to_owned());
         }
+        // `dense` expects inputs x outputs, which is ONNX's order without transB.
         let turned = match node.int("transB", 0) {
             0 => None,
             _ => Some(weight.transposed(&[1, 0]).ok_or(NO_MATRIX)?),
@@ -247,6 +254,8 @@ impl<T: Scalar> Steps<T> {
                 given.dims.len()
             ));
         }
+        // `Linear` has outputs x inputs. This changes only the strides, and the conversion follows
+        // them.
         let turned = weight.transposed(&[1, 0]).ok_or(NO_MATRIX)?;
         let mut weights: Vec<T> = given.convert(Some(&turned), "weight")?;
         for weight in &mut weights {
@@ -275,6 +284,7 @@ impl<T: Scalar> Steps<T> {
 
     fn reshaped(&self, operator: &str, given: &Given<'_>) -> Result<Made<T>, String> {
         let node = given.node;
+        // Shapes in the file include the batch axis, which must stay as it is.
         let full = [&[self.batch], given.dims].concat();
         let axes = given.ints(1).or(node.ints("axes"));
         let dims = match operator {
@@ -380,6 +390,8 @@ impl<T: Scalar> Steps<T> {
         }
         // In DenseNet, each concatenation repeats the inputs of the one before it. Use the earlier
         // concatenation instead of its inputs, so that the branches are nested.
+        // The longest known beginning wins. The limit bounds the time for a very long
+        // concatenation.
         let known = (2..steps.len().min(256))
             .rev()
             .find_map(|count| Some((count, *self.concatenated.get(&steps[..count])?)));

@@ -28,9 +28,12 @@ impl Expression {
         // Symmetries decide which kinds of functions are possible.
         let even_part = |[right, left]: [f64; 2]| 0.5 * (right + left);
         if zero.abs() < 1e-12 {
+            // Linear on both sides. `turned` is f(-x), so its slope is that of the left side,
+            // negated.
             if let (Some(right), Some(left)) = (sides.slope(), turned.slope()) {
                 return self.bent(right, -left);
             }
+            // x g(a x) with g(t) + g(-t) = 1, for which f(x) - f(-x) is linear.
             if let Some(slope) = sides.slope_of_odd_part() {
                 return self.gate(&sides, slope);
             }
@@ -43,15 +46,18 @@ impl Expression {
                 .or_else(|| self.mish(&sides, 1.0))
                 .or_else(|| self.mish(&turned, -1.0));
         }
+        // f(x) + f(-x) is constant, as for sigmoids.
         if sides.values.iter().all(|&values| near(even_part(values), zero)) {
             return self.step(&sides, zero);
         }
+        // For c softplus(a x), f(x) - f(-x) = c a x and f(0) = c ln 2.
         sides.slope_of_odd_part().and_then(|slope| self.softplus(slope, zero))
     }
 
     /// If the values are f(a x) for a sigmoid or hard sigmoid f, returns f and a.
     pub fn probability<T: Scalar>(&self) -> Option<(Arc<dyn Layer<T>>, f64)> {
         let sides = Sides::of(self)?;
+        // A value that is close to neither 1/2 nor saturation determines the argument well.
         let (x, [value, _]) = sides.find(|[right, _]| right.max(1.0 - right), 0.55..=0.95)?;
         let argument = tidy((value / (1.0 - value)).ln() / x);
         if self.agrees(&Sigmoid, argument, 1.0, false) {
@@ -70,6 +76,7 @@ impl Expression {
         }
         let (p, q) = (tidy(p), tidy(q));
         if p.abs() <= 1e-9 * q.abs() {
+            // Only the left side is not 0, and q x = -q relu(-x) there.
             return self.made(Relu, -1.0, -q, true);
         }
         if q.abs() <= 1e-9 * p.abs() {
@@ -81,9 +88,11 @@ impl Expression {
     /// A function k x g(a x) with g(t) + g(-t) = 1: SiLU, GELU or hard swish.
     fn gate<T: Scalar>(&self, sides: &Sides, slope: f64) -> Made<T> {
         let gate = |x: f64, value: f64| value / (slope * x);
+        // The larger of g(t) and g(-t). If that is g(-t), a is negative.
         let open = |x: f64, [right, left]: [f64; 2]| gate(x, right).max(gate(-x, left));
         let (x, values) = sides.find_at(open, 0.55..=0.95)?;
         let (open, sign) = (open(x, values), if gate(x, values[0]) < 0.5 { -1.0 } else { 1.0 });
+        // Each candidate's inverse of g gives t = a x. As c f(a x) = c a x g(a x), c = k / a.
         let with = |t: f64| (tidy(sign * t / x), tidy(slope));
         let (a, k) = with((open / (1.0 - open)).ln());
         let silu = self.made(Silu, a, k / a, false);
@@ -105,9 +114,11 @@ impl Expression {
     fn odd<T: Scalar>(&self, sides: &Sides) -> Made<T> {
         // The ratio f(t) / f(2 t) determines t, whatever c is.
         let (x, [value, _], part) = sides.find_part(0.52..=0.95)?;
+        // tanh(2 t) = 2 tanh t / (1 + tanh² t), so the ratio is (1 + tanh² t) / 2.
         let t = (2.0 * part - 1.0).sqrt().atanh();
         let tanh = self.made(Tanh, tidy(t / x), tidy(value / t.tanh()), false);
         tanh.or_else(|| {
+            // For softsign, the ratio is (1 + 2 t) / (2 + 2 t).
             let t = (2.0 * part - 1.0) / (2.0 - 2.0 * part);
             let (a, c) = (tidy(t / x), tidy(value * (1.0 + t) / t));
             self.made(Softsign, a, c, true)
@@ -128,6 +139,7 @@ impl Expression {
     fn softplus<T: Scalar>(&self, slope: f64, zero: f64) -> Made<T> {
         let c = tidy(zero / LN_2);
         let a = tidy(slope / c);
+        // This is PyTorch's softplus with beta = a.
         if near(a * c, 1.0) {
             let natural = Softplus::new(a, 20.0).ok()?;
             return self
@@ -142,9 +154,12 @@ impl Expression {
     fn exponential<T: Scalar>(&self, sides: &Sides, sign: f64) -> Made<T> {
         let p = sides.slope()?;
         let (x, [value, _], part) = sides.turned().find_part(0.52..=0.95)?;
+        // With t = b x, the ratio is (1 - exp(-t)) / (1 - exp(-2 t)) = 1 / (1 + exp(-t)).
         let t = (part / (1.0 - part)).ln();
         let (p, b, q) = (tidy(p), tidy(t / x), tidy(value / (-t).exp_m1()));
+        // c ELU(b x) has the slope c b on the right and the factor c alpha on the left.
         let (c, alpha) = (p / b, tidy(q * b / p));
+        // With these, b = 1 / q, so the function is CELU with alpha = q.
         if near(alpha, 1.0) && near(p, 1.0) && sign > 0.0 {
             let natural = Celu::new(q).ok()?;
             return self
@@ -161,6 +176,7 @@ impl Expression {
         let last = sides.values.len() - 1;
         let slope = Some(slope(last)).filter(|&end| near(end, slope(last - 1)))?;
         let (x, values) = sides.find_at(|x, [right, _]| right / (slope * x), 0.65..=0.95)?;
+        // mish(t) / t = tanh(softplus(t)), and exp(softplus(t)) - 1 = exp(t).
         let softplus = (values[0] / (slope * x)).atanh();
         let (a, k) = (tidy(softplus.exp_m1().ln() / x), tidy(slope));
         self.made(Mish, sign * a, k / a, false)
@@ -180,6 +196,7 @@ impl Expression {
         };
         let ends = [end(-1.0)?, end(1.0)?];
         let within = |value: f64| ends.iter().flatten().all(|&bound| !near(value, bound));
+        // A value that is not a bound is k x.
         let slope = sides.values.iter().enumerate().find_map(|(at, &[right, left])| {
             let x = sides.x(at);
             within(right).then_some(right / x).or_else(|| within(left).then_some(-left / x))
@@ -202,6 +219,8 @@ impl Expression {
             );
             HardTanh::new(low, high).ok()
         };
+        // Compare with the larger bound scaled to 1, because the points of comparison are dense
+        // there.
         if !self.agrees(&bounds(scale)?, 1.0 / scale, slope * scale, true) {
             return None;
         }
@@ -293,6 +312,7 @@ impl Sides {
 
     /// The first x for which f(x) / f(2 x) is within a range, with its values and this ratio.
     fn find_part(&self, range: std::ops::RangeInclusive<f64>) -> Option<(f64, [f64; 2], f64)> {
+        // Neighboring values belong to x and 2 x. There are at least 8 (see `of`).
         let part = |at: usize| self.values[at][0] / self.values[at + 1][0];
         let at = (0..self.values.len() - 1).find(|&at| range.contains(&part(at)))?;
         Some((self.x(at), self.values[at], part(at)))
@@ -310,9 +330,11 @@ fn tidy(value: f64) -> f64 {
     let single = value as f32;
     let short = |text: String| text.parse::<f64>().ok();
     let close = |to: f64, precision: f64| (to - value).abs() <= precision * value.abs();
+    // The number is an f32. Display gives the shortest decimal that rounds to it.
     if close(single.into(), 1e-10) {
         return short(single.to_string()).unwrap_or(value);
     }
+    // Otherwise it was computed from f32 constants, which have a relative spacing of 1.2e-7.
     short(format!("{value:.5e}")).filter(|&rounded| close(rounded, 1.2e-7)).unwrap_or(value)
 }
 

@@ -12,8 +12,10 @@ pub(super) fn slice(dim: usize, start: i64, end: i64, stride: i64) -> Option<(us
     let (start, end) = if stride > 0 {
         (from_end(start).clamp(0, dim), from_end(end).clamp(0, dim))
     } else {
+        // Backwards, the end is exclusive too, so -1 includes index 0.
         (from_end(start).clamp(0, dim - 1), from_end(end).clamp(-1, dim - 1))
     };
+    // The distance divided by the stride, rounded up.
     let count = match stride {
         0 => return None,
         1.. => (end - start).max(0).checked_add(stride - 1)? / stride,
@@ -51,6 +53,7 @@ pub(super) fn target(dims: &[usize], asked: &[i64], allow_zero: bool) -> Option<
     let sizes: Vec<Option<usize>> = asked.iter().enumerate().map(size).collect::<Option<_>>()?;
     let known = sizes.iter().flatten().try_fold(1_usize, |count, &size| count.checked_mul(size))?;
     let all = Tensor::count(dims)?;
+    // The size for which a -1 stands. Without a -1, it is not used.
     let rest = match sizes.iter().filter(|size| size.is_none()).count() {
         0 if known == all => 1,
         1 if known > 0 && all.is_multiple_of(known) => all / known,
@@ -66,6 +69,7 @@ pub(super) fn resized(dims: &[usize], axes: Option<&[i64]>, insert: bool) -> Opt
         Some(axes) => axes.iter().map(|&axis| wrapped(axis, rank)).collect(),
         None => Some((0..rank).filter(|&axis| dims[axis] == 1).collect()),
     };
+    // Marks the inserted or removed axes. An axis that is listed twice is an error.
     let mut chosen = vec![false; rank];
     for axis in axes? {
         if std::mem::replace(&mut chosen[axis], true) {

@@ -196,6 +196,7 @@ impl<T: Scalar> Steps<T> {
         mut kind: Kind<T>,
     ) -> usize {
         if let Kind::Joined { of, .. } = &kind {
+            // `follow` compares this total with the limit.
             self.joined += of.len();
         }
         let (mut dims, mut nonnegative) = (None, false);
@@ -206,8 +207,10 @@ impl<T: Scalar> Steps<T> {
         if dims.is_none() && keeps_shape(operator) {
             // Assume a shape, so that the nodes after an unsupported one are checked too.
             let of = kind.inputs().iter().filter_map(|&step| self[step].dims.as_ref());
+            // With broadcasting, the output is as large as the largest input.
             dims = of.max_by_key(|dims| Tensor::count(dims)).cloned();
         }
+        // Casts to integers are rejected, so the output of a cast is never whole.
         let whole = &**operator != "Cast" && kind.inputs().iter().any(|&step| self[step].whole);
         self.list.push(Step {
             node: Some(index),
@@ -229,6 +232,7 @@ impl<T: Scalar> Steps<T> {
             Kind::Layers(of, layers) => {
                 let Some(dims) = &self[*of].dims else { return Ok((None, false)) };
                 let mut shape = shape_of(dims)?;
+                // Whether the values after the layers so far are known to be nonnegative.
                 let mut sign = self[*of].nonnegative;
                 for layer in layers {
                     (shape, sign) = match layer.operator(shape).map_err(|e| e.to_string())? {
@@ -249,6 +253,7 @@ impl<T: Scalar> Steps<T> {
                         Operator::PerChannel(functions) => {
                             (shape, functions.iter().all(|function| function.is_nonnegative(sign)))
                         }
+                        // Steps have no branches yet. They are made from joins at the end.
                         Operator::Branches(..) | Operator::Softmax(_) => (shape, false),
                     };
                 }
@@ -361,6 +366,7 @@ impl Given<'_> {
         let Some(constant @ Constant { values: Values::Floats(tensor), .. }) = constant else {
             return Err(format!("its {what} must be constant floating-point numbers"));
         };
+        // Before the conversion, which allocates this many numbers.
         self.budget.keep(constant.count())?;
         tensor.convert(what).map_err(refused)
     }

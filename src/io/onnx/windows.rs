@@ -45,6 +45,7 @@ impl Windows {
                 // The output has one window for each stride. The padding that this requires is
                 // divided equally between both sides, and if it is odd, one side gets one more.
                 for axis in 0..2 {
+                    // For a sequence, both entries describe its only spatial axis.
                     let size =
                         *given.dims.get(given.dims.len() - rank + axis.min(rank - 1)).unwrap_or(&1);
                     let (kernel, stride, dilation) = (kernel[axis], stride[axis], dilation[axis]);
@@ -52,6 +53,8 @@ impl Windows {
                         .saturating_sub(1)
                         .checked_mul(dilation)
                         .and_then(|reach| reach.checked_add(1));
+                    // The last window begins at `far`, and all windows together cover `whole`
+                    // values.
                     let far = size.div_ceil(stride.max(1)).saturating_sub(1).checked_mul(stride);
                     let whole = far
                         .zip(reach)
@@ -133,6 +136,7 @@ impl<T: Scalar> Steps<T> {
             );
         }
         let windows = Windows::of(given, kernel)?;
+        // A padding before a transposed convolution is rejected below.
         let windows = if operator == "Conv" { windows.padded(by)? } else { windows };
         let groups = usize::try_from(node.int("group", 1)).map_err(|_| "its group is negative")?;
         let (weights, bias): (Vec<T>, Option<Vec<T>>) =
@@ -225,6 +229,7 @@ impl<T: Scalar> Steps<T> {
                         .to_owned(),
                 );
             }
+            // The zeros of a separate padding are inputs of the pooling, so they always count.
             let counted = counted || !by.is_empty();
             match rank {
                 1 => one(pool!(AvgPool1d).count_include_pad(counted)),
@@ -256,6 +261,7 @@ impl<T: Scalar> Steps<T> {
                 super::shortened(node.text("mode"))
             ));
         }
+        // Up to version 10 of the operator set, the value and the pads are attributes.
         let value = given
             .constant(2)
             .and_then(Constant::scalar)
@@ -275,6 +281,7 @@ impl<T: Scalar> Steps<T> {
         let (before, behind) = pads.split_at(axes.len());
         for (axis, (&before, &behind)) in axes.into_iter().zip(before.iter().zip(behind)) {
             let axis = axis.ok_or("one of its axes does not exist")?;
+            // Axes 0 and 1 are samples and channels.
             match (axis.checked_sub(2), usize::try_from(before), usize::try_from(behind)) {
                 (Some(axis), Ok(before), Ok(behind)) => by[axis] = [before, behind],
                 _ if before == 0 && behind == 0 => {}
@@ -305,6 +312,7 @@ pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<
             super::shortened(node.text("mode"))
         ));
     }
+    // Since version 11 of the operator set, Resize has a region of interest before the scales.
     let scales = if operator == "Upsample" || given.inputs.len() == 2 { 1 } else { 2 };
     let scales = match given.constant(scales).and_then(Constant::numbers) {
         Some(scales) if !scales.is_empty() => scales,
@@ -313,6 +321,7 @@ pub(super) fn upsampled<T: Scalar>(operator: &str, given: &Given<'_>) -> Result<
                 .constant(3)
                 .and_then(Constant::numbers)
                 .ok_or("its scales or sizes must be constants")?;
+            // The scale of the batch axis is always 1, so its size is compared with itself.
             let given_sizes = std::iter::once(sizes.first().copied().unwrap_or(1.0))
                 .chain(given.dims.iter().map(|&dim| dim as f64));
             sizes.iter().zip(given_sizes).map(|(size, dim)| size / dim).collect()

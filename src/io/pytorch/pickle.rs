@@ -108,6 +108,7 @@ impl<'a> Machine<'a> {
     pub fn load(&mut self) -> Result<Value, String> {
         self.stack.clear();
         self.marks.clear();
+        // Each pickle has its own memo. The objects remain, because earlier results refer to them.
         self.memo.clear();
         loop {
             let begin = self.at;
@@ -141,9 +142,11 @@ impl<'a> Machine<'a> {
             b'1' => return self.marked().map(|_| Step::Done),
             b'2' => self.stack.last()?.clone(),
 
+            // None, True, False, and numbers. Floating-point numbers are not needed.
             b'N' => Value::Other,
             0x88 => Value::Int(1),
             0x89 => Value::Int(0),
+            // In protocol 0, INT also writes booleans, as 00 and 01, and a LONG ends with an L.
             b'I' | b'L' => match self.line()? {
                 "00" => Value::Int(0),
                 "01" => Value::Int(1),
@@ -169,6 +172,7 @@ impl<'a> Machine<'a> {
                 Value::Other
             }
 
+            // Strings: as a line of text, or after a length of 1, 4 or 8 bytes.
             b'S' => Value::Text(self.line()?.trim_matches(['\'', '"']).into()),
             b'V' => Value::Text(self.line()?.into()),
             b'U' | 0x8c => {
@@ -183,6 +187,7 @@ impl<'a> Machine<'a> {
                 let length = self.length8()?;
                 self.text(length)?
             }
+            // Bytes, which are not needed.
             b'C' => {
                 let length = self.take(1)?[0].into();
                 self.skip(length)?
@@ -196,11 +201,13 @@ impl<'a> Machine<'a> {
                 self.skip(length)?
             }
 
+            // An empty tuple, list or set, and then those with all values after the mark.
             b')' | b']' | 0x8f => self.object(Content::List(Vec::new())),
             b't' | b'l' | 0x91 => {
                 let items = self.marked()?;
                 self.object(Content::List(items))
             }
+            // Tuples of one to three values, which have no mark.
             count @ 0x85..=0x87 => {
                 let first = self
                     .stack
@@ -210,6 +217,7 @@ impl<'a> Machine<'a> {
                 let items = self.stack.split_off(first);
                 self.object(Content::List(items))
             }
+            // Dictionaries, and adding to lists, sets and dictionaries.
             b'}' => self.object(Content::Dict(None, Vec::new())),
             b'd' => {
                 let items = pairs(self.marked()?)?;
@@ -224,6 +232,7 @@ impl<'a> Machine<'a> {
                 return Some(self.extend(items));
             }
             b's' => {
+                // The value is on top of the key.
                 let (value, key) = (self.pop()?, self.pop()?);
                 return Some(self.insert(vec![(key, value)]));
             }
@@ -232,6 +241,8 @@ impl<'a> Machine<'a> {
                 return Some(self.insert(items));
             }
 
+            // GET and PUT for the memo, with the key as a line of text or in 1 or 4 bytes. For
+            // MEMOIZE (0x94), the key is the next free number.
             b'g' => {
                 let key = self.line()?.parse().ok()?;
                 self.memo.get(&key)?.clone()
@@ -258,6 +269,7 @@ impl<'a> Machine<'a> {
             }
             0x94 => return self.remember(self.memo.len() as u64),
 
+            // The name of a class or function. This alone calls nothing.
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
                 Value::Global(format!("{module}.{name}").into())
@@ -271,6 +283,8 @@ impl<'a> Machine<'a> {
                 }
                 _ => return None,
             },
+            // REDUCE and NEWOBJ call the function or class, and NEWOBJ_EX (0x92) also has keyword
+            // arguments, which are not needed.
             b'R' | 0x81 => {
                 let (arguments, function) = (self.pop()?, self.pop()?);
                 self.call(&function, &arguments)
@@ -280,6 +294,7 @@ impl<'a> Machine<'a> {
                 let (arguments, function) = (self.pop()?, self.pop()?);
                 self.call(&function, &arguments)
             }
+            // OBJ and INST, which make an object of a class.
             b'o' => match self.marked()?.into_iter().next() {
                 Some(Value::Global(class)) => self.object(Content::Unknown(class)),
                 _ => Value::Other,
@@ -294,6 +309,7 @@ impl<'a> Machine<'a> {
                 self.build(&state);
                 return Some(Step::Done);
             }
+            // PyTorch refers to a storage by a persistent id.
             b'Q' => {
                 let id = self.pop()?;
                 self.storage(&id)?
@@ -340,6 +356,7 @@ impl<'a> Machine<'a> {
     }
 
     fn pop(&mut self) -> Option<Value> {
+        // As in Python, the values before the last mark are out of reach.
         if self.stack.len() > self.floor() { self.stack.pop() } else { None }
     }
 
@@ -533,6 +550,7 @@ fn long(bytes: &[u8]) -> Value {
     if bytes.len() > 8 {
         return Value::Other;
     }
+    // The sign bit fills the missing high bytes.
     let fill = if bytes.last().is_some_and(|&last| last >= 0x80) { 0xff } else { 0 };
     let mut whole = [fill; 8];
     whole[..bytes.len()].copy_from_slice(bytes);
