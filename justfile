@@ -3,13 +3,17 @@
 _list:
     @just --list --unsorted
 
-# Run all tests that need no optional feature.
+# Run the tests of the default features, without those of the command line.
 test *arguments:
     cargo test {{arguments}}
 
-# Run the tests of one module or name with all features: `just one onnx::gelu`.
+# Run the tests of one module or name with all features: `just one onnx::a_gemm`.
 one name *arguments:
     cargo test --all-features --test relprop {{name}} {{arguments}}
+
+# Run the tests of the command line.
+cli:
+    cargo test -p relprop-cli
 
 # Compare all rules with the reference numbers, and show how far they are apart.
 golden:

@@ -444,10 +444,10 @@ impl<T: Scalar> Explainer<T> {
     ///
     /// The workspace holds the explanation until its next use.
     ///
-    /// After the first successful call, nothing is allocated unless the model's layers allocate.
-    /// (With the `rayon` feature, products with a million weights or more are split among threads,
-    /// and rayon may allocate. [`with_health`](Self::with_health) and findings allocate at every
-    /// call.)
+    /// After the first successful call, a network of dense layers and activations allocates nothing.
+    /// Convolutions, pooling and branches make a few small allocations in each call, and so do
+    /// [`with_health`](Self::with_health), findings, and, with the `rayon` feature, products with a
+    /// million weights or more.
     ///
     /// # Errors
     /// See [`explain`](Self::explain). The workspace remains usable after an error.

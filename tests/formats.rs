@@ -547,7 +547,7 @@ fn weights_within_a_checkpoint_are_found() {
     );
     let within = format!("Trainer(\n  (net): {})", text.replace('\n', "\n  "));
     let error = open("zip.pt").model_of::<f64>(&within, None).unwrap_err().to_string();
-    assert!(error.contains("without the `net.` at the beginning"), "{error}");
+    assert!(error.contains("the names fit if `net.` is removed"), "{error}");
 }
 
 /// A model written by the Python code in the documentation has the same outputs as in PyTorch.

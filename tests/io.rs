@@ -539,9 +539,38 @@ fn the_listed_kinds_are_supported() {
         .unwrap();
     let kinds: Vec<&str> = listed.split(", ").collect();
     assert!(kinds.len() > 40, "{kinds:?}");
-    for kind in kinds {
+    for kind in &kinds {
         let said = refused(kind);
         assert!(!said.contains("The supported layers are"), "{said}");
+    }
+    // And the other way round.
+    for layer in every_layer().layers() {
+        assert!(kinds.contains(&layer.kind()), "{} is not listed", layer.kind());
+    }
+}
+
+#[test]
+fn only_activations_can_be_scaled() {
+    let unflatten = "Unflatten(dim=1, unflattened_size=(1, 2, 1))";
+    for (layer, reason) in [
+        ("Flatten()", "a function of one value"),
+        ("Softmax(dim=1)", "a function of one value"),
+        (unflatten, "Unflatten expects a shape of the same size"),
+    ] {
+        let error = printed(&format!("Scaled({layer}, argument=2.0, value=0.5)"), 2).unwrap_err();
+        assert!(error.to_string().contains(reason), "{layer}: {error}");
+    }
+    let scaled = |layer: &str| {
+        let text = format!("Linear(2, 1)\nScaled({layer}, argument=2.0, value=0.5)\nLinear(1, 1)");
+        StateDict::from_safetensors(&every_layer().to_safetensors().unwrap())
+            .unwrap()
+            .model_of::<f64>(&text, None)
+            .unwrap_err()
+            .to_string()
+    };
+    // Only the weights are missing.
+    for layer in ["Identity()", "Dropout(p=0.5)", "ReLU()"] {
+        assert!(scaled(layer).contains("missing"), "{layer}: {}", scaled(layer));
     }
 }
 

@@ -514,8 +514,14 @@ impl<T: Scalar> Scaled<T> {
         // Activations accept any shape, so a single value shows what the layer is.
         match layer.operator(Shape::from(1))? {
             Operator::Elementwise(function) => Self::with(layer, function, argument, value),
-            // The identity and dropout.
-            Operator::Reshape(_) => Self::with(layer, Arc::new(Identity), argument, value),
+            // The identity and dropout. A flatten gives some of these shapes back, but not all.
+            Operator::Reshape(_)
+                if [Shape::from(2), Shape::from([1, 2, 1])].into_iter().all(|shape| {
+                    matches!(layer.operator(shape), Ok(Operator::Reshape(to)) if to == shape)
+                }) =>
+            {
+                Self::with(layer, Arc::new(Identity), argument, value)
+            }
             _ => {
                 Err(Error::parameter(SCALED, "activation", layer.kind(), "a function of one value"))
             }

@@ -3,7 +3,7 @@
 use relprop::heatmap::{Canvas, Rgb, diverging, over_channels, text_width};
 use relprop::{Explanation, Shape};
 
-use super::report::{shown, title};
+use super::report::{relevance, shown, title};
 use super::samples::{Samples, is_channels_last};
 use crate::Failure;
 
@@ -102,8 +102,7 @@ fn bars(
     // The zero line, after the longest name (a letter has 5 dots, and the next begins after 6) and
     // a bar to the left.
     let middle = text_width("m", TEXT) * (LETTERS + 2) * 6 / 5 + BAR;
-    let values: Vec<String> =
-        strongest.iter().map(|contribution| shown(contribution.relevance.into())).collect();
+    let values: Vec<String> = strongest.iter().map(|c| shown(relevance(explanation, c))).collect();
     let widest = values.iter().map(|value| text_width(value, TEXT)).max().unwrap_or(0);
     let width = (middle + BAR + GAP + widest).max(text_width(title, TEXT));
     let mut canvas = Canvas::new(width, (strongest.len() + 2) * LINE, WHITE)?;

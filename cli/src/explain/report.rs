@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use relprop::{Cause, Explanation, Finding};
+use relprop::{Cause, Contribution, Explanation, Finding};
 
 use super::samples::Samples;
 use crate::Failure;
@@ -30,7 +30,7 @@ pub fn table(
         writeln!(
             out,
             "  {:>12}  {}",
-            shown(contribution.relevance.into()),
+            shown(relevance(explanation, &contribution)),
             samples.name(contribution.input)
         )?;
     }
@@ -42,6 +42,11 @@ pub fn table(
         }
     }
     Ok(())
+}
+
+/// The relevance of an input. Shares below the range of f32 are stored without a power of two.
+pub fn relevance(explanation: &Explanation<f32>, contribution: &Contribution<f32>) -> f64 {
+    f64::from(contribution.relevance) * f64::from(explanation.exponent()).exp2()
 }
 
 /// The number of the sample, the output, and its value.
@@ -67,5 +72,33 @@ fn destination(cause: Cause) -> String {
         Cause::Dead => "nothing: the total was zero".to_owned(),
         Cause::Rest => "nothing: the rule's shares do not sum to 1".to_owned(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use relprop::nalgebra::{self, DVector, dmatrix};
+    use relprop::{Epsilon, Linear, Sequential, Shape};
+
+    use super::*;
+
+    /// Each of these layers divides the relevance by ten billion.
+    #[test]
+    fn relevances_below_f32_are_shown_as_they_are() {
+        let mut builder = Sequential::<f32>::builder();
+        for _ in 0..4 {
+            builder = builder.layer(Linear::new(dmatrix![1.0], None).unwrap());
+        }
+        let model = builder.build().unwrap();
+        let rule = Epsilon::new(1e10).unwrap();
+        let explanation = model.explain(&DVector::from_element(1, 1.0), rule).unwrap();
+        assert!(explanation.exponent() < 0);
+
+        let samples = Samples { values: dmatrix![1.0], shape: Shape::from(1), names: Vec::new() };
+        let mut text = Vec::new();
+        table(&mut text, 0, &explanation, 0, &samples, 1).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let first = text.lines().nth(2).unwrap().split_whitespace().next();
+        assert_eq!(first, Some("1.0e-40"), "{text}");
     }
 }
