@@ -1,7 +1,7 @@
 # The commands of everyday work; `just` lists them (https://just.systems).
 
 _list:
-    @just --list --unsorted
+    @{{just_executable()}} --list --unsorted
 
 # Run the tests of the default features, without those of the command line.
 test *arguments:
