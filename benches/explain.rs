@@ -2,12 +2,14 @@
 //! `cargo bench --bench explain`.
 //!
 //! The weights are fixed and have no pattern that a product could exploit. Five sixths of the
-//! inputs are zero, as in a digit. Batch times are for the whole batch; the throughput is in
-//! samples.
+//! inputs are zero, as in a digit. Batch times are for the whole batch. `-- TEXT` measures only the
+//! rows whose names contain the text, such as "784-320-120-40-10: Optimal, All".
+
+mod common;
 
 use std::hint::black_box;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use common::time;
 use relprop::nalgebra::{DMatrix, DVector};
 use relprop::{Accumulation, Explainer, Linear, Relu, Rule, Sequential, Targets};
 
@@ -45,61 +47,83 @@ fn explainer(sizes: &[usize], accumulation: Accumulation, targets: Targets<f32>)
     explainer.targets(targets).expect("the outputs exist")
 }
 
+/// Prints the time of a call and how it compares with the forward pass, unless the command line
+/// asks for other rows.
+struct Table {
+    wanted: Option<String>,
+}
+
+impl Table {
+    fn row(&self, network: &str, call: &str, forward: f64, measure: impl FnOnce() -> f64) {
+        let name = format!("{network}: {call}");
+        if self.wanted.as_ref().is_none_or(|wanted| name.contains(wanted)) {
+            let taken = measure();
+            println!("| {network} | {call} | {taken:.1} | {:.1} |", taken / forward);
+        }
+    }
+}
+
 /// Explains one sample of each network: in each order for all outputs, and in the optimal order for
 /// some outputs.
-fn single(criterion: &mut Criterion) {
+fn single(table: &Table) {
     let sample = samples(1);
     for sizes in [MLP, BOTTLENECK] {
-        let mut group = criterion.benchmark_group(sizes.map(|n| n.to_string()).join("-"));
+        let network = sizes.map(|n| n.to_string()).join("-");
         let model = model(&sizes);
         let x = DVector::from_column_slice(sample.as_slice());
-        group
-            .bench_function("forward pass", |b| b.iter(|| black_box(model.forward(black_box(&x)))));
+        let forward = time(|| {
+            black_box(model.forward(black_box(&x))).expect("finite samples");
+        });
+        table.row(&network, "forward pass", forward, || forward);
         let all = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse]
             .map(|order| (order, Targets::All));
         let few = [Targets::Predicted, Targets::from([3, 5])]
             .map(|targets| (Accumulation::Optimal, targets));
         for (order, targets) in all.into_iter().chain(few) {
-            let name = format!("{order:?}, {targets:?}");
+            let call = format!("{order:?}, {targets:?}");
             let explainer = explainer(&sizes, order, targets);
             let mut workspace = explainer.workspace();
-            group.bench_function(name, |b| {
-                b.iter(|| {
-                    explainer
-                        .explain_into(black_box(sample.as_slice()), &mut workspace)
-                        .map(relprop::Explanation::predicted)
-                });
+            table.row(&network, &call, forward, || {
+                time(|| {
+                    let sample = black_box(sample.as_slice());
+                    black_box(explainer.explain_into(sample, &mut workspace))
+                        .expect("finite samples");
+                })
             });
         }
-        group.finish();
     }
 }
 
 /// Explains batches of several sizes.
-fn batch(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("batch of 784-320-120-40-10");
+fn batch(table: &Table) {
+    let model = model(&MLP);
     for count in [1, 6, 64, 512] {
+        let network = format!("784-320-120-40-10, a batch of {count}");
         let x = samples(count);
-        group.throughput(Throughput::Elements(count as u64));
-        let model = model(&MLP);
-        group.bench_function(BenchmarkId::new("forward pass", count), |b| {
-            b.iter(|| black_box(model.forward_batch(&x)));
+        let forward = time(|| {
+            black_box(model.forward_batch(black_box(&x))).expect("finite samples");
         });
+        table.row(&network, "forward pass", forward, || forward);
         for targets in [Targets::Predicted, Targets::All] {
-            let name = format!("{targets:?}");
+            let call = format!("{targets:?}");
             let explainer = explainer(&MLP, Accumulation::Optimal, targets);
             let mut workspace = explainer.workspace();
-            group.bench_function(BenchmarkId::new(name, count), |b| {
-                b.iter(|| {
-                    explainer
-                        .explain_batch_into(black_box(x.as_slice()), &mut workspace)
-                        .map(<[_]>::len)
-                });
+            table.row(&network, &call, forward, || {
+                time(|| {
+                    let samples = black_box(x.as_slice());
+                    black_box(explainer.explain_batch_into(samples, &mut workspace))
+                        .expect("finite samples");
+                })
             });
         }
     }
-    group.finish();
 }
 
-criterion_group!(benches, single, batch);
-criterion_main!(benches);
+fn main() {
+    // Cargo passes options of its own, such as --bench.
+    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    println!("| network | call | us | forward passes |\n|---|---|---:|---:|");
+    let table = Table { wanted };
+    single(&table);
+    batch(&table);
+}

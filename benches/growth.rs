@@ -2,9 +2,11 @@
 //!
 //! Weights (He) and inputs are random. Each time is the median of eleven bursts, for one sample.
 
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+mod common;
 
+use std::hint::black_box;
+
+use common::time;
 use relprop::nalgebra::DMatrix;
 use relprop::{Accumulation, Explainer, LeakyRelu, Linear, Relu, Rule, Sequential, Targets};
 
@@ -50,27 +52,6 @@ fn samples(inputs: usize, count: usize, density: f32) -> Vec<f32> {
         .map(|_| (random.next(), random.next()))
         .map(|(v, at)| if at < 2.0 * density - 1.0 { v } else { 0.0 })
         .collect()
-}
-
-/// Measures the microseconds per call.
-fn time(mut call: impl FnMut()) -> f64 {
-    // Warm up, then count the calls that fit into one burst of 20 ms.
-    call();
-    let start = Instant::now();
-    let mut calls = 0_u32;
-    while start.elapsed() < Duration::from_millis(20) {
-        call();
-        calls += 1;
-    }
-    let mut bursts: Vec<f64> = (0..11)
-        .map(|_| {
-            let start = Instant::now();
-            (0..calls).for_each(|_| call());
-            start.elapsed().as_secs_f64() * 1e6 / f64::from(calls)
-        })
-        .collect();
-    bursts.sort_by(f64::total_cmp);
-    bursts[bursts.len() / 2]
 }
 
 /// Measures the microseconds per sample when `samples` is explained as a batch.
