@@ -13,12 +13,12 @@ use crate::model::ModelOptions;
 use crate::rules::RuleOptions;
 
 const AFTER: &str = "The layers are counted after batch norms have been merged into their \
-    neighbors. docs/json.md describes the fields of a finding.\n\n\
-    Exit status: 0 when the check is done, also when it found something; 1 when a file cannot be \
-    read or written, or the model or the rule cannot be used; 2 when the command line is wrong. \
-    Errors are printed to the standard error.";
+    neighbors. docs/json.md in the repository describes the fields of a finding.\n\n\
+    Exit status: 0 if the check has run, even if it has findings; 1 if a file cannot be read or \
+    written, or the model or the rule cannot be used; 2 if the command line is wrong. \
+    Errors are printed to standard error.";
 
-/// Checks whether explanations of a model by a rule can be misleading.
+/// Checks whether a rule's explanations of a model can be misleading.
 ///
 /// The check needs no sample. It prints each finding, with the layer and what to do, or "no
 /// findings".
@@ -31,7 +31,8 @@ pub struct Options {
     #[command(flatten)]
     rule: RuleOptions,
 
-    /// The findings as a JSON array; - for the standard output, in place of the text.
+    /// A JSON file with the findings as an array; - writes to standard output instead of
+    /// the text.
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     json: Option<PathBuf>,
 }

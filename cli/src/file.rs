@@ -1,4 +1,4 @@
-//! Output files that are complete or not there.
+//! Output files that appear only once they are complete.
 
 use std::fs::{File, Permissions};
 use std::io::{self, BufWriter, Write};
@@ -10,8 +10,8 @@ use crate::{Failure, usage};
 
 /// An output file that appears under its name only when it is complete.
 ///
-/// Until then a temporary file next to it is written, which is removed after an error. A device or
-/// a pipe is written directly.
+/// Until then, a temporary file next to it is written. It is removed after an error. Devices and
+/// pipes are written directly.
 pub struct OutFile {
     path: PathBuf,
     out: Out,
@@ -82,8 +82,8 @@ impl OutFile {
     }
 }
 
-/// Refuses outputs that would replace an input or each other. Each output is an option and its
-/// value.
+/// Rejects outputs that would replace an input or each other. Each output is given as an option
+/// and its value.
 pub fn check_written<'a>(
     read: impl Iterator<Item = &'a PathBuf>,
     written: impl IntoIterator<Item = (&'a str, Option<&'a PathBuf>)>,

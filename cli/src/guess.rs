@@ -30,7 +30,7 @@ pub fn architecture(weights: &StateDict) -> Result<String, String> {
     stack(&tensors).or_else(|refusal| of_module(&tensors, refusal))
 }
 
-/// The stack of the only module that is one.
+/// The stack of the only module that forms one.
 fn of_module(tensors: &Tensors, refusal: String) -> Result<String, String> {
     let stacks = stacks_within(tensors);
     let modules: Vec<&str> = stacks.iter().map(|(module, _)| *module).collect();
@@ -91,7 +91,7 @@ fn are_all_in(tensors: &Tensors, modules: &[&str]) -> bool {
         .all(|name| modules.iter().any(|module| within(name, module).is_some()))
 }
 
-/// The stack that all of these tensors are.
+/// The stack that these tensors form together.
 fn stack(tensors: &Tensors) -> Result<String, String> {
     let layers = layers(tensors).map_err(|reason| {
         format!(

@@ -11,7 +11,7 @@ const HINTS: [(&str, &str); 15] = [
     ("SequentialBuilder::input", "--shape SIZES, as in --shape 3,224,224"),
     ("StateDict::model_of", "--architecture FILE"),
     ("read it with Sequential::read_onnx (feature `onnx`)", "give its name the ending .onnx"),
-    ("StateDict::open or StateDict::from_pytorch", "giving it as MODEL"),
+    ("read it with StateDict::open or StateDict::from_pytorch", "give it as MODEL"),
     ("StateDictBuilder::input", "--shape"),
     ("StateDict::under", "--under"),
     ("with Composite::first", "with --rule epsilon-plus-flat"),
@@ -26,7 +26,7 @@ const HINTS: [(&str, &str); 15] = [
     ),
 ];
 
-/// The options in place of the library's calls.
+/// Replaces the library's calls with options.
 pub fn in_options(text: &str) -> String {
     const OF_OUTPUT: &str = "OnnxFile::output(\"";
     let mut text = text.to_owned();

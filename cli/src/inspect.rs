@@ -12,19 +12,19 @@ use crate::model::{ModelOptions, Source};
 use crate::names::{parts, printable, split};
 use crate::{Failure, guess};
 
-const AFTER: &str = "Exit status: 0 when the file is shown; 1 when it cannot be read, or is a \
-    model that cannot be explained, such as one with unsupported nodes, which are listed; 2 when \
-    the command line is wrong. Errors are printed to the standard error.";
+const AFTER: &str = "Exit status: 0 if the file was shown; 1 if it cannot be read or its model \
+    cannot be explained, for example because of unsupported nodes; 2 if the command line is wrong. \
+    Errors are printed to standard error.";
 
 /// At most this many outputs of an ONNX file are shown.
 const OUTPUTS: usize = 20;
 
-/// Shows what is in the file of a model.
+/// Shows what a model file contains.
 ///
-/// For an ONNX file and for weights with an architecture: each layer with its name, its kind, the
-/// shape of its values and the number of its parameters. Where nodes of an ONNX file are
-/// unsupported, the complete list of them with the reasons. For weights without an architecture:
-/// the tensors with their shapes, and what to do next.
+/// For an ONNX file, or for weights with an architecture, it lists each layer with its name, kind,
+/// output shape and number of parameters. If an ONNX file has unsupported nodes, it lists all of
+/// them with the reasons. For weights without an architecture, it lists the tensors with their
+/// shapes and suggests what to do next.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER)]
 pub struct Options {
@@ -129,7 +129,7 @@ fn bare(options: &ModelOptions, weights: &StateDict, out: &mut impl Write) -> Re
     next_steps(options, weights, out)
 }
 
-/// How an architecture is given to these weights.
+/// Prints how to provide an architecture for these weights.
 fn next_steps(
     options: &ModelOptions,
     weights: &StateDict,

@@ -1,5 +1,5 @@
-//! The command `relprop`: its subcommands explain what a model makes of samples, check a model and
-//! a rule, and show what is in the file of a model.
+//! The command `relprop`: its subcommands explain a model's outputs,
+//! check a model with a rule, and show what a model file contains.
 
 mod check;
 mod explain;
@@ -60,9 +60,9 @@ enum Command {
     Inspect(inspect::Options),
 }
 
-const EXIT_STATUS: &str = "Exit status: 0 on success, also when the reader of the output stops \
-    reading, as head does; 1 when a file cannot be read, used or written; 2 when the command line \
-    is wrong. Errors are printed to the standard error.";
+const EXIT_STATUS: &str = "Exit status: 0 on success, even if the output is closed early, as by \
+    head; 1 if a file cannot be read, used or written; 2 if the command line is wrong. Errors are \
+    printed to standard error.";
 
 fn main() -> ExitCode {
     let mut out = BufWriter::new(io::stdout().lock());
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     drop(out);
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        // The reader of the output has read enough.
+        // The output was closed early, as by `head`.
         Err(failure) if is_closed(&failure) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {}", failure.to_string().trim_end());

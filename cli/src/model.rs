@@ -13,7 +13,7 @@ use crate::hints::in_options;
 use crate::names::{listed, printable};
 use crate::{Failure, Usage, guess, usage};
 
-/// The options that say which model it is.
+/// The options that select the model.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelOptions {
@@ -21,24 +21,24 @@ pub struct ModelOptions {
     #[arg(help_heading = None)]
     pub model: PathBuf,
 
-    /// The shape of a sample, where the file does not say it, such as 3,224,224.
+    /// The shape of a sample, such as 3,224,224, if the file does not contain it.
     #[arg(long, value_name = "SIZES", value_parser = shape, allow_hyphen_values = true)]
     pub shape: Option<Shape>,
 
-    /// The architecture of weights, as PyTorch prints an nn.Sequential, or guess.
+    /// A file with the architecture of the weights, as PyTorch prints an nn.Sequential, or guess.
     ///
-    /// guess takes the weights for dense layers in the order of their names, with ReLUs between
-    /// them, and prints the architecture.
+    /// With guess, the weights are treated as dense layers in the order of their names, with ReLUs
+    /// between them. The guessed architecture is printed.
     #[arg(long, value_name = "FILE")]
     pub architecture: Option<PathBuf>,
 
-    /// The weights whose names begin with this prefix, as in a checkpoint of {"model": ...,
+    /// Use only the weights whose names begin with this prefix, as in a checkpoint of {"model": ...,
     /// "optimizer": ...}.
     #[arg(long, value_name = "PREFIX", value_parser = prefix, allow_hyphen_values = true)]
     pub under: Option<String>,
 
-    /// The output of an ONNX model that has several, or any other of its values where the model is
-    /// to end.
+    /// The output to explain if an ONNX model has several, or an inner value at which the model
+    /// should end.
     #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub output: Option<String>,
 }
@@ -190,7 +190,7 @@ fn is_onnx(path: &Path) -> Result<bool, Failure> {
     Ok(path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) || first == [0x08])
 }
 
-/// The weights under a prefix, of which there must be some.
+/// The weights under a prefix, or an error if there are none.
 fn under(whole: &StateDict, prefix: &str) -> Result<StateDict, Failure> {
     let weights = whole.under(prefix);
     if weights.names().next().is_some() {

@@ -5,7 +5,8 @@ pub fn within<'a>(name: &'a str, module: &str) -> Option<&'a str> {
     name.strip_prefix(module)?.strip_prefix('.')
 }
 
-/// A name as a module and the rest, which has no dot; the module is empty where there is no dot.
+/// Splits a name at its last dot into a module and the rest. Without a dot, the module is
+/// empty.
 pub fn split(name: &str) -> (&str, &str) {
     name.rsplit_once('.').unwrap_or(("", name))
 }

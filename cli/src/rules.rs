@@ -22,7 +22,7 @@ pub struct RuleOptions {
     #[arg(long, default_value = "epsilon-plus", hide_possible_values = true)]
     pub rule: Named,
 
-    /// The least and the largest value that an input may have; zbox and epsilon-gamma-box need it.
+    /// The smallest and the largest value that an input can have. zbox and epsilon-gamma-box need it.
     #[arg(
         long = "box",
         value_name = "LOW,HIGH",
@@ -47,11 +47,11 @@ type Bounds = (f64, f64);
 /// The value of `--bias`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Bias {
-    /// Biases absorb their share of the relevance, which the ledger shows.
+    /// Biases absorb their share of the relevance. The ledger shows how much.
     Absorbed,
     /// The inputs get all of the relevance.
     Ignored,
-    /// The inputs get all of the relevance, and a bias is spread over them.
+    /// Each bias's share is spread evenly over the inputs that feed its output.
     Distributed,
 }
 

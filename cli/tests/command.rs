@@ -60,10 +60,7 @@ fn the_help_of_each_command_is_complete_and_narrow() {
     for (arguments, words) in [
         (&["--help"][..], &["explain", "check", "inspect", "Exit status: 0"][..]),
         (&["explain", "--help"], &["Model:", "Samples:", "Rule:", "Results:", "docs/json.md"]),
-        (
-            &["check", "--help"],
-            &["Model:", "Rule:", "--json <FILE>", "also when it found something"],
-        ),
+        (&["check", "--help"], &["Model:", "Rule:", "--json <FILE>", "even if it has findings"]),
         (&["inspect", "--help"], &["Model:", "--architecture <FILE>", "unsupported nodes"]),
     ] {
         let help = printed(arguments);

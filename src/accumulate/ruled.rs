@@ -281,7 +281,7 @@ impl<T: Scalar> Ruled<T> {
     fn scale(&mut self, input: Input<T>) -> Result<Scale, String> {
         match &input {
             Input::Of(Transform::Identity) => return Ok(Scale::Inputs),
-            // z⁺ = z.
+            // The inputs are nonnegative, so z⁺ = z.
             Input::Of(Transform::Positive) if self.nonnegative => return Ok(Scale::Inputs),
             Input::Of(Transform::One) => return Ok(Scale::Ones),
             Input::Fixed(values) if values.len() != self.inputs => {
@@ -440,7 +440,7 @@ impl<T: Scalar> Ruled<T> {
             }
             if group.distributes() {
                 let bias = group.bias.iter().flat_map(|(bias, _)| bias);
-                // Where n = 0, there is no connection that could receive the bias.
+                // If n = 0, no connection can receive the bias.
                 let shares = bias.zip(&group.fan_in).map(|(&b, &n)| b / n.max(T::one())).cycle();
                 rest.iter_mut()
                     .zip(own)
@@ -644,7 +644,7 @@ impl<T: Scalar> PreparedGroup<T> {
             }
             if self.gate != Gate::Always {
                 for (t, &y) in t.iter_mut().zip(&y[first..]) {
-                    // Where y = 0, both gates are closed.
+                    // If y = 0, both gates are closed.
                     let open = if self.gate == Gate::Positive { y > zero } else { y < zero };
                     *t = if open { *t } else { zero };
                 }

@@ -550,7 +550,7 @@ impl<T: Scalar> ConvolutionMap<T> {
     fn product(&self, forward: bool, rounding: Rounding) -> &Correlation<T> {
         let Products { down, up, plain_down, plain_up, .. } = &self.products;
         let direction = self.direction(forward);
-        // Without the transform, both roundings are the same product, which is prepared only once.
+        // Without the transform, both roundings use the same product, so it is prepared only once.
         let of_sum = rounding == Rounding::OfSum && self.geometry.is_transformed();
         let cell = match (direction, of_sum) {
             (Direction::Down, false) => down,
@@ -561,7 +561,7 @@ impl<T: Scalar> ConvolutionMap<T> {
         let make = if of_sum { Correlation::plain } else { Correlation::new };
         cell.get_or_init(|| match &self.mapped {
             None => make(&self.geometry, direction, &self.weights),
-            // `make` copies the weights into its own order, so the mapped ones are temporary.
+            // `make` copies the weights into its own order, so the mapped weights can be temporary.
             Some(f) => make(
                 &self.geometry,
                 direction,

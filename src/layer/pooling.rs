@@ -56,7 +56,7 @@ impl Windows {
                 format!("{expected} (kernel {kernel}, stride {stride}, dilation {dilation})"),
             )
         };
-        // The distance from a window's first value to its last, counting both.
+        // The length of a window from its first value to its last, including both.
         let reach = dilation
             .checked_mul(kernel - 1)
             .and_then(|reach| reach.checked_add(1))
@@ -595,7 +595,7 @@ impl<T: Scalar> LinearMap<T> for Mean<T> {
     }
 
     fn keeps_sign(&self) -> bool {
-        // Without a map, all weights are 1 / n. Only mapped weights require the windows.
+        // Without a map, all weights are 1 / n. The windows are only needed for mapped weights.
         self.mapped.is_none() || self.all().weights.iter().all(|w| *w >= T::zero())
     }
 

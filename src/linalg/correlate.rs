@@ -149,7 +149,7 @@ impl Geometry {
         let taps = self.kernel[axis];
         match direction {
             Direction::Down => {
-                // Only the phases of the fine side that some tap falls on are laid out.
+                // Lay out only those phases of the fine side that some tap falls on.
                 let mut phases: Vec<usize> = (0..taps).map(|tap| reach(tap) % stride).collect();
                 phases.sort_unstable();
                 phases.dedup();
@@ -191,7 +191,7 @@ impl Geometry {
                     let count = fine.saturating_sub(first).div_ceil(stride);
                     (from, Run { first, step: stride, count, at: 0 })
                 };
-                // A phase from fine + padding on has no value inside the fine side.
+                // Phases at or above fine + padding have no values on the fine side.
                 let runs: Vec<(usize, Run)> = (0..stride.min(fine + padding)).map(run).collect();
                 let least = runs
                     .iter()
@@ -214,7 +214,7 @@ impl Geometry {
                     Some((reach(tap) % stride, 0, (from + front).checked_sub(shift)?))
                 };
                 Axis {
-                    // Coarse values from `most` on only reach the padding.
+                    // Coarse values at or after `most` only reach the padding.
                     sources: vec![Run { first: 0, step: 1, count: coarse.min(most), at: front }],
                     taps: (0..taps).map(tap).collect(),
                     targets: runs.iter().map(|(_, run)| *run).collect(),
@@ -296,7 +296,7 @@ pub(crate) fn reach<T: Scalar>(
 ) -> T {
     let Geometry { fine, coarse, padding, .. } = *geometry;
     let (from, to) = if direction == Direction::Down { (fine, coarse) } else { (coarse, fine) };
-    // The window of a target begins this far before its own index.
+    // How far before its own index a target's window begins.
     let before =
         if direction == Direction::Down { padding } else { padding.map(|padding| 2 - padding) };
     T::with_scratch(|scratch| {
@@ -393,7 +393,7 @@ impl<T: Scalar> Shifted<T> {
                 let offsets = (0..sources)
                     .flat_map(|channel| taps.iter().map(move |(_, at)| channel * per_channel + at));
                 let offsets: Vec<usize> = offsets.collect();
-                // In the order in which `combine` reads them.
+                // The weights, in the order in which `combine` reads them.
                 let mut ordered = Vec::with_capacity(groups * targets * offsets.len());
                 let area = kernel[0] * kernel[1];
                 for group in 0..groups {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::samples::Samples;
 
-/// The number of the schema; a change that breaks programs would raise it.
+/// The version of the schema. A change that breaks programs raises it.
 const SCHEMA: u32 = 1;
 
 /// One JSON object, written part by part.

@@ -6,7 +6,7 @@ use super::samples::{Kind, array, in_file, kind};
 use super::table::{Rows, number};
 use crate::Failure;
 
-/// The label of each sample, all of them outputs of the model.
+/// The label of each sample. Every label is the number of an output.
 pub fn read(path: &Path, samples: usize, outputs: usize) -> Result<Vec<usize>, Failure> {
     labels(path, samples, outputs).map_err(|error| in_file(path, error))
 }

@@ -9,17 +9,16 @@ use crate::model::ModelOptions;
 use crate::rules::RuleOptions;
 use crate::{Failure, usage};
 
-const AFTER: &str = "The JSON file has, for each sample, its outputs and, for each target, the \
-    relevance of every input and the ledger of the causes that absorbed the rest; docs/json.md describes each \
-    field. It is written while the samples are explained, and appears under its name when it is \
-    complete. The outputs of a model that ends with a softmax are its logits, with the \
-    probabilities next to them.\n\n\
-    Exit status: 0 when all is done, also when the reader of the output stops reading, as head \
-    does; 1 when a file cannot be read, explained or written; 2 when the command line is wrong. \
-    Errors are printed to the standard error; the findings of the check of the model and the rule \
-    begin the text.";
+const AFTER: &str = "For each sample, the JSON file contains the outputs. For each target, it \
+    contains the relevance of every input and the ledger of the causes that absorbed the rest. \
+    docs/json.md in the repository describes each field. The file is written while the samples are \
+    explained, and appears under its name once it is complete. If a model ends with a softmax, its \
+    outputs are the logits, with the probabilities next to them.\n\n\
+    The text begins with the findings of the check of the model and the rule.\n\n\
+    Exit status: 0 on success, even if the output is closed early, as by head; 1 if a file cannot be \
+    read, explained or written; 2 if the command line is wrong. Errors are printed to standard error.";
 
-/// Explains what a model makes of samples: how much each input contributed to an output.
+/// Explains a model's outputs: how much each input of a sample contributed to an output.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER)]
 pub struct Options {
@@ -36,34 +35,34 @@ pub struct Options {
     pub results: ResultOptions,
 }
 
-/// The options that say which samples these are.
+/// The options that select the samples.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Samples")]
 pub struct SampleOptions {
-    /// The samples: .csv (a row for each sample, the names first), .npy (an array of samples), or
-    /// .npz, .pt or .safetensors with such an array.
+    /// The samples: a table (.csv, .tsv, .txt) with a line of names and then a row for each sample,
+    /// or an array of samples (.npy, .npz, .pt, .pth, .safetensors).
     #[arg(long, value_name = "FILE")]
     pub input: PathBuf,
 
-    /// The array of the samples, where their file has several.
+    /// The name of the array with the samples, if the file has several arrays.
     #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     pub array: Option<String>,
 
-    /// The names of the inputs, one per line (default: those of a .csv).
+    /// A file with the names of the inputs, one per line (default: the first line of a table).
     #[arg(long, value_name = "FILE")]
     pub names: Option<PathBuf>,
 }
 
-/// The options that say what is explained and where the results are written.
+/// The options that select what is explained and where the results are written.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Results")]
 pub struct ResultOptions {
-    /// The output to explain: predicted, all, the number of an output, or a file with a number for
-    /// each sample, such as its true label: .npy, or .csv or .txt with one per line.
+    /// The output to explain: predicted, all, the number of an output (from 0), or a file with one
+    /// such number for each sample, such as its true label (.npy, or .csv or .txt with one per line).
     #[arg(long, default_value = "predicted", value_parser = target, allow_hyphen_values = true)]
     pub target: Target,
 
-    /// The number of inputs listed.
+    /// The number of inputs to list for each output.
     #[arg(
         long,
         value_name = "N",
@@ -75,17 +74,18 @@ pub struct ResultOptions {
 
     /// A picture: bars for a vector, a map for an image.
     ///
-    /// Red is for the output, blue against it. The channels come last where the last of three sizes
-    /// is at most 4 and the first larger, else first.
+    /// Red speaks for the output, blue against it. A shape of three sizes is height, width, channels
+    /// if the last size is at most 4 and the first is larger than 4. Otherwise it is channels,
+    /// height, width.
     #[arg(long, value_name = "FILE")]
     pub png: Option<PathBuf>,
 
-    /// All results for programs; - for the standard output, in place of the text.
+    /// A JSON file with all results; - writes to standard output instead of the text.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
 
-/// The output of each sample that is explained.
+/// Which output of each sample is explained.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     Predicted,
@@ -96,7 +96,7 @@ pub enum Target {
 }
 
 impl Options {
-    /// Refuses what can be seen to be wrong before any file is read.
+    /// Rejects mistakes that can be found before any file is read.
     pub fn check(&self) -> Result<(), Failure> {
         let Self { model, samples, results, .. } = self;
         if results.png.as_deref() == Some(Path::new("-")) {

@@ -58,7 +58,7 @@ pub fn title(number: usize, explanation: &Explanation<f32>, target: usize) -> St
     format!("sample {number}, output {target}: {output}{probability}")
 }
 
-/// A number with six decimals, or with an exponent where those would all be 0.
+/// A number with six decimals, or with an exponent if all six would be 0.
 pub fn shown(value: f64) -> String {
     if value == 0.0 || value.abs() >= 5e-7 { format!("{value:.6}") } else { format!("{value:.1e}") }
 }

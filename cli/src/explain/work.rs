@@ -19,7 +19,7 @@ const MOST: usize = 1024;
 /// A model, a rule and samples to be explained.
 pub struct Work<'a> {
     samples: &'a Samples,
-    /// An explainer for each label, or a single one, for `None`, where all samples have the same
+    /// One explainer for each label, or a single one under `None` if all samples have the same
     /// targets.
     explainers: BTreeMap<Option<usize>, Explainer<f32>>,
     labels: Option<Vec<usize>>,

@@ -143,7 +143,8 @@ impl<T: Scalar> Steps<T> {
             Kind::Layers(_, layers) => is_permutation(layers),
             _ => false,
         };
-        // `permute_logits` moves the permutations directly after the softmax.
+        // `permute_logits` handles the permutations that directly follow the softmax. They are
+        // skipped here.
         self.moves_after(last, output).into_iter().skip_while(permutes).filter(permutes).collect()
     }
 
@@ -179,7 +180,7 @@ impl<T: Scalar> Steps<T> {
     /// concatenation of logits, and returns the layer that turns these into probabilities.
     fn probabilities(&mut self, last: usize, of: &[usize]) -> Option<Arc<dyn Layer<T>>> {
         let readers = self.readers(last);
-        // If another step reads a probability too, it cannot be replaced by its logit.
+        // A probability that another step also reads cannot be replaced by its logit.
         if of.iter().any(|&step| readers[step].iter().any(|&reader| reader != last)) {
             return None;
         }

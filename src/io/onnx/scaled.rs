@@ -92,7 +92,7 @@ impl Expression {
         let open = |x: f64, [right, left]: [f64; 2]| gate(x, right).max(gate(-x, left));
         let (x, values) = sides.find_at(open, 0.55..=0.95)?;
         let (open, sign) = (open(x, values), if gate(x, values[0]) < 0.5 { -1.0 } else { 1.0 });
-        // Each candidate's inverse of g gives t = a x. As c f(a x) = c a x g(a x), c = k / a.
+        // Each candidate's inverse of g gives t = a x. Since c f(a x) = c a x g(a x), c is k / a.
         let with = |t: f64| (tidy(sign * t / x), tidy(slope));
         let (a, k) = with((open / (1.0 - open)).ln());
         let silu = self.made(Silu, a, k / a, false);
@@ -330,7 +330,7 @@ fn tidy(value: f64) -> f64 {
     let single = value as f32;
     let short = |text: String| text.parse::<f64>().ok();
     let close = |to: f64, precision: f64| (to - value).abs() <= precision * value.abs();
-    // The number is an f32. Display gives the shortest decimal that rounds to it.
+    // In this case, the number is an f32. Display gives the shortest decimal that rounds to it.
     if close(single.into(), 1e-10) {
         return short(single.to_string()).unwrap_or(value);
     }
