@@ -48,7 +48,7 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<(), Failure> {
     results.finish()
 }
 
-/// A progress bar where there are many samples, unless their text is printed to the same screen.
+/// A progress bar if there are many samples, unless the text is printed to the same screen.
 fn bar(options: &Options, samples: usize, part: usize) -> Result<ProgressBar, Failure> {
     let text =
         options.results.json.as_deref() != Some(Path::new("-")) && io::stdout().is_terminal();

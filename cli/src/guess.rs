@@ -1,7 +1,6 @@
 //! Architectures guessed from the names and shapes of weights.
 //!
-//! A guess is a stack of dense layers in the order of their names. A file of weights does not say
-//! what is between its layers, so it is taken to be a ReLU.
+//! A guess is a stack of dense layers in the order of their names. A file of weights does not contain what is between its layers, so a ReLU is assumed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;

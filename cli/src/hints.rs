@@ -17,12 +17,15 @@ const HINTS: [(&str, &str); 15] = [
     ("with Composite::first", "with --rule epsilon-plus-flat"),
     ("BiasMode::Ignore", "--bias ignored"),
     ("BiasMode::Distribute", "--bias distributed"),
-    ("(Targets::Predicted, or a list of them)", "(--target predicted, or the number of one)"),
+    (
+        "(Targets::Predicted, or a list of them)",
+        "(--target predicted, or --target with one number)",
+    ),
     (", or raise the limit with Explainer::memory_limit", ""),
     ("use a larger epsilon or f64", "another --rule may help, such as epsilon-plus"),
     (
         "widen the range, or let the rule report such samples (Outside::Report)",
-        "give --box the least and the largest value that an input may have",
+        "set --box to the smallest and the largest value that an input can have",
     ),
 ];
 
@@ -40,7 +43,7 @@ pub fn in_options(text: &str) -> String {
     HINTS.iter().fold(text, |text, (call, option)| text.replace(call, option))
 }
 
-/// What the check of a model and a rule finds. Batch norms must have been merged where possible.
+/// The findings of the check of a model and a rule. Batch norms must already be merged.
 pub fn findings(
     model: &Sequential<f32>,
     rule: &dyn RelevanceRule<f32>,

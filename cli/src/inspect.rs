@@ -76,7 +76,7 @@ fn onnx(
     layers(options, model, out)
 }
 
-/// The layers of a model and the totals, or the nodes because of which there is no model.
+/// The layers of a model and the totals, or the unsupported nodes.
 fn layers(
     options: &ModelOptions,
     model: Result<Sequential<f32>, Failure>,
@@ -152,7 +152,7 @@ fn next_steps(
     writeln!(
         out,
         "\nTo give the architecture, write what print(net) shows in Python to a file, such as \
-         net.txt:\n  {}\n\nOr export the network to ONNX, which has its architecture in the file.",
+         net.txt:\n  {}\n\nOr export the network to ONNX. An ONNX file contains the architecture.",
         command("net.txt")
     )?;
     Ok(())

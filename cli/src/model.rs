@@ -115,7 +115,7 @@ impl ModelOptions {
         let text = in_options(&failure.to_string());
         let from = match (self.shape, failure.downcast_ref()) {
             (Some(shape), Some(Error::LayerShape { .. } | Error::Shape { .. })) => {
-                format!("; the samples' shape is {shape} by --shape")
+                format!("; --shape sets the samples' shape to {shape}")
             }
             _ => String::new(),
         };
@@ -130,7 +130,7 @@ impl ModelOptions {
     fn onnx(&self) -> Result<Source, Failure> {
         if self.architecture.is_some() || self.under.is_some() {
             return Err(usage(
-                "--architecture and --under are for weights; an ONNX file has its architecture",
+                "--architecture and --under are for weights; an ONNX file contains its architecture",
             ));
         }
         let mut file = OnnxFile::open(&self.model)?;
@@ -281,7 +281,7 @@ mod tests {
             "{open}"
         );
         let wrong = refused("norm.pt", &format!("--architecture {} --shape 2,5,5", text.display()));
-        assert!(wrong.ends_with("; the samples' shape is 2 x 5 x 5 by --shape"), "{wrong}");
+        assert!(wrong.ends_with("; --shape sets the samples' shape to 2 x 5 x 5"), "{wrong}");
         assert!(refused("zip.pt", "--output y").contains("--output is for ONNX files"));
         assert!(
             refused("../exported/sklearn-classifier.onnx", "--under x").contains("are for weights")

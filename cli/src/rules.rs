@@ -204,8 +204,8 @@ impl RuleOptions {
     fn bounded(&self, make: fn(Bounds) -> Result<Boxed, Error>) -> Result<Boxed, Failure> {
         let bounds = self.bounds.ok_or_else(|| {
             usage(format!(
-                "the rule {} needs --box LOW,HIGH: the least and the largest value that an input \
-                 may have",
+                "the rule {} needs --box LOW,HIGH: the smallest and the largest value that an input \
+                 can have",
                 self.rule.name
             ))
         })?;

@@ -196,7 +196,7 @@ fn each_sample_may_have_a_target_of_its_own() {
     }
     case.write("y.csv", "0\n1\n");
     let said = case.run("@m.safetensors --input @x.csv --target @y.csv").unwrap_err();
-    assert!(said.ends_with("y.csv: it has 2 labels, there are 40 samples"), "{said}");
+    assert!(said.ends_with("y.csv: it has 2 labels, but there are 40 samples"), "{said}");
 }
 
 #[test]

@@ -694,7 +694,7 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
     fn ones(&self) -> Box<dyn LinearMap<T>> {
         let (fine, coarse) = (self.geometry.fine, self.geometry.coarse);
         let groups = self.geometry.groups;
-        // With weights of 1 all channels of a group are alike, so one channel per group is enough.
+        // With weights of 1, all channels of a group are alike, so one channel per group is enough.
         let geometry = Geometry {
             fine: Planes { channels: groups, ..fine },
             coarse: Planes { channels: groups, ..coarse },

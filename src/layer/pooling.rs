@@ -614,7 +614,7 @@ impl<T: Scalar> LinearMap<T> for Mean<T> {
 
     fn apply_transposed(&self, y: &[T], x: &mut [T]) {
         let [input, output] = self.planes();
-        // Windows can overlap, so an input collects from all of its windows.
+        // Windows can overlap, so each input adds up the contributions of all its windows.
         x.fill(T::zero());
         for (x, y) in x.chunks_exact_mut(input).zip(y.chunks_exact(output)) {
             self.each(|line, at, weight| x[line].iter_mut().for_each(|x| *x += weight * y[at]));

@@ -389,7 +389,7 @@ impl<T: Scalar> Shifted<T> {
                             .map(move |&(x, of_x, at_x)| (y * kernel[1] + x, place(of_x, at_x)))
                     })
                     .collect();
-                // Relative to the group's first channel, so all groups share them.
+                // Relative to the group's first channel, so all groups share the offsets.
                 let offsets = (0..sources)
                     .flat_map(|channel| taps.iter().map(move |(_, at)| channel * per_channel + at));
                 let offsets: Vec<usize> = offsets.collect();
@@ -542,7 +542,7 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
         for phase in of.phases.iter().filter(|phase| phase.taps > 0) {
             let [rows, columns] = phase.runs;
             let (pitch, depth) = (of.source.pitch, phase.offsets.len());
-            // One run across the gaps between lines, where sums are computed but never used.
+            // Treat the lines as one run. The sums in the gaps are computed but never used.
             let length = (rows.count - 1) * pitch + columns.count;
             // Whether the sums have the layout of the target, so that they need not be copied.
             let direct = rows.step == 1

@@ -18,7 +18,9 @@ fn labels(path: &Path, samples: usize, outputs: usize) -> Result<Vec<usize>, Fai
         Kind::Other => return Err("labels come as .npy, or as .csv or .txt with one a line".into()),
     };
     if numbers.len() != samples {
-        return Err(format!("it has {} labels, there are {samples} samples", numbers.len()).into());
+        return Err(
+            format!("it has {} labels, but there are {samples} samples", numbers.len()).into()
+        );
     }
     let output = |(sample, &number): (usize, &f64)| {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates
@@ -37,7 +39,7 @@ fn labels(path: &Path, samples: usize, outputs: usize) -> Result<Vec<usize>, Fai
     numbers.iter().enumerate().map(output).collect()
 }
 
-/// One label a line, below a name or not.
+/// One label per line, with or without a name in the first line.
 fn lines(path: &Path) -> Result<Vec<f64>, Failure> {
     let mut rows = Rows::open(path)?;
     let (mut numbers, mut first) = (Vec::new(), true);
@@ -101,8 +103,8 @@ mod tests {
         {
             assert_eq!(read_text(content).unwrap(), [0, 3, 1], "{content:?}");
         }
-        assert_eq!(read_text("0\n3\n").unwrap_err(), "it has 2 labels, there are 3 samples");
-        assert_eq!(read_text("").unwrap_err(), "it has 0 labels, there are 3 samples");
+        assert_eq!(read_text("0\n3\n").unwrap_err(), "it has 2 labels, but there are 3 samples");
+        assert_eq!(read_text("").unwrap_err(), "it has 0 labels, but there are 3 samples");
         let range = "and must be the number of an output, 0 to 3";
         assert_eq!(
             read_text("0\n4\n1\n").unwrap_err(),

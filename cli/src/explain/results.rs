@@ -20,7 +20,7 @@ pub struct Results<'a, W: Write> {
     text: Text<'a, W>,
     json: Option<Json<OutFile>>,
     picture: Option<(Picture<'a>, OutFile)>,
-    /// Why the picture failed, which is reported after all else has been written.
+    /// Why the picture failed, reported after everything else has been written.
     undrawn: Option<Failure>,
 }
 
@@ -102,7 +102,7 @@ impl<'a, W: Write> Results<'a, W> {
         })
     }
 
-    /// Whether no output wants any more explanations.
+    /// Whether no output needs further explanations.
     pub fn are_complete(&self) -> bool {
         matches!(self.text, Text::Closed) && self.json.is_none() && self.picture.is_none()
     }

@@ -90,7 +90,7 @@ impl Samples {
     }
 }
 
-/// Images have few channels: Keras has them last, PyTorch first.
+/// Images have few channels. Keras puts them last, PyTorch first.
 pub fn is_channels_last(shape: Shape) -> bool {
     matches!(*shape.dims(), [height, _, channels] if channels <= 4 && height > 4)
 }
@@ -102,7 +102,7 @@ pub enum Kind {
     Other,
 }
 
-/// Why a file is not one of samples, by the end of its name.
+/// Why a file cannot contain samples, judged by its extension.
 fn not_samples(path: &Path) -> String {
     let extension = path
         .extension()
@@ -136,7 +136,7 @@ pub fn kind(path: &Path) -> Kind {
     }
 }
 
-/// An error with the file that it is about, where it does not say so itself.
+/// Adds the name of the file to an error that does not contain it.
 pub fn in_file(path: &Path, error: Failure) -> Failure {
     match error.downcast_ref() {
         Some(Error::Io { .. }) => error,
@@ -162,7 +162,7 @@ fn names_of(path: &Path, inputs: usize) -> Result<Vec<String>, Failure> {
     Ok(names)
 }
 
-/// The shape and the values of the array of this name, or of the only one.
+/// The shape and the values of the named array, or of the only array.
 pub fn array<T: Scalar>(
     path: &Path,
     wanted: Option<&str>,

@@ -91,7 +91,7 @@ impl Rows {
         let line = (self.reader.position().line() - 1)
             .saturating_sub(ends)
             .max(record.position().map_or(1, csv::Position::line));
-        // No number has lines; a name may, but none reaches to the end of the file.
+        // A number never contains a line break. A name can, but none reaches the end of the file.
         if ends > 0 && (line > 1 || self.reader.position().byte() >= self.bytes) {
             return Err(format!(
                 "line {line}: a quoted text continues on the next line: a quote \
@@ -109,7 +109,7 @@ impl Rows {
 
 /// The separator that is most frequent between the names of the first line.
 fn separator(line: &str) -> char {
-    // Numbers with decimal commas in place of names.
+    // The line has numbers with decimal commas instead of names.
     if line.contains(';') && line.split(';').all(|text| is_number(text.trim())) {
         return ';';
     }
@@ -121,7 +121,7 @@ fn separator(line: &str) -> char {
             counts[at] += 1;
         }
     }
-    // A tie goes to the earlier separator.
+    // If counts are equal, the earlier separator wins.
     let best = (1..3).fold(0, |best, at| if counts[at] > counts[best] { at } else { best });
     SEPARATORS[best]
 }

@@ -202,7 +202,7 @@ impl<T: Scalar> Steps<T> {
             let is_read_elsewhere = |base: usize, known: &[usize]| {
                 readers[base].iter().any(|reader| !known.contains(reader))
             };
-            // Factors before all the probabilities become part of their arguments.
+            // Factors that all probabilities share become part of their arguments.
             while let (false, &Kind::Factor(from, by)) =
                 (is_read_elsewhere(base, &known), &self[base].kind)
             {
@@ -220,7 +220,7 @@ impl<T: Scalar> Steps<T> {
                 self[last].kind = Kind::Layers(base, Vec::new());
                 return Some(link);
             }
-            // The arguments include the factors that were passed.
+            // The arguments already include the factors that the loop above skipped.
             bases.fill(base);
         }
         // Use branches of factors and not a dense layer, because a rule for a dense layer would

@@ -46,7 +46,7 @@ impl Expression {
                 .or_else(|| self.mish(&sides, 1.0))
                 .or_else(|| self.mish(&turned, -1.0));
         }
-        // f(x) + f(-x) is constant, as for sigmoids.
+        // For sigmoids, f(x) + f(-x) is constant.
         if sides.values.iter().all(|&values| near(even_part(values), zero)) {
             return self.step(&sides, zero);
         }
