@@ -47,6 +47,17 @@ pub enum Error {
         found: Shape,
     },
 
+    /// A layer reads another number of values.
+    #[error("{kind} reads {expected}, but {} given", values(*.found))]
+    InputCount {
+        /// The layer's kind, with its place in the model if that is known.
+        kind: String,
+        /// How many values the layer reads, as part of a sentence.
+        expected: String,
+        /// How many values it was given.
+        found: usize,
+    },
+
     /// The first layer of a model accepts inputs of more than one shape, and no input shape was
     /// set.
     #[error(
@@ -474,6 +485,13 @@ fn before(layer: usize) -> &'static str {
     if layer == 0 { "the model's input shape is" } else { "the layers before it produce" }
 }
 
+fn values(count: usize) -> String {
+    match count {
+        1 => "1 value is".to_owned(),
+        _ => format!("{count} values are"),
+    }
+}
+
 /// A number of bytes, in the unit that is easiest to read.
 fn memory(bytes: u64) -> String {
     let units = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -560,6 +578,11 @@ impl Error {
     /// The error for a shape that a layer does not accept.
     pub(crate) fn shape(kind: &str, found: Shape, expected: impl Into<String>) -> Self {
         Self::Shape { kind: kind.to_owned(), expected: expected.into(), found }
+    }
+
+    /// The error for a layer that reads another number of values.
+    pub(crate) fn inputs(kind: &str, found: usize, expected: &str) -> Self {
+        Self::InputCount { kind: kind.to_owned(), expected: expected.to_owned(), found }
     }
 
     /// The error for a parameter outside its range.

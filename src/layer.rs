@@ -40,7 +40,7 @@
 //!     fn kind(&self) -> &str {
 //!         "SquaredReLU"
 //!     }
-//!     fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
+//!     fn operator(&self, _inputs: &[Shape]) -> Result<Operator<T>, Error> {
 //!         Ok(Operator::elementwise(Self))
 //!     }
 //! }
@@ -93,11 +93,16 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     /// the name of its class.
     fn kind(&self) -> &str;
 
-    /// The layer's operator for values of this shape.
+    /// The layer's operator for values of these shapes.
+    ///
+    /// There is one shape for each value that the layer reads. Most layers read one, which
+    /// [`only_input`] returns. If a layer reads several, its operator applies to all of their
+    /// values, one after another.
     ///
     /// # Errors
-    /// If the layer does not accept this shape, preferably [`Error::Shape`].
-    fn operator(&self, input: Shape) -> Result<Operator<T>, Error>;
+    /// If the layer does not accept these shapes, preferably [`Error::Shape`] or
+    /// [`Error::InputCount`].
+    fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error>;
 
     /// The layer's settings as PyTorch prints them in parentheses, such as `negative_slope=0.01`.
     fn arguments(&self) -> String {
@@ -164,6 +169,17 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     }
 }
 
+/// The shape of the one value that a layer reads.
+///
+/// # Errors
+/// [`Error::InputCount`] if the layer is given more or fewer values.
+pub fn only_input(kind: &str, inputs: &[Shape]) -> Result<Shape, Error> {
+    match inputs {
+        [input] => Ok(*input),
+        _ => Err(Error::inputs(kind, inputs.len(), "one value")),
+    }
+}
+
 // Every method is forwarded, because a default would hide what the inner layer returns.
 macro_rules! forward_layer {
     ($($pointer:ty),*) => {$(
@@ -172,8 +188,8 @@ macro_rules! forward_layer {
                 (**self).kind()
             }
 
-            fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
-                (**self).operator(input)
+            fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error> {
+                (**self).operator(inputs)
             }
 
             fn arguments(&self) -> String {
@@ -314,7 +330,7 @@ pub trait Route<T: Scalar>: Debug + Send + Sync {
 ///     fn kind(&self) -> &str {
 ///         "PReLU"
 ///     }
-///     fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
+///     fn operator(&self, _inputs: &[Shape]) -> Result<Operator<T>, Error> {
 ///         let functions: Result<Vec<_>, Error> =
 ///             self.0.iter().map(|&slope| LeakyRelu::new(slope)).collect();
 ///         Ok(Operator::per_channel(functions?))

@@ -176,7 +176,7 @@ impl<T: Scalar> SequentialBuilder<T> {
             Some(input) => input,
             None if layers.iter().all(|node| {
                 matches!(
-                    node.layer.operator(1.into()),
+                    node.layer.operator(&[1.into()]),
                     Ok(Operator::Elementwise(_)
                         | Operator::PerChannel(_)
                         | Operator::Reshape(_)
@@ -270,7 +270,7 @@ impl Numbers {
                 }
                 Ok(Linear { factor: numbers.factor(), map, input: shape, learned, nonnegative })
             };
-            let (bound, output) = match layer.operator(shape).map_err(refused)? {
+            let (bound, output) = match layer.operator(&[shape]).map_err(refused)? {
                 operator @ (Operator::Linear(_) | Operator::Average(_)) => {
                     let learned = matches!(operator, Operator::Linear(_));
                     // Never skipped: the pattern above admits only these two.
@@ -368,7 +368,7 @@ impl Numbers {
 
 /// Whether the layers only change the shape of their values.
 fn only_reshapes<T: Scalar>(layers: &[Named<T>], mut shape: Shape) -> bool {
-    layers.iter().all(|named| match named.layer.operator(shape) {
+    layers.iter().all(|named| match named.layer.operator(&[shape]) {
         Ok(Operator::Reshape(output)) => {
             shape = output;
             true

@@ -2,11 +2,13 @@
 
 use std::fmt;
 
-/// The shape of a sample or of a layer's values: a vector, channels x length, or channels x height
-/// x width.
+use crate::error::Error;
+
+/// The shape of a sample or of a layer's values: the length of each of its axes.
 ///
-/// Values are in C order, like a sample in PyTorch or NumPy without its batch axis. A sample is
-/// always one column, whatever its shape.
+/// A vector has one axis, a sequence has two (channels x length), and an image has three (channels
+/// x height x width). There can be up to eight. Values are in C order, like a sample in PyTorch or
+/// NumPy without its batch axis. A sample is always one column, whatever its shape.
 ///
 /// ```
 /// use relprop::Shape;
@@ -14,15 +16,21 @@ use std::fmt;
 /// let image = Shape::from([3, 224, 224]);
 /// assert_eq!((image.size(), image.to_string()), (150_528, "3 x 224 x 224".to_owned()));
 /// assert_eq!(Shape::from(784).dims(), [784]);
+/// assert_eq!(Shape::try_from(&[2, 3][..])?, Shape::from([2, 3]));
+/// # Ok::<(), relprop::Error>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
     rank: usize,
-    dims: [usize; 3],
+    /// The axes after the first `rank` ones have length 1.
+    dims: [usize; Self::MAX_AXES],
 }
 
 impl Shape {
-    /// The length of each axis. There are one to three axes.
+    /// The largest number of axes.
+    pub const MAX_AXES: usize = 8;
+
+    /// The length of each axis.
     #[must_use]
     pub fn dims(&self) -> &[usize] {
         &self.dims[..self.rank]
@@ -45,9 +53,8 @@ impl Shape {
     /// both are 1.
     pub(crate) fn plane(&self) -> [usize; 2] {
         match self.rank {
-            3 => [self.dims[1], self.dims[2]],
             2 => [1, self.dims[1]],
-            _ => [1, 1],
+            _ => [self.dims[1], self.dims[2]],
         }
     }
 
@@ -56,29 +63,47 @@ impl Shape {
     pub(crate) fn with(&self, channels: usize, [height, width]: [usize; 2]) -> Self {
         if self.rank == 3 { [channels, height, width].into() } else { [channels, width].into() }
     }
+
+    /// This shape with another length of an axis.
+    pub(crate) fn with_dim(mut self, axis: usize, length: usize) -> Self {
+        self.dims[axis] = length;
+        self
+    }
 }
 
 impl From<usize> for Shape {
     fn from(size: usize) -> Self {
-        Self { rank: 1, dims: [size, 1, 1] }
+        [size].into()
     }
 }
 
-impl From<[usize; 1]> for Shape {
-    fn from([size]: [usize; 1]) -> Self {
-        size.into()
-    }
+/// Implements the conversion from an array for these numbers of axes.
+macro_rules! from_arrays {
+    ($($rank:literal),*) => {$(
+        impl From<[usize; $rank]> for Shape {
+            fn from(given: [usize; $rank]) -> Self {
+                let mut dims = [1; Self::MAX_AXES];
+                dims[..$rank].copy_from_slice(&given);
+                Self { rank: $rank, dims }
+            }
+        }
+    )*};
 }
+from_arrays!(0, 1, 2, 3, 4, 5, 6, 7, 8);
 
-impl From<[usize; 2]> for Shape {
-    fn from([channels, length]: [usize; 2]) -> Self {
-        Self { rank: 2, dims: [channels, length, 1] }
-    }
-}
+impl TryFrom<&[usize]> for Shape {
+    type Error = Error;
 
-impl From<[usize; 3]> for Shape {
-    fn from(dims: [usize; 3]) -> Self {
-        Self { rank: 3, dims }
+    /// # Errors
+    /// [`Error::InvalidParameter`] if there are more than [`MAX_AXES`](Self::MAX_AXES) axes.
+    fn try_from(given: &[usize]) -> Result<Self, Error> {
+        let mut dims = [1; Self::MAX_AXES];
+        let Some(first) = dims.get_mut(..given.len()) else {
+            let most = format!("at most {}", Self::MAX_AXES);
+            return Err(Error::parameter("Shape", "number of axes", given.len(), &most));
+        };
+        first.copy_from_slice(given);
+        Ok(Self { rank: given.len(), dims })
     }
 }
 

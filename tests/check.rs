@@ -148,7 +148,7 @@ fn a_normalization_of_its_own() {
         fn kind(&self) -> &str {
             "BatchNorm1d"
         }
-        fn operator(&self, _input: Shape) -> Result<Operator<f64>, Error> {
+        fn operator(&self, _inputs: &[Shape]) -> Result<Operator<f64>, Error> {
             Ok(Operator::linear(self.0.clone()))
         }
     }

@@ -256,7 +256,7 @@ impl<T: Scalar> Layer<T> for Diagonal<T> {
         "Diagonal"
     }
 
-    fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
+    fn operator(&self, _inputs: &[Shape]) -> Result<Operator<T>, Error> {
         Ok(Operator::linear(self.clone()))
     }
 
@@ -280,7 +280,7 @@ impl<T: Scalar> Layer<T> for SquaredRelu {
         "SquaredReLU"
     }
 
-    fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
+    fn operator(&self, _inputs: &[Shape]) -> Result<Operator<T>, Error> {
         Ok(Operator::elementwise(Self))
     }
 }
@@ -627,7 +627,7 @@ fn layers_and_rules_that_contradict_themselves() {
         fn kind(&self) -> &str {
             "Nothing"
         }
-        fn operator(&self, _input: Shape) -> Result<Operator<f64>, Error> {
+        fn operator(&self, _inputs: &[Shape]) -> Result<Operator<f64>, Error> {
             Ok(Operator::Branches(Vec::new(), Joined::Summed))
         }
     }
@@ -706,7 +706,7 @@ fn a_sigmoid_before_a_choice_is_an_activation() {
         fn kind(&self) -> &str {
             "NearestToHalf"
         }
-        fn operator(&self, _input: Shape) -> Result<Operator<f64>, Error> {
+        fn operator(&self, _inputs: &[Shape]) -> Result<Operator<f64>, Error> {
             Ok(Operator::Route(std::sync::Arc::new(Self)))
         }
     }

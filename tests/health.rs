@@ -197,7 +197,7 @@ fn no_bound_where_nothing_bounds() {
         fn kind(&self) -> &str {
             "Square"
         }
-        fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
+        fn operator(&self, _inputs: &[Shape]) -> Result<Operator<T>, Error> {
             Ok(Operator::elementwise(Self))
         }
     }

@@ -141,7 +141,7 @@ fn a_custom_layer_is_not_written() {
         fn kind(&self) -> &'static str {
             "Square"
         }
-        fn operator(&self, _input: Shape) -> Result<Operator<f64>, Error> {
+        fn operator(&self, _inputs: &[Shape]) -> Result<Operator<f64>, Error> {
             Ok(Operator::elementwise(Self))
         }
     }

@@ -358,7 +358,7 @@ impl<T: Scalar> Layer<T> for PRelu {
     fn kind(&self) -> &str {
         "PReLU"
     }
-    fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
+    fn operator(&self, _inputs: &[Shape]) -> Result<Operator<T>, Error> {
         Ok(Operator::per_channel(self.0.iter().map(|&slope| LeakyRelu::new(slope).unwrap())))
     }
 }

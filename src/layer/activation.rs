@@ -3,7 +3,7 @@
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 use std::sync::Arc;
 
-use super::{Elementwise, Layer, Operator};
+use super::{Elementwise, Layer, Operator, only_input};
 use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -71,7 +71,7 @@ macro_rules! elementwise {
                 $kind
             }
 
-            fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
+            fn operator(&self, _inputs: &[Shape]) -> Result<Operator<T>, Error> {
                 Ok(Operator::elementwise(*self))
             }
 
@@ -412,7 +412,8 @@ impl<T: Scalar> Layer<T> for Identity {
         "Identity"
     }
 
-    fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+    fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error> {
+        let input = only_input(Layer::<T>::kind(self), inputs)?;
         Ok(Operator::Reshape(input))
     }
 }
@@ -452,7 +453,8 @@ impl<T: Scalar> Layer<T> for Dropout {
         "Dropout"
     }
 
-    fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+    fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error> {
+        let input = only_input(Layer::<T>::kind(self), inputs)?;
         Ok(Operator::Reshape(input))
     }
 
@@ -512,12 +514,12 @@ impl<T: Scalar> Scaled<T> {
     #[cfg(feature = "io")]
     pub(crate) fn of(layer: Arc<dyn Layer<T>>, argument: f64, value: f64) -> Result<Self, Error> {
         // Activations accept any shape, so a single value shows what the layer is.
-        match layer.operator(Shape::from(1))? {
+        match layer.operator(&[Shape::from(1)])? {
             Operator::Elementwise(function) => Self::with(layer, function, argument, value),
             // The identity and dropout. A flatten gives some of these shapes back, but not all.
             Operator::Reshape(_)
                 if [Shape::from(2), Shape::from([1, 2, 1])].into_iter().all(|shape| {
-                    matches!(layer.operator(shape), Ok(Operator::Reshape(to)) if to == shape)
+                    matches!(layer.operator(&[shape]), Ok(Operator::Reshape(to)) if to == shape)
                 }) =>
             {
                 Self::with(layer, Arc::new(Identity), argument, value)
@@ -579,7 +581,7 @@ impl<T: Scalar> Layer<T> for Scaled<T> {
         SCALED
     }
 
-    fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
+    fn operator(&self, _inputs: &[Shape]) -> Result<Operator<T>, Error> {
         Ok(Operator::elementwise(self.clone()))
     }
 
@@ -638,7 +640,8 @@ impl<T: Scalar> Layer<T> for Softmax {
         "Softmax"
     }
 
-    fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+    fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error> {
+        let input = only_input(Layer::<T>::kind(self), inputs)?;
         if input.dims().len() != 1 {
             return Err(Error::shape(
                 "Softmax",
@@ -666,7 +669,8 @@ impl<T: Scalar> Layer<T> for AxisSoftmax {
         "Softmax"
     }
 
-    fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+    fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error> {
+        let input = only_input(Layer::<T>::kind(self), inputs)?;
         let axes = input.dims().len().cast_signed();
         // A nonnegative `dim` counts the batch axis, which the values here do not have.
         match if self.dim < 0 { axes + self.dim } else { self.dim - 1 } {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Bias, Layer, LinearMap, Operator, WeightFn};
+use super::{Bias, Layer, LinearMap, Operator, WeightFn, only_input};
 use crate::error::Error;
 use crate::linalg;
 use crate::scalar::Scalar;
@@ -110,7 +110,8 @@ macro_rules! batch_norm {
                 $kind
             }
 
-            fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+            fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error> {
+                let input = only_input(Layer::<T>::kind(self), inputs)?;
                 let Statistics { a, b, .. } = &self.statistics;
                 if !matches!(input.dims().len(), $ranks) || input.channels() != a.len() {
                     let expected = format!(concat!("{} channels (", $shapes, ")"), a.len());

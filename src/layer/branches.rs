@@ -87,7 +87,7 @@ macro_rules! joined {
                 $kind
             }
 
-            fn operator(&self, _input: Shape) -> Result<Operator<T>, Error> {
+            fn operator(&self, _inputs: &[Shape]) -> Result<Operator<T>, Error> {
                 Ok(Operator::Branches(self.branches.clone(), $how))
             }
 

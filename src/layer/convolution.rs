@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::pooling::dims;
-use super::{Bias, Layer, LinearMap, Operator, WeightFn};
+use super::{Bias, Layer, LinearMap, Operator, WeightFn, only_input};
 use crate::error::Error;
 use crate::linalg::{self, Correlation, Direction, Geometry, Planes};
 use crate::scalar::Scalar;
@@ -427,7 +427,8 @@ macro_rules! convolution {
                 $kind
             }
 
-            fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+            fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error> {
+                let input = only_input(Layer::<T>::kind(self), inputs)?;
                 Ok(Operator::linear(self.inner.map(input)?))
             }
 

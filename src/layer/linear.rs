@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nalgebra::{DMatrix, DVector};
 
-use super::{Bias, Layer, LinearMap, Operator, WeightFn};
+use super::{Bias, Layer, LinearMap, Operator, WeightFn, only_input};
 use crate::error::Error;
 use crate::linalg::{self, Matrix};
 use crate::scalar::Scalar;
@@ -144,7 +144,8 @@ impl<T: Scalar> Layer<T> for Linear<T> {
         KIND
     }
 
-    fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+    fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error> {
+        let input = only_input(Layer::<T>::kind(self), inputs)?;
         match input.dims() {
             [size] if *size == self.weights.ncols() => Ok(Operator::linear(self.clone())),
             [_] => Err(Error::shape(KIND, input, format!("{} inputs", self.weights.ncols()))),

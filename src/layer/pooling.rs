@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use super::convolution::{Pair, pair_of};
-use super::{Bias, Layer, LinearMap, Operator, Route, WeightFn};
+use super::{Bias, Layer, LinearMap, Operator, Route, WeightFn, only_input};
 use crate::error::Error;
 use crate::linalg;
 use crate::scalar::Scalar;
@@ -230,7 +230,8 @@ macro_rules! max_pool {
                 $kind
             }
 
-            fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+            fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error> {
+                let input = only_input(Layer::<T>::kind(self), inputs)?;
                 let output = self.windows.output($kind, input, $rank)?;
                 Ok(Operator::Route(Arc::new(Largest { windows: self.windows, input, output })))
             }
@@ -341,7 +342,8 @@ macro_rules! avg_pool {
                 $kind
             }
 
-            fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+            fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error> {
+                let input = only_input(Layer::<T>::kind(self), inputs)?;
                 let output = self.windows.output($kind, input, $rank)?;
                 if self.divisor == Some(0) {
                     return Err(Error::parameter($kind, "divisor_override", 0, "at least 1"));
@@ -465,7 +467,8 @@ macro_rules! adaptive {
                 $kind
             }
 
-            fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+            fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error> {
+                let input = only_input(Layer::<T>::kind(self), inputs)?;
                 if input.dims().len() != $rank + 1 {
                     return Err(Error::shape($kind, input, dims($rank)));
                 }

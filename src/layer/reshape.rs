@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Layer, Operator, Route};
+use super::{Layer, Operator, Route, only_input};
 use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -16,7 +16,8 @@ impl<T: Scalar> Layer<T> for Flatten {
         "Flatten"
     }
 
-    fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+    fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error> {
+        let input = only_input(Layer::<T>::kind(self), inputs)?;
         Ok(Operator::Reshape(input.size().into()))
     }
 
@@ -53,7 +54,8 @@ impl<T: Scalar> Layer<T> for Unflatten {
         "Unflatten"
     }
 
-    fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+    fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error> {
+        let input = only_input(Layer::<T>::kind(self), inputs)?;
         if input.size() == self.shape.size() {
             return Ok(Operator::Reshape(self.shape));
         }
@@ -92,14 +94,14 @@ impl Permute {
         let mut sorted = axes.to_vec();
         sorted.sort_unstable();
         if axes.is_empty()
-            || axes.len() > 3
+            || axes.len() > Shape::MAX_AXES
             || sorted.iter().enumerate().any(|(at, &axis)| at != axis)
         {
             return Err(Error::parameter(
                 "Permute",
                 "axes",
                 axes,
-                "one to three axes, counted from 0, each exactly once",
+                "one to eight axes, counted from 0, each exactly once",
             ));
         }
         Ok(Self { axes: axes.to_vec() })
@@ -111,7 +113,8 @@ impl<T: Scalar> Layer<T> for Permute {
         "Permute"
     }
 
-    fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
+    fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error> {
+        let input = only_input(Layer::<T>::kind(self), inputs)?;
         if input.dims().len() != self.axes.len() {
             let expected = format!("values with {} axes", self.axes.len());
             return Err(Error::shape("Permute", input, expected));
@@ -135,13 +138,11 @@ struct Permuted {
 
 impl<T: Scalar> Route<T> for Permuted {
     fn output_shape(&self) -> Shape {
-        let mut dims = [1; 3];
-        dims.iter_mut().zip(&self.axes).for_each(|(dim, &axis)| *dim = self.input.dims()[axis]);
-        match *self.axes {
-            [_] => dims[0].into(),
-            [_, _] => [dims[0], dims[1]].into(),
-            _ => dims.into(),
+        let mut output = self.input;
+        for (axis, &from) in self.axes.iter().enumerate() {
+            output = output.with_dim(axis, self.input.dims()[from]);
         }
+        output
     }
 
     fn is_fixed(&self) -> bool {
@@ -150,20 +151,22 @@ impl<T: Scalar> Route<T> for Permuted {
 
     fn route(&self, _values: &[T], from: &mut [usize]) {
         let dims = self.input.dims();
-        // The length of each output axis, and its step in the input. If there are fewer than three
-        // axes, axes of length 1 are put before them.
-        let (mut counts, mut steps) = ([1; 3], [0; 3]);
-        for (place, &axis) in self.axes.iter().enumerate() {
-            let place = 3 - self.axes.len() + place;
-            (counts[place], steps[place]) = (dims[axis], dims[axis + 1..].iter().product());
-        }
-        let mut from = from.iter_mut();
-        for a in 0..counts[0] {
-            for b in 0..counts[1] {
-                let first = a * steps[0] + b * steps[1];
-                for (c, from) in from.by_ref().take(counts[2]).enumerate() {
-                    *from = first + c * steps[2];
+        // The length of each output axis, and its step in the input.
+        let axes: Vec<(usize, usize)> =
+            self.axes.iter().map(|&axis| (dims[axis], dims[axis + 1..].iter().product())).collect();
+        // The index along each output axis, counted up like the digits of a number.
+        let mut index = vec![0; axes.len()];
+        let mut place = 0;
+        for from in from {
+            *from = place;
+            for (index, &(length, step)) in index.iter_mut().zip(&axes).rev() {
+                *index += 1;
+                place += step;
+                if *index < length {
+                    break;
                 }
+                place -= length * step;
+                *index = 0;
             }
         }
     }
@@ -202,8 +205,9 @@ impl<T: Scalar> Layer<T> for Upsample {
         "Upsample"
     }
 
-    fn operator(&self, input: Shape) -> Result<Operator<T>, Error> {
-        if input.dims().len() < 2 {
+    fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error> {
+        let input = only_input(Layer::<T>::kind(self), inputs)?;
+        if !(2..=3).contains(&input.dims().len()) {
             return Err(Error::shape(
                 "Upsample",
                 input,

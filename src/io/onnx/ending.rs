@@ -119,7 +119,7 @@ impl<T: Scalar> Steps<T> {
         let shape = shape_of(self[softmax].dims.as_deref()?).ok()?;
         match layers.as_slice() {
             [only] => {
-                let Ok(Operator::Softmax(axis)) = only.operator(shape) else { return None };
+                let Ok(Operator::Softmax(axis)) = only.operator(&[shape]) else { return None };
                 Some((*of, one(Softmax::over(moved_axis(&**permute, axis, shape.dims().len())?))))
             }
             // A softmax over all values does not depend on their order.
@@ -369,10 +369,12 @@ fn is_permutation<T: Scalar>(layers: &Layers<T>) -> bool {
 fn moved_axis<T: Scalar>(permute: &dyn Layer<T>, axis: usize, axes: usize) -> Option<usize> {
     let mut dims = vec![1; axes];
     *dims.get_mut(axis)? = 2;
-    let Ok(Operator::Route(route)) = permute.operator(shape_of(&dims).ok()?) else { return None };
+    let Ok(Operator::Route(route)) = permute.operator(&[shape_of(&dims).ok()?]) else {
+        return None;
+    };
     route.output_shape().dims().iter().position(|&dim| dim == 2)
 }
 
 fn is_activation<T: Scalar>(layer: &Arc<dyn Layer<T>>) -> bool {
-    matches!(layer.operator(Shape::from(1)), Ok(Operator::Elementwise(_)))
+    matches!(layer.operator(&[Shape::from(1)]), Ok(Operator::Elementwise(_)))
 }

@@ -235,7 +235,7 @@ impl<T: Scalar> Steps<T> {
                 // Whether the values after the layers so far are known to be nonnegative.
                 let mut sign = self[*of].nonnegative;
                 for layer in layers {
-                    (shape, sign) = match layer.operator(shape).map_err(|e| e.to_string())? {
+                    (shape, sign) = match layer.operator(&[shape]).map_err(|e| e.to_string())? {
                         Operator::Linear(map) | Operator::Average(map) => {
                             if map.inputs() != shape.size() {
                                 return Err(format!(
