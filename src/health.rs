@@ -131,7 +131,8 @@ impl Health {
     /// The rounding error of a target's shares: the largest difference of any of its shares from
     /// the same share computed in `f64`.
     ///
-    /// These are the true shares, with the [`exponent`](Explanation::exponent) applied. The result
+    /// These are the true shares, with the [`exponent`](Explanation::exponent) applied. For a
+    /// weighting of outputs, they are the relevances in [`shares`](Explanation::shares). The result
     /// is `None` if the target is not explained or the error could not be measured; see
     /// [`prevented`](Self::prevented).
     #[must_use]

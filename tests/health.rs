@@ -231,7 +231,7 @@ fn the_error_is_the_difference_in_networks_of_all_kinds() -> Result<(), Error> {
     Ok(())
 }
 
-/// Each sample of a batch is compared on its own, and a sweep has reports too.
+/// Each sample of a batch is compared on its own.
 #[test]
 fn batches_are_measured_sample_by_sample() -> Result<(), Error> {
     let [model, ..] = networks::<f32>();
@@ -245,6 +245,20 @@ fn batches_are_measured_sample_by_sample() -> Result<(), Error> {
         let other = (alone.predicted() + 1) % 4;
         assert_eq!(alone.health().unwrap().error(other), None);
     }
+    Ok(())
+}
+
+/// The memory limit covers the comparison.
+#[test]
+fn the_memory_of_the_comparison_is_limited() -> Result<(), Error> {
+    let linear = Linear::new(DMatrix::from_element(50, 100, 1.0_f32), None)?;
+    let model = Sequential::builder().layer(linear).build()?;
+    let (explainer, x) = (model.explainer(Rule::Epsilon)?, [1.0; 100]);
+    assert!(explainer.clone().memory_limit(100_000).explain_slice(&x).is_ok());
+    let measured = explainer.with_health().memory_limit(100_000);
+    assert!(matches!(measured.explain_slice(&x), Err(Error::TooLarge { .. })));
+    let explanation = measured.memory_limit(300_000).explain_slice(&x)?;
+    assert!(explanation.health().unwrap().error(0).is_some());
     Ok(())
 }
 
