@@ -21,11 +21,11 @@
 //! as soon as they are added.
 
 mod block;
+mod cancellation;
 mod factor;
 mod kept;
 mod plan;
 mod range;
-mod rounding;
 mod ruled;
 
 use block::Prefix;
@@ -38,12 +38,12 @@ use crate::scalar::Scalar;
 use crate::sequential::{Leaving, Sequential, Visitor};
 
 pub(crate) use block::Suffix;
+pub(crate) use cancellation::{Kappas, Magnitudes};
 pub(crate) use factor::Network;
 pub(crate) use kept::Kept;
 pub use plan::Plan;
 pub(crate) use plan::{End, Link};
 pub(crate) use range::OutOfRange;
-pub(crate) use rounding::{Magnitudes, Rounded, Rounding};
 
 /// The order in which the share matrices are multiplied.
 ///

@@ -298,6 +298,15 @@ impl<T: Scalar> RelevanceRule<T> for Composite<T> {
     fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
         self.at(site).decompose(site)
     }
+
+    fn to_f64(&self) -> Option<Box<dyn RelevanceRule<f64>>> {
+        let converted = |Setting { place, rule, wanted }: &Setting<T>| {
+            let (place, rule) = (place.clone(), rule.to_f64()?.into());
+            Some(Setting { place, rule, wanted: *wanted })
+        };
+        let settings = self.settings.iter().map(converted).collect::<Option<_>>()?;
+        Some(Box::new(Composite { name: self.name.clone(), settings }))
+    }
 }
 
 impl<T: Scalar> fmt::Debug for Composite<T> {

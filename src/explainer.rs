@@ -6,13 +6,13 @@ use std::sync::Arc;
 use nalgebra::{DMatrix, DVector};
 
 use crate::accumulate::{
-    self, Accumulation, End, Link, Machine, Magnitudes, Network, OutOfRange, Overflow, Plan,
-    Rounding, Stack, Suffix,
+    self, Accumulation, End, Kept, Link, Machine, Magnitudes, Network, OutOfRange, Overflow, Plan,
+    Stack, Suffix,
 };
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
 use crate::explanation::{self, About, Explained, Explanation, Sink};
-use crate::health::Health;
+use crate::health::{Finer, Health, RuleInF64};
 use crate::layer;
 use crate::linalg;
 use crate::memory::MemoryLimit;
@@ -79,8 +79,16 @@ pub struct Explainer<T: Scalar> {
     explained: Explained<T>,
     plan: Plan,
     limit: MemoryLimit,
-    /// An entry for each factor, if explanations include a health report.
-    magnitudes: Option<Arc<[Option<Magnitudes<T>>]>>,
+    /// The rule in double precision, from which a health report is prepared.
+    rule: RuleInF64,
+    checkup: Option<Checkup<T>>,
+}
+
+/// What a health report needs.
+#[derive(Debug, Clone)]
+struct Checkup<T: Scalar> {
+    magnitudes: Arc<Magnitudes<T>>,
+    finer: Finer,
 }
 
 impl<T: Scalar> Sequential<T> {
@@ -176,7 +184,8 @@ impl<T: Scalar> Sequential<T> {
         let plan = plan(&network, Accumulation::default(), End::All);
         let (model, network) = (self.clone(), Arc::new(network));
         let (targets, explained, limit) = (Targets::All, Explained::All, MemoryLimit::default());
-        Ok(Explainer { model, about, network, targets, explained, plan, limit, magnitudes: None })
+        let (rule, checkup) = (RuleInF64::of(rule), None);
+        Ok(Explainer { model, about, network, targets, explained, plan, limit, rule, checkup })
     }
 }
 
@@ -195,6 +204,9 @@ impl<T: Scalar> Explainer<T> {
     #[must_use]
     pub fn accumulation(mut self, accumulation: Accumulation) -> Self {
         self.plan = plan(&self.network, accumulation, self.end());
+        if let Some(checkup) = &mut self.checkup {
+            checkup.finer = checkup.finer.clone().accumulation(accumulation);
+        }
         self
     }
 
@@ -237,6 +249,9 @@ impl<T: Scalar> Explainer<T> {
                 Explained::Weightings(Arc::new(weightings.clone()))
             }
         };
+        if let Some(checkup) = &mut self.checkup {
+            checkup.finer = checkup.finer.clone().targets(&targets);
+        }
         self.targets = targets;
         self.plan = plan(&self.network, self.plan.accumulation(), self.end());
         Ok(self)
@@ -281,12 +296,15 @@ impl<T: Scalar> Explainer<T> {
     /// The number of values in the explanations of this many samples.
     pub(crate) fn values_of(&self, samples: usize) -> f64 {
         let rows = self.model.inputs() as f64 + self.about.sinks.len() as f64;
-        let health = if self.magnitudes.is_some() {
-            4.0 * (rows + self.model.outputs() as f64)
-        } else {
-            0.0
+        let of_sample = rows * self.target_count() as f64;
+        let of_health = |checkup: &Checkup<T>| {
+            // The relevance of two layers, for the cancellation, and the explanation in f64, whose
+            // values are twice as large.
+            let cancellation = 2.0 * self.plan.largest_block(Accumulation::Reverse);
+            let finer = 2.0 * (of_sample + self.values_of_blocks(1));
+            if checkup.finer.runs() { cancellation + finer } else { cancellation }
         };
-        rows.mul_add(samples as f64, health) * self.target_count() as f64
+        of_sample * samples as f64 + self.checkup.as_ref().map_or(0.0, of_health)
     }
 
     /// The number of values in the blocks of this many samples during a multiplication: the new
@@ -348,8 +366,14 @@ impl<T: Scalar> Explainer<T> {
 
     /// Adds a report on numerical accuracy, [`Explanation::health`], to each explanation.
     ///
-    /// Cost: one more copy of the weights for each of the rule's transforms, made by this call, and
-    /// about four more passes per sample.
+    /// The report shows the cancellation in each layer. For an explanation in `f32`, it also
+    /// contains the rounding error: the model and the rule run once more in `f64` on the same
+    /// sample, and the two results are compared. Your own layers and rules take part in this if
+    /// they implement [`Layer::to_f64`](crate::Layer::to_f64) and [`RelevanceRule::to_f64`].
+    ///
+    /// Cost: this call makes one more copy of the weights for each of the rule's transforms, and
+    /// prepares the model and the rule in `f64`. Each sample needs about two more passes in its own
+    /// type, and a whole explanation in `f64`.
     ///
     /// # Example
     /// ```
@@ -363,10 +387,10 @@ impl<T: Scalar> Explainer<T> {
     ///     .build()?;
     /// let explainer = model.explainer(Rule::Epsilon)?.with_health();
     /// // The first hidden unit is 1000 - 999: the difference has lost three digits.
-    /// let explanation = explainer.explain(&dvector![1000.0, 999.0])?;
+    /// let explanation = explainer.explain(&dvector![1000.0_f32, 999.0])?;
     /// let health = explanation.health().unwrap();
     /// assert!((health.layers()[0].worst() - 1999.0).abs() < 0.01);
-    /// assert!(health.bound(0).unwrap() < 1e-9);
+    /// assert!(health.relative_error(0).unwrap() < 1e-6);
     /// println!("{health}");
     /// # Ok::<(), relprop::Error>(())
     /// ```
@@ -376,8 +400,28 @@ impl<T: Scalar> Explainer<T> {
     }
 
     pub(crate) fn with_health_inner(mut self) -> Self {
-        self.magnitudes = Some(Magnitudes::of(&self.network).into());
+        let finer = Finer::new(&self.model, &self.rule);
+        let finer = finer.accumulation(self.plan.accumulation()).targets(&self.targets);
+        let magnitudes = Arc::new(Magnitudes::of(&self.network));
+        self.checkup = Some(Checkup { magnitudes, finer });
         self
+    }
+
+    /// This new explainer without a limit on memory, and without the ranges that its rules assume.
+    pub(crate) fn without_limits(mut self) -> Self {
+        // Nothing else shares the network of a new explainer.
+        if let Some(network) = Arc::get_mut(&mut self.network) {
+            network.remove_ranges();
+        }
+        self.limit = MemoryLimit(u64::MAX);
+        self
+    }
+
+    /// This explainer for these outputs. Their number must be the number of its targets.
+    pub(crate) fn of_outputs(&self, outputs: &[usize]) -> Self {
+        let (targets, explained) =
+            (Targets::Outputs(outputs.to_vec()), Explained::Outputs(outputs.to_vec()));
+        Self { targets, explained, ..self.clone() }
     }
 
     fn end(&self) -> End {
@@ -829,15 +873,13 @@ impl<T: Scalar> Explainer<T> {
         explanation: &mut Explanation<T>,
     ) -> Result<(), Error> {
         explanation.health = None;
-        if let Some(magnitudes) = &self.magnitudes {
-            let mut rounding = Rounding::new(&self.network, magnitudes);
-            self.model.pass(sample, &mut Buffers::default(), &mut rounding)?;
-            let weightings = match &self.targets {
-                Targets::Weighted(weightings) => Some(weightings),
-                _ => None,
-            };
-            let rounded = rounding.back(&explanation.of_outputs(), weightings);
-            explanation.health = Some(Health::new(&rounded, &self.about.rules, explanation));
+        if let Some(Checkup { magnitudes, finer }) = &self.checkup {
+            let mut kept = Kept::new(self.model.clone(), self.network.clone());
+            self.model.pass(sample, &mut Buffers::default(), &mut kept)?;
+            let kappas = magnitudes.kappas(&kept, &explanation.of_outputs());
+            let errors = finer.errors(sample, explanation);
+            explanation.health =
+                Some(Health::new(&kappas, &self.about.rules, explanation.targets(), errors));
         }
         Ok(())
     }

@@ -87,7 +87,7 @@ pub mod ndarray {}
 #[doc = include_str!("../examples/mnist/MODEL_CARD.md")]
 pub mod model_card {}
 
-/// Where precision is lost, what helps, and a bound on the rounding error.
+/// Where precision is lost, what helps, and how the rounding error is measured.
 ///
 #[doc = include_str!("../docs/numerics.md")]
 pub mod numerics {}

@@ -1,11 +1,17 @@
-//! Numerical health: the cancellation at each layer, and a bound on the rounding error of the
-//! shares.
+//! Numerical health: the cancellation at each layer, and the rounding error of the shares, measured
+//! against double precision.
 
 use std::fmt;
+use std::sync::Arc;
 
-use crate::accumulate::Rounded;
-use crate::explanation::Explanation;
+use crate::accumulate::{Accumulation, Kappas};
+use crate::explainer::Explainer;
+use crate::explanation::{Explained, Explanation};
+use crate::linalg;
+use crate::rule::RelevanceRule;
 use crate::scalar::Scalar;
+use crate::sequential::{Sequential, SequentialBuilder};
+use crate::targets::Targets;
 
 /// The numerical accuracy of an explanation.
 ///
@@ -14,17 +20,17 @@ use crate::scalar::Scalar;
 /// cancel each other. Only outputs that receive relevance are considered, and κ is only defined for
 /// rules that divide by a total.
 ///
-/// The bound on the rounding error is a worst case, computed alongside the shares (see
-/// [numerics](crate::guide::numerics)). No share differs from the result of exact arithmetic, with
-/// the same weights and inputs, by more than the bound. Actual errors are far smaller, because
-/// errors of different sign cancel.
+/// The rounding error of an explanation in `f32` is measured: the model and the rule run once more
+/// in `f64` on the same sample, for the same targets, and the shares of the two explanations are
+/// compared. There is nothing finer to compare an explanation in `f64` with, so its error is
+/// unknown.
 ///
 /// For an example, see [`Explainer::with_health`](crate::Explainer::with_health).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Health {
     layers: Vec<LayerHealth>,
     targets: Vec<TargetHealth>,
-    digits: u32,
+    prevented: Option<Arc<str>>,
 }
 
 /// The cancellation in one linear layer.
@@ -41,8 +47,15 @@ pub struct LayerHealth {
 #[derive(Debug, Clone, PartialEq)]
 struct TargetHealth {
     target: usize,
-    bound: Option<f64>,
-    largest: f64,
+    errors: Option<Errors>,
+}
+
+/// The largest difference of a target's shares from double precision.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Errors {
+    absolute: f64,
+    /// Relative to the target's largest share in double precision.
+    relative: f64,
 }
 
 impl LayerHealth {
@@ -79,11 +92,12 @@ impl LayerHealth {
 
 impl Health {
     pub(crate) fn new<T: Scalar>(
-        rounded: &Rounded<T>,
+        kappas: &Kappas<T>,
         rules: &[(usize, String)],
-        explanation: &Explanation<T>,
+        targets: impl Iterator<Item = usize>,
+        errors: Result<Vec<Errors>, Arc<str>>,
     ) -> Self {
-        let layers = rules.iter().zip(&rounded.kappas).map(|((layer, rule), kappas)| {
+        let layers = rules.iter().zip(kappas).map(|((layer, rule), kappas)| {
             let mut kappas: Vec<(f64, usize)> =
                 kappas.iter().map(|&(output, kappa)| (kappa.as_f64(), output)).collect();
             kappas.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -91,24 +105,15 @@ impl Health {
             let median = kappas.get(kappas.len() / 2).map_or(1.0, |(kappa, _)| *kappa);
             LayerHealth { layer: *layer, rule: rule.clone(), worst, worst_output, median }
         });
-        let scale = f64::from(explanation.exponent()).exp2();
-        let targets =
-            explanation.targets().zip(explanation.shares().column_iter()).enumerate().map(
-                |(column, (target, shares))| {
-                    let bound = rounded.bounds.as_ref().map(|bounds| bounds[column].as_f64());
-                    TargetHealth {
-                        target,
-                        bound,
-                        largest: shares
-                            .iter()
-                            .fold(0.0, |max: f64, share| max.max(share.as_f64().abs()))
-                            * scale,
-                    }
-                },
-            );
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 7 or 15
-        let digits = -T::epsilon().as_f64().log10() as u32;
-        Self { layers: layers.collect(), targets: targets.collect(), digits }
+        let (errors, prevented) = match errors {
+            Ok(errors) => (errors, None),
+            Err(prevented) => (Vec::new(), Some(prevented)),
+        };
+        let targets = targets.enumerate().map(|(column, target)| {
+            let errors = errors.get(column).copied();
+            TargetHealth { target, errors }
+        });
+        Self { layers: layers.collect(), targets: targets.collect(), prevented }
     }
 
     /// The cancellation in each linear layer, in order.
@@ -117,44 +122,58 @@ impl Health {
         &self.layers
     }
 
-    /// The targets that the bounds are for.
+    /// The explained targets.
     #[cfg(feature = "serde")]
     pub(crate) fn targets(&self) -> impl Iterator<Item = usize> + '_ {
         self.targets.iter().map(|health| health.target)
     }
 
-    /// A bound on the rounding error of every share of a target.
+    /// The rounding error of a target's shares: the largest difference of any of its shares from
+    /// the same share computed in `f64`.
     ///
-    /// The result is `None` if the target is not explained or no bound is known.
-    ///
-    /// No bound is known:
-    ///
-    /// - if the network has branches or layers that select values, such as max pooling,
-    /// - if a total without a stabilizer ([`Lrp0`](crate::Lrp0)) might be 0 in exact arithmetic,
-    /// - after an activation without [`steepest`](crate::Elementwise::steepest),
-    /// - if a rule transforms the inputs of a layer other than the first with a custom function,
-    /// - if a rule divides some parts by the total of other parts, or
-    /// - if the shares leave the number type's range.
+    /// These are the true shares, with the [`exponent`](Explanation::exponent) applied. For a
+    /// weighting of outputs, they are the relevances in [`shares`](Explanation::shares). The result
+    /// is `None` if the target is not explained or the error could not be measured; see
+    /// [`prevented`](Self::prevented).
     #[must_use]
-    pub fn bound(&self, target: usize) -> Option<f64> {
-        self.targets.iter().find(|health| health.target == target)?.bound
+    pub fn error(&self, target: usize) -> Option<f64> {
+        self.errors(target).map(|errors| errors.absolute)
     }
 
-    /// The [`bound`](Self::bound), relative to the target's largest share.
+    /// The [`error`](Self::error), relative to the target's largest share in `f64`.
+    ///
+    /// It is infinite if all shares in `f64` are 0 and the explanation's are not.
     #[must_use]
-    pub fn relative_bound(&self, target: usize) -> Option<f64> {
-        let health = self.targets.iter().find(|health| health.target == target)?;
-        health.bound.map(|bound| {
-            if bound == 0.0 { 0.0 } else { bound / health.largest.max(f64::MIN_POSITIVE) }
-        })
+    pub fn relative_error(&self, target: usize) -> Option<f64> {
+        self.errors(target).map(|errors| errors.relative)
+    }
+
+    fn errors(&self, target: usize) -> Option<Errors> {
+        self.targets.iter().find(|health| health.target == target)?.errors
+    }
+
+    /// Why the rounding error could not be measured, in one sentence, or `None` if it was measured.
+    ///
+    /// The error is not measured:
+    ///
+    /// - if the explanation is in `f64` already,
+    /// - if [`Layer::to_f64`](crate::Layer::to_f64) returns `None` for a layer, or
+    ///   [`RelevanceRule::to_f64`] for the rule, or
+    /// - if the model or the rule fails in `f64`.
+    #[must_use]
+    pub fn prevented(&self) -> Option<&str> {
+        self.prevented.as_deref()
     }
 }
 
 impl fmt::Display for Health {
-    /// Prints one line for each linear layer, one for the bound, and advice if there is any.
+    /// Prints one line for each linear layer, one for the rounding error, and advice if there is
+    /// any.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         /// Above this cancellation, a layer's shares are mostly noise.
         const CANCELS: f64 = 1e3;
+        /// Above this relative error, fewer than two digits are correct.
+        const INACCURATE: f64 = 1e-2;
         writeln!(f, "cancellation: sum of magnitudes / total (1: nothing cancels)")?;
         for LayerHealth { layer, rule, worst, worst_output, median } in &self.layers {
             writeln!(
@@ -163,15 +182,15 @@ impl fmt::Display for Health {
                  output {worst_output}"
             )?;
         }
-        let relative: Option<Vec<f64>> =
-            self.targets.iter().map(|health| self.relative_bound(health.target)).collect();
-        let bound = relative.map(|all| all.into_iter().fold(0.0, f64::max));
-        match bound {
-            Some(bound) => write!(
+        let relative = self.targets.iter().filter_map(|health| health.errors);
+        let error = relative.map(|errors| errors.relative).fold(0.0, f64::max);
+        match &self.prevented {
+            None => write!(
                 f,
-                "rounding: no share is off by more than {bound:.1e} of its target's largest"
+                "rounding: shares are off by at most {error:.1e} of their target's largest \
+                 (measured against f64)"
             )?,
-            None => write!(f, "rounding: no bound is known")?,
+            Some(prevented) => write!(f, "rounding: not measured. {prevented}")?,
         }
         let worst = self.layers.iter().max_by(|a, b| a.worst.total_cmp(&b.worst));
         if let Some(LayerHealth { layer, worst, .. }) =
@@ -183,9 +202,162 @@ impl fmt::Display for Health {
                  use Gamma"
             )?;
         }
-        if self.digits < 10 && bound.is_none_or(|bound| bound > 1e-2) {
+        if error > INACCURATE {
             write!(f, "\nadvice: use f64 for reliable digits")?;
         }
         Ok(())
+    }
+}
+
+/// A rule in double precision, if it has this form and there is a use for it.
+#[derive(Clone)]
+pub(crate) struct RuleInF64 {
+    name: String,
+    rule: Option<Arc<dyn RelevanceRule<f64>>>,
+}
+
+/// Whether the number type is `f64`, so that no type is finer.
+fn is_finest<T: Scalar>() -> bool {
+    T::epsilon().as_f64() <= f64::EPSILON
+}
+
+impl RuleInF64 {
+    pub fn of<T: Scalar>(rule: &dyn RelevanceRule<T>) -> Self {
+        let converted = if is_finest::<T>() { None } else { rule.to_f64() };
+        Self { name: rule.name(), rule: converted.map(Arc::from) }
+    }
+}
+
+impl fmt::Debug for RuleInF64 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// An explainer in double precision with which explanations are compared, or the sentence that says
+/// why there is none.
+#[derive(Debug, Clone)]
+pub(crate) enum Finer {
+    Ready(Box<Explainer<f64>>),
+    Prevented(Arc<str>),
+}
+
+impl Finer {
+    /// Prepares the model and the rule in double precision, for all outputs.
+    pub fn new<T: Scalar>(model: &Sequential<T>, rule: &RuleInF64) -> Self {
+        explainer(model, rule).map_or_else(
+            |prevented| Self::Prevented(prevented.into()),
+            |explainer| Self::Ready(Box::new(explainer.without_limits())),
+        )
+    }
+
+    pub fn runs(&self) -> bool {
+        matches!(self, Self::Ready(_))
+    }
+
+    pub fn accumulation(self, accumulation: Accumulation) -> Self {
+        match self {
+            Self::Ready(explainer) => Self::Ready(Box::new(explainer.accumulation(accumulation))),
+            prevented @ Self::Prevented(_) => prevented,
+        }
+    }
+
+    /// Sets the targets, which must be valid for the model.
+    pub fn targets<T: Scalar>(self, targets: &Targets<T>) -> Self {
+        let Self::Ready(explainer) = self else { return self };
+        let targets = match targets {
+            Targets::All => Targets::All,
+            Targets::Predicted => Targets::Predicted,
+            Targets::Outputs(outputs) => Targets::Outputs(outputs.clone()),
+            Targets::Weighted(weightings) => Targets::Weighted(weightings.map(T::as_f64)),
+        };
+        explainer.targets(targets).map_or_else(
+            |error| Self::Prevented(format!("The targets are unsupported in f64: {error}.").into()),
+            |explainer| Self::Ready(Box::new(explainer)),
+        )
+    }
+
+    /// The largest difference of each target's shares from double precision.
+    pub fn errors<T: Scalar>(
+        &self,
+        sample: &[T],
+        explanation: &Explanation<T>,
+    ) -> Result<Vec<Errors>, Arc<str>> {
+        let explainer = match self {
+            Self::Ready(explainer) => explainer,
+            Self::Prevented(prevented) => return Err(prevented.clone()),
+        };
+        let sample: Vec<f64> = sample.iter().map(|v| v.as_f64()).collect();
+        let finer = match &explanation.explained {
+            // The predicted output can differ in double precision.
+            Explained::Outputs(outputs) => explainer.of_outputs(outputs).explain_slice(&sample),
+            Explained::All | Explained::Weightings(_) => explainer.explain_slice(&sample),
+        };
+        let finer =
+            finer.map_err(|error| format!("The sample cannot be explained in f64: {error}."))?;
+        let exponents = (explanation.exponent(), finer.exponent());
+        let columns = explanation.shares().column_iter().zip(finer.shares().column_iter());
+        Ok(columns
+            .map(|(own, finer)| errors(own.as_slice(), finer.as_slice(), exponents))
+            .collect())
+    }
+}
+
+/// The errors of a target's shares. The true shares are these, times two to the exponents.
+fn errors<T: Scalar>(own: &[T], finer: &[f64], exponents: (i32, i32)) -> Errors {
+    let difference = |(own_exponent, exponent): (i32, i32)| {
+        own.iter().zip(finer).fold(0.0, |most: f64, (own, finer)| {
+            let own = own.as_f64().times_two_to(own_exponent);
+            most.max((own - finer.times_two_to(exponent)).abs())
+        })
+    };
+    // Relative to the largest share, tiny shares matter too, so they are not scaled down to 0.
+    let scaled = difference((exponents.0.saturating_sub(exponents.1), 0));
+    let largest = linalg::max_abs(finer);
+    let relative = if scaled == 0.0 { 0.0 } else { scaled / largest };
+    Errors { absolute: difference(exponents), relative }
+}
+
+/// The explainer in double precision, or the sentence that says why there is none.
+fn explainer<T: Scalar>(model: &Sequential<T>, rule: &RuleInF64) -> Result<Explainer<f64>, String> {
+    if is_finest::<T>() {
+        return Err("The explanation is in f64 already, and there is no finer type to compare it \
+                    with."
+            .to_owned());
+    }
+    let branch = model.branch().to_f64().ok_or_else(|| unconverted_layer(model))?;
+    let rule_in_f64 = rule.rule.as_ref().ok_or_else(|| {
+        format!("The rule {} has no form in f64, because its to_f64 returns None.", rule.name)
+    })?;
+    let finer = SequentialBuilder::from(branch)
+        .input(model.input_shape())
+        .build()
+        .map_err(|error| format!("The model cannot be built in f64: {error}."))?;
+    if finer.outputs() != model.outputs() {
+        return Err(format!(
+            "The model has {} outputs in f64 instead of {}, because to_f64 of one of its layers \
+             returns another layer.",
+            finer.outputs(),
+            model.outputs()
+        ));
+    }
+    finer
+        .explainer(rule_in_f64)
+        .map_err(|error| format!("The rule {} cannot be used in f64: {error}.", rule.name))
+}
+
+/// The sentence about the first layer that has no form in double precision.
+fn unconverted_layer<T: Scalar>(model: &Sequential<T>) -> String {
+    let nodes = model.nodes();
+    let unconverted = nodes.iter().filter(|node| node.layer.to_f64().is_none());
+    // A layer with branches precedes the layers in them, one of which may be the reason.
+    let node = unconverted.clone().find(|node| !node.has_branches());
+    match node.or_else(|| unconverted.clone().next()) {
+        Some(node) => format!(
+            "Layer '{}' ({}) has no form in f64, because its to_f64 returns None.",
+            node.name,
+            node.layer.kind()
+        ),
+        None => "A layer has no form in f64.".to_owned(),
     }
 }

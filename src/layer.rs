@@ -167,6 +167,30 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
         Vec::new()
     }
+
+    /// This layer in double precision, with the same settings and with every weight converted
+    /// exactly, or `None` if there is no such layer.
+    ///
+    /// [`Explainer::with_health`](crate::Explainer::with_health) uses it to measure the rounding
+    /// error of an explanation in single precision.
+    fn to_f64(&self) -> Option<Arc<dyn Layer<f64>>> {
+        None
+    }
+}
+
+/// The method `to_f64` of a layer whose type does not depend on the number type.
+macro_rules! same_layer_in_f64 {
+    () => {
+        fn to_f64(&self) -> Option<std::sync::Arc<dyn crate::Layer<f64>>> {
+            Some(std::sync::Arc::new(Clone::clone(self)))
+        }
+    };
+}
+use same_layer_in_f64;
+
+/// The same numbers in double precision.
+fn exactly<T: Scalar>(values: &[T]) -> Vec<f64> {
+    values.iter().map(|v| v.as_f64()).collect()
 }
 
 /// The shape of the one value that a layer reads.
@@ -229,6 +253,10 @@ macro_rules! forward_layer {
 
             fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
                 (**self).tensors()
+            }
+
+            fn to_f64(&self) -> Option<Arc<dyn Layer<f64>>> {
+                (**self).to_f64()
             }
         }
     )*};
@@ -354,15 +382,6 @@ pub trait Elementwise<T: Scalar>: Debug + Send + Sync {
     fn is_nonnegative(&self, input: bool) -> bool {
         let _ = input;
         false
-    }
-
-    /// An upper bound on |f(a) - f(b)| / |a - b|, if one is known.
-    ///
-    /// Without it, an explanation's [`health`](crate::Explanation::health) has no bound on the
-    /// rounding errors. That bound assumes that `value` is accurate to 8 units in the last place of
-    /// |z| + |f(z)|.
-    fn steepest(&self) -> Option<f64> {
-        None
     }
 
     /// Whether f turns a logit into a probability: it rises from 0 to 1, like the logistic
@@ -520,15 +539,6 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
     /// Override it if that map has a cheaper form.
     fn ones(&self) -> Box<dyn LinearMap<T>> {
         self.map_weights(&WeightFn::new(|_| T::one()))
-    }
-
-    /// Whether each entry of a product is computed as a plain sum of products, so that its rounding
-    /// error is bounded by the sum of their magnitudes.
-    ///
-    /// If not, an explanation's [`health`](crate::Explanation::health) has no bound on the rounding
-    /// errors.
-    fn sums_products(&self) -> bool {
-        true
     }
 
     /// Whether the matrix is stored, so that reading a row or a column costs no more than its

@@ -87,7 +87,25 @@ pub trait RelevanceRule<T: Scalar>: Send + Sync {
     /// If the rule cannot be used there, preferably [`Error::Unsupported`] or
     /// [`Error::InvalidParameter`].
     fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error>;
+
+    /// This rule in double precision, with the same settings, or `None` if there is no such rule.
+    ///
+    /// [`Explainer::with_health`](crate::Explainer::with_health) uses it to measure the rounding
+    /// error of an explanation in single precision.
+    fn to_f64(&self) -> Option<Box<dyn RelevanceRule<f64>>> {
+        None
+    }
 }
+
+/// The method `to_f64` of a rule whose type does not depend on the number type.
+macro_rules! same_rule_in_f64 {
+    () => {
+        fn to_f64(&self) -> Option<Box<dyn crate::RelevanceRule<f64>>> {
+            Some(Box::new(Clone::clone(self)))
+        }
+    };
+}
+use same_rule_in_f64;
 
 // Every method is forwarded, because a default would hide what the inner rule returns.
 macro_rules! forward_rule {
@@ -111,6 +129,10 @@ macro_rules! forward_rule {
 
             fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
                 (**self).decompose(site)
+            }
+
+            fn to_f64(&self) -> Option<Box<dyn RelevanceRule<f64>>> {
+                (**self).to_f64()
             }
         }
     )*};
@@ -237,6 +259,8 @@ impl<T: Scalar> RelevanceRule<T> for Rule {
     fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
         self.with::<T, _>(|rule| rule.decompose(site))
     }
+
+    same_rule_in_f64!();
 }
 
 /// The layer at which a rule is applied.

@@ -48,6 +48,12 @@ pub(crate) struct Node<T: Scalar> {
     pub bound: Bound<T>,
 }
 
+impl<T: Scalar> Node<T> {
+    pub fn has_branches(&self) -> bool {
+        matches!(self.bound, Bound::Branches { .. })
+    }
+}
+
 /// What a layer does at its position. `factor` is the number of the layer's factor in the
 /// explanation; factors are numbered in the order in which layers are bound.
 #[derive(Debug)]
@@ -509,9 +515,6 @@ pub(crate) trait Visitor<T: Scalar> {
         Ok(())
     }
 
-    /// Called with the inputs of an activation.
-    fn meet(&mut self, _functions: &Functions<T>, _values: &[T]) {}
-
     /// Called before the first branch of a layer.
     fn open(&mut self) {}
 
@@ -793,7 +796,6 @@ impl<T: Scalar> Run<'_, T> {
             match &node.bound {
                 Bound::Linear(linear) => values = self.linear(node, linear, values)?,
                 Bound::Elementwise(functions) => {
-                    self.visitor.meet(functions, &values);
                     functions.apply(&mut values);
                     check_output(node, &values)?;
                 }

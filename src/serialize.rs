@@ -129,6 +129,7 @@ impl Serialize for Health {
         fields!(serializer, "Health", {
             "layers": self.layers(),
             "targets": List(|| self.targets().map(|target| TargetHealth { health: self, target })),
+            "prevented": self.prevented(),
         })
     }
 }
@@ -143,8 +144,8 @@ impl Serialize for TargetHealth<'_> {
         let Self { health, target } = self;
         fields!(serializer, "TargetHealth", {
             "target": target,
-            "bound": health.bound(*target),
-            "relative_bound": health.relative_bound(*target),
+            "error": health.error(*target),
+            "relative_error": health.relative_error(*target),
         })
     }
 }

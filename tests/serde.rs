@@ -40,17 +40,21 @@ fn value(value: &impl Serialize) -> Value {
 }
 
 /// A model whose shares are exact on every machine.
-fn model() -> Result<Sequential<f64>, Error> {
+fn model<T: Scalar>() -> Result<Sequential<T>, Error> {
+    let number = T::from_f64;
     Sequential::builder()
-        .layer(Linear::new(dmatrix![1.0, 3.0; 2.0, -1.0], dvector![0.0, 1.0])?)
+        .layer(Linear::new(
+            dmatrix![1.0, 3.0; 2.0, -1.0].map(number),
+            dvector![0.0, 1.0].map(number),
+        )?)
         .layer(Relu)
-        .layer(Linear::new(dmatrix![1.0, 1.0], dvector![2.0])?)
+        .layer(Linear::new(dmatrix![1.0, 1.0].map(number), dvector![2.0].map(number))?)
         .build()
 }
 
 #[test]
 fn the_page_shows_what_an_explanation_is() -> Result<(), Error> {
-    let explanation = model()?.explain(&dvector![1.0, 1.0], Rule::Lrp0)?;
+    let explanation = model::<f64>()?.explain(&dvector![1.0, 1.0], Rule::Lrp0)?;
     assert_eq!(text(&explanation), example("An explanation"));
     assert_eq!(value(&explanation)["targets"][0]["ledger"], value(&explanation.ledger(0)?));
     Ok(())
@@ -58,7 +62,7 @@ fn the_page_shows_what_an_explanation_is() -> Result<(), Error> {
 
 #[test]
 fn the_page_shows_what_a_finding_and_a_plan_are() -> Result<(), Error> {
-    let model = model()?;
+    let model = model::<f64>()?;
     let (shown, written): (Value, _) =
         (serde_json::from_str(&example("A finding")).unwrap(), value(&model.check(Rule::Flat)?[0]));
     let fields = ["code", "layer", "kind"].map(|field| (&shown[field], &written[field]));
@@ -78,16 +82,29 @@ fn the_page_shows_what_a_finding_and_a_plan_are() -> Result<(), Error> {
 
 #[test]
 fn the_page_shows_what_health_is() -> Result<(), Error> {
-    let explanation =
-        model()?.explainer(Rule::Epsilon)?.with_health().explain(&dvector![1.0, 1.0])?;
-    let shown: Value = serde_json::from_str(&example("Health")).unwrap();
-    let written = value(&explanation)["health"].clone();
+    let mut shown: Value = serde_json::from_str(&example("Health")).unwrap();
+    let sample = dvector![1.0, 1.0];
+    let explanation = model::<f32>()?.explainer(Rule::Epsilon)?.with_health().explain(&sample)?;
+    let mut written = value(&explanation)["health"].clone();
+    // How single precision rounds can differ between machines.
+    for field in ["error", "relative_error"] {
+        for report in [&mut shown, &mut written] {
+            let error = report["targets"][0][field].take().as_f64().unwrap();
+            assert!(error > 0.0 && error < 1e-6, "{error:e}");
+        }
+    }
     assert!(alike(&shown, &written), "{written:#}");
+
+    let exact = sample.map(f64::from);
+    let explanation = model::<f64>()?.explainer(Rule::Epsilon)?.with_health().explain(&exact)?;
+    let written = value(&explanation)["health"].clone();
+    assert_eq!(written["targets"], json!([{"target": 0, "error": null, "relative_error": null}]));
+    assert_eq!(written["prevented"], explanation.health().unwrap().prevented().unwrap());
     Ok(())
 }
 
 /// Whether names, strings and integers are equal, and other numbers differ by at most one part in a
-/// million, because a rounding bound can differ between machines.
+/// million, because rounding can differ between machines.
 fn alike(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
@@ -212,7 +229,7 @@ fn names_are_those_that_are_displayed() {
 fn small_types_are_their_fields() -> Result<(), Error> {
     assert_eq!(value(&Shape::from([3, 8, 10])), json!([3, 8, 10]));
     assert_eq!(value(&Shape::from(4)), json!([4]));
-    let (model, sample) = (model()?, dvector![1.0, 1.0]);
+    let (model, sample) = (model::<f64>()?, dvector![1.0, 1.0]);
     let explanation = model.explain(&sample, Rule::Lrp0)?;
     assert_eq!(value(&explanation.top(0, 1)?), json!([{"input": 0, "relevance": 3.0}]));
     let trace = model.explainer(Rule::Lrp0)?.trace(&sample)?;

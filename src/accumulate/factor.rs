@@ -172,9 +172,13 @@ impl<T: Scalar> Network<T> {
         self.chain.iter().map(|&number| &self.factors[number])
     }
 
-    /// Whether all factors are those of linear layers, without branches.
-    pub fn is_plain(&self) -> bool {
-        self.factors.iter().all(|prepared| matches!(prepared.kind, Kind::Ruled(_)))
+    /// Removes the ranges that rules assume, so that no sample is refused or noted.
+    pub fn remove_ranges(&mut self) {
+        for prepared in &mut self.factors {
+            if let Kind::Ruled(ruled) = &mut prepared.kind {
+                ruled.range = None;
+            }
+        }
     }
 
     /// The cost of applying a factor to one column.

@@ -13,8 +13,8 @@ use crate::sequential::{Leaving, Sequential, Visitor};
 #[derive(Debug)]
 pub(crate) struct Kept<T: Scalar> {
     model: Sequential<T>,
-    network: Arc<Network<T>>,
-    factors: Vec<Factor<T>>,
+    pub(super) network: Arc<Network<T>>,
+    pub(super) factors: Vec<Factor<T>>,
     open: Open<T>,
     /// Samples outside the range that a rule assumes.
     noted: Vec<OutOfRange>,

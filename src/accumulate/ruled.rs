@@ -757,7 +757,7 @@ impl<'a, T: Scalar> Linked<'a, T> {
         &self.shares.t[term.t * size..][..size]
     }
 
-    fn u_of(self, term: &Term, sample: usize) -> Option<&'a [T]> {
+    pub(super) fn u_of(self, term: &Term, sample: usize) -> Option<&'a [T]> {
         self.u(term).map(|u| &u[sample * self.ruled.inputs..][..self.ruled.inputs])
     }
 

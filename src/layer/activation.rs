@@ -3,16 +3,16 @@
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 use std::sync::Arc;
 
-use super::{Elementwise, Layer, Operator, only_input};
+use super::{Elementwise, Layer, Operator, only_input, same_layer_in_f64};
 use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-/// Defines an activation without settings: its type, its name in PyTorch, its steepest slope,
-/// whether its values are nonnegative, and its function.
+/// Defines an activation without settings: its type, its name in PyTorch, whether its values are
+/// nonnegative, and its function.
 macro_rules! activation {
     (
-        $(#[$doc:meta])* $name:ident, $kind:literal, $steepest:literal,
+        $(#[$doc:meta])* $name:ident, $kind:literal,
         |$input:ident| $nonnegative:expr, |$z:ident| $value:expr
     ) => {
         $(#[$doc])*
@@ -22,15 +22,14 @@ macro_rules! activation {
             $name,
             $kind,
             |_this, $z| $value,
-            |_this| Some($steepest),
             |_this, $input| $nonnegative,
             |_this| String::new()
         );
     };
 }
 
-/// Implements both traits of an activation from its kind, its function, its steepest slope, whether
-/// its values are nonnegative, and its arguments as PyTorch prints them.
+/// Implements both traits of an activation from its kind, its function, whether its values are
+/// nonnegative, and its arguments as PyTorch prints them.
 macro_rules! elementwise {
     (probability: $($rest:tt)*) => {
         elementwise!(@ true, $($rest)*);
@@ -41,7 +40,6 @@ macro_rules! elementwise {
     (
         @ $probability:literal, $name:ident, $kind:literal,
         |$this:ident, $z:ident| $value:expr,
-        |$slope:ident| $steepest:expr,
         |$sign:ident, $input:ident| $nonnegative:expr,
         |$settings:ident| $arguments:expr
     ) => {
@@ -49,11 +47,6 @@ macro_rules! elementwise {
             fn value(&self, $z: T) -> T {
                 let $this = self;
                 $value
-            }
-
-            fn steepest(&self) -> Option<f64> {
-                let $slope = self;
-                $steepest
             }
 
             fn is_nonnegative(&self, $input: bool) -> bool {
@@ -79,18 +72,19 @@ macro_rules! elementwise {
                 let $settings = self;
                 $arguments
             }
+
+            same_layer_in_f64!();
         }
     };
 }
 
 activation!(
     /// The rectified linear unit: max(z, 0).
-    Relu, "ReLU", 1.0, |_input| true, |z| z.max(T::zero())
+    Relu, "ReLU", |_input| true, |z| z.max(T::zero())
 );
 activation!(
     /// The sigmoid linear unit, also called swish: z σ(z), where σ is the logistic function.
-    // The steepest slope is 1.0998, at z = 2.40.
-    Silu, "SiLU", 1.1, |input| input, |z| z * sigmoid(z)
+    Silu, "SiLU", |input| input, |z| z * sigmoid(z)
 );
 /// The logistic function σ(z) = 1 / (1 + exp(-z)).
 ///
@@ -102,19 +96,17 @@ elementwise!(
     probability: Sigmoid,
     "Sigmoid",
     |_this, z| sigmoid(z),
-    |_this| Some(0.25),
     |_this, _input| true,
     |_this| String::new()
 );
 activation!(
     /// The hyperbolic tangent: tanh(z).
-    Tanh, "Tanh", 1.0, |input| input, |z| z.tanh()
+    Tanh, "Tanh", |input| input, |z| z.tanh()
 );
 activation!(
     /// The scaled exponential linear unit: λ z where z > 0, otherwise λ α (exp(z) - 1), with
     /// λ = 1.0507 and α = 1.6733 (Klambauer et al. 2017).
-    // The steepest slope is λ α = 1.758, just below 0.
-    Selu, "SELU", 1.76, |input| input, |z| {
+    Selu, "SELU", |input| input, |z| {
         let scale = T::from_f64(1.050_700_987_355_480_5);
         let alpha = T::from_f64(1.673_263_242_354_377_2);
         // exp_m1 stays accurate near 0, where exp(z) - 1 cancels.
@@ -123,13 +115,12 @@ activation!(
 );
 activation!(
     /// The Mish activation: z tanh(ln(1 + exp(z))) (Misra 2019).
-    // The steepest slope is 1.0885, at z = 1.49. The softplus is max(z, 0) + ln(1 + exp(-|z|)),
-    // which does not overflow.
-    Mish, "Mish", 1.1, |input| input, |z| z * (z.max(T::zero()) + (-z.abs()).exp().ln_1p()).tanh()
+    // The softplus is max(z, 0) + ln(1 + exp(-|z|)), which does not overflow.
+    Mish, "Mish", |input| input, |z| z * (z.max(T::zero()) + (-z.abs()).exp().ln_1p()).tanh()
 );
 activation!(
     /// The softsign function: z / (1 + |z|).
-    Softsign, "Softsign", 1.0, |input| input, |z| z / (T::one() + z.abs())
+    Softsign, "Softsign", |input| input, |z| z / (T::one() + z.abs())
 );
 /// A piecewise linear sigmoid: z / 6 + 1/2, clipped to the range from 0 to 1.
 ///
@@ -140,14 +131,12 @@ elementwise!(
     probability: HardSigmoid,
     "Hardsigmoid",
     |_this, z| hard_sigmoid(z),
-    |_this| Some(0.17),
     |_this, _input| true,
     |_this| String::new()
 );
 activation!(
     /// A piecewise form of swish: z times [`HardSigmoid`] of z (Howard et al. 2019).
-    // The slope is z / 3 + 1/2 up to z = 3, where it is 1.5.
-    HardSwish, "Hardswish", 1.5, |input| input, |z| z * hard_sigmoid(z)
+    HardSwish, "Hardswish", |input| input, |z| z * hard_sigmoid(z)
 );
 
 fn sigmoid<T: Scalar>(z: T) -> T {
@@ -189,7 +178,6 @@ elementwise!(
     LeakyRelu,
     "LeakyReLU",
     |this, z| if z > T::zero() { z } else { T::from_f64(this.slope) * z },
-    |this| Some(this.slope.abs().max(1.0)),
     |_this, input| input,
     |this| format!("negative_slope={}", this.slope)
 );
@@ -224,7 +212,6 @@ elementwise!(
     Elu,
     "ELU",
     |this, z| if z > T::zero() { z } else { T::from_f64(this.alpha) * z.exp_m1() },
-    |this| Some(this.alpha.abs().max(1.0)),
     |_this, input| input,
     |this| format!("alpha={:?}", this.alpha)
 );
@@ -264,7 +251,6 @@ elementwise!(
     } else {
         T::from_f64(this.alpha) * (z / T::from_f64(this.alpha)).exp_m1()
     },
-    |_this| Some(1.0),
     |_this, input| input,
     |this| format!("alpha={:?}", this.alpha)
 );
@@ -293,8 +279,6 @@ elementwise!(
         };
         T::from_f64(0.5) * z * (T::one() + inner)
     },
-    // The steepest slope of both forms is 1.129, near z = √2.
-    |_this| Some(1.13),
     |_this, input| input,
     |this| format!("approximate='{}'", if *this == Self::Exact { "none" } else { "tanh" })
 );
@@ -336,9 +320,6 @@ elementwise!(
         let (beta, scaled) = (T::from_f64(this.beta), T::from_f64(this.beta) * z);
         if scaled > T::from_f64(this.threshold) { z } else { scaled.exp().ln_1p() / beta }
     },
-    // The function jumps at the threshold. A slope bound exists only if rounding hides the jump.
-    // At z = threshold / beta, the jump is ln(1 + exp(-threshold)) / beta.
-    |this| Some(1.0).filter(|_| (-this.threshold).exp() <= T::epsilon().as_f64() * this.threshold),
     // The logarithm is positive. Above the threshold the value is z, which is positive unless the
     // threshold is negative.
     |this, input| input || this.threshold >= 0.0,
@@ -382,7 +363,6 @@ elementwise!(
     HardTanh,
     "Hardtanh",
     |this, z| z.max(T::from_f64(this.min)).min(T::from_f64(this.max)),
-    |_this| Some(1.0),
     // For z >= 0, the value is z or a bound, so it can be negative only if max is.
     |this, input| this.max >= 0.0 && (input || this.min >= 0.0),
     |this| format!("min_val={:?}, max_val={:?}", this.min, this.max)
@@ -401,10 +381,6 @@ impl<T: Scalar> Elementwise<T> for Identity {
     fn is_nonnegative(&self, input: bool) -> bool {
         input
     }
-
-    fn steepest(&self) -> Option<f64> {
-        Some(1.0)
-    }
 }
 
 impl<T: Scalar> Layer<T> for Identity {
@@ -416,6 +392,8 @@ impl<T: Scalar> Layer<T> for Identity {
         let input = only_input(Layer::<T>::kind(self), inputs)?;
         Ok(Operator::Reshape(input))
     }
+
+    same_layer_in_f64!();
 }
 
 /// Dropout, which has no effect at inference.
@@ -461,6 +439,8 @@ impl<T: Scalar> Layer<T> for Dropout {
     fn arguments(&self) -> String {
         format!("p={:?}, inplace=False", self.p)
     }
+
+    same_layer_in_f64!();
 }
 
 /// An activation f with a scaled argument and a scaled value: c f(a z).
@@ -472,9 +452,6 @@ impl<T: Scalar> Layer<T> for Dropout {
 /// |---|---|
 /// | argument (a) | finite |
 /// | value (c) | finite |
-///
-/// An explanation's [`health`](crate::Explanation::health) has a bound on the rounding errors only
-/// if |a c| is at most 4.
 ///
 /// # Example
 /// ```
@@ -511,7 +488,6 @@ impl<T: Scalar> Scaled<T> {
     }
 
     /// Creates c f(a z) from a layer, which must be an activation.
-    #[cfg(feature = "io")]
     pub(crate) fn of(layer: Arc<dyn Layer<T>>, argument: f64, value: f64) -> Result<Self, Error> {
         // Activations accept any shape, so a single value shows what the layer is.
         match layer.operator(&[Shape::from(1)])? {
@@ -557,13 +533,6 @@ impl<T: Scalar> Elementwise<T> for Scaled<T> {
             || (self.value > 0.0 && self.function.is_nonnegative(input && self.argument >= 0.0))
     }
 
-    /// The activations are accurate to 2 units in the last place of |a z| + |f(a z)|. If |a c| is
-    /// small, c f(a z) is therefore accurate to the required 8 units of |z| + |c f(a z)|.
-    fn steepest(&self) -> Option<f64> {
-        let slope = (self.argument * self.value).abs();
-        self.function.steepest().filter(|_| slope <= 4.0).map(|steepest| slope * steepest)
-    }
-
     fn apply(&self, values: &mut [T]) {
         let (argument, value) = (T::from_f64(self.argument), T::from_f64(self.value));
         for z in &mut *values {
@@ -588,6 +557,10 @@ impl<T: Scalar> Layer<T> for Scaled<T> {
     fn arguments(&self) -> String {
         let (kind, arguments) = (self.layer.kind(), self.layer.arguments());
         format!("{kind}({arguments}), argument={:?}, value={:?}", self.argument, self.value)
+    }
+
+    fn to_f64(&self) -> Option<Arc<dyn Layer<f64>>> {
+        Some(Arc::new(Scaled::of(self.layer.to_f64()?, self.argument, self.value).ok()?))
     }
 }
 
@@ -655,6 +628,8 @@ impl<T: Scalar> Layer<T> for Softmax {
     fn arguments(&self) -> String {
         "dim=-1".to_owned()
     }
+
+    same_layer_in_f64!();
 }
 
 /// Softmax over one axis, created by [`Softmax::over`]. It is allowed only at the end of a model.
@@ -689,6 +664,8 @@ impl<T: Scalar> Layer<T> for AxisSoftmax {
     fn arguments(&self) -> String {
         format!("dim={}", self.dim)
     }
+
+    same_layer_in_f64!();
 }
 
 fn above_zero(of: &str, parameter: &str, value: f64) -> Result<f64, Error> {

@@ -157,6 +157,14 @@ macro_rules! batch_norm {
                 .map(|(name, values)| (name, vec![values.len()], values.to_vec()))
                 .into()
             }
+
+            /// The scale and shift are computed anew, because their rounding is part of the error.
+            fn to_f64(&self) -> Option<Arc<dyn Layer<f64>>> {
+                let Statistics { weight, bias, mean, variance, eps, .. } = &self.statistics;
+                let tensors = [weight, bias, mean, variance].map(|values| super::exactly(values));
+                let statistics = Statistics::new($kind, tensors, *eps).ok()?;
+                Some(Arc::new($name { statistics }))
+            }
         }
     };
 }

@@ -16,6 +16,18 @@ pub struct Branch<T: Scalar> {
     pub(crate) layers: Vec<Named<T>>,
 }
 
+impl<T: Scalar> Branch<T> {
+    /// This branch in double precision, or `None` if [`Layer::to_f64`] returns `None` for one of its
+    /// layers.
+    #[must_use]
+    pub fn to_f64(&self) -> Option<Branch<f64>> {
+        let converted = |Named { name, layer }: &Named<T>| {
+            Some(Named { name: name.clone(), layer: layer.to_f64()? })
+        };
+        Some(Branch { layers: self.layers.iter().map(converted).collect::<Option<_>>()? })
+    }
+}
+
 /// A layer, with its name if it was given one.
 #[derive(Debug, Clone)]
 pub(crate) struct Named<T: Scalar> {
@@ -104,6 +116,11 @@ macro_rules! joined {
                     .flat_map(|branch| &branch.layers)
                     .map(|node| node.layer.parameters())
                     .sum()
+            }
+
+            fn to_f64(&self) -> Option<Arc<dyn Layer<f64>>> {
+                let branches = self.branches.iter().map(Branch::to_f64).collect::<Option<_>>()?;
+                Some(Arc::new($name { branches }))
             }
         }
     };

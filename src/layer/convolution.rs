@@ -352,6 +352,23 @@ impl<T: Scalar> Convolution<T> {
         tensors.extend(self.bias.iter().map(|bias| ("bias", vec![bias.len()], bias.to_vec())));
         tensors
     }
+
+    fn to_f64(&self) -> Convolution<f64> {
+        Convolution {
+            kind: self.kind,
+            rank: self.rank,
+            transposed: self.transposed,
+            weights: super::exactly(&self.weights).into(),
+            shape: self.shape,
+            bias: self.bias.as_ref().map(|bias| super::exactly(bias).into()),
+            stride: self.stride,
+            padding: self.padding,
+            padding_end: self.padding_end,
+            output_padding: self.output_padding,
+            dilation: self.dilation,
+            groups: self.groups,
+        }
+    }
 }
 
 macro_rules! convolution {
@@ -450,6 +467,10 @@ macro_rules! convolution {
 
             fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
                 self.inner.tensors()
+            }
+
+            fn to_f64(&self) -> Option<Arc<dyn Layer<f64>>> {
+                Some(Arc::new($name { inner: self.inner.to_f64() }))
             }
         }
     };
@@ -664,10 +685,6 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
     fn bias(&self) -> Option<Bias<'_, T>> {
         let [height, width] = self.output.plane();
         self.bias.as_ref().map(|bias| Bias::per_channel(bias, height * width))
-    }
-
-    fn sums_products(&self) -> bool {
-        !self.geometry.is_transformed()
     }
 
     fn apply(&self, x: &[T], y: &mut [T]) {

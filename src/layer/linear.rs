@@ -206,6 +206,12 @@ impl<T: Scalar> Layer<T> for Linear<T> {
         tensors
     }
 
+    fn to_f64(&self) -> Option<Arc<dyn Layer<f64>>> {
+        let weights = Arc::new(self.weights.map(T::as_f64));
+        let bias = self.bias.as_ref().map(|bias| Arc::new(bias.map(T::as_f64)));
+        Some(Arc::new(Linear { weights, bias }))
+    }
+
     fn arguments(&self) -> String {
         let bias = if self.bias.is_some() { "True" } else { "False" };
         format!(

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use super::convolution::{Pair, pair_of};
-use super::{Bias, Layer, LinearMap, Operator, Route, WeightFn, only_input};
+use super::{Bias, Layer, LinearMap, Operator, Route, WeightFn, only_input, same_layer_in_f64};
 use crate::error::Error;
 use crate::linalg;
 use crate::scalar::Scalar;
@@ -243,6 +243,8 @@ macro_rules! max_pool {
                     (self.windows.arguments($rank), pair_of(dilation, $rank));
                 format!("{windows}, dilation={dilation}, ceil_mode={ceil}")
             }
+
+            same_layer_in_f64!();
         }
     };
 }
@@ -379,6 +381,8 @@ macro_rules! avg_pool {
                 format!("{windows}, ceil_mode={ceil}, count_include_pad={count}{divisor}")
             }
 
+            same_layer_in_f64!();
+
             fn assumed(&self, input: Shape) -> Option<String> {
                 self.assumed.matters(&self.windows, $kind, input, $rank)
             }
@@ -490,6 +494,8 @@ macro_rules! adaptive {
             fn arguments(&self) -> String {
                 format!("output_size={}", pair_of(self.output, $rank))
             }
+
+            same_layer_in_f64!();
         }
     };
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Layer, Operator, Route, only_input};
+use super::{Layer, Operator, Route, only_input, same_layer_in_f64};
 use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -24,6 +24,8 @@ impl<T: Scalar> Layer<T> for Flatten {
     fn arguments(&self) -> String {
         "start_dim=1, end_dim=-1".to_owned()
     }
+
+    same_layer_in_f64!();
 }
 
 /// Gives the values another shape of the same size, for example to turn a vector into an image.
@@ -65,6 +67,8 @@ impl<T: Scalar> Layer<T> for Unflatten {
     fn arguments(&self) -> String {
         format!("dim=1, unflattened_size=({})", listed(self.shape.dims()))
     }
+
+    same_layer_in_f64!();
 }
 
 /// Reorders the axes of the values, for example to move the channels of an image to the front.
@@ -128,6 +132,8 @@ impl<T: Scalar> Layer<T> for Permute {
             std::iter::once(0).chain(self.axes.iter().map(|axis| axis + 1)).collect();
         format!("dims=({})", listed(&axes))
     }
+
+    same_layer_in_f64!();
 }
 
 #[derive(Debug)]
@@ -228,6 +234,8 @@ impl<T: Scalar> Layer<T> for Upsample {
         // PyTorch prints the factor as a floating-point number.
         format!("scale_factor={:.1}, mode='nearest'", self.factor as f64)
     }
+
+    same_layer_in_f64!();
 }
 
 #[derive(Debug)]

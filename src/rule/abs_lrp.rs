@@ -10,7 +10,7 @@
 
 use super::{
     BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform,
-    describe,
+    describe, same_rule_in_f64,
 };
 use crate::error::Error;
 use crate::scalar::Scalar;
@@ -67,4 +67,6 @@ impl<T: Scalar> RelevanceRule<T> for AbsLrp {
         let group = Group::new(vec![part], Divisor::TotalOf(magnitudes, self.stabilizer));
         Ok(group.with_bias(BiasMode::Ignore, Transform::Identity).into())
     }
+
+    same_rule_in_f64!();
 }

@@ -12,7 +12,9 @@
 //! 10(7): e0130140, 2015. Equation 60.
 
 use super::zplus::of_sign;
-use super::{BiasMode, Decomposition, RelevanceRule, Site, Stabilizer, describe, settings};
+use super::{
+    BiasMode, Decomposition, RelevanceRule, Site, Stabilizer, describe, same_rule_in_f64, settings,
+};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
@@ -88,4 +90,6 @@ impl<T: Scalar> RelevanceRule<T> for AlphaBeta {
         }
         Ok(Decomposition::new(groups))
     }
+
+    same_rule_in_f64!();
 }

@@ -10,7 +10,7 @@
 
 use super::{
     BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform,
-    settings,
+    same_rule_in_f64, settings,
 };
 use crate::error::Error;
 use crate::scalar::Scalar;
@@ -95,4 +95,6 @@ impl<T: Scalar> RelevanceRule<T> for Epsilon {
             .with_bias(self.bias, Transform::Identity)
             .into())
     }
+
+    same_rule_in_f64!();
 }

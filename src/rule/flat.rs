@@ -7,7 +7,9 @@
 //! S. Lapuschkin, A. Binder, K.-R. Müller, W. Samek: Understanding and comparing deep neural
 //! networks for age and gender classification. ICCV workshops, 2017, pp. 1629-1638.
 
-use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Transform};
+use super::{
+    BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Transform, same_rule_in_f64,
+};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
@@ -39,4 +41,6 @@ impl<T: Scalar> RelevanceRule<T> for Flat {
             .with_bias(BiasMode::Ignore, Transform::Identity)
             .into())
     }
+
+    same_rule_in_f64!();
 }

@@ -24,7 +24,7 @@
 
 use super::{
     BiasMode, Decomposition, Divisor, Gate, Group, Part, RelevanceRule, Site, Stabilizer,
-    Transform, describe, settings,
+    Transform, describe, same_rule_in_f64, settings,
 };
 use crate::error::Error;
 use crate::scalar::Scalar;
@@ -152,6 +152,8 @@ impl<T: Scalar> RelevanceRule<T> for Gamma {
         let [first, second] = groups;
         Ok(Decomposition::new(vec![first, second.completing(T::from_f64(2.0 + self.gamma))]))
     }
+
+    same_rule_in_f64!();
 }
 
 impl<T: Scalar> RelevanceRule<T> for GammaPlain {
@@ -166,4 +168,6 @@ impl<T: Scalar> RelevanceRule<T> for GammaPlain {
             .with_bias(self.bias, positive)
             .into())
     }
+
+    same_rule_in_f64!();
 }

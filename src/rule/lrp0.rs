@@ -10,6 +10,7 @@
 
 use super::{
     BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform,
+    same_rule_in_f64,
 };
 use crate::error::Error;
 use crate::scalar::Scalar;
@@ -65,4 +66,6 @@ impl<T: Scalar> RelevanceRule<T> for Lrp0 {
             .with_bias(self.bias, Transform::Identity)
             .into())
     }
+
+    same_rule_in_f64!();
 }

@@ -10,7 +10,7 @@
 //! C. Anders, D. Neumann, W. Samek, K.-R. Müller, S. Lapuschkin: Software for dataset-wide XAI.
 //! arXiv:2106.13200, 2021.
 
-use super::{Decomposition, Epsilon, RelevanceRule, Site};
+use super::{Decomposition, Epsilon, RelevanceRule, Site, same_rule_in_f64};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
@@ -40,4 +40,6 @@ impl<T: Scalar> RelevanceRule<T> for Norm {
     fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
         Epsilon::default().decompose(site)
     }
+
+    same_rule_in_f64!();
 }

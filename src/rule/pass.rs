@@ -4,7 +4,9 @@
 //!     A_ij = 1 if i = j, otherwise 0
 //! ```
 
-use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Transform};
+use super::{
+    BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Transform, same_rule_in_f64,
+};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
@@ -49,4 +51,6 @@ impl<T: Scalar> RelevanceRule<T> for Pass {
             .with_bias(BiasMode::Ignore, Transform::Identity)
             .into())
     }
+
+    same_rule_in_f64!();
 }

@@ -7,7 +7,9 @@
 //! This is the forward-pass formulation of LRP with the constant fan-in as the divisor, instead of
 //! the total.
 
-use super::{BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Transform};
+use super::{
+    BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Transform, same_rule_in_f64,
+};
 use crate::error::Error;
 use crate::scalar::Scalar;
 
@@ -74,4 +76,6 @@ impl<T: Scalar> RelevanceRule<T> for Relative {
         let part = Part::new(Transform::Identity, Transform::Identity);
         Ok(Group::new(vec![part], Divisor::FanIn).with_bias(self.bias, Transform::Identity).into())
     }
+
+    same_rule_in_f64!();
 }

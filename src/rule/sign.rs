@@ -9,7 +9,7 @@
 
 use super::{
     BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform,
-    describe, settings,
+    describe, same_rule_in_f64, settings,
 };
 use crate::error::Error;
 use crate::scalar::Scalar;
@@ -60,4 +60,6 @@ impl<T: Scalar> RelevanceRule<T> for Sign {
         );
         Ok(group.with_bias(self.bias, Transform::Identity).into())
     }
+
+    same_rule_in_f64!();
 }

@@ -10,7 +10,7 @@
 
 use super::{
     BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform,
-    describe, settings,
+    describe, same_rule_in_f64, settings,
 };
 use crate::error::Error;
 use crate::scalar::Scalar;
@@ -69,4 +69,6 @@ impl<T: Scalar> RelevanceRule<T> for WSquare {
             .of_one_sign()
             .into())
     }
+
+    same_rule_in_f64!();
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::{
     BiasMode, Decomposition, Divisor, Group, Outside, Part, RelevanceRule, Site, Stabilizer,
-    Transform,
+    Transform, same_rule_in_f64,
 };
 use crate::error::Error;
 use crate::scalar::Scalar;
@@ -147,4 +147,6 @@ impl<T: Scalar> RelevanceRule<T> for ZBox {
             .with_bias(BiasMode::Ignore, Transform::Identity);
         Ok(Decomposition::from(group).for_inputs(low, high, self.outside))
     }
+
+    same_rule_in_f64!();
 }

@@ -10,7 +10,7 @@
 
 use super::{
     BiasMode, Decomposition, Divisor, Group, Part, RelevanceRule, Site, Stabilizer, Transform,
-    describe, settings,
+    describe, same_rule_in_f64, settings,
 };
 use crate::error::Error;
 use crate::scalar::Scalar;
@@ -72,4 +72,6 @@ impl<T: Scalar> RelevanceRule<T> for ZPlus {
     fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<T>, Error> {
         Ok(of_sign(true, self.stabilizer, self.bias).into())
     }
+
+    same_rule_in_f64!();
 }
