@@ -1,13 +1,21 @@
 //! Reusable memory, so that explanations do not allocate.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::Arc;
+
+use nalgebra::DMatrix;
+
+use crate::scalar::Scalar;
 
 /// A slice on loan from a [`Pool`].
+///
+/// Several handles can [share](Self::share) the memory. Writing through a shared handle copies it
+/// first.
 #[derive(Debug)]
 pub(crate) struct Buffer<E> {
     number: usize,
     /// At least as long as the slice.
-    values: Vec<E>,
+    values: Arc<Vec<E>>,
     size: usize,
 }
 
@@ -33,11 +41,50 @@ pub(crate) struct Buffers<T> {
     pub values: Pool<T>,
     pub exponents: Pool<i32>,
     pub indices: Pool<usize>,
+    /// A place for each value of a graph, for relevance on its way through a segment.
+    pub flows: Vec<Option<Flow<T>>>,
+}
+
+/// Columns of values times powers of two: the relevance at a value of the graph, or the shares of
+/// inputs in it.
+#[derive(Debug)]
+pub(crate) struct Flow<T> {
+    pub values: Buffer<T>,
+    /// One exponent for each sample.
+    pub exponents: Buffer<i32>,
+    /// The columns that can be other than zero. Only these are stored.
+    pub columns: Range<usize>,
+}
+
+impl<T: Scalar> Flow<T> {
+    /// The columns of a matrix, for one sample.
+    pub fn of_matrix(matrix: &DMatrix<T>, buffers: &mut Buffers<T>) -> Self {
+        let mut values = buffers.values.take(matrix.len());
+        values.copy_from_slice(matrix.as_slice());
+        let mut exponents = buffers.exponents.take(1);
+        exponents[0] = 0;
+        Self { values, exponents, columns: 0..matrix.ncols() }
+    }
+    pub fn give_back(self, buffers: &mut Buffers<T>) {
+        buffers.values.give(self.values);
+        buffers.exponents.give(self.exponents);
+    }
+
+    /// Another handle for the same values.
+    pub fn share(&self) -> Self {
+        let (values, exponents) = (self.values.share(), self.exponents.share());
+        Self { values, exponents, columns: self.columns.clone() }
+    }
 }
 
 impl<T> Default for Buffers<T> {
     fn default() -> Self {
-        Self { values: Pool::default(), exponents: Pool::default(), indices: Pool::default() }
+        Self {
+            values: Pool::default(),
+            exponents: Pool::default(),
+            indices: Pool::default(),
+            flows: Vec::new(),
+        }
     }
 }
 
@@ -61,19 +108,23 @@ impl<E: Copy + Default> Pool<E> {
     pub fn take(&mut self, size: usize) -> Buffer<E> {
         let mut buffer = self.free(size).pop().unwrap_or_else(|| {
             self.made += 1;
-            Buffer { number: self.made, values: Vec::new(), size: 0 }
+            Buffer { number: self.made, values: Arc::default(), size: 0 }
         });
         if buffer.values.len() < size {
             // Not `resize`, which can allocate more than needed and would copy the old contents.
-            buffer.values = vec![E::default(); size];
+            *Arc::make_mut(&mut buffer.values) = vec![E::default(); size];
         }
         buffer.size = size;
         buffer
     }
 
-    pub fn give(&mut self, buffer: Buffer<E>) {
-        // By the memory's size, not the slice's: a large buffer that held few values stays large.
-        self.free(buffer.values.len()).push(buffer);
+    /// Gives a buffer back. Its memory becomes free with the last handle that shares it.
+    pub fn give(&mut self, mut buffer: Buffer<E>) {
+        if Arc::get_mut(&mut buffer.values).is_some() {
+            // By the memory's size, not the slice's: a large buffer that held few values stays
+            // large.
+            self.free(buffer.values.len()).push(buffer);
+        }
     }
 
     /// The free buffers of the class that this size belongs to.
@@ -91,6 +142,21 @@ impl<E: Copy + Default> Pool<E> {
 }
 
 impl<E> Buffer<E> {
+    /// A buffer without values.
+    pub fn empty() -> Self {
+        Self { number: 0, values: Arc::default(), size: 0 }
+    }
+
+    /// Another handle for the same values.
+    pub fn share(&self) -> Self {
+        Self { number: self.number, values: self.values.clone(), size: self.size }
+    }
+
+    /// Whether other handles share the memory.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.values) > 1
+    }
+
     /// Returns the memory of this buffer and keeps `other` in its place, grown to the same size.
     /// The slice is empty afterward.
     pub fn exchange(&mut self, mut other: Vec<E>) -> Vec<E>
@@ -100,7 +166,7 @@ impl<E> Buffer<E> {
         if other.len() < self.values.len() {
             other.resize(self.values.len(), E::default());
         }
-        let mut values = std::mem::replace(&mut self.values, other);
+        let mut values = std::mem::replace(Arc::make_mut(&mut self.values), other);
         // The memory can be longer than the slice.
         values.truncate(self.size);
         self.size = 0;
@@ -116,8 +182,8 @@ impl<E> Deref for Buffer<E> {
     }
 }
 
-impl<E> DerefMut for Buffer<E> {
+impl<E: Clone> DerefMut for Buffer<E> {
     fn deref_mut(&mut self) -> &mut [E] {
-        &mut self.values[..self.size]
+        &mut Arc::make_mut(&mut self.values)[..self.size]
     }
 }

@@ -7,11 +7,13 @@
 //! explainability of Deep Neural Networks through Layer-wise Relevance Propagation).
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::error::Error;
-use crate::layer::{Branch, Named};
+use crate::graph::{Graph, Operation};
+use crate::layer::Layer;
 use crate::scalar::Scalar;
-use crate::sequential::{Bound, Chain, Sequential, SequentialBuilder};
+use crate::sequential::Sequential;
 
 /// A normalization that has been merged into a neighbor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +33,23 @@ impl fmt::Display for Merged {
 }
 
 impl<T: Scalar> Sequential<T> {
+    /// Merges batch normalizations into neighboring linear layers, like [`Graph::canonize`].
+    ///
+    /// # Errors
+    /// See [`Graph::canonize`].
+    pub fn canonize(&self) -> Result<(Self, Vec<Merged>), Error> {
+        let (graph, merged) = (**self).canonize()?;
+        Ok((Self::of(graph), merged))
+    }
+}
+
+impl<T: Scalar> Graph<T> {
     /// Merges batch normalizations into neighboring linear layers, and returns the new model with a
     /// list of what was merged.
     ///
     /// A normalization is merged into the linear layer before it or, if there is none, after it.
     /// Dropouts, identities and reshapes between the two do not matter. A normalization remains if
-    /// neither neighbor is linear. It also remains if the only linear neighbor is a padded
+    /// neither neighbor is linear, or if something else reads the values between the two. It also remains if the only linear neighbor is a padded
     /// convolution after it, because the zeros in the padding are not shifted.
     /// [`check`](Self::check) reports the normalizations that remain.
     ///
@@ -67,70 +80,72 @@ impl<T: Scalar> Sequential<T> {
     }
 
     pub(crate) fn canonize_inner(&self) -> Result<(Self, Vec<Merged>), Error> {
-        let mut merged = Vec::new();
-        let branch =
-            merge(self.branch(), self.chain(), "", &|place| place.to_string(), &mut merged);
-        Ok((SequentialBuilder::from(branch).input(self.input_shape()).build()?, merged))
+        let mut merging = Merging::of(self);
+        for number in 0..self.node_list().len() {
+            merging.merge(number);
+        }
+        let Merging { layers, merged, .. } = merging;
+        Ok((self.rebuilt(&layers)?, merged))
     }
 }
 
-/// Merges the normalizations of a branch where possible. All layers keep their names.
-///
-/// `chain` is the bound form of the branch, `path` is the name of the layer to which the branch
-/// belongs, and `unnamed` returns the name of a layer at a given place that has no name of its own.
-fn merge<T: Scalar>(
-    branch: &Branch<T>,
-    chain: &Chain<T>,
-    path: &str,
-    unnamed: &dyn Fn(usize) -> String,
-    merged: &mut Vec<Merged>,
-) -> Branch<T> {
-    let full = |own: &str| if path.is_empty() { own.to_owned() } else { format!("{path}.{own}") };
-    let mut layers: Vec<Named<T>> = Vec::with_capacity(branch.layers.len());
-    // The place of the last layer that changes values. Dropouts and reshapes between a
-    // normalization and its neighbor are skipped.
-    let mut last: Option<usize> = None;
-    for (place, (Named { name, layer }, node)) in branch.layers.iter().zip(&chain.nodes).enumerate()
-    {
-        let own = name.clone().unwrap_or_else(|| unnamed(place));
-        let chains: &[Chain<T>] =
-            if let Bound::Branches { branches, .. } = &node.bound { branches } else { &[] };
-        // `with_branches` visits the branches in the order in which they were bound.
-        let mut numbered = chains.iter().enumerate();
-        let inner = layer.with_branches(&mut |branch| match numbered.next() {
-            Some((number, chain)) => {
-                merge(branch, chain, &full(&own), &|place| format!("{number}.{place}"), merged)
-            }
-            None => branch.clone(),
-        });
-        let layer = inner.unwrap_or_else(|| layer.clone());
+/// The layers so far, some of which have been merged into others.
+struct Merging<'a, T: Scalar> {
+    graph: &'a Graph<T>,
+    /// The layer of each node, or `None` if it has been merged into another one.
+    layers: Vec<Option<Arc<dyn Layer<T>>>>,
+    /// How often each value is read. Outputs and explained values count as well.
+    reads: Vec<usize>,
+    merged: Vec<Merged>,
+}
+
+impl<'a, T: Scalar> Merging<'a, T> {
+    fn of(graph: &'a Graph<T>) -> Self {
+        let layers = graph.node_list().iter().map(|node| Some(node.layer.clone())).collect();
+        Self { graph, layers, reads: graph.all_reads(), merged: Vec::new() }
+    }
+
+    /// Merges a node into the one before it, or the one before it into this node, if one of them is
+    /// a normalization.
+    fn merge(&mut self, number: usize) {
+        let (Some(before), Some(layer)) = (self.before(number), self.layers[number].clone()) else {
+            return;
+        };
+        let Some(other) = self.layers[before].clone() else { return };
+        let name = |number: usize| self.graph.node(number).name.clone();
         // A normalization after a layer that can absorb it.
-        if let (Some((a, b)), Some(before)) =
-            (layer.per_channel(), last.map(|last| &mut layers[last]))
-            && let Some(scaled) = before.layer.scaled(a, b)
+        if let Some((a, b)) = layer.per_channel()
+            && let Some(scaled) = other.scaled(a, b)
         {
-            merged.push(Merged {
-                norm: full(&own),
-                into: full(before.name.as_deref().unwrap_or_default()),
-            });
-            before.layer = scaled;
-            continue;
+            self.merged.push(Merged { norm: name(number), into: name(before) });
+            self.layers[before] = Some(scaled);
+            self.layers[number] = None;
+            return;
         }
         // A layer after a normalization that it can absorb.
-        let scaled = last
-            .and_then(|last| layers[last].layer.per_channel())
-            .and_then(|(a, b)| layer.of_scaled(a, b));
-        if let (Some(scaled), Some(before)) = (scaled, last) {
-            let norm = layers.remove(before).name.unwrap_or_default();
-            merged.push(Merged { norm: full(&norm), into: full(&own) });
-            layers.push(Named { name: Some(own), layer: scaled });
-            last = Some(layers.len() - 1);
-            continue;
+        if let Some((a, b)) = other.per_channel()
+            && let Some(scaled) = layer.of_scaled(a, b)
+        {
+            self.merged.push(Merged { norm: name(before), into: name(number) });
+            self.layers[number] = Some(scaled);
+            self.layers[before] = None;
         }
-        if !matches!(node.bound, Bound::Reshape) {
-            last = Some(layers.len());
-        }
-        layers.push(Named { name: Some(own), layer });
     }
-    Branch { layers }
+
+    /// The last node before this one that changes values, if nothing else reads what is between the
+    /// two. Dropouts, reshapes and merged normalizations are passed over.
+    fn before(&self, number: usize) -> Option<usize> {
+        let mut at = number;
+        loop {
+            let &[input] = self.graph.node(at).inputs.as_slice() else { return None };
+            if self.reads[input] > 1 {
+                return None;
+            }
+            at = self.graph.producer(input)?;
+            let is_reshape = matches!(self.graph.node(at).operation, Operation::Reshape);
+            if self.layers[at].is_some() && !is_reshape {
+                return Some(at);
+            }
+        }
+    }
 }

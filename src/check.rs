@@ -1,15 +1,15 @@
 //! The check of a model and a rule, without a sample.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use crate::canonize::Merged;
 use crate::error::Error;
-use crate::layer::{Functions, Layer, LinearMap, WeightFn};
+use crate::graph::{Ending, Graph, Linear, Node, Operation};
+use crate::layer::{Family, Functions, LinearMap, WeightFn};
 use crate::memory::MemoryLimit;
 use crate::rule::{BiasMode, Decomposition, Divisor, Group, Input, RelevanceRule, Site, rule_at};
 use crate::scalar::Scalar;
-use crate::sequential::{Bound, Chain, Linear, Node, Sequential};
-use crate::shape::Shape;
 
 /// The kinds of [`Finding`]s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -79,7 +79,7 @@ impl fmt::Display for Finding {
     }
 }
 
-impl<T: Scalar> Sequential<T> {
+impl<T: Scalar> Graph<T> {
     /// Finds problems that can make explanations of this model by this rule misleading, without
     /// needing a sample.
     ///
@@ -111,132 +111,158 @@ impl<T: Scalar> Sequential<T> {
     }
 
     pub(crate) fn check_inner(&self, rule: &dyn RelevanceRule<T>) -> Result<Vec<Finding>, Error> {
-        let values =
-            self.nodes().into_iter().map(|node| node.output.size()).fold(self.inputs(), usize::max);
+        let largest = self.nodes().map(|node| node.shape.size()).fold(self.inputs(), usize::max);
         let remedy = || "give the model a smaller input".to_owned();
         MemoryLimit::default().check::<T>(
-            2.0 * values as f64,
-            || format!("a check of layers with {values} values"),
+            2.0 * largest as f64,
+            || format!("a check of layers with {largest} values"),
             remedy,
         )?;
-        let last = self
-            .chain()
-            .nodes
-            .iter()
-            .rev()
-            .find(|node| !matches!(node.bound, Bound::Reshape))
-            .map(|node| node.index);
         // Canonizing copies the weights, so it runs only if there is a normalization.
-        let has_norm = self.layers().iter().any(|layer| is_norm(*layer));
-        let merged = if has_norm { self.canonize()?.1 } else { Vec::new() };
-        let mut check =
-            Check { rule, sites: self.sites(), last, merged, dense: None, findings: Vec::new() };
-        let values = Values { squares: vec![T::one(); self.inputs()], below_zero: None };
-        check.chain(self.chain(), self.input_shape(), values)?;
+        let merged = if self.nodes().any(is_norm) { self.canonize()?.1 } else { Vec::new() };
+        let nodes = self.nodes_with_relevance();
+        let sites = self.sites(&nodes).into_iter().collect();
+        let mut check = Check {
+            graph: self,
+            rule,
+            sites,
+            last: self.last_layer(),
+            merged,
+            findings: Vec::new(),
+        };
+        check.nodes()?;
         Ok(check.findings)
+    }
+
+    /// The layer at the output, not counting reshapes.
+    fn last_layer(&self) -> Option<usize> {
+        let mut value = self.output_value();
+        loop {
+            let node = self.node(self.producer(value)?);
+            if !matches!(node.operation, Operation::Reshape) {
+                return Some(node.index);
+            }
+            value = node.inputs[0];
+        }
     }
 }
 
-/// What is known about a layer's values without a sample.
+/// What is known about a value of the graph without a sample.
 #[derive(Clone)]
 struct Values<T> {
-    /// The estimated mean square of each value, for inputs with a mean square of 1.
+    /// The estimated mean square of each number, for inputs with a mean square of 1.
     squares: Vec<T>,
-    /// The values that the functions since the last linear layer assign to the arguments -1 and -2,
-    /// as examples of arguments below zero. `None` if they are unknown, as for the model's inputs.
+    /// The numbers that the functions since the last linear layer assign to the arguments -1 and
+    /// -2, as examples of arguments below zero. `None` if they are unknown, as for the model's
+    /// inputs.
     below_zero: Option<[T; 2]>,
+    /// The name of the dense layer that computes the value, if one does.
+    dense: Option<String>,
+}
+
+impl<T: Scalar> Values<T> {
+    /// Several values as one.
+    fn joined(parts: &[&Self]) -> Self {
+        let below_zero = parts.first().and_then(|first| first.below_zero);
+        let alike = parts.iter().all(|part| part.below_zero == below_zero);
+        let dense = if let [only] = parts { only.dense.clone() } else { None };
+        Self {
+            squares: parts.iter().flat_map(|part| &part.squares).copied().collect(),
+            below_zero: below_zero.filter(|_| alike),
+            dense,
+        }
+    }
 }
 
 struct Check<'a, T: Scalar> {
+    graph: &'a Graph<T>,
     rule: &'a dyn RelevanceRule<T>,
-    sites: Vec<(Site<'a>, &'a Linear<T>)>,
+    /// The layers to which rules apply, with the numbers of their nodes.
+    sites: HashMap<usize, Site<'a>>,
     /// The index of the last layer that is more than a reshape.
     last: Option<usize>,
     /// The normalizations that can be merged.
     merged: Vec<Merged>,
-    /// The name of the previous layer if it is a dense layer.
-    dense: Option<String>,
     findings: Vec<Finding>,
 }
 
-impl<T: Scalar> Check<'_, T> {
+impl<'a, T: Scalar> Check<'a, T> {
     fn find(&mut self, node: &Node<T>, code: Code, sentence: String, advice: &str) {
         let (layer, kind, advice) = (node.index, node.layer.kind().to_owned(), advice.to_owned());
         self.findings.push(Finding { code, layer, kind, sentence, advice });
     }
 
-    fn chain(
+    fn nodes(&mut self) -> Result<(), Error> {
+        let graph = self.graph;
+        // Values are forgotten after their last reader.
+        let mut values: Vec<Option<Values<T>>> = graph
+            .input_list()
+            .iter()
+            .map(|input| {
+                let squares = vec![T::one(); input.shape.size()];
+                Some(Values { squares, below_zero: None, dense: None })
+            })
+            .collect();
+        values.resize_with(values.len() + graph.node_list().len(), || None);
+        let mut reads = graph.schedule().reads();
+        for &number in &graph.schedule().nodes {
+            let node = graph.node(number);
+            let parts: Vec<_> =
+                node.inputs.iter().filter_map(|&input| values[input].as_ref()).collect();
+            let z = Values::joined(&parts);
+            for &input in &node.inputs {
+                reads[input] -= 1;
+                if reads[input] == 0 {
+                    values[input] = None;
+                }
+            }
+            values[graph.value_of(number)] = Some(self.node(number, node, z)?);
+        }
+        Ok(())
+    }
+
+    /// Examines a node that reads these values, and returns what is known about its output.
+    fn node(
         &mut self,
-        chain: &Chain<T>,
-        mut input: Shape,
+        number: usize,
+        node: &'a Node<T>,
         mut values: Values<T>,
     ) -> Result<Values<T>, Error> {
-        for node in &chain.nodes {
-            self.assumed(node, input);
-            self.no_activation(node);
-            match &node.bound {
-                Bound::Linear(linear) => values = self.linear(node, linear, values)?,
-                Bound::Elementwise(functions) => {
-                    self.nonzero_at_zero(node, functions);
-                    // If the functions of the channels disagree, nothing is known.
-                    let mut below = functions
-                        .iter()
-                        .map(|f| values.below_zero.map(|values| values.map(|v| f.value(v))));
-                    let first = below.next().flatten();
-                    values.below_zero =
-                        if below.all(|other| other == first) { first } else { None };
-                    // Averages over a value of typical size and its negative.
-                    for (at, square) in values.squares.iter_mut().enumerate() {
-                        let function = functions.at(at);
-                        let (a, b) =
-                            (function.value(square.sqrt()), function.value(-square.sqrt()));
-                        *square = (a * a + b * b) * T::from_f64(0.5);
-                    }
-                }
-                Bound::Reshape => {}
-                Bound::Route { route, inputs, .. } => {
-                    // Without a sample, the typical sizes decide the route of a max pooling.
-                    let mut from = vec![0; node.output.size()];
-                    route.route(&values.squares, &mut from);
-                    values.squares =
-                        from.iter().map(|&i| values.squares[i.min(inputs - 1)]).collect();
-                }
-                Bound::Branches { branches, sum, .. } => {
-                    let branches: Vec<Values<T>> = branches
-                        .iter()
-                        .map(|branch| self.chain(branch, input, values.clone()))
-                        .collect::<Result<_, _>>()?;
-                    let below_zero = branches[0].below_zero;
-                    let alike = branches.iter().all(|branch| branch.below_zero == below_zero);
-                    let squares = branches.into_iter().flat_map(|branch| branch.squares).collect();
-                    values = Values { squares, below_zero: below_zero.filter(|_| alike) };
-                    if let Some(sum) = sum {
-                        values = self.linear(node, sum, values)?;
-                    }
-                }
-                Bound::Softmax(_) => self.find(
-                    node,
-                    Code::SoftmaxLast,
-                    "The model ends with a softmax. The logits are explained, not the \
-                     probabilities."
-                        .to_owned(),
-                    "No action is needed if you want to explain the logits. To see why one output \
-                     wins over another, explain the difference between them.",
-                ),
-                Bound::Link(_) => self.find(
-                    node,
-                    Code::SigmoidLast,
-                    format!(
-                        "The model ends with {}. The logits are explained, not the \
-                        probabilities.",
-                        node.layer.kind()
-                    ),
-                    "No action is needed if you want to explain the logits: positive relevance \
-                     raises the probability, negative relevance lowers it.",
-                ),
+        self.assumed(node);
+        self.no_activation(node, &values);
+        match &node.operation {
+            Operation::Linear(linear) => return self.linear(number, node, linear, values),
+            Operation::Elementwise(functions) => {
+                self.nonzero_at_zero(node, functions);
+                values.apply(functions);
             }
-            input = node.output;
+            Operation::Reshape => return Ok(values),
+            Operation::Selection(selection) => {
+                // Without a sample, the typical sizes decide the route of a max pooling.
+                let from = selection.from(node.layer.kind(), &values.squares)?;
+                values.squares = from.iter().map(|&input| values.squares[input]).collect();
+            }
+            Operation::Lookup(_) => values.squares = vec![T::one(); node.shape.size()],
+            Operation::Ending(Ending::Softmax(_)) => self.find(
+                node,
+                Code::SoftmaxLast,
+                "The model ends with a softmax. The logits are explained, not the probabilities."
+                    .to_owned(),
+                "No action is needed if you want to explain the logits. To see why one output \
+                 wins over another, explain the difference between them.",
+            ),
+            Operation::Ending(Ending::Link(_)) => self.find(
+                node,
+                Code::SigmoidLast,
+                format!(
+                    "The model ends with {}. The logits are explained, not the probabilities.",
+                    node.layer.kind()
+                ),
+                "No action is needed if you want to explain the logits: positive relevance raises \
+                 the probability, negative relevance lowers it.",
+            ),
         }
+        values.dense = None;
         Ok(values)
     }
 
@@ -273,36 +299,26 @@ impl<T: Scalar> Check<'_, T> {
 
     /// Reports two dense layers in a row. Together they are a single linear map, so networks rarely
     /// have them. More often an activation was left out.
-    fn no_activation(&mut self, node: &Node<T>) {
-        // A reshape or a normalization does not separate two dense layers.
-        let before = match &node.bound {
-            Bound::Reshape => return,
-            Bound::Linear(_) if is_norm(&*node.layer) => return,
-            Bound::Linear(linear) if linear.learned && linear.map.forms_matrix() => {
-                self.dense.replace(node.name.clone())
-            }
-            _ => {
-                self.dense = None;
-                return;
-            }
-        };
-        if let Some(before) = before {
-            self.find(
-                node,
-                Code::NoActivation,
-                format!(
-                    "There is no activation between the dense layers '{before}' and \
-                    '{}'.",
-                    node.name
-                ),
-                "If the network has one, such as a function that its forward method calls, add it \
-                 to the architecture. Without it the outputs are wrong.",
-            );
-        }
+    fn no_activation(&mut self, node: &Node<T>, values: &Values<T>) {
+        let (true, Some(before)) = (is_dense(node), &values.dense) else { return };
+        self.find(
+            node,
+            Code::NoActivation,
+            format!(
+                "There is no activation between the dense layers '{before}' and '{}'.",
+                node.name
+            ),
+            "If the network has one, such as a function that its forward method calls, add it to \
+             the architecture. Without it the outputs are wrong.",
+        );
     }
 
-    fn assumed(&mut self, node: &Node<T>, input: Shape) {
-        let Some(settings) = node.layer.assumed(input) else { return };
+    fn assumed(&mut self, node: &Node<T>) {
+        let Some(settings) =
+            node.inputs.first().and_then(|&input| node.layer.assumed(self.graph.shape_of(input)))
+        else {
+            return;
+        };
         self.find(
             node,
             Code::AssumedSettings,
@@ -317,15 +333,28 @@ impl<T: Scalar> Check<'_, T> {
 
     fn linear(
         &mut self,
+        number: usize,
         node: &Node<T>,
         linear: &Linear<T>,
         values: Values<T>,
     ) -> Result<Values<T>, Error> {
+        let typical = mean_squares(&*linear.map, &values.squares);
+        // No rule is used where no relevance arrives.
+        if let Some(site) = self.sites.get(&number).cloned() {
+            self.rule_at(node, linear, &site, &values, &typical)?;
+        }
+        Ok(values.after_linear(node, linear, typical))
+    }
+
+    fn rule_at(
+        &mut self,
+        node: &Node<T>,
+        linear: &Linear<T>,
+        site: &Site<'_>,
+        values: &Values<T>,
+        typical: &[T],
+    ) -> Result<(), Error> {
         let map = &*linear.map;
-        let Some((site, _)) = self.sites.iter().find(|(_, other)| other.factor == linear.factor)
-        else {
-            return Ok(values);
-        };
         let rule = rule_at(self.rule, site);
         let (name, decomposition) = (rule.name_at(site), rule.decompose(site)?);
         if values.below_zero.is_some_and(|values| values == [T::zero(); 2])
@@ -348,7 +377,7 @@ impl<T: Scalar> Check<'_, T> {
                 advice,
             );
         }
-        if is_norm(&*node.layer) {
+        if is_norm(node) {
             let advice = if self.merged.iter().any(|merged| merged.norm == node.name) {
                 "Merge it into the neighboring linear layer with Sequential::canonize. Most rules \
                  then give a different result, which is the published one."
@@ -366,8 +395,7 @@ impl<T: Scalar> Check<'_, T> {
                 advice,
             );
         }
-        let typical = mean_squares(map, &values.squares);
-        if let Some((of_bias, of_sum)) = bias_against(map, &typical, &decomposition) {
+        if let Some((of_bias, of_sum)) = bias_against(map, typical, &decomposition) {
             self.find(
                 node,
                 Code::LargeBiases,
@@ -379,25 +407,54 @@ impl<T: Scalar> Check<'_, T> {
                 "Check the ledger, and compare with BiasMode::Ignore or BiasMode::Distribute.",
             );
         }
-        let mut squares = typical;
-        if let Some(bias) = map.bias() {
+        Ok(())
+    }
+}
+
+impl<T: Scalar> Values<T> {
+    fn apply(&mut self, functions: &Functions<T>) {
+        // If the functions of the channels disagree, nothing is known.
+        let mut below =
+            functions.iter().map(|f| self.below_zero.map(|values| values.map(|v| f.value(v))));
+        let first = below.next().flatten();
+        self.below_zero = if below.all(|other| other == first) { first } else { None };
+        // Averages over a value of typical size and its negative.
+        for (at, square) in self.squares.iter_mut().enumerate() {
+            let function = functions.at(at);
+            let (a, b) = (function.value(square.sqrt()), function.value(-square.sqrt()));
+            *square = (a * a + b * b) * T::from_f64(0.5);
+        }
+    }
+
+    /// What is known about the outputs of a linear layer. `squares` are the mean squares without
+    /// the bias.
+    fn after_linear(self, node: &Node<T>, linear: &Linear<T>, mut squares: Vec<T>) -> Self {
+        let bias = linear.map.bias();
+        if let Some(bias) = bias {
             squares.iter_mut().zip(bias.iter()).for_each(|(square, b)| *square += b * b);
         }
         // After a linear layer, values can be below zero again. After an average without a bias,
         // units that were set to 0 still cannot: their average is 0 again.
-        let below_zero = if linear.learned || map.bias().is_some() {
+        let below_zero = if linear.learned() || bias.is_some() {
             // Any two values do. An activation that maps both to 0, such as a ReLU, makes dead
             // units.
             Some([-T::one(), -T::one() - T::one()])
         } else {
-            values.below_zero
+            self.below_zero
         };
-        Ok(Values { squares, below_zero })
+        // A normalization does not separate two dense layers.
+        let dense =
+            if is_norm(node) { self.dense } else { is_dense(node).then(|| node.name.clone()) };
+        Self { squares, below_zero, dense }
     }
 }
 
-fn is_norm<T: Scalar>(layer: &dyn Layer<T>) -> bool {
-    layer.per_channel().is_some() || layer.kind().starts_with("BatchNorm")
+fn is_norm<T: Scalar>(node: &Node<T>) -> bool {
+    node.operation.linear().is_some_and(|linear| linear.family == Family::Normalization)
+}
+
+fn is_dense<T: Scalar>(node: &Node<T>) -> bool {
+    node.operation.linear().is_some_and(|linear| linear.family == Family::Dense)
 }
 
 /// Whether an input of zero can receive a share.

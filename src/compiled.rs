@@ -14,13 +14,15 @@ use crate::check::Finding;
 use crate::error::Error;
 use crate::explainer::{Explainer, Workspace};
 use crate::explanation::Explanation;
+use crate::graph::{Graph, GraphBuilder};
+use crate::inputs::Feed;
 use crate::ledger::Ledger;
 use crate::rule::RelevanceRule;
 use crate::scalar::Scalar;
 use crate::sequential::{Sequential, SequentialBuilder};
 use crate::sweep::Sweep;
 use crate::targets::Targets;
-use crate::trace::{Path, Trace};
+use crate::trace::{LayerId, Path, Trace};
 
 #[cfg(feature = "io")]
 use crate::{io::StateDict, io::StateDictBuilder, shape::Shape};
@@ -29,10 +31,11 @@ use crate::{io::StateDict, io::StateDictBuilder, shape::Shape};
 #[allow(clippy::type_complexity)] // the types are the functions' signatures
 pub struct Compiled<T: Scalar> {
     pub(crate) build: fn(SequentialBuilder<T>) -> Result<Sequential<T>, Error>,
-    pub(crate) forward: fn(&Sequential<T>, &[T]) -> Result<Vec<T>, Error>,
-    pub(crate) canonize: fn(&Sequential<T>) -> Result<(Sequential<T>, Vec<Merged>), Error>,
-    pub(crate) check: fn(&Sequential<T>, &dyn RelevanceRule<T>) -> Result<Vec<Finding>, Error>,
-    pub(crate) explainer: fn(&Sequential<T>, &dyn RelevanceRule<T>) -> Result<Explainer<T>, Error>,
+    pub(crate) build_graph: fn(GraphBuilder<T>) -> Result<Graph<T>, Error>,
+    pub(crate) forward: fn(&Graph<T>, &Feed<'_, T>) -> Result<Vec<T>, Error>,
+    pub(crate) canonize: fn(&Graph<T>) -> Result<(Graph<T>, Vec<Merged>), Error>,
+    pub(crate) check: fn(&Graph<T>, &dyn RelevanceRule<T>) -> Result<Vec<Finding>, Error>,
+    pub(crate) explainer: fn(&Graph<T>, &dyn RelevanceRule<T>) -> Result<Explainer<T>, Error>,
     pub(crate) targets: fn(Explainer<T>, Targets<T>) -> Result<Explainer<T>, Error>,
     pub(crate) with_health: fn(Explainer<T>) -> Explainer<T>,
     pub(crate) explain_into:
@@ -42,11 +45,16 @@ pub struct Compiled<T: Scalar> {
         &[T],
         &'w mut Workspace<T>,
     ) -> Result<&'w [Explanation<T>], Error>,
+    pub(crate) explain_feed_into: for<'w> fn(
+        &Explainer<T>,
+        &Feed<'_, T>,
+        &'w mut Workspace<T>,
+    ) -> Result<&'w [Explanation<T>], Error>,
     pub(crate) explain_by_all: fn(&Sweep<T>, &[T]) -> Result<Vec<Explanation<T>>, Error>,
     pub(crate) trace: fn(&Explainer<T>, &[T]) -> Result<Trace<T>, Error>,
-    pub(crate) prefix: fn(&Trace<T>, usize) -> Result<DMatrix<T>, Error>,
-    pub(crate) through: fn(&Trace<T>, usize, &[usize], usize) -> Result<DVector<T>, Error>,
-    pub(crate) of_weights: fn(&Trace<T>, usize, usize) -> Result<DMatrix<T>, Error>,
+    pub(crate) prefix: fn(&Trace<T>, LayerId<'_>) -> Result<DMatrix<T>, Error>,
+    pub(crate) through: fn(&Trace<T>, LayerId<'_>, &[usize], usize) -> Result<DVector<T>, Error>,
+    pub(crate) of_weights: fn(&Trace<T>, LayerId<'_>, usize) -> Result<DMatrix<T>, Error>,
     pub(crate) paths: fn(&Trace<T>, usize, usize) -> Result<Vec<Path<T>>, Error>,
     pub(crate) ledger: fn(&Explanation<T>, usize) -> Result<Ledger, Error>,
     #[cfg(feature = "io")]
@@ -62,14 +70,16 @@ pub struct Compiled<T: Scalar> {
 impl<T: Scalar> Compiled<T> {
     pub(crate) const ALL: Self = Self {
         build: SequentialBuilder::build_inner,
-        forward: Sequential::forward_inner,
-        canonize: Sequential::canonize_inner,
-        check: Sequential::check_inner,
-        explainer: Sequential::explainer_inner,
+        build_graph: GraphBuilder::build_inner,
+        forward: Graph::forward_inner,
+        canonize: Graph::canonize_inner,
+        check: Graph::check_inner,
+        explainer: Graph::explainer_inner,
         targets: Explainer::targets_inner,
         with_health: Explainer::with_health_inner,
         explain_into: Explainer::explain_into_inner,
         explain_batch_into: Explainer::explain_batch_into_inner,
+        explain_feed_into: Explainer::explain_feed_into_inner,
         explain_by_all: Sweep::explain_inner,
         trace: Explainer::trace_inner,
         prefix: Trace::prefix_inner,

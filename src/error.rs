@@ -58,6 +58,57 @@ pub enum Error {
         found: usize,
     },
 
+    /// A layer that selects inputs returned an index that does not exist.
+    #[error(
+        "{kind}: output {output} is a copy of input {index}, but the layer has only {inputs} \
+         inputs (counted from 0); its Route must set every index to one of them"
+    )]
+    RouteIndex {
+        /// The layer's kind.
+        kind: String,
+        /// The output's index.
+        output: usize,
+        /// The index that was returned, or `usize::MAX` if it was not set.
+        index: usize,
+        /// How many inputs the layer has.
+        inputs: usize,
+    },
+
+    /// A graph is not a network.
+    #[error("the graph cannot be built: {reason}")]
+    InvalidGraph {
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+
+    /// A graph has no value with this name.
+    #[error("the graph has no input and no layer named '{name}'{nearest}")]
+    NoSuchValue {
+        /// The name that was requested.
+        name: String,
+        /// `, did you mean 'head'?` if there is a similar name, otherwise empty.
+        nearest: String,
+    },
+
+    /// A model's output does not depend on the values to explain.
+    #[error(
+        "the output '{output}' does not depend on {entries}; choose another output with \
+         Graph::with_output, or other values to explain with Graph::explain_from"
+    )]
+    NotDependent {
+        /// The name of the output's value.
+        output: String,
+        /// The names of the values to explain, as part of a sentence.
+        entries: String,
+    },
+
+    /// The values of a model's inputs do not fit the model.
+    #[error("{reason}")]
+    Inputs {
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+
     /// The first layer of a model accepts inputs of more than one shape, and no input shape was
     /// set.
     #[error(

@@ -5,20 +5,21 @@ use std::sync::Arc;
 
 use nalgebra::{DMatrix, DVector};
 
-use crate::accumulate::{
-    self, Accumulation, End, Kept, Link, Machine, Magnitudes, Network, OutOfRange, Overflow, Plan,
-    Stack, Suffix,
-};
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
 use crate::explanation::{self, About, Explained, Explanation, Sink};
+use crate::graph::{Graph, Outputs, Slots, describe};
 use crate::health::{Finer, Health, RuleInF64};
+use crate::inputs::{Feed, Inputs};
 use crate::layer;
 use crate::linalg;
 use crate::memory::MemoryLimit;
-use crate::rule::{RelevanceRule, rule_at};
+use crate::relevance::{
+    self, Accumulation, End, Machine, Magnitudes, Network, OutOfRange, Overflow, Plan, Recorder,
+    Stack, Suffix, Tape,
+};
+use crate::rule::RelevanceRule;
 use crate::scalar::Scalar;
-use crate::sequential::{self, Outputs, Sequential};
 use crate::targets::Targets;
 
 /// Reusable memory for [`Explainer::explain_into`] and [`Explainer::explain_batch_into`].
@@ -33,8 +34,9 @@ pub struct Workspace<T: Scalar> {
 
 /// The memory for one part of a batch.
 #[derive(Debug)]
-struct Part<T> {
+struct Part<T: Scalar> {
     buffers: Buffers<T>,
+    slots: Slots<T>,
     stack: Stack<T>,
 }
 
@@ -44,9 +46,9 @@ impl<T: Scalar> Default for Workspace<T> {
     }
 }
 
-impl<T> Default for Part<T> {
+impl<T: Scalar> Default for Part<T> {
     fn default() -> Self {
-        Self { buffers: Buffers::default(), stack: Stack::default() }
+        Self { buffers: Buffers::default(), slots: Slots::default(), stack: Stack::default() }
     }
 }
 
@@ -72,7 +74,6 @@ impl<T> Default for Part<T> {
 /// ```
 #[derive(Debug, Clone)]
 pub struct Explainer<T: Scalar> {
-    model: Sequential<T>,
     about: Arc<About>,
     network: Arc<Network<T>>,
     targets: Targets<T>,
@@ -91,7 +92,7 @@ struct Checkup<T: Scalar> {
     finer: Finer,
 }
 
-impl<T: Scalar> Sequential<T> {
+impl<T: Scalar> Graph<T> {
     /// Explains all outputs for one sample.
     ///
     /// One pass over the layers computes the outputs and accumulates their shares.
@@ -171,39 +172,30 @@ impl<T: Scalar> Sequential<T> {
         rule: &dyn RelevanceRule<T>,
     ) -> Result<Explainer<T>, Error> {
         let network = Network::new(self, rule)?;
-        let mut sites = self.sites();
-        // In the order of their factors, as in the chain.
-        sites.sort_by_key(|(_, linear)| linear.factor);
-        let rules =
-            sites.iter().map(|(site, _)| (site.layer, rule_at(rule, site).name_at(site))).collect();
-        let sinks = network.chain().flat_map(|prepared| &prepared.sinks);
+        let rules = network.rules.clone();
+        let sinks = network.segments.iter().flat_map(|segment| &segment.sinks);
         let sinks = sinks
             .map(|&(layer, cause)| Sink { layer, kind: self.kind(layer).to_owned(), cause })
             .collect();
-        let about = Arc::new(About { rule: rule.name(), rules, sinks });
-        let plan = plan(&network, Accumulation::default(), End::All);
-        let (model, network) = (self.clone(), Arc::new(network));
+        let inputs = network
+            .entries
+            .iter()
+            .map(|&value| (self.name_of(value).to_owned(), self.shape_of(value)))
+            .collect();
+        let about = Arc::new(About { rule: rule.name(), rules, sinks, inputs });
+        let plan = Plan::new(Accumulation::default(), &network.links(), End::All);
+        let network = Arc::new(network);
         let (targets, explained, limit) = (Targets::All, Explained::All, MemoryLimit::default());
         let (rule, checkup) = (RuleInF64::of(rule), None);
-        Ok(Explainer { model, about, network, targets, explained, plan, limit, rule, checkup })
+        Ok(Explainer { about, network, targets, explained, plan, limit, rule, checkup })
     }
-}
-
-fn plan<T: Scalar>(network: &Network<T>, accumulation: Accumulation, end: End) -> Plan {
-    let links = network.chain().map(|prepared| {
-        let (inputs, outputs, sinks) = (prepared.inputs, prepared.outputs, prepared.sinks.len());
-        let (row, column) = network.formed(prepared);
-        Link { inputs, outputs, sinks, multiply_adds: network.multiply_adds(prepared), row, column }
-    });
-    let links: Vec<Link> = links.collect();
-    Plan::new(accumulation, &links, end)
 }
 
 impl<T: Scalar> Explainer<T> {
     /// Sets the order of accumulation.
     #[must_use]
     pub fn accumulation(mut self, accumulation: Accumulation) -> Self {
-        self.plan = plan(&self.network, accumulation, self.end());
+        self.plan = Plan::new(accumulation, &self.network.links(), self.end());
         if let Some(checkup) = &mut self.checkup {
             checkup.finer = checkup.finer.clone().accumulation(accumulation);
         }
@@ -221,7 +213,7 @@ impl<T: Scalar> Explainer<T> {
     }
 
     pub(crate) fn targets_inner(mut self, targets: Targets<T>) -> Result<Self, Error> {
-        let outputs = self.model.outputs();
+        let outputs = self.model().outputs();
         let none = || Error::parameter("Targets", "targets", 0, "at least one");
         self.explained = match &targets {
             Targets::All => Explained::All,
@@ -253,7 +245,7 @@ impl<T: Scalar> Explainer<T> {
             checkup.finer = checkup.finer.clone().targets(&targets);
         }
         self.targets = targets;
-        self.plan = plan(&self.network, self.plan.accumulation(), self.end());
+        self.plan = Plan::new(self.plan.accumulation(), &self.network.links(), self.end());
         Ok(self)
     }
 
@@ -287,7 +279,7 @@ impl<T: Scalar> Explainer<T> {
     /// The number of explained targets.
     fn target_count(&self) -> usize {
         match &self.explained {
-            Explained::All => self.model.outputs(),
+            Explained::All => self.model().outputs(),
             Explained::Outputs(outputs) => outputs.len(),
             Explained::Weightings(weightings) => weightings.ncols(),
         }
@@ -295,7 +287,7 @@ impl<T: Scalar> Explainer<T> {
 
     /// The number of values in the explanations of this many samples.
     pub(crate) fn values_of(&self, samples: usize) -> f64 {
-        let rows = self.model.inputs() as f64 + self.about.sinks.len() as f64;
+        let rows = self.network.inputs() as f64 + self.about.sinks.len() as f64;
         let of_sample = rows * self.target_count() as f64;
         let of_health = |checkup: &Checkup<T>| {
             // The relevance of two layers, for the cancellation, and the explanation in f64, whose
@@ -317,7 +309,7 @@ impl<T: Scalar> Explainer<T> {
     /// of them are computed at a time.
     fn check_size(&self, samples: usize, at_once: usize) -> Result<(), Error> {
         let values = self.values_of(samples) + self.values_of_blocks(at_once);
-        let (inputs, targets) = (self.model.inputs(), self.target_count());
+        let (inputs, targets) = (self.network.inputs(), self.target_count());
         let what = || match samples {
             1 => format!(
                 "the shares of {inputs} inputs in {targets} outputs, with intermediate results,"
@@ -347,12 +339,13 @@ impl<T: Scalar> Explainer<T> {
     /// Checks that a trace is within the memory limit. A trace holds the shares of every layer as a
     /// block and as a matrix.
     pub(crate) fn check_size_of_trace(&self) -> Result<MemoryLimit, Error> {
-        let (targets, outputs) = (self.target_count() as f64, self.model.outputs() as f64);
-        let layers: f64 = self
-            .network
-            .chain()
-            .map(|prepared| (prepared.inputs + prepared.sinks.len()) as f64)
-            .sum();
+        let (targets, outputs) = (self.target_count() as f64, self.model().outputs() as f64);
+        let of_node = |&node: &usize| {
+            let sharing = self.network.sharing(node);
+            (sharing.outputs + sharing.causes.len()) as f64
+        };
+        let layers: f64 =
+            self.network.inputs() as f64 + self.network.nodes.iter().map(of_node).sum::<f64>();
         let values = self.values_of(1) + (2.0 * layers + outputs) * targets;
         let remedy = "trace fewer outputs (Targets::Predicted, or a list of them), or raise the \
             limit with Explainer::memory_limit";
@@ -400,7 +393,7 @@ impl<T: Scalar> Explainer<T> {
     }
 
     pub(crate) fn with_health_inner(mut self) -> Self {
-        let finer = Finer::new(&self.model, &self.rule);
+        let finer = Finer::new(self.model(), &self.rule);
         let finer = finer.accumulation(self.plan.accumulation()).targets(&self.targets);
         let magnitudes = Arc::new(Magnitudes::of(&self.network));
         self.checkup = Some(Checkup { magnitudes, finer });
@@ -435,8 +428,8 @@ impl<T: Scalar> Explainer<T> {
 
     /// The model.
     #[must_use]
-    pub fn model(&self) -> &Sequential<T> {
-        &self.model
+    pub fn model(&self) -> &Graph<T> {
+        &self.network.graph
     }
 
     pub(crate) fn network(&self) -> &Arc<Network<T>> {
@@ -523,12 +516,49 @@ impl<T: Scalar> Explainer<T> {
         sample: &[T],
         workspace: &'w mut Workspace<T>,
     ) -> Result<&'w Explanation<T>, Error> {
-        self.model.check_input(sample.len())?;
-        self.model.check_samples(sample)?;
+        self.model().check_input(sample.len())?;
+        let feed = Feed::Columns(sample, self.model().inputs());
+        feed.check(self.model())?;
         self.check_size(1, 1)?;
         self.reserve(workspace, 1, 1);
-        self.explain_part(sample, &mut workspace.parts[0], &mut workspace.explanations[..1])?;
+        self.explain_part(&feed, &mut workspace.parts[0], &mut workspace.explanations[..1])?;
         Ok(&workspace.explanations[0])
+    }
+
+    /// Explains the targets for one sample, given as the values of each input by name.
+    ///
+    /// # Errors
+    /// See [`explain`](Self::explain). [`Error::Inputs`] is returned if the values do not fit the
+    /// model's inputs or are those of several samples.
+    pub fn explain_inputs(&self, inputs: &Inputs<'_, T>) -> Result<Explanation<T>, Error> {
+        let feed = inputs.bind(self.model())?;
+        if feed.samples() != 1 {
+            return Err(Error::Inputs {
+                reason: format!(
+                    "the inputs have the values of {} samples: explain them with \
+                     explain_batch_inputs",
+                    feed.samples()
+                ),
+            });
+        }
+        let mut workspace = self.workspace();
+        (T::compiled().explain_feed_into)(self, &feed, &mut workspace)?;
+        // There is always one after a successful call.
+        workspace.explanations.pop().ok_or(Error::EmptyModel)
+    }
+
+    /// Explains the targets for each sample of a batch, given as the values of each input by name.
+    ///
+    /// # Errors
+    /// See [`explain_batch`](Self::explain_batch), and [`Error::Inputs`].
+    pub fn explain_batch_inputs(
+        &self,
+        inputs: &Inputs<'_, T>,
+    ) -> Result<Vec<Explanation<T>>, Error> {
+        let feed = inputs.bind(self.model())?;
+        let mut workspace = self.workspace();
+        (T::compiled().explain_feed_into)(self, &feed, &mut workspace)?;
+        Ok(workspace.explanations)
     }
 
     /// Explains the targets for each sample of a batch.
@@ -560,7 +590,7 @@ impl<T: Scalar> Explainer<T> {
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn explain_batch(&self, samples: &DMatrix<T>) -> Result<Vec<Explanation<T>>, Error> {
-        self.model.check_input(samples.nrows())?;
+        self.model().check_input(samples.nrows())?;
         let mut workspace = self.workspace();
         self.explain_batch_into(samples.as_slice(), &mut workspace)?;
         Ok(workspace.explanations)
@@ -604,50 +634,45 @@ impl<T: Scalar> Explainer<T> {
         samples: &[T],
         workspace: &'w mut Workspace<T>,
     ) -> Result<&'w [Explanation<T>], Error> {
-        let inputs = self.model.inputs();
-        let count = samples.len() / inputs;
+        let inputs = self.model().inputs();
         if !samples.len().is_multiple_of(inputs) {
             return Err(Error::BatchLength { inputs, found: samples.len() });
         }
+        self.explain_feed_into_inner(&Feed::Columns(samples, inputs), workspace)
+    }
+
+    pub(crate) fn explain_feed_into_inner<'w>(
+        &self,
+        feed: &Feed<'_, T>,
+        workspace: &'w mut Workspace<T>,
+    ) -> Result<&'w [Explanation<T>], Error> {
+        let count = feed.samples();
         // Checked before the batch is split, so that the error has the sample's index in the batch.
-        self.model.check_samples(samples)?;
+        feed.check(self.model())?;
         let (each, together) = self.split(count);
         self.check_size(count, count.div_ceil(each.max(1)).saturating_mul(together).min(count))?;
         self.reserve(workspace, count.div_ceil(each), count);
         let Workspace { parts, explanations } = workspace;
         let explanations = &mut explanations[..count];
-        let of_part = |number: usize,
-                       samples: &[T],
-                       explanations: &mut [Explanation<T>],
-                       part: &mut Part<T>| {
-            let passes = samples.chunks(together * inputs).zip(explanations.chunks_mut(together));
-            passes.enumerate().try_for_each(|(pass, (samples, explanations))| {
-                let explained = self.explain_part(samples, part, explanations);
-                explained.map_err(|error| error.in_batch(number * each + pass * together))
-            })
-        };
+        let of_part =
+            |(number, (explanations, part)): (usize, (&mut [Explanation<T>], &mut Part<T>))| {
+                let mut first = number * each;
+                for explanations in explanations.chunks_mut(together) {
+                    let feed = feed.part(first, explanations.len());
+                    self.explain_part(&feed, part, explanations)
+                        .map_err(|error| error.in_batch(first))?;
+                    first += explanations.len();
+                }
+                Ok(())
+            };
         #[cfg(feature = "rayon")]
-        let results: Vec<_> = {
+        let results: Vec<Result<(), Error>> = {
             use rayon::prelude::*;
-            let batch =
-                samples.par_chunks(each * inputs).zip(explanations.par_chunks_mut(each)).zip(parts);
-            batch
-                .enumerate()
-                .map(|(number, ((samples, explanations), part))| {
-                    of_part(number, samples, explanations, part)
-                })
-                .collect()
+            explanations.par_chunks_mut(each).zip(parts).enumerate().map(of_part).collect()
         };
         #[cfg(not(feature = "rayon"))]
-        let results: Vec<_> = {
-            let batch = samples.chunks(each * inputs).zip(explanations.chunks_mut(each)).zip(parts);
-            batch
-                .enumerate()
-                .map(|(number, ((samples, explanations), part))| {
-                    of_part(number, samples, explanations, part)
-                })
-                .collect()
-        };
+        let results: Vec<Result<(), Error>> =
+            explanations.chunks_mut(each).zip(parts).enumerate().map(of_part).collect();
         // In the order of the samples, so the error reported does not depend on the threads.
         results.into_iter().collect::<Result<(), Error>>()?;
         Ok(explanations)
@@ -674,15 +699,18 @@ impl<T: Scalar> Explainer<T> {
         let threads = rayon::current_num_threads();
         #[cfg(not(feature = "rayon"))]
         let threads = 1;
-        let sites = self.model.sites();
-        let convolutions = sites.iter().filter(|(_, linear)| !linear.map.forms_matrix());
-        if convolutions.map(|(_, linear)| linear.map.multiply_adds()).sum::<f64>() >= ENOUGH {
+        let maps = || {
+            let nodes = self.network.nodes.iter().map(|&node| self.model().node(node));
+            nodes.filter_map(|node| node.operation.linear()).map(|linear| &*linear.map)
+        };
+        let convolutions = maps().filter(|map| !map.forms_matrix());
+        if convolutions.map(layer::LinearMap::multiply_adds).sum::<f64>() >= ENOUGH {
             return (samples.div_ceil(threads).max(1), 1);
         }
         // The number of weights in dense layers with at least `from` weights.
         let weights = |from: usize| -> usize {
-            let dense = sites.iter().filter(|(_, linear)| linear.map.forms_matrix());
-            let sizes = dense.map(|(site, _)| site.inputs * site.outputs);
+            let dense = maps().filter(|map| map.forms_matrix());
+            let sizes = dense.map(|map| map.inputs() * map.outputs());
             sizes.filter(|&weights| weights >= from).sum()
         };
         if 2 * weights(linalg::LARGE) >= weights(0) {
@@ -701,52 +729,45 @@ impl<T: Scalar> Explainer<T> {
     /// explanations.
     fn explain_part(
         &self,
-        samples: &[T],
+        feed: &Feed<'_, T>,
         part: &mut Part<T>,
         explanations: &mut [Explanation<T>],
     ) -> Result<(), Error> {
-        part.buffers.rewind();
-        let mut run = self.run(samples, &mut part.buffers, &mut part.stack)?;
+        let Part { buffers, slots, stack } = part;
+        buffers.rewind();
+        let mut machine = self.machine(stack, feed.samples(), buffers);
+        let outputs = self.model().pass(feed, slots, buffers, &mut machine)?;
+        let mut run = self.finish(machine, outputs, buffers)?;
         for (sample, explanation) in explanations.iter_mut().enumerate() {
-            self.fill(&mut run, sample, explanation)?;
+            self.fill(&mut run, sample, &stack.tape.noted, explanation)?;
         }
-        for (explanation, sample) in
-            explanations.iter_mut().zip(samples.chunks_exact(self.model.inputs()))
-        {
-            self.examine(sample, explanation)?;
+        run.give_back(buffers);
+        for (sample, explanation) in explanations.iter_mut().enumerate() {
+            self.examine(&feed.part(sample, 1), explanation)?;
         }
-        run.give_back(&mut part.buffers);
         Ok(())
     }
 
-    /// Runs one pass over the layers, for samples that have been checked.
-    fn run(
-        &self,
-        samples: &[T],
+    /// The machine that accumulates the shares during a forward pass of this many samples.
+    pub(crate) fn machine<'a>(
+        &'a self,
+        stack: &'a mut Stack<T>,
+        samples: usize,
         buffers: &mut Buffers<T>,
-        stack: &mut Stack<T>,
-    ) -> Result<Run<T>, Error> {
-        let mut machine = self.machine(stack);
-        let outputs = self.model.pass(samples, buffers, &mut machine)?;
-        self.finish(machine, outputs, buffers)
-    }
-
-    /// The machine that accumulates the shares during a forward pass.
-    pub(crate) fn machine<'a>(&'a self, stack: &'a mut Stack<T>) -> Machine<'a, T> {
-        Machine::new(&self.model, &self.network, &self.plan, stack)
+    ) -> Machine<'a, T> {
+        Machine::new(&self.network, &self.plan, stack, samples, buffers)
     }
 
     /// Finishes the accumulation, once the outputs are known.
     pub(crate) fn finish(
         &self,
-        mut machine: Machine<'_, T>,
+        machine: Machine<'_, T>,
         outputs: Outputs<T>,
         buffers: &mut Buffers<T>,
     ) -> Result<Run<T>, Error> {
         let (targets, selected) = self.begin(&outputs.logits, buffers);
-        let noted = machine.take_noted();
         let block = machine.finish(targets, buffers).map_err(|at| self.overflow(&at))?;
-        Ok(Run { outputs, block, selected, noted })
+        Ok(Run { outputs, block, selected })
     }
 
     /// The targets, once the outputs are known, and a copy of the selected outputs if they differ
@@ -755,11 +776,11 @@ impl<T: Scalar> Explainer<T> {
         &self,
         logits: &[T],
         buffers: &mut Buffers<T>,
-    ) -> (accumulate::Targets<T>, Option<Buffer<usize>>) {
-        let outputs = self.model.outputs();
+    ) -> (relevance::Targets<T>, Option<Buffer<usize>>) {
+        let outputs = self.model().outputs();
         let samples = logits.len() / outputs;
         match &self.targets {
-            Targets::All => (accumulate::Targets::All, None),
+            Targets::All => (relevance::Targets::All, None),
             Targets::Predicted => {
                 let mut selected = buffers.indices.take(samples);
                 for (selected, logits) in selected.iter_mut().zip(logits.chunks_exact(outputs)) {
@@ -768,14 +789,14 @@ impl<T: Scalar> Explainer<T> {
                 // The machine consumes its list, but `fill` needs the predictions again.
                 let mut again = buffers.indices.take(samples);
                 again.copy_from_slice(&selected);
-                (accumulate::Targets::Selected(selected), Some(again))
+                (relevance::Targets::Selected(selected), Some(again))
             }
             Targets::Outputs(listed) => {
                 let mut selected = buffers.indices.take(samples * listed.len());
                 selected
                     .chunks_exact_mut(listed.len())
                     .for_each(|selected| selected.copy_from_slice(listed));
-                (accumulate::Targets::Selected(selected), None)
+                (relevance::Targets::Selected(selected), None)
             }
             Targets::Weighted(weightings) => {
                 let mut relevance = buffers.values.take(samples * weightings.len());
@@ -786,7 +807,7 @@ impl<T: Scalar> Explainer<T> {
                     relevance.copy_from_slice(weightings.as_slice());
                     layer::scale_columns(relevance, logits, outputs);
                 }
-                (accumulate::Targets::Weighted(relevance, weightings.ncols()), None)
+                (relevance::Targets::Weighted(relevance, weightings.ncols()), None)
             }
         }
     }
@@ -811,10 +832,11 @@ impl<T: Scalar> Explainer<T> {
         &self,
         run: &mut Run<T>,
         sample: usize,
+        noted: &[OutOfRange],
         explanation: &mut Explanation<T>,
     ) -> Result<(), Error> {
-        let (inputs, outputs) = (self.model.inputs(), self.model.outputs());
-        let Run { outputs: values, block, selected, noted } = run;
+        let (inputs, outputs) = (self.network.inputs(), self.model().outputs());
+        let Run { outputs: values, block, selected } = run;
         let (exponent, bound) = block.apply_exponent(sample).map_err(|at| self.overflow(&at))?;
         let targets = block.extent.outputs;
         let sinks = block.extent.sinks * targets;
@@ -862,30 +884,42 @@ impl<T: Scalar> Explainer<T> {
         }
         explanation.shares = DMatrix::from_vec(inputs, targets, shares);
         explanation.exponent = exponent;
-        let overflow = Overflow { layer: self.network.factors[0].layer };
+        let overflow = Overflow { layer: self.network.sharing(self.network.nodes[0]).layer };
         if explanation.is_finite(bound) { Ok(()) } else { Err(self.overflow(&overflow)) }
     }
 
-    /// Computes an explanation's health, if it was requested.
+    /// Computes the health of one sample's explanation, if it was requested.
     pub(crate) fn examine(
         &self,
-        sample: &[T],
+        feed: &Feed<'_, T>,
         explanation: &mut Explanation<T>,
     ) -> Result<(), Error> {
         explanation.health = None;
-        if let Some(Checkup { magnitudes, finer }) = &self.checkup {
-            let mut kept = Kept::new(self.model.clone(), self.network.clone());
-            self.model.pass(sample, &mut Buffers::default(), &mut kept)?;
-            let kappas = magnitudes.kappas(&kept, &explanation.of_outputs());
-            let errors = finer.errors(sample, explanation);
-            explanation.health =
-                Some(Health::new(&kappas, &self.about.rules, explanation.targets(), errors));
-        }
+        let Some(Checkup { magnitudes, finer }) = &self.checkup else { return Ok(()) };
+        let (mut buffers, mut tape) = (Buffers::default(), Tape::default());
+        self.record(feed, &mut tape, &mut buffers)?;
+        let cancellation = magnitudes
+            .cancellation(&self.network, &tape, &explanation.of_outputs())
+            .map_err(|at| self.overflow(&at))?;
+        let errors = finer.errors((self.model(), feed), explanation);
+        let health = Health::new(cancellation, &self.about.rules, explanation.targets(), errors);
+        explanation.health = Some(health);
         Ok(())
     }
 
+    /// Runs one pass that records the share matrices of all nodes.
+    pub(crate) fn record(
+        &self,
+        feed: &Feed<'_, T>,
+        tape: &mut Tape<T>,
+        buffers: &mut Buffers<T>,
+    ) -> Result<Outputs<T>, Error> {
+        let mut recorder = Recorder::new(&self.network, tape, feed.samples(), buffers);
+        self.model().pass(feed, &mut Slots::default(), buffers, &mut recorder)
+    }
+
     pub(crate) fn overflow(&self, at: &Overflow) -> Error {
-        at.error(&self.model)
+        at.error(self.model())
     }
 }
 
@@ -893,10 +927,10 @@ impl<T: Scalar> fmt::Display for Explainer<T> {
     /// Prints the rule, then one line for each linear layer with the rule used there.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.about.rule)?;
-        let nodes = self.model.nodes();
         for (layer, rule) in self.rules() {
-            let node = nodes[layer];
-            write!(f, "\n  {:<8} {:<50} {rule}", node.name, sequential::describe(&*node.layer))?;
+            if let Some(node) = self.model().layer(layer) {
+                write!(f, "\n  {:<8} {:<50} {rule}", node.name, describe(&*node.layer))?;
+            }
         }
         Ok(())
     }
@@ -908,8 +942,6 @@ pub(crate) struct Run<T> {
     pub block: Suffix<T>,
     /// The selected outputs, if they differ between samples.
     pub selected: Option<Buffer<usize>>,
-    /// Samples outside the range that a rule assumes.
-    pub noted: Vec<OutOfRange>,
 }
 
 impl<T: Scalar> Run<T> {

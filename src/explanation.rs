@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use nalgebra::{DMatrix, DVector};
 
-use crate::accumulate::Cause;
 use crate::check::Finding;
 use crate::error::Error;
 use crate::health::Health;
 use crate::ledger::{Ledger, LedgerEntry};
 use crate::linalg;
+use crate::nearest::did_you_mean;
+use crate::relevance::Cause;
 use crate::scalar::Scalar;
+use crate::shape::Shape;
 
 /// The explanation of one sample: the contribution of each input to each output.
 ///
@@ -55,6 +57,8 @@ pub(crate) struct About {
     /// The index and the rule of each linear layer.
     pub rules: Vec<(usize, String)>,
     pub sinks: Vec<Sink>,
+    /// The name and the shape of each explained value.
+    pub inputs: Vec<(String, Shape)>,
 }
 
 /// A row of sinks: the layer it belongs to, and the cause of the relevance it absorbs.
@@ -222,6 +226,34 @@ impl<T: Scalar> Explanation<T> {
             *relevance = share * scale;
         }
         Ok(())
+    }
+
+    /// The names and shapes of the explained values: those of the model's inputs, or of the values
+    /// chosen with [`Graph::explain_from`](crate::Graph::explain_from).
+    ///
+    /// The rows of [`shares`](Self::shares) are those of all of these values, one value after
+    /// another.
+    pub fn inputs(&self) -> impl Iterator<Item = (&str, Shape)> {
+        self.about.inputs.iter().map(|(name, shape)| (name.as_str(), *shape))
+    }
+
+    /// The relevance of one of the explained values for output `target`, or for the weighting with
+    /// this index. For an example, see [`Inputs`](crate::Inputs).
+    ///
+    /// # Errors
+    /// See [`relevance`](Self::relevance). [`Error::NoSuchValue`] is returned if no explained value
+    /// has this name.
+    pub fn relevance_of(&self, name: &str, target: usize) -> Result<DVector<T>, Error> {
+        let mut first = 0;
+        for (own, shape) in self.inputs() {
+            if own == name {
+                let relevance = self.relevance(target)?;
+                return Ok(relevance.rows(first, shape.size()).into_owned());
+            }
+            first += shape.size();
+        }
+        let names = self.inputs().map(|(name, _)| name);
+        Err(Error::NoSuchValue { name: name.to_owned(), nearest: did_you_mean(name, names) })
     }
 
     fn shares_of(&self, target: usize) -> Result<&[T], Error> {

@@ -4,13 +4,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::accumulate::{Accumulation, Kappas};
 use crate::explainer::Explainer;
 use crate::explanation::{Explained, Explanation};
+use crate::graph::Graph;
+use crate::inputs::Feed;
+use crate::layer::Layer;
 use crate::linalg;
+use crate::relevance::{Accumulation, Cancellation};
 use crate::rule::RelevanceRule;
 use crate::scalar::Scalar;
-use crate::sequential::{Sequential, SequentialBuilder};
 use crate::targets::Targets;
 
 /// The numerical accuracy of an explanation.
@@ -92,14 +94,15 @@ impl LayerHealth {
 
 impl Health {
     pub(crate) fn new<T: Scalar>(
-        kappas: &Kappas<T>,
+        cancellation: Vec<Cancellation<T>>,
         rules: &[(usize, String)],
         targets: impl Iterator<Item = usize>,
         errors: Result<Vec<Errors>, Arc<str>>,
     ) -> Self {
-        let layers = rules.iter().zip(kappas).map(|((layer, rule), kappas)| {
+        let layers = rules.iter().zip(cancellation).map(|((layer, rule), of_layer)| {
+            let kappas = of_layer.kappas.iter();
             let mut kappas: Vec<(f64, usize)> =
-                kappas.iter().map(|&(output, kappa)| (kappa.as_f64(), output)).collect();
+                kappas.map(|&(output, kappa)| (kappa.as_f64(), output)).collect();
             kappas.sort_by(|a, b| a.0.total_cmp(&b.0));
             let (worst, worst_output) = kappas.last().copied().unwrap_or((1.0, 0));
             let median = kappas.get(kappas.len() / 2).map_or(1.0, |(kappa, _)| *kappa);
@@ -244,7 +247,7 @@ pub(crate) enum Finer {
 
 impl Finer {
     /// Prepares the model and the rule in double precision, for all outputs.
-    pub fn new<T: Scalar>(model: &Sequential<T>, rule: &RuleInF64) -> Self {
+    pub fn new<T: Scalar>(model: &Graph<T>, rule: &RuleInF64) -> Self {
         explainer(model, rule).map_or_else(
             |prevented| Self::Prevented(prevented.into()),
             |explainer| Self::Ready(Box::new(explainer.without_limits())),
@@ -280,18 +283,18 @@ impl Finer {
     /// The largest difference of each target's shares from double precision.
     pub fn errors<T: Scalar>(
         &self,
-        sample: &[T],
+        (model, feed): (&Graph<T>, &Feed<'_, T>),
         explanation: &Explanation<T>,
     ) -> Result<Vec<Errors>, Arc<str>> {
         let explainer = match self {
             Self::Ready(explainer) => explainer,
             Self::Prevented(prevented) => return Err(prevented.clone()),
         };
-        let sample: Vec<f64> = sample.iter().map(|v| v.as_f64()).collect();
+        let sample = feed.to_f64(model);
         let finer = match &explanation.explained {
             // The predicted output can differ in double precision.
-            Explained::Outputs(outputs) => explainer.of_outputs(outputs).explain_slice(&sample),
-            Explained::All | Explained::Weightings(_) => explainer.explain_slice(&sample),
+            Explained::Outputs(outputs) => explainer.of_outputs(outputs).explain_inputs(&sample),
+            Explained::All | Explained::Weightings(_) => explainer.explain_inputs(&sample),
         };
         let finer =
             finer.map_err(|error| format!("The sample cannot be explained in f64: {error}."))?;
@@ -319,19 +322,21 @@ fn errors<T: Scalar>(own: &[T], finer: &[f64], exponents: (i32, i32)) -> Errors 
 }
 
 /// The explainer in double precision, or the sentence that says why there is none.
-fn explainer<T: Scalar>(model: &Sequential<T>, rule: &RuleInF64) -> Result<Explainer<f64>, String> {
+fn explainer<T: Scalar>(model: &Graph<T>, rule: &RuleInF64) -> Result<Explainer<f64>, String> {
     if is_finest::<T>() {
         return Err("The explanation is in f64 already, and there is no finer type to compare it \
                     with."
             .to_owned());
     }
-    let branch = model.branch().to_f64().ok_or_else(|| unconverted_layer(model))?;
+    let layers: Option<Vec<_>> =
+        model.node_list().iter().map(|node| Some(Some(node.layer.to_f64()?))).collect();
+    let layers: Vec<Option<Arc<dyn Layer<f64>>>> =
+        layers.ok_or_else(|| unconverted_layer(model))?;
     let rule_in_f64 = rule.rule.as_ref().ok_or_else(|| {
         format!("The rule {} has no form in f64, because its to_f64 returns None.", rule.name)
     })?;
-    let finer = SequentialBuilder::from(branch)
-        .input(model.input_shape())
-        .build()
+    let finer = model
+        .rebuilt(&layers)
         .map_err(|error| format!("The model cannot be built in f64: {error}."))?;
     if finer.outputs() != model.outputs() {
         return Err(format!(
@@ -347,12 +352,8 @@ fn explainer<T: Scalar>(model: &Sequential<T>, rule: &RuleInF64) -> Result<Expla
 }
 
 /// The sentence about the first layer that has no form in double precision.
-fn unconverted_layer<T: Scalar>(model: &Sequential<T>) -> String {
-    let nodes = model.nodes();
-    let unconverted = nodes.iter().filter(|node| node.layer.to_f64().is_none());
-    // A layer with branches precedes the layers in them, one of which may be the reason.
-    let node = unconverted.clone().find(|node| !node.has_branches());
-    match node.or_else(|| unconverted.clone().next()) {
+fn unconverted_layer<T: Scalar>(model: &Graph<T>) -> String {
+    match model.nodes().find(|node| node.layer.to_f64().is_none()) {
         Some(node) => format!(
             "Layer '{}' ({}) has no form in f64, because its to_f64 returns None.",
             node.name,

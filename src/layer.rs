@@ -11,6 +11,9 @@
 //! | [`Operator::PerChannel`] | yᵢ = f_c(zᵢ), with one function per channel c | passes through unchanged |
 //! | [`Operator::Route`] | each output is one of the inputs | assigned to that input |
 //! | [`Operator::Reshape`] | the same values in another shape | passes through unchanged |
+//! | [`Operator::Sum`] | the sum of the values read | shared by the rule [`Norm`](crate::Norm) |
+//! | [`Operator::Concat`] | the values read, one after another | each value receives its part |
+//! | [`Operator::Lookup`] | rows of a table, chosen by whole numbers | they are constants |
 //! | [`Operator::Branches`] | several branches that start from the same values, summed or concatenated | split among the branches |
 //! | [`Operator::Softmax`] | softmax, at the end only | the logits are explained |
 //!
@@ -58,6 +61,7 @@ mod activation;
 mod batch_norm;
 mod branches;
 mod convolution;
+mod embedding;
 mod linear;
 mod pooling;
 mod reshape;
@@ -75,9 +79,10 @@ pub use activation::{
     Mish, Relu, Scaled, Selu, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh,
 };
 pub use batch_norm::{BatchNorm1d, BatchNorm2d};
-pub(crate) use branches::Named;
 pub use branches::{Branch, Concat, Residual};
-pub use convolution::{Conv1d, Conv2d, ConvTranspose2d};
+pub(crate) use branches::{Join, Named};
+pub use convolution::{Conv1d, Conv2d, ConvTranspose2d, Pair};
+pub use embedding::{Embedding, Lookup};
 pub use linear::Linear;
 pub(crate) use linear::{check_bias, same, sum_of as sum};
 #[cfg(feature = "io")]
@@ -103,6 +108,15 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     /// If the layer does not accept these shapes, preferably [`Error::Shape`] or
     /// [`Error::InputCount`].
     fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error>;
+
+    /// The family of layers that this layer belongs to, or `None` to let its operator decide:
+    /// [`Family::Dense`] for [`Operator::Linear`], [`Family::Average`] for [`Operator::Average`],
+    /// and [`Family::Sum`] for [`Operator::Sum`].
+    ///
+    /// A [`Composite`](crate::Composite) can choose rules by family.
+    fn family(&self) -> Option<Family> {
+        None
+    }
 
     /// The layer's settings as PyTorch prints them in parentheses, such as `negative_slope=0.01`.
     fn arguments(&self) -> String {
@@ -150,15 +164,6 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     /// `a` and `b` have one value per input channel.
     fn of_scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
         let _ = (a, b);
-        None
-    }
-
-    /// A copy of this layer with `f` applied to each branch, or `None` if it has no branches.
-    fn with_branches(
-        &self,
-        f: &mut dyn FnMut(&Branch<T>) -> Branch<T>,
-    ) -> Option<Arc<dyn Layer<T>>> {
-        let _ = f;
         None
     }
 
@@ -216,6 +221,10 @@ macro_rules! forward_layer {
                 (**self).operator(inputs)
             }
 
+            fn family(&self) -> Option<Family> {
+                (**self).family()
+            }
+
             fn arguments(&self) -> String {
                 (**self).arguments()
             }
@@ -242,13 +251,6 @@ macro_rules! forward_layer {
 
             fn of_scaled(&self, a: &[T], b: &[T]) -> Option<Arc<dyn Layer<T>>> {
                 (**self).of_scaled(a, b)
-            }
-
-            fn with_branches(
-                &self,
-                f: &mut dyn FnMut(&Branch<T>) -> Branch<T>,
-            ) -> Option<Arc<dyn Layer<T>>> {
-                (**self).with_branches(f)
             }
 
             fn tensors(&self) -> Vec<(&'static str, Vec<usize>, Vec<T>)> {
@@ -285,6 +287,16 @@ pub enum Operator<T: Scalar> {
     Route(Arc<dyn Route<T>>),
     /// The same values in another shape of the same size.
     Reshape(Shape),
+    /// The sum of the values that the layer reads, which all have the same shape. Relevance is
+    /// shared by the rule [`Norm`](crate::Norm) unless a [`Composite`](crate::Composite) sets
+    /// another rule.
+    Sum,
+    /// The values that the layer reads, concatenated along their first axis. Each value receives
+    /// its part of the relevance.
+    Concat,
+    /// Rows of a table, chosen by given whole numbers. They are constants of the sample, unless
+    /// they are explained themselves (see [`Graph::explain_from`](crate::Graph::explain_from)).
+    Lookup(Arc<Lookup<T>>),
     /// Several branches that start from the same values, and how their outputs are combined.
     Branches(Vec<Branch<T>>, Joined),
     /// A softmax over this axis of the values. It is allowed only at the end of a model, and the
@@ -311,6 +323,43 @@ impl<T: Scalar> Operator<T> {
                 .map(|function| Arc::new(function) as Arc<dyn Elementwise<T>>)
                 .collect(),
         )
+    }
+}
+
+/// The families of layers to which rules apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Family {
+    /// A linear map with learned weights from each input to each output.
+    Dense,
+    /// A linear map with learned weights that are shared along space or time.
+    Convolution,
+    /// A linear map whose weights are not learned, such as an average pooling.
+    Average,
+    /// A sum of values.
+    Sum,
+    /// A normalization that is a scale and a shift of each channel.
+    Normalization,
+}
+
+impl Family {
+    /// Whether rules are designed for the weights. [`Norm`](crate::Norm) shares the relevance of
+    /// the other families unless a [`Composite`](crate::Composite) sets another rule.
+    #[must_use]
+    pub fn is_learned(self) -> bool {
+        matches!(self, Self::Dense | Self::Convolution)
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Dense => "dense",
+            Self::Convolution => "convolution",
+            Self::Average => "average",
+            Self::Sum => "sum",
+            Self::Normalization => "normalization",
+        })
     }
 }
 
@@ -405,7 +454,7 @@ pub trait Elementwise<T: Scalar>: Debug + Send + Sync {
 }
 
 /// The functions of a layer: one for all of its values, or one per channel.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Functions<T: Scalar> {
     functions: Vec<Arc<dyn Elementwise<T>>>,
     /// How many consecutive values share a function.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::accumulate::Cause;
+use crate::relevance::Cause;
 
 /// The distribution of one output's relevance over the inputs and the sinks of each layer.
 ///
@@ -170,6 +170,7 @@ impl fmt::Display for Cause {
             Self::Rest => "rest",
             Self::Dead => "dead",
             Self::Empty => "empty",
+            Self::Constant => "constant",
         })
     }
 }

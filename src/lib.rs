@@ -37,7 +37,6 @@ pub mod io;
 pub mod layer;
 pub mod rule;
 
-mod accumulate;
 mod buffer;
 mod canonize;
 mod check;
@@ -46,11 +45,14 @@ mod composite;
 mod error;
 mod explainer;
 mod explanation;
+mod graph;
 mod health;
+mod inputs;
 mod ledger;
 mod linalg;
 mod memory;
 mod nearest;
+mod relevance;
 mod scalar;
 mod sequential;
 #[cfg(feature = "serde")]
@@ -66,16 +68,18 @@ pub use nalgebra;
 pub use canonize::Merged;
 pub use check::{Code, Finding};
 pub use explainer::{Explainer, Workspace};
+pub use graph::{Graph, GraphBuilder, ValueId};
+pub use inputs::{Inputs, Values};
 pub use sequential::{Sequential, SequentialBuilder};
 pub use sweep::Sweep;
 pub use targets::Targets;
 
 // Results.
-pub use accumulate::{Accumulation, Cause, Plan};
 pub use explanation::{Contribution, Explanation};
 pub use health::{Health, LayerHealth};
 pub use ledger::{Ledger, LedgerEntry};
-pub use trace::{Path, Trace};
+pub use relevance::{Accumulation, Cause, Plan};
+pub use trace::{LayerId, Path, Trace};
 
 // Rules.
 pub use composite::Composite;
@@ -89,13 +93,13 @@ pub use rule::{
 #[doc(inline)]
 pub use layer::{
     AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, AxisSoftmax, BatchNorm1d,
-    BatchNorm2d, Branch, Celu, Concat, Conv1d, Conv2d, ConvTranspose2d, Dropout, Elu, Flatten,
-    Gelu, HardSigmoid, HardSwish, HardTanh, Identity, LeakyRelu, Linear, MaxPool1d, MaxPool2d,
-    Mish, Permute, Relu, Residual, Scaled, Selu, Sigmoid, Silu, Softmax, Softplus, Softsign, Tanh,
-    Unflatten, Upsample,
+    BatchNorm2d, Branch, Celu, Concat, Conv1d, Conv2d, ConvTranspose2d, Dropout, Elu, Embedding,
+    Flatten, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, LeakyRelu, Linear, MaxPool1d,
+    MaxPool2d, Mish, Permute, Relu, Residual, Scaled, Selu, Sigmoid, Silu, Softmax, Softplus,
+    Softsign, Tanh, Unflatten, Upsample,
 };
 #[doc(inline)]
-pub use layer::{Bias, Elementwise, Layer, LinearMap, Operator, WeightFn};
+pub use layer::{Bias, Elementwise, Family, Layer, LinearMap, Operator, Pair, WeightFn};
 
 // Common types.
 pub use error::{Error, Misshapen, UnsupportedNode};

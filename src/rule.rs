@@ -34,6 +34,7 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::layer::Family;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
@@ -273,6 +274,8 @@ pub struct Site<'a> {
     pub name: &'a str,
     /// The layer's kind.
     pub kind: &'a str,
+    /// The family of layers that the layer belongs to.
+    pub family: Family,
     /// How many inputs the layer has.
     pub inputs: usize,
     /// How many outputs the layer has.

@@ -7,11 +7,11 @@
 use serde::ser::{Error, SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
 
-use crate::accumulate::{Accumulation, Cause, Plan};
 use crate::check::Code;
 use crate::explanation::Explanation;
 use crate::health::Health;
 use crate::ledger::{Ledger, LedgerEntry};
+use crate::relevance::{Accumulation, Cause, Plan};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 

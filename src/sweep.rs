@@ -2,15 +2,16 @@
 
 use nalgebra::DVector;
 
-use crate::accumulate::{Machine, Stack};
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
-use crate::explainer::{Explainer, Run};
+use crate::explainer::Explainer;
 use crate::explanation::Explanation;
+use crate::graph::{Graph, Left, Slots, Visitor};
+use crate::inputs::Feed;
 use crate::memory::MemoryLimit;
+use crate::relevance::Stack;
 use crate::rule::RelevanceRule;
 use crate::scalar::Scalar;
-use crate::sequential::{Leaving, Outputs, Sequential, Visitor};
 use crate::targets::Targets;
 
 /// A model and several rules that share each forward pass.
@@ -39,7 +40,7 @@ pub struct Sweep<T: Scalar> {
     limit: MemoryLimit,
 }
 
-impl<T: Scalar> Sequential<T> {
+impl<T: Scalar> Graph<T> {
     /// Prepares several rules for this model.
     ///
     /// Rules of different types can be passed as `Box<dyn RelevanceRule<T>>`. Cost: that of
@@ -111,7 +112,7 @@ impl<T: Scalar> Sweep<T> {
         let Some(first) = self.explainers.first() else { return Ok(Vec::new()) };
         let model = first.model();
         model.check_input(sample.len())?;
-        model.check_samples(sample)?;
+        Feed::Columns(sample, model.inputs()).check(model)?;
         // All explanations and all stacks exist at the same time.
         let values = self
             .explainers
@@ -124,81 +125,53 @@ impl<T: Scalar> Sweep<T> {
             || format!("the shares by {} rules", self.explainers.len()),
             || remedy.to_owned(),
         )?;
-        let mut buffers = Buffers::default();
-        let mut stacks: Vec<Stack<T>> = self.explainers.iter().map(|_| Stack::default()).collect();
-        let machines = self
-            .explainers
-            .iter()
-            .zip(&mut stacks)
-            .map(|(explainer, stack)| explainer.machine(stack));
-        let mut machines = Machines(machines.collect());
-        let outputs = model.pass(sample, &mut buffers, &mut machines)?;
-        let explanations = self.explainers.iter().zip(machines.0).map(|(explainer, machine)| {
-            // Each run takes ownership of its outputs.
-            let logits = copy(&outputs.logits, &mut buffers);
-            let probabilities =
-                outputs.probabilities.as_ref().map(|values| copy(values, &mut buffers));
-            let mut run: Run<T> =
-                explainer.finish(machine, Outputs { logits, probabilities }, &mut buffers)?;
+        let feed = Feed::Columns(sample, model.inputs());
+        let (mut buffers, mut left) = (Buffers::default(), Recording(Vec::new()));
+        let outputs = model.pass(&feed, &mut Slots::default(), &mut buffers, &mut left)?;
+        let explanations = self.explainers.iter().map(|explainer| {
+            let mut stack = Stack::default();
+            let mut machine = explainer.machine(&mut stack, 1, &mut buffers);
+            for (node, left) in &left.0 {
+                machine.leave(*node, left.left(), &mut buffers)?;
+            }
+            let mut run = explainer.finish(machine, outputs.share(), &mut buffers)?;
             let mut explanation = explainer.empty();
-            explainer.fill(&mut run, 0, &mut explanation)?;
-            explainer.examine(sample, &mut explanation)?;
+            explainer.fill(&mut run, 0, &stack.tape.noted, &mut explanation)?;
+            explainer.examine(&feed, &mut explanation)?;
             Ok(explanation)
         });
         explanations.collect()
     }
 }
 
-/// Machines that share one pass.
-struct Machines<'a, T: Scalar>(Vec<Machine<'a, T>>);
+/// What each node of a pass has left, for the machines of all rules.
+struct Recording<T: Scalar>(Vec<(usize, Kept<T>)>);
 
-impl<T: Scalar> Visitor<T> for Machines<'_, T> {
-    fn leave(&mut self, buffers: &mut Buffers<T>, leaving: Leaving<'_, T>) -> Result<(), Error> {
-        for machine in &mut self.0 {
-            // Each machine takes ownership of the inputs.
-            let inputs = copy(&leaving.inputs, buffers);
-            machine.leave(buffers, Leaving { inputs, ..leaving })?;
+/// A [`Left`] that outlives the pass.
+enum Kept<T: Scalar> {
+    Values,
+    Product { z: Buffer<T>, product: Buffer<T> },
+    Selected(Buffer<usize>),
+}
+
+impl<T: Scalar> Kept<T> {
+    fn left(&self) -> Left<'_, T> {
+        match self {
+            Self::Values => Left::Values,
+            Self::Product { z, product } => Left::Product { z: z.share(), product },
+            Self::Selected(from) => Left::Selected(from.share()),
         }
-        buffers.values.give(leaving.inputs);
-        Ok(())
-    }
-
-    fn route(
-        &mut self,
-        buffers: &mut Buffers<T>,
-        factor: usize,
-        from: Buffer<usize>,
-        samples: usize,
-    ) -> Result<(), Error> {
-        for machine in &mut self.0 {
-            let mut copied = buffers.indices.take(from.len());
-            copied.copy_from_slice(&from);
-            machine.route(buffers, factor, copied, samples)?;
-        }
-        buffers.indices.give(from);
-        Ok(())
-    }
-
-    fn open(&mut self) {
-        self.0.iter_mut().for_each(Visitor::open);
-    }
-
-    fn next(&mut self) {
-        self.0.iter_mut().for_each(Visitor::next);
-    }
-
-    fn close(
-        &mut self,
-        buffers: &mut Buffers<T>,
-        factor: usize,
-        samples: usize,
-    ) -> Result<(), Error> {
-        self.0.iter_mut().try_for_each(|machine| machine.close(buffers, factor, samples))
     }
 }
 
-fn copy<T: Scalar>(values: &[T], buffers: &mut Buffers<T>) -> Buffer<T> {
-    let mut copied = buffers.values.take(values.len());
-    copied.copy_from_slice(values);
-    copied
+impl<T: Scalar> Visitor<T> for Recording<T> {
+    fn leave(&mut self, node: usize, left: Left<'_, T>, _: &mut Buffers<T>) -> Result<(), Error> {
+        let kept = match left {
+            Left::Values => Kept::Values,
+            Left::Product { z, product } => Kept::Product { z, product: product.share() },
+            Left::Selected(from) => Kept::Selected(from),
+        };
+        self.0.push((node, kept));
+        Ok(())
+    }
 }

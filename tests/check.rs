@@ -3,9 +3,9 @@
 use relprop::nalgebra::{DVector, dmatrix, dvector};
 use relprop::rule::{Decomposition, Divisor, Group, Part, Site, Stabilizer, Transform};
 use relprop::{
-    BatchNorm2d, BiasMode, Code, Composite, Conv2d, Epsilon, Error, Gelu, HardSigmoid, Identity,
-    Layer, Linear, Operator, RelevanceRule, Relu, Rule, Scalar, Sequential, Shape, Sigmoid,
-    Softmax, Softplus, Softsign, Tanh, ZBox,
+    BatchNorm2d, BiasMode, Code, Composite, Conv2d, Epsilon, Error, Family, Gelu, HardSigmoid,
+    Identity, Layer, Linear, Operator, RelevanceRule, Relu, Rule, Scalar, Sequential, Shape,
+    Sigmoid, Softmax, Softplus, Softsign, Tanh, ZBox,
 };
 
 fn codes(model: &Sequential<f64>, rule: impl RelevanceRule<f64>) -> Vec<(Code, usize)> {
@@ -147,6 +147,9 @@ fn a_normalization_of_its_own() {
     impl Layer<f64> for BatchNorm {
         fn kind(&self) -> &str {
             "BatchNorm1d"
+        }
+        fn family(&self) -> Option<Family> {
+            Some(Family::Normalization)
         }
         fn operator(&self, _inputs: &[Shape]) -> Result<Operator<f64>, Error> {
             Ok(Operator::linear(self.0.clone()))

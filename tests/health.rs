@@ -13,11 +13,11 @@ use relprop::rule::{BiasMode, Decomposition, Divisor, Group, Outside, Part, Site
 use relprop::{
     Accumulation, AdaptiveAvgPool1d, AdaptiveAvgPool2d, AlphaBeta, AvgPool1d, AvgPool2d,
     BatchNorm1d, BatchNorm2d, Branch, Celu, Composite, Concat, Conv1d, Conv2d, ConvTranspose2d,
-    Dropout, Elementwise, Elu, Epsilon, Error, Explanation, Flatten, Gamma, GammaPlain, Gelu,
-    HardSigmoid, HardSwish, HardTanh, Health, Identity, Layer, LeakyRelu, Linear, Lrp0, MaxPool1d,
-    MaxPool2d, Mish, Operator, Permute, Relative, RelevanceRule, Relu, Residual, Rule, Scalar,
-    Scaled, Selu, Sequential, Shape, Sigmoid, Sign, Silu, Softmax, Softplus, Softsign, Tanh,
-    Targets, Unflatten, Upsample, WSquare, ZBox, ZPlus,
+    Dropout, Elementwise, Elu, Embedding, Epsilon, Error, Explanation, Flatten, Gamma, GammaPlain,
+    Gelu, HardSigmoid, HardSwish, HardTanh, Health, Identity, Layer, LeakyRelu, Linear, Lrp0,
+    MaxPool1d, MaxPool2d, Mish, Operator, Permute, Relative, RelevanceRule, Relu, Residual, Rule,
+    Scalar, Scaled, Selu, Sequential, Shape, Sigmoid, Sign, Silu, Softmax, Softplus, Softsign,
+    Tanh, Targets, Unflatten, Upsample, WSquare, ZBox, ZPlus,
 };
 
 /// A model with the same numbers in single and in double precision.
@@ -540,6 +540,9 @@ fn every_layer<T: Scalar>() -> Result<Vec<NamedLayer<T>>, Error> {
             .dilation(2)
             .output_padding([1, 2])),
         of(linear()?),
+        of(Embedding::new(&DMatrix::from_fn(3, 2, |i, j| {
+            T::from_f64(f64::from((i + 2 * j) as f32 * 0.3))
+        }))?),
         of(AdaptiveAvgPool1d::new(3)),
         of(AdaptiveAvgPool2d::new([2, 3])),
         of(AvgPool1d::new(3).padding(1).ceil_mode(true)),
@@ -560,7 +563,7 @@ fn every_layer_has_a_form_in_f64() -> Result<(), Error> {
     names.sort_unstable();
     names.dedup();
     // A layer that is missing above fails here.
-    assert_eq!(names, exported(include_str!("../src/layer.rs"), &["Branch"]));
+    assert_eq!(names, exported(include_str!("../src/layer.rs"), &["Branch", "Lookup", "Pair"]));
     for ((name, layer), (_, same)) in layers.iter().zip(&same) {
         let converted = layer.to_f64().unwrap_or_else(|| panic!("{name}"));
         assert_eq!((layer.kind(), layer.arguments()), (converted.kind(), converted.arguments()));

@@ -61,14 +61,14 @@ proptest! {
         prop_assert_eq!(trace.explanation().output(), whole.output());
         let size = 1.0 + whole.output().amax();
         close(trace.explanation().shares(), whole.shares(), size);
-        close(trace.shares(0).unwrap(), whole.shares(), size);
+        close(&trace.shares(0).unwrap(), whole.shares(), size);
         for linear in 0..net.layers.len() {
             // Treat the rest of the network as a separate network. The units after a ReLU are those
             // before it.
             let layer = net.index(linear);
             let rest = Net { layers: net.layers[linear..].to_vec(), relu: net.relu, x: net.activations()[linear].clone() };
             let rest = self::explainer(&rest, formula.rule::<f64>(), targets).explain(&rest.sample()).unwrap();
-            close(trace.shares(layer).unwrap(), rest.shares(), size * rest.shares().amax());
+            close(&trace.shares(layer).unwrap(), rest.shares(), size * rest.shares().amax());
             prop_assert_eq!(trace.shares(layer).unwrap(), trace.shares(layer.saturating_sub(usize::from(linear > 0))).unwrap());
 
             for target in trace.explanation().targets() {

@@ -10,8 +10,9 @@ use safetensors::{Dtype, SafeTensorError};
 use super::tensor::{Data, Number, Tensor};
 use super::{ARCHITECTURE, INPUT, StateDict, architecture, recognize};
 use crate::error::Error;
+use crate::graph::describe;
 use crate::scalar::Scalar;
-use crate::sequential::{Bound, Sequential, describe};
+use crate::sequential::Sequential;
 
 impl StateDict {
     /// Reads the content of a safetensors file.
@@ -107,7 +108,7 @@ impl<T: Scalar> Sequential<T> {
         let mut tensors = Vec::new();
         for node in self.nodes() {
             // A layer can be read back if its text parses. The layers in branches are nodes too.
-            let known = matches!(node.bound, Bound::Branches { .. })
+            let known = !node.branches.is_empty()
                 || architecture::parse::<T>(&describe(&*node.layer)).is_ok();
             if !known {
                 return Err(Error::NotWritable {

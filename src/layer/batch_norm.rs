@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Bias, Layer, LinearMap, Operator, WeightFn, only_input};
+use super::{Bias, Family, Layer, LinearMap, Operator, WeightFn, only_input};
 use crate::error::Error;
 use crate::linalg;
 use crate::scalar::Scalar;
@@ -119,6 +119,10 @@ macro_rules! batch_norm {
                 }
                 let (a, b) = (a.clone(), Some(b.clone()));
                 Ok(Operator::Average(Arc::new(PerChannel { a, b, shape: input })))
+            }
+
+            fn family(&self) -> Option<Family> {
+                Some(Family::Normalization)
             }
 
             fn arguments(&self) -> String {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Joined, Layer, Operator};
+use super::{Joined, Layer, Operator, same_layer_in_f64};
 use crate::error::Error;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
@@ -103,13 +103,6 @@ macro_rules! joined {
                 Ok(Operator::Branches(self.branches.clone(), $how))
             }
 
-            fn with_branches(
-                &self,
-                f: &mut dyn FnMut(&Branch<T>) -> Branch<T>,
-            ) -> Option<Arc<dyn Layer<T>>> {
-                Some(Arc::new(Self { branches: self.branches.iter().map(f).collect() }))
-            }
-
             fn parameters(&self) -> usize {
                 self.branches
                     .iter()
@@ -125,5 +118,34 @@ macro_rules! joined {
         }
     };
 }
+
+/// The node in which branches, or other values, are joined.
+#[derive(Debug, Clone)]
+pub(crate) struct Join {
+    kind: String,
+    joined: Joined,
+}
+
+impl Join {
+    pub fn new(kind: &str, joined: Joined) -> Self {
+        Self { kind: kind.to_owned(), joined }
+    }
+}
+
+impl<T: Scalar> Layer<T> for Join {
+    fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    fn operator(&self, _inputs: &[Shape]) -> Result<Operator<T>, Error> {
+        Ok(match self.joined {
+            Joined::Summed => Operator::Sum,
+            Joined::Concatenated => Operator::Concat,
+        })
+    }
+
+    same_layer_in_f64!();
+}
+
 joined!(Residual, "Residual", Joined::Summed);
 joined!(Concat, "Concat", Joined::Concatenated);

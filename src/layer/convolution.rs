@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::pooling::dims;
-use super::{Bias, Layer, LinearMap, Operator, WeightFn, only_input};
+use super::{Bias, Family, Layer, LinearMap, Operator, WeightFn, only_input};
 use crate::error::Error;
 use crate::linalg::{self, Correlation, Direction, Geometry, Planes};
 use crate::scalar::Scalar;
@@ -447,6 +447,10 @@ macro_rules! convolution {
             fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error> {
                 let input = only_input(Layer::<T>::kind(self), inputs)?;
                 Ok(Operator::linear(self.inner.map(input)?))
+            }
+
+            fn family(&self) -> Option<Family> {
+                Some(Family::Convolution)
             }
 
             fn arguments(&self) -> String {

@@ -254,7 +254,7 @@ impl<T: Scalar> Steps<T> {
                             (shape, functions.iter().all(|function| function.is_nonnegative(sign)))
                         }
                         // Steps have no branches yet. They are made from joins at the end.
-                        Operator::Branches(..) | Operator::Softmax(_) => (shape, false),
+                        _ => (shape, false),
                     };
                 }
                 Ok((Some(shape.dims().to_vec()), sign))

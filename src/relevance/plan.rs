@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::accumulate::Accumulation;
+use super::Accumulation;
 
 /// The longest chain for which the best order is searched, because the search takes cubic time.
 const SEARCHED: usize = 256;

@@ -2,8 +2,10 @@
 
 use nalgebra::DMatrix;
 
-use crate::accumulate::Overflow;
-use crate::accumulate::factor::{self, Linked};
+use super::factor::{Factor, gather};
+use super::network::Network;
+use super::tape::Flows;
+use super::{Overflow, units};
 use crate::buffer::{Buffer, Buffers};
 use crate::linalg::{self, Matrix};
 use crate::scalar::Scalar;
@@ -51,14 +53,13 @@ pub(crate) struct Suffix<T> {
 }
 
 impl Extent {
-    fn of<T: Scalar>(linked: Linked<'_, T>) -> Self {
-        let p = linked.prepared();
+    fn of<T: Scalar>(factor: Factor<'_, T>) -> Self {
         Self {
-            layer: p.layer,
-            inputs: p.inputs,
-            outputs: p.outputs,
-            sinks: p.sinks.len(),
-            samples: linked.factor.samples,
+            layer: factor.layer(),
+            inputs: factor.inputs(),
+            outputs: factor.outputs(),
+            sinks: factor.sinks(),
+            samples: factor.samples(),
         }
     }
 
@@ -108,19 +109,20 @@ impl<T: Scalar> Prefix<T> {
 
     /// Forms a factor as a block. Cost: live inputs x outputs multiply-adds for each sample and
     /// term.
-    pub fn new(linked: Linked<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
-        let extent = Extent::of(linked);
+    pub fn new(factor: Factor<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
+        let extent = Extent::of(factor);
         let mut block = Self::with_room(extent, buffers);
         for sample in 0..extent.samples {
             let live = &mut block.live[sample * extent.inputs..][..extent.inputs];
-            let count = linked.live(sample, live);
+            let count = factor.live(sample, live);
             block.counts[sample] = count;
             // A copy, because the block's rows are borrowed mutably below.
             let mut live = buffers.indices.take(extent.inputs);
             live[..count].copy_from_slice(block.live(sample));
             let (shares, sinks) = block.rows_mut(sample).split_at_mut(count * extent.outputs);
-            linked.rows(sample, &live[..count], shares, buffers);
-            linked.sink_rows(sample, sinks, buffers);
+            let exponent = factor.rows(sample, &live[..count], shares, buffers)?;
+            factor.sink_rows(sample, sinks, buffers)?;
+            block.exponents[sample] = exponent;
             buffers.indices.give(live);
         }
         block.normalized(extent.layer)
@@ -128,8 +130,8 @@ impl<T: Scalar> Prefix<T> {
 
     /// Multiplies in the factor of the next layer. Cost: (live inputs + sinks) times that of the
     /// factor's product, for each sample and term.
-    pub fn times(self, linked: Linked<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
-        let next = Extent::of(linked);
+    pub fn times(self, factor: Factor<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
+        let next = Extent::of(factor);
         let extent =
             Extent { outputs: next.outputs, sinks: self.extent.sinks + next.sinks, ..self.extent };
         // The old block is still needed, so both exist at this point.
@@ -146,12 +148,21 @@ impl<T: Scalar> Prefix<T> {
         for sample in 0..extent.samples {
             // Sinks of earlier layers are rows like any other. Those of this factor are added below
             // them.
-            let rows = product.counts[sample] + before.extent.sinks;
+            let live = product.counts[sample];
+            let rows = live + before.extent.sinks;
             let size = before.extent.rows() * before.extent.outputs;
             let x = &before.values[sample * size..][..rows * before.extent.outputs];
             let (shares, sinks) = product.rows_mut(sample).split_at_mut(rows * extent.outputs);
-            linked.apply_transposed(sample, x, shares, buffers);
-            linked.sink_rows(sample, sinks, buffers);
+            let exponent = factor.apply_transposed(sample, x, shares, buffers)?;
+            // The rows of sinks are unscaled.
+            if exponent != 0 {
+                let old = &mut shares[live * extent.outputs..];
+                for share in old {
+                    *share = share.times_two_to(exponent);
+                }
+            }
+            factor.sink_rows(sample, sinks, buffers)?;
+            product.exponents[sample] += exponent;
         }
         buffers.values.give(before.values);
         product.normalized(next.layer)
@@ -213,25 +224,25 @@ impl<T: Scalar> Suffix<T> {
     /// Forms the columns of a factor for the chosen outputs as a block. Every sample has the same
     /// number of chosen outputs. Cost: inputs x chosen outputs, for each sample and term.
     pub fn of_outputs(
-        linked: Linked<'_, T>,
+        factor: Factor<'_, T>,
         chosen: &[usize],
         buffers: &mut Buffers<T>,
     ) -> Result<Self, Overflow> {
-        let whole = Extent::of(linked);
+        let whole = Extent::of(factor);
         let extent = Extent { outputs: chosen.len() / whole.samples, ..whole };
         let mut values = buffers.values.take(extent.inputs * chosen.len());
         let mut sinks = buffers.values.take(extent.sinks * chosen.len());
         for (sample, selected) in chosen.chunks_exact(extent.outputs).enumerate() {
             let size = extent.inputs * extent.outputs;
-            if !linked.columns(sample, selected, &mut values[sample * size..][..size], buffers) {
+            if !factor.columns(sample, selected, &mut values[sample * size..][..size], buffers) {
                 // A factor that cannot form its columns directly is multiplied by unit vectors.
                 buffers.values.give(values);
                 buffers.values.give(sinks);
-                return Self::of_units(linked, whole, chosen, buffers);
+                return Self::of_units(factor, whole, chosen, buffers);
             }
             // The rows of sinks for all outputs, of which only the selected ones are kept.
             let mut rows = buffers.values.take(extent.sinks * whole.outputs);
-            linked.sink_rows(sample, &mut rows, buffers);
+            factor.sink_rows(sample, &mut rows, buffers)?;
             let sinks = &mut sinks[sample * extent.sinks * extent.outputs..]
                 [..extent.sinks * extent.outputs];
             for (to, row) in
@@ -245,16 +256,46 @@ impl<T: Scalar> Suffix<T> {
             .normalized(extent.layer)
     }
 
+    /// Forms a factor as a block.
+    pub fn of_factor(factor: Factor<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
+        Ok(Prefix::new(factor, buffers)?.into_suffix(None, buffers))
+    }
+
+    /// The block of the explained values, from their relevance after a walk along all nodes, and
+    /// the values of all sinks, for one sample.
+    pub fn of_flows(
+        network: &Network<T>,
+        flows: &Flows<T>,
+        of_sinks: &[T],
+        buffers: &mut Buffers<T>,
+    ) -> Result<Self, Overflow> {
+        let (inputs, layer) = (network.inputs(), network.sharing(network.nodes[0]).layer);
+        let outputs = network
+            .entries
+            .iter()
+            .filter_map(|&value| flows[value].as_ref())
+            .map(|flow| flow.columns.len())
+            .max()
+            .unwrap_or(1);
+        let extent = Extent { layer, inputs, outputs, sinks: of_sinks.len() / outputs, samples: 1 };
+        let mut values = buffers.values.take(inputs * outputs);
+        let mut exponents = zeros(1, buffers);
+        gather(&network.entry_slots, (flows, 1), &mut values, &mut exponents);
+        let mut sinks = buffers.values.take(of_sinks.len());
+        sinks.copy_from_slice(of_sinks);
+        Self { extent, values, sinks, exponents }.normalized(layer)
+    }
+
     fn of_units(
-        linked: Linked<'_, T>,
+        factor: Factor<'_, T>,
         whole: Extent,
         selected: &[usize],
         buffers: &mut Buffers<T>,
     ) -> Result<Self, Overflow> {
-        let units = factor::units(selected, whole.outputs, buffers);
+        let units = units(selected, whole.outputs, buffers);
         let targets = selected.len() / whole.samples;
         Self::of_targets(whole.layer, units, whole.outputs, targets, buffers)?
-            .after(linked, buffers)
+            .after(factor, buffers)
     }
 
     /// The block at the end of a chain for weightings of its outputs: the relevance to start from.
@@ -269,19 +310,6 @@ impl<T: Scalar> Suffix<T> {
         let extent = Extent { layer, inputs: outputs, outputs: targets, sinks: 0, samples };
         let sinks = buffers.values.take(0);
         Self { extent, values, sinks, exponents: zeros(samples, buffers) }.normalized(layer)
-    }
-
-    /// Copies the block.
-    pub fn copy(&self, buffers: &mut Buffers<T>) -> Self {
-        let mut copied = |from: &[T]| {
-            let mut to = buffers.values.take(from.len());
-            to.copy_from_slice(from);
-            to
-        };
-        let (values, sinks) = (copied(&self.values), copied(&self.sinks));
-        let mut exponents = buffers.exponents.take(self.exponents.len());
-        exponents.copy_from_slice(&self.exponents);
-        Self { extent: self.extent, values, sinks, exponents }
     }
 
     /// The true shares of one sample, inputs x outputs. Shares too small for the number type are 0.
@@ -299,8 +327,8 @@ impl<T: Scalar> Suffix<T> {
 
     /// Multiplies in the factor of the previous layer. Cost: (1 + sinks) x outputs times that of
     /// the factor's product, for each sample and term.
-    pub fn after(self, linked: Linked<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
-        let before = Extent::of(linked);
+    pub fn after(self, factor: Factor<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
+        let before = Extent::of(factor);
         let Extent { outputs, samples, .. } = self.extent;
         let extent = Extent { sinks: before.sinks + self.extent.sinks, outputs, ..before };
         let mut sinks = buffers.values.take(extent.sinks * outputs * samples);
@@ -311,7 +339,8 @@ impl<T: Scalar> Suffix<T> {
             old.copy_from_slice(&self.sinks[sample * old.len()..][..old.len()]);
         }
         let mut values = buffers.values.take(extent.inputs * outputs * samples);
-        let exponents = &self.exponents;
+        let mut added = zeros(samples, buffers);
+        let mut exponents = self.exponents;
         let mut drain = |sample: usize, first: usize, values: &[T]| {
             let new = &mut sinks[(sample * extent.sinks + first) * outputs..][..values.len()];
             new.iter_mut()
@@ -319,10 +348,12 @@ impl<T: Scalar> Suffix<T> {
                 // The block's shares are scaled, but those of sinks are not.
                 .for_each(|(share, v)| *share = v.times_two_to(exponents[sample]));
         };
-        linked.apply(&self.values, &mut values, 0, &mut drain, buffers);
+        factor.apply(&self.values, &mut values, &mut added, &mut drain, buffers)?;
+        exponents.iter_mut().zip(&*added).for_each(|(exponent, added)| *exponent += added);
+        buffers.exponents.give(added);
         buffers.values.give(self.values);
         buffers.values.give(self.sinks);
-        Self { extent, values, sinks, exponents: self.exponents }.normalized(before.layer)
+        Self { extent, values, sinks, exponents }.normalized(before.layer)
     }
 
     /// Multiplies by the block to the left, sample by sample. Cost: (live inputs + sinks) x inner
@@ -447,7 +478,7 @@ fn pass_sinks<T: Scalar>(rows: &[T], right: &[T], inner: usize, exponent: i32, s
 /// Scales the values by an exact power of two, so that the largest magnitude is well within the
 /// number type's range. The true values are the new ones times 2^(returned exponent). Returns
 /// `None` if a value is not finite.
-fn normalize<T: Scalar>(values: &mut [T]) -> Option<i32> {
+pub(super) fn normalize<T: Scalar>(values: &mut [T]) -> Option<i32> {
     let max = linalg::max_abs(values);
     rescale(values, max)
 }

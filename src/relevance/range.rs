@@ -14,7 +14,6 @@ pub(crate) struct Range<T> {
     high: Arc<[T]>,
     outside: Outside,
     rule: String,
-    factor: usize,
     layer: usize,
     kind: String,
 }
@@ -23,8 +22,8 @@ pub(crate) struct Range<T> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OutOfRange {
     pub sample: usize,
-    /// The number of the factor that has the range.
-    pub factor: usize,
+    /// The number of the node that has the range.
+    pub node: usize,
     /// The input that is farthest outside, and its value.
     pub input: usize,
     pub value: f64,
@@ -33,12 +32,7 @@ pub(crate) struct OutOfRange {
 }
 
 impl<T: Scalar> Range<T> {
-    pub fn new(
-        range: InputRange<T>,
-        rule: String,
-        factor: usize,
-        site: &Site<'_>,
-    ) -> Result<Self, String> {
+    pub fn new(range: InputRange<T>, rule: String, site: &Site<'_>) -> Result<Self, String> {
         let InputRange { low, high, outside } = range;
         if [low.len(), high.len()] != [site.inputs; 2] {
             return Err(format!(
@@ -53,7 +47,7 @@ impl<T: Scalar> Range<T> {
                 "a lower bound of its range is above the upper bound, or a bound is NaN".to_owned()
             );
         }
-        Ok(Self { low, high, outside, rule, factor, layer: site.layer, kind: site.kind.to_owned() })
+        Ok(Self { low, high, outside, rule, layer: site.layer, kind: site.kind.to_owned() })
     }
 
     fn bounds(&self, input: usize) -> (f64, f64) {
@@ -61,7 +55,7 @@ impl<T: Scalar> Range<T> {
     }
 
     /// Finds the inputs of a sample that are outside by more than rounding can explain.
-    fn find(&self, sample: usize, z: &[T]) -> Option<OutOfRange> {
+    fn find(&self, node: usize, sample: usize, z: &[T]) -> Option<OutOfRange> {
         let few = T::epsilon() * T::from_f64(16.0);
         let mut found: Option<(usize, T)> = None;
         let mut count = 0;
@@ -80,13 +74,7 @@ impl<T: Scalar> Range<T> {
                 }
             }
         }
-        found.map(|(input, _)| OutOfRange {
-            sample,
-            factor: self.factor,
-            input,
-            value: z[input].as_f64(),
-            count,
-        })
+        found.map(|(input, _)| OutOfRange { sample, node, input, value: z[input].as_f64(), count })
     }
 
     /// Checks the inputs of some samples, one per column. A sample outside the range causes an
@@ -94,11 +82,11 @@ impl<T: Scalar> Range<T> {
     ///
     /// # Errors
     /// [`Error::OutsideRange`].
-    pub fn check(&self, z: &[T], noted: &mut Vec<OutOfRange>) -> Result<(), Error> {
+    pub fn check(&self, node: usize, z: &[T], noted: &mut Vec<OutOfRange>) -> Result<(), Error> {
         for found in z
             .chunks_exact(self.low.len())
             .enumerate()
-            .filter_map(|(sample, z)| self.find(sample, z))
+            .filter_map(|(sample, z)| self.find(node, sample, z))
         {
             match self.outside {
                 Outside::Refuse => return Err(self.error(&found)),

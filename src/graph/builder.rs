@@ -1,0 +1,200 @@
+//! Building a graph.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::bind::{Binder, Declared, LARGEST, invalid};
+use super::{Graph, Input, Source};
+use crate::error::Error;
+use crate::layer::{Join, Joined, Layer};
+use crate::scalar::Scalar;
+use crate::shape::Shape;
+
+/// A value of a graph that is being built: an input, a constant, or the output of a layer.
+///
+/// It belongs to the builder that returned it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub(super) usize);
+
+/// A builder for a [`Graph`]. Each method that adds something returns the new value.
+///
+/// Errors are reported by [`build`](Self::build).
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct GraphBuilder<T: Scalar> {
+    pub(super) items: Vec<Item<T>>,
+    pub(super) outputs: Vec<(String, ValueId)>,
+}
+
+/// Checks that an input has a usable size.
+pub(crate) fn check_input(of: &str, shape: Shape) -> Result<(), Error> {
+    if shape.size() == 0 || shape.size() > LARGEST {
+        let requirement = format!("a shape of at least one value and at most {LARGEST}");
+        return Err(Error::parameter(of, "input", shape, &requirement));
+    }
+    Ok(())
+}
+
+/// What a value is.
+#[derive(Debug, Clone)]
+pub(super) enum Item<T: Scalar> {
+    Input(Input<T>),
+    Layer(Declared<T>),
+}
+
+impl<T: Scalar> Default for GraphBuilder<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), outputs: Vec::new() }
+    }
+}
+
+impl<T: Scalar> GraphBuilder<T> {
+    fn add(&mut self, item: Item<T>) -> ValueId {
+        self.items.push(item);
+        ValueId(self.items.len() - 1)
+    }
+
+    fn add_input(&mut self, name: &str, shape: Shape, source: Source<T>) -> ValueId {
+        self.add(Item::Input(Input { name: name.to_owned(), shape, source }))
+    }
+
+    /// Adds an input of the model. Explanations give the relevance of its values.
+    pub fn input(&mut self, name: &str, shape: impl Into<Shape>) -> ValueId {
+        self.add_input(name, shape.into(), Source::Explained)
+    }
+
+    /// Adds a *given* input: values that each sample brings along but that are not explained, such
+    /// as a mask.
+    ///
+    /// For a sample, they are constants. Relevance that they would receive is assigned to the sink
+    /// [`Cause::Constant`](crate::Cause::Constant).
+    pub fn given(&mut self, name: &str, shape: impl Into<Shape>) -> ValueId {
+        self.add_input(name, shape.into(), Source::Given)
+    }
+
+    /// Adds a given input of whole numbers, such as the ids of tokens, which an
+    /// [`Embedding`](crate::Embedding) looks up.
+    pub fn given_whole(&mut self, name: &str, shape: impl Into<Shape>) -> ValueId {
+        self.add_input(name, shape.into(), Source::Whole)
+    }
+
+    /// Adds values that are the same for every sample, in C order.
+    pub fn constant(
+        &mut self,
+        name: &str,
+        shape: impl Into<Shape>,
+        values: impl Into<Arc<[T]>>,
+    ) -> ValueId {
+        self.add_input(name, shape.into(), Source::Constant(values.into()))
+    }
+
+    /// Adds a layer that reads these values. Its name is its position among the layers, counted
+    /// from 0.
+    pub fn layer(
+        &mut self,
+        layer: impl Layer<T> + 'static,
+        inputs: impl IntoIterator<Item = ValueId>,
+    ) -> ValueId {
+        self.declare(None, Arc::new(layer), inputs)
+    }
+
+    /// Adds a layer with a name.
+    pub fn named(
+        &mut self,
+        name: &str,
+        layer: impl Layer<T> + 'static,
+        inputs: impl IntoIterator<Item = ValueId>,
+    ) -> ValueId {
+        self.declare(Some(name.to_owned()), Arc::new(layer), inputs)
+    }
+
+    /// Adds the sum of some values of the same shape. Relevance is shared by the rule
+    /// [`Norm`](crate::Norm).
+    pub fn sum(&mut self, inputs: impl IntoIterator<Item = ValueId>) -> ValueId {
+        self.layer(Join::new("Sum", Joined::Summed), inputs)
+    }
+
+    /// Adds the concatenation of some values along their first axis.
+    pub fn concat(&mut self, inputs: impl IntoIterator<Item = ValueId>) -> ValueId {
+        self.layer(Join::new("Concat", Joined::Concatenated), inputs)
+    }
+
+    pub(crate) fn declare(
+        &mut self,
+        name: Option<String>,
+        layer: Arc<dyn Layer<T>>,
+        inputs: impl IntoIterator<Item = ValueId>,
+    ) -> ValueId {
+        let inputs = inputs.into_iter().map(|value| value.0).collect();
+        self.add(Item::Layer(Declared { name, layer, inputs, placed: None }))
+    }
+
+    /// Declares an output of the model. The first output is explained unless another one is chosen
+    /// with [`Graph::with_output`].
+    pub fn output(&mut self, name: &str, value: ValueId) {
+        self.outputs.push((name.to_owned(), value));
+    }
+
+    /// Builds the graph and checks all shapes.
+    ///
+    /// # Errors
+    /// - [`Error::InvalidGraph`] if there is no input or no output, if two inputs, constants or
+    ///   layers have the same name, if a value does not belong to this builder, or if whole numbers
+    ///   are used as if they were values.
+    /// - [`Error::NoLinearLayer`] if no layer on the way to the first output is linear.
+    /// - [`Error::LayerShape`], [`Error::InputCount`] and the other errors of
+    ///   [`SequentialBuilder::build`](crate::SequentialBuilder::build).
+    pub fn build(self) -> Result<Graph<T>, Error> {
+        self.check()?;
+        (T::compiled().build_graph)(self)
+    }
+
+    /// Checks the shapes of the inputs, and that no two inputs or layers have the same name.
+    fn check(&self) -> Result<(), Error> {
+        let mut names = HashSet::new();
+        let mut place = 0;
+        for item in &self.items {
+            let name = match item {
+                Item::Input(input) => {
+                    check_input("GraphBuilder", input.shape)?;
+                    input.name.clone()
+                }
+                Item::Layer(declared) => {
+                    place += 1;
+                    declared.name.clone().unwrap_or_else(|| (place - 1).to_string())
+                }
+            };
+            if let Some(twice) = names.replace(name) {
+                return Err(invalid(format!(
+                    "the name '{twice}' is used more than once: give each input and each layer \
+                     its own name"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn build_inner(self) -> Result<Graph<T>, Error> {
+        Binder::bind(self)
+    }
+}
+
+impl<T: Scalar> GraphBuilder<T> {
+    pub(super) fn add_existing(&mut self, input: Input<T>) -> ValueId {
+        self.add(Item::Input(input))
+    }
+
+    pub(super) fn place(&mut self, declared: Declared<T>) -> ValueId {
+        self.add(Item::Layer(declared))
+    }
+
+    /// Gives the first input another shape.
+    pub(super) fn reshape(&mut self, to: Shape) {
+        for item in &mut self.items {
+            if let Item::Input(Input { shape, source: Source::Explained, .. }) = item {
+                *shape = to;
+                return;
+            }
+        }
+    }
+}
