@@ -61,6 +61,8 @@ pub struct Finding {
     pub code: Code,
     /// The layer's index.
     pub layer: usize,
+    /// The layer's name.
+    pub name: String,
     /// The layer's kind.
     pub kind: String,
     /// What was found, as a sentence.
@@ -74,7 +76,7 @@ impl fmt::Display for Finding {
         write!(
             f,
             "{} at layer {} ({}): {} {}",
-            self.code, self.layer, self.kind, self.sentence, self.advice
+            self.code, self.name, self.kind, self.sentence, self.advice
         )
     }
 }
@@ -188,8 +190,9 @@ struct Check<'a, T: Scalar> {
 
 impl<'a, T: Scalar> Check<'a, T> {
     fn find(&mut self, node: &Node<T>, code: Code, sentence: String, advice: &str) {
-        let (layer, kind, advice) = (node.index, node.layer.kind().to_owned(), advice.to_owned());
-        self.findings.push(Finding { code, layer, kind, sentence, advice });
+        let (name, kind) = (node.name.clone(), node.layer.kind().to_owned());
+        let (layer, advice) = (node.index, advice.to_owned());
+        self.findings.push(Finding { code, layer, name, kind, sentence, advice });
     }
 
     fn nodes(&mut self) -> Result<(), Error> {
@@ -341,12 +344,12 @@ impl<'a, T: Scalar> Check<'a, T> {
         let typical = mean_squares(&*linear.map, &values.squares);
         // No rule is used where no relevance arrives.
         if let Some(site) = self.sites.get(&number).cloned() {
-            self.rule_at(node, linear, &site, &values, &typical)?;
+            self.under_rule(node, linear, &site, &values, &typical)?;
         }
         Ok(values.after_linear(node, linear, typical))
     }
 
-    fn rule_at(
+    fn under_rule(
         &mut self,
         node: &Node<T>,
         linear: &Linear<T>,
@@ -356,7 +359,7 @@ impl<'a, T: Scalar> Check<'a, T> {
     ) -> Result<(), Error> {
         let map = &*linear.map;
         let rule = rule_at(self.rule, site);
-        let (name, decomposition) = (rule.name_at(site), rule.decompose(site)?);
+        let (name, decomposition) = (rule.name(), rule.decompose(site)?);
         if values.below_zero.is_some_and(|values| values == [T::zero(); 2])
             && gives_to_zeros(&decomposition, map)
         {
@@ -459,7 +462,7 @@ fn is_dense<T: Scalar>(node: &Node<T>) -> bool {
 
 /// Whether an input of zero can receive a share.
 fn gives_to_zeros<T: Scalar>(decomposition: &Decomposition<T>, map: &dyn LinearMap<T>) -> bool {
-    decomposition.groups.iter().any(|group| {
+    decomposition.linear().into_iter().flat_map(|shares| &shares.groups).any(|group| {
         let distributes = group.bias_mode == BiasMode::Distribute && map.bias().is_some();
         let gives = |input: &Input<T>| match input {
             Input::Of(transform) => transform.value(T::zero()) != T::zero(),
@@ -487,7 +490,9 @@ fn bias_against<T: Scalar>(
         matches!(group.divisor, Divisor::Total(_) | Divisor::TotalOf(..))
             && group.bias_mode == BiasMode::Absorb
     };
-    let bias = map.bias().filter(|_| decomposition.groups.iter().any(absorbs))?;
+    let bias = map.bias().filter(|_| {
+        decomposition.linear().into_iter().flat_map(|shares| &shares.groups).any(absorbs)
+    })?;
     let mean = |squares: &mut dyn Iterator<Item = f64>| {
         (squares.sum::<f64>() / typical.len() as f64).sqrt()
     };

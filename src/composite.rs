@@ -9,11 +9,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::layer::Family;
 use crate::nearest::did_you_mean;
 use crate::rule::{
-    AlphaBeta, Decomposition, Epsilon, Flat, Gamma, Norm, RelevanceRule, Site, ZBox, ZPlus,
+    AlphaBeta, Choice, Decomposition, Epsilon, Flat, Gamma, RelevanceRule, Site, ZBox, ZPlus,
+    rule_at, usual,
 };
 use crate::scalar::Scalar;
+use crate::trace::LayerId;
 
 /// A rule for each layer, selected by kind, position or name. A composite is itself a rule.
 ///
@@ -32,10 +35,10 @@ use crate::scalar::Scalar;
 ///     .build()?;
 /// let composite = Composite::new(Gamma::new(0.1)?)
 ///     .first(Rule::WSquare)
-///     .name("head", Epsilon::new(0.01)?);
+///     .layer("head", Epsilon::new(0.01)?);
 /// let explainer = model.explainer(composite)?;
 /// println!("{explainer}"); // which rule each layer gets
-/// assert_eq!(explainer.rules().collect::<Vec<_>>(), [(0, "WSquare"), (2, "Epsilon(0.01)")]);
+/// assert_eq!(explainer.rules().collect::<Vec<_>>(), [("0", "WSquare"), ("head", "Epsilon(0.01)")]);
 /// assert_eq!(explainer.explain(&dvector![1.0, 2.0])?.shares().shape(), (2, 1));
 /// # Ok::<(), relprop::Error>(())
 /// ```
@@ -57,6 +60,7 @@ struct Setting<T: Scalar> {
 #[derive(Debug, Clone)]
 enum Place {
     Any,
+    Family(Family),
     Kind(String),
     Layer(usize),
     Range(Range<usize>),
@@ -70,9 +74,10 @@ impl fmt::Display for Place {
         match self {
             Self::Any => f.write_str("others"),
             Self::Kind(kind) => f.write_str(kind),
+            Self::Family(family) => write!(f, "{family}"),
             Self::Layer(layer) => write!(f, "layer {layer}"),
             Self::Range(range) => write!(f, "layers {range:?}"),
-            Self::Name(name) => write!(f, "'{name}'"),
+            Self::Name(name) => write!(f, "layer {name}"),
             Self::First => f.write_str("first"),
             Self::Last => f.write_str("last"),
         }
@@ -82,13 +87,14 @@ impl fmt::Display for Place {
 impl Place {
     fn is(&self, site: &Site<'_>) -> bool {
         match self {
-            Self::Any => site.learned,
+            Self::Any => site.family.is_learned(),
+            Self::Family(family) => *family == site.family,
             Self::Kind(kind) => kind == site.kind,
             Self::Layer(layer) => *layer == site.layer,
             Self::Range(range) => range.contains(&site.layer),
             Self::Name(name) => name == site.name,
-            Self::First => site.learned && site.linear_index == 0,
-            Self::Last => site.learned && site.linear_index + 1 == site.linear_count,
+            Self::First => site.family.is_learned() && site.linear_index == 0,
+            Self::Last => site.family.is_learned() && site.linear_index + 1 == site.linear_count,
         }
     }
 
@@ -101,8 +107,9 @@ impl Place {
                 did_you_mean(kind, sites.iter().map(|site| site.kind)),
             ),
             Self::Name(name) => {
-                (format!("Composite::name({name:?}, ..)"), did_you_mean(name, names))
+                (format!("Composite::layer({name:?}, ..)"), did_you_mean(name, names))
             }
+            Self::Family(family) => (format!("Composite::family({family:?}, ..)"), String::new()),
             Self::Layer(layer) => (format!("Composite::layer({layer}, ..)"), String::new()),
             Self::Range(range) => (format!("Composite::range({range:?}, ..)"), String::new()),
             Self::Any => ("Composite::new(..)".to_owned(), String::new()),
@@ -132,8 +139,6 @@ fn list_sites(sites: &[Site<'_>]) -> String {
     }
 }
 
-const CONVOLUTIONS: [&str; 3] = ["Conv1d", "Conv2d", "ConvTranspose2d"];
-
 impl<T: Scalar> Composite<T> {
     /// Creates a composite with this rule for every layer with learned weights. Later settings take
     /// precedence.
@@ -159,26 +164,34 @@ impl<T: Scalar> Composite<T> {
         self.with(Place::Kind(kind.to_owned()), rule)
     }
 
-    /// Sets the rule for the layer with this index. Layers are counted from 0, and activations
-    /// count too.
+    /// Sets the rule for a family of layers, such as all convolutions.
     #[must_use]
-    pub fn layer(self, index: usize, rule: impl RelevanceRule<T> + 'static) -> Self {
-        self.with(Place::Layer(index), rule)
+    pub fn family(self, family: Family, rule: impl RelevanceRule<T> + 'static) -> Self {
+        self.with(Place::Family(family), rule)
+    }
+
+    /// Sets the rule for one layer, by its name or its index.
+    ///
+    /// A layer has the name that it was given, or that it has in the file from which the model was
+    /// read. Otherwise, its name is its position. Indices are counted from 0, and activations count
+    /// too.
+    #[must_use]
+    pub fn layer<'a>(
+        self,
+        layer: impl Into<LayerId<'a>>,
+        rule: impl RelevanceRule<T> + 'static,
+    ) -> Self {
+        let place = match layer.into() {
+            LayerId::Index(index) => Place::Layer(index),
+            LayerId::Name(name) => Place::Name(name.to_owned()),
+        };
+        self.with(place, rule)
     }
 
     /// Sets the rule for the layers with these indices.
     #[must_use]
     pub fn range(self, indices: Range<usize>, rule: impl RelevanceRule<T> + 'static) -> Self {
         self.with(Place::Range(indices), rule)
-    }
-
-    /// Sets the rule for the layer with this name.
-    ///
-    /// A layer has the name that it was given or that its tensors have in a state dict. Otherwise,
-    /// its name is its index.
-    #[must_use]
-    pub fn name(self, name: &str, rule: impl RelevanceRule<T> + 'static) -> Self {
-        self.with(Place::Name(name.to_owned()), rule)
     }
 
     /// Sets the rule for the first linear layer, which receives the model's inputs.
@@ -194,12 +207,8 @@ impl<T: Scalar> Composite<T> {
     }
 
     fn by_convolutions(rule: impl RelevanceRule<T> + 'static) -> Self {
-        let rule: Arc<dyn RelevanceRule<T>> = Arc::new(rule);
         // A preset is valid for any model, so its settings need not match a layer.
-        let of_kind = |composite: Self, kind: &str| {
-            composite.set(Place::Kind(kind.to_owned()), rule.clone(), false)
-        };
-        CONVOLUTIONS.into_iter().fold(Self::new(Epsilon::default()), of_kind)
+        Self::new(Epsilon::default()).set(Place::Family(Family::Convolution), Arc::new(rule), false)
     }
 
     fn preset_first(self, rule: impl RelevanceRule<T> + 'static) -> Self {
@@ -211,7 +220,7 @@ impl<T: Scalar> Composite<T> {
         Self { name: Some(name.into()), ..self }
     }
 
-    /// [`ZPlus`] for convolutions, [`Epsilon`] for dense layers, and [`Norm`] for poolings and
+    /// [`ZPlus`] for convolutions, [`Epsilon`] for dense layers, and [`Norm`](crate::Norm) for poolings and
     /// sums.
     #[must_use]
     pub fn epsilon_plus() -> Self {
@@ -224,7 +233,7 @@ impl<T: Scalar> Composite<T> {
         Self::epsilon_plus().preset_first(Flat).called("EpsilonPlusFlat")
     }
 
-    /// [`AlphaBeta`] (2, 1) for convolutions, [`Epsilon`] for dense layers, and [`Norm`] for
+    /// [`AlphaBeta`] (2, 1) for convolutions, [`Epsilon`] for dense layers, and [`Norm`](crate::Norm) for
     /// poolings and sums.
     #[must_use]
     pub fn epsilon_alpha2_beta1() -> Self {
@@ -237,7 +246,7 @@ impl<T: Scalar> Composite<T> {
         Self::epsilon_alpha2_beta1().preset_first(Flat).called("EpsilonAlpha2Beta1Flat")
     }
 
-    /// [`Gamma`] (0.25) for convolutions, [`Epsilon`] for dense layers, [`Norm`] for poolings and
+    /// [`Gamma`] (0.25) for convolutions, [`Epsilon`] for dense layers, [`Norm`](crate::Norm) for poolings and
     /// sums, and [`ZBox`] with the bounds of the inputs for the first layer.
     ///
     /// # Errors
@@ -245,16 +254,6 @@ impl<T: Scalar> Composite<T> {
     pub fn epsilon_gamma_box(low: f64, high: f64) -> Result<Self, Error> {
         let composite = Self::by_convolutions(Gamma::default()).preset_first(ZBox::new(low, high)?);
         Ok(composite.called(format!("EpsilonGammaBox({low:?}, {high:?})")))
-    }
-
-    fn at(&self, site: &Site<'_>) -> &dyn RelevanceRule<T> {
-        // The first setting matches every layer with learned weights, so Norm is for other layers.
-        self.settings
-            .iter()
-            // Later settings take precedence.
-            .rev()
-            .find(|setting| setting.place.is(site))
-            .map_or(&Norm, |setting| &*setting.rule)
     }
 }
 
@@ -270,12 +269,15 @@ impl<T: Scalar> RelevanceRule<T> for Composite<T> {
         self.name.clone().unwrap_or_else(|| format!("Composite({})", all()))
     }
 
-    fn name_at(&self, site: &Site<'_>) -> String {
-        self.at(site).name_at(site)
-    }
-
-    fn is_composite(&self) -> bool {
-        true
+    fn at(&self, site: &Site<'_>) -> Choice<'_, T> {
+        // Later settings take precedence.
+        let setting = self.settings.iter().rev().find(|setting| setting.place.is(site));
+        let Some(Setting { rule, .. }) = setting else { return Choice::Other(usual(site.family)) };
+        match rule.at(site) {
+            // The setting decides, even where the rule itself is not used otherwise.
+            Choice::This | Choice::Usual => Choice::Other(&**rule),
+            other @ Choice::Other(_) => other,
+        }
     }
 
     /// Checks that every required setting matches some layer, and lets each rule check the layers
@@ -296,7 +298,7 @@ impl<T: Scalar> RelevanceRule<T> for Composite<T> {
     }
 
     fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
-        self.at(site).decompose(site)
+        rule_at(self, site).decompose(site)
     }
 
     fn to_f64(&self) -> Option<Box<dyn RelevanceRule<f64>>> {

@@ -4,8 +4,8 @@ use crate::shape::Shape;
 
 /// Everything that can go wrong. Each variant carries what you need to fix the problem.
 ///
-/// Layers are counted from 0 in the order in which they were added, as in PyTorch's
-/// `nn.Sequential`. `kind` is the layer's name in PyTorch (`"Linear"`, `"ReLU"`). A call that
+/// Layers are counted from 0 in the order in which they are listed. `name` is the name under which
+/// the printed model, the ledger and all other results show the layer. `kind` is the layer's name in PyTorch (`"Linear"`, `"ReLU"`). A call that
 /// returns an error has changed nothing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -24,10 +24,12 @@ pub enum Error {
     },
 
     /// A layer does not accept the shape that it gets from the layers before it.
-    #[error("layer {layer} ({kind}) expects {expected}, but {} {found}", before(*.layer))]
+    #[error("layer {name} ({kind}) expects {expected}, but {} {found}", before(*.layer))]
     LayerShape {
         /// The layer's index.
         layer: usize,
+        /// The layer's name.
+        name: String,
         /// The layer's kind.
         kind: String,
         /// What the layer accepts.
@@ -168,25 +170,28 @@ pub enum Error {
 
     /// A softmax is not the last layer of the model.
     #[error(
-        "layer {layer} (Softmax) is followed by other layers; only a softmax at the very end can \
-         be explained (through its logits), so end the model before layer {next} or remove the \
-         softmax"
+        "layer {name} (Softmax) is followed by other layers; only a softmax at the very end can be \
+         explained (through its logits), so end the model with it or remove it"
     )]
     SoftmaxInMiddle {
         /// The softmax's index.
         layer: usize,
+        /// The layer's name.
+        name: String,
         /// The index of the layer after it.
         next: usize,
     },
 
     /// A softmax is in a branch.
     #[error(
-        "layer {layer} (Softmax) is in a branch; only a softmax at the very end of the model can \
+        "layer {name} (Softmax) is in a branch; only a softmax at the very end of the model can \
          be explained (through its logits), so remove it"
     )]
     SoftmaxInBranch {
         /// The softmax's index.
         layer: usize,
+        /// The layer's name.
+        name: String,
     },
 
     /// The length of a sample differs from the model's number of inputs.
@@ -264,21 +269,25 @@ pub enum Error {
     },
 
     /// The weights of a layer without weights were requested.
-    #[error("layer {layer} has no weights because it is not a linear layer")]
+    #[error("layer {name} has no weights because it is not a linear layer")]
     NotLinear {
         /// The layer that was requested.
         layer: usize,
+        /// The layer's name.
+        name: String,
     },
 
     /// A layer does not have the requested unit.
     #[error(
-        "unit {unit} was requested, but layer {layer} has {units} inputs (units are counted from 0)"
+        "unit {unit} was requested, but layer {name} has {units} inputs (units are counted from 0)"
     )]
     UnitOutOfRange {
         /// The unit that was requested.
         unit: usize,
         /// The layer.
         layer: usize,
+        /// The layer's name.
+        name: String,
         /// How many inputs the layer has.
         units: usize,
     },
@@ -335,12 +344,14 @@ pub enum Error {
     /// A layer's output is NaN or infinite although its input is finite: the network overflows the
     /// number type.
     #[error(
-        "output {index} of layer {layer} ({kind}) is {value}: the network overflows the number \
+        "output {index} of layer {name} ({kind}) is {value}: the network overflows the number \
          type for this sample; smaller inputs may help"
     )]
     NonFiniteOutput {
         /// The layer's index.
         layer: usize,
+        /// The layer's name.
+        name: String,
         /// The layer's kind.
         kind: String,
         /// The output's index within the layer.
@@ -351,12 +362,14 @@ pub enum Error {
 
     /// Relevances are too large for the number type.
     #[error(
-        "the relevances at layer {layer} ({kind}) are too large for the number type; use a larger \
+        "the relevances at layer {name} ({kind}) are too large for the number type; use a larger \
          epsilon or f64"
     )]
     Overflow {
         /// The layer's index.
         layer: usize,
+        /// The layer's name.
+        name: String,
         /// The layer's kind.
         kind: String,
     },
@@ -375,12 +388,14 @@ pub enum Error {
     },
 
     /// A rule does not support a layer.
-    #[error("{rule} cannot be used at layer {layer} ({kind}): {reason}")]
+    #[error("{rule} cannot be used at layer {name} ({kind}): {reason}")]
     Unsupported {
         /// The rule's name.
         rule: String,
         /// The layer's index.
         layer: usize,
+        /// The layer's name.
+        name: String,
         /// The layer's kind.
         kind: String,
         /// Why the rule cannot be used.
@@ -403,7 +418,7 @@ pub enum Error {
     /// A value is outside the range that a rule assumes for a layer's inputs, such as the box of
     /// [`ZBox`](crate::ZBox).
     #[error(
-        "input {input} of layer {layer} ({kind}) is {value} in sample {sample}, outside the range \
+        "input {input} of layer {name} ({kind}) is {value} in sample {sample}, outside the range \
          from {low} to {high} that {rule} assumes (inputs outside: {count}): widen the range, or \
          let the rule report such samples (Outside::Report)"
     )]
@@ -412,6 +427,8 @@ pub enum Error {
         rule: String,
         /// The layer's index.
         layer: usize,
+        /// The layer's name.
+        name: String,
         /// The layer's kind.
         kind: String,
         /// The sample's index in the batch, 0 for a single sample.
@@ -494,12 +511,14 @@ pub enum Error {
     /// A layer cannot be written to a file, because it is not one of the crate's own and could not
     /// be read back.
     #[error(
-        "layer {layer} ({kind}) cannot be written to a file because it is not one of the crate's \
+        "layer {name} ({kind}) cannot be written to a file because it is not one of the crate's \
          own layers"
     )]
     NotWritable {
         /// The layer's index.
         layer: usize,
+        /// The layer's name.
+        name: String,
         /// The layer's kind.
         kind: String,
     },

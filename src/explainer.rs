@@ -7,7 +7,7 @@ use nalgebra::{DMatrix, DVector};
 
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
-use crate::explanation::{self, About, Explained, Explanation, Sink};
+use crate::explanation::{self, About, Explained, Explanation, RuleAt, Sink};
 use crate::graph::{Graph, Outputs, Slots, describe};
 use crate::health::{Finer, Health, RuleInF64};
 use crate::inputs::{Feed, Inputs};
@@ -175,7 +175,12 @@ impl<T: Scalar> Graph<T> {
         let rules = network.rules.clone();
         let sinks = network.segments.iter().flat_map(|segment| &segment.sinks);
         let sinks = sinks
-            .map(|&(layer, cause)| Sink { layer, kind: self.kind(layer).to_owned(), cause })
+            .map(|&(layer, cause)| Sink {
+                layer,
+                name: self.layer_name(layer).to_owned(),
+                kind: self.kind(layer).to_owned(),
+                cause,
+            })
             .collect();
         let inputs = network
             .entries
@@ -436,9 +441,9 @@ impl<T: Scalar> Explainer<T> {
         &self.network
     }
 
-    /// The index and the rule of each linear layer.
-    pub fn rules(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.about.rules.iter().map(|(layer, rule)| (*layer, rule.as_str()))
+    /// The name of each layer to which a rule applies, and the rule.
+    pub fn rules(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.about.rules.iter().map(|at| (at.name.as_str(), at.rule.as_str()))
     }
 
     /// The order in which share matrices are multiplied, and the cost of each order.
@@ -927,10 +932,9 @@ impl<T: Scalar> fmt::Display for Explainer<T> {
     /// Prints the rule, then one line for each linear layer with the rule used there.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.about.rule)?;
-        for (layer, rule) in self.rules() {
-            if let Some(node) = self.model().layer(layer) {
-                write!(f, "\n  {:<8} {:<50} {rule}", node.name, describe(&*node.layer))?;
-            }
+        for RuleAt { layer, name, rule } in &self.about.rules {
+            let layer = self.model().layer(*layer).map(|node| describe(&*node.layer));
+            write!(f, "\n  {name:<8} {:<50} {rule}", layer.unwrap_or_default())?;
         }
         Ok(())
     }

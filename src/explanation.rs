@@ -54,17 +54,26 @@ pub struct Explanation<T: Scalar> {
 #[derive(Debug, PartialEq)]
 pub(crate) struct About {
     pub rule: String,
-    /// The index and the rule of each linear layer.
-    pub rules: Vec<(usize, String)>,
+    /// The layers to which rules apply.
+    pub rules: Vec<RuleAt>,
     pub sinks: Vec<Sink>,
     /// The name and the shape of each explained value.
     pub inputs: Vec<(String, Shape)>,
+}
+
+/// A layer to which a rule applies.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RuleAt {
+    pub layer: usize,
+    pub name: String,
+    pub rule: String,
 }
 
 /// A row of sinks: the layer it belongs to, and the cause of the relevance it absorbs.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Sink {
     pub layer: usize,
+    pub name: String,
     pub kind: String,
     pub cause: Cause,
 }
@@ -330,6 +339,7 @@ impl<T: Scalar> Explanation<T> {
             entries: (self.about.sinks.iter().zip(rows))
                 .map(|(sink, row)| LedgerEntry {
                     layer: sink.layer,
+                    name: sink.name.clone(),
                     kind: sink.kind.clone(),
                     cause: sink.cause,
                     part: row[column].as_f64(),

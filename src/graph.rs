@@ -484,6 +484,11 @@ impl<T: Scalar> Graph<T> {
         }
     }
 
+    /// The name of a layer.
+    pub(crate) fn layer_name(&self, layer: usize) -> &str {
+        self.layer(layer).map_or("", |node| &node.name)
+    }
+
     /// The kind of a layer.
     pub(crate) fn kind(&self, layer: usize) -> &str {
         self.layer(layer).map_or("", |node| node.layer.kind())
@@ -506,7 +511,6 @@ impl<T: Scalar> Graph<T> {
                     outputs: linear.map.outputs(),
                     input_shape: linear.input,
                     output_shape: node.shape,
-                    learned: linear.learned(),
                     linear_index: 0,
                     linear_count: 0,
                 },
@@ -518,7 +522,7 @@ impl<T: Scalar> Graph<T> {
         let mut count = 0;
         for at in order {
             sites[at].1.linear_index = count;
-            count += usize::from(sites[at].1.learned);
+            count += usize::from(sites[at].1.family.is_learned());
         }
         for (_, site) in &mut sites {
             site.linear_count = count;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::explainer::Explainer;
-use crate::explanation::{Explained, Explanation};
+use crate::explanation::{Explained, Explanation, RuleAt};
 use crate::graph::Graph;
 use crate::inputs::Feed;
 use crate::layer::Layer;
@@ -40,6 +40,7 @@ pub struct Health {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct LayerHealth {
     layer: usize,
+    name: String,
     rule: String,
     worst: f64,
     worst_output: usize,
@@ -65,6 +66,12 @@ impl LayerHealth {
     #[must_use]
     pub fn layer(&self) -> usize {
         self.layer
+    }
+
+    /// The layer's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The layer's rule.
@@ -95,18 +102,19 @@ impl LayerHealth {
 impl Health {
     pub(crate) fn new<T: Scalar>(
         cancellation: Vec<Cancellation<T>>,
-        rules: &[(usize, String)],
+        rules: &[RuleAt],
         targets: impl Iterator<Item = usize>,
         errors: Result<Vec<Errors>, Arc<str>>,
     ) -> Self {
-        let layers = rules.iter().zip(cancellation).map(|((layer, rule), of_layer)| {
+        let layers = rules.iter().zip(cancellation).map(|(at, of_layer)| {
             let kappas = of_layer.kappas.iter();
             let mut kappas: Vec<(f64, usize)> =
                 kappas.map(|&(output, kappa)| (kappa.as_f64(), output)).collect();
             kappas.sort_by(|a, b| a.0.total_cmp(&b.0));
             let (worst, worst_output) = kappas.last().copied().unwrap_or((1.0, 0));
             let median = kappas.get(kappas.len() / 2).map_or(1.0, |(kappa, _)| *kappa);
-            LayerHealth { layer: *layer, rule: rule.clone(), worst, worst_output, median }
+            let RuleAt { layer, name, rule } = at.clone();
+            LayerHealth { layer, name, rule, worst, worst_output, median }
         });
         let (errors, prevented) = match errors {
             Ok(errors) => (errors, None),
@@ -178,10 +186,10 @@ impl fmt::Display for Health {
         /// Above this relative error, fewer than two digits are correct.
         const INACCURATE: f64 = 1e-2;
         writeln!(f, "cancellation: sum of magnitudes / total (1: nothing cancels)")?;
-        for LayerHealth { layer, rule, worst, worst_output, median } in &self.layers {
+        for LayerHealth { name, rule, worst, worst_output, median, .. } in &self.layers {
             writeln!(
                 f,
-                "  layer {layer:<4} {rule:<28} median {median:>9.3}  worst {worst:>9.3e} at \
+                "  layer {name:<4} {rule:<28} median {median:>9.3}  worst {worst:>9.3e} at \
                  output {worst_output}"
             )?;
         }
@@ -196,12 +204,11 @@ impl fmt::Display for Health {
             Some(prevented) => write!(f, "rounding: not measured. {prevented}")?,
         }
         let worst = self.layers.iter().max_by(|a, b| a.worst.total_cmp(&b.worst));
-        if let Some(LayerHealth { layer, worst, .. }) =
-            worst.filter(|health| health.worst > CANCELS)
+        if let Some(LayerHealth { name, worst, .. }) = worst.filter(|health| health.worst > CANCELS)
         {
             write!(
                 f,
-                "\nadvice: at layer {layer} shares of {worst:.0e} cancel; raise epsilon there, or \
+                "\nadvice: at layer {name} shares of {worst:.0e} cancel; raise epsilon there, or \
                  use Gamma"
             )?;
         }

@@ -720,11 +720,24 @@ pub(crate) fn scale_columns<T: Scalar>(values: &mut [T], by: &[T], rows: usize) 
 }
 
 /// The fan-in of each output: how many inputs it has, not counting padding.
-pub(crate) fn fan_in<T: Scalar>(map: &dyn LinearMap<T>) -> Vec<T> {
-    let mut counts = vec![T::zero(); map.outputs()];
-    // With all inputs and weights 1, each output counts its inputs.
-    map.ones().apply(&vec![T::one(); map.inputs()], &mut counts);
-    counts
+///
+/// # Errors
+/// The reason why the map does not count them, as one from outside the crate may not.
+pub(crate) fn fan_in<T: Scalar>(map: &dyn LinearMap<T>) -> Result<Vec<T>, String> {
+    let (inputs, outputs) = (map.inputs(), map.outputs());
+    let (ones, mut counts) = (map.ones(), vec![T::zero(); outputs]);
+    if (ones.inputs(), ones.outputs()) == (inputs, outputs) {
+        // With all inputs and weights 1, each output counts its inputs.
+        ones.apply(&vec![T::one(); inputs], &mut counts);
+        let most = T::from_f64(inputs as f64);
+        if counts.iter().all(|&count| count >= T::zero() && count <= most) {
+            return Ok(counts);
+        }
+    }
+    Err(format!(
+        "with all weights 1, the layer's map does not count each output's inputs \
+                 (0 to {inputs})"
+    ))
 }
 
 /// A softmax over an axis: over groups of `size` values that are `step` apart.

@@ -44,6 +44,7 @@ pub struct Ledger {
 #[derive(Debug, Clone, PartialEq)]
 pub struct LedgerEntry {
     pub(crate) layer: usize,
+    pub(crate) name: String,
     pub(crate) kind: String,
     pub(crate) cause: Cause,
     pub(crate) part: f64,
@@ -61,6 +62,12 @@ impl LedgerEntry {
     #[must_use]
     pub fn layer(&self) -> usize {
         self.layer
+    }
+
+    /// The layer's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The layer's kind.
@@ -188,7 +195,7 @@ impl fmt::Display for Ledger {
         line("inputs", self.inputs(), share(self.inputs, self.whole))?;
         for entry in self.entries.iter().filter(|entry| entry.part != 0.0) {
             line(
-                &format!("layer {} {} {}", entry.layer, entry.kind, entry.cause),
+                &format!("layer {} {} {}", entry.name, entry.kind, entry.cause),
                 entry.relevance(),
                 entry.share(),
             )?;

@@ -1,6 +1,29 @@
-//! A limit on the memory of a call, checked before anything is allocated.
+//! Limits on memory, checked before anything is allocated.
 
 use crate::error::Error;
+
+/// Checks that this many values of type `T` can be allocated at all. Sizes come from files and from
+/// layers, so they can be larger than any machine's memory.
+///
+/// # Errors
+/// [`Error::TooLarge`].
+pub(crate) fn check_possible<T>(values: usize, what: impl FnOnce() -> String) -> Result<(), Error> {
+    /// Below this number of bytes, there is no need to ask.
+    const SMALL: usize = 1 << 30;
+    /// No machine has this number of bytes.
+    const ABSURD: usize = 1 << 46;
+    let bytes = values.saturating_mul(size_of::<T>());
+    let is_possible = || Vec::<T>::new().try_reserve_exact(values).is_ok();
+    if bytes < SMALL || bytes < ABSURD && is_possible() {
+        return Ok(());
+    }
+    Err(Error::TooLarge {
+        what: what(),
+        bytes: bytes as u64,
+        limit: isize::MAX as u64,
+        remedy: "give the model a smaller input, or fewer samples at a time".to_owned(),
+    })
+}
 
 /// A limit in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -119,7 +119,8 @@ pub(crate) struct Overflow {
 
 impl Overflow {
     pub fn error<T: Scalar>(&self, graph: &Graph<T>) -> Error {
-        Error::Overflow { layer: self.layer, kind: graph.kind(self.layer).to_owned() }
+        let (layer, name) = (self.layer, graph.layer_name(self.layer).to_owned());
+        Error::Overflow { layer, name, kind: graph.kind(layer).to_owned() }
     }
 }
 

@@ -59,16 +59,13 @@ pub trait RelevanceRule<T: Scalar>: Send + Sync {
     /// The rule's name with its parameters, as it appears in results.
     fn name(&self) -> String;
 
-    /// The rule's name at one layer, if it depends on the layer.
-    fn name_at(&self, site: &Site<'_>) -> String {
-        let _ = site;
-        self.name()
-    }
-
-    /// Whether the rule itself covers poolings, sums of branches and normalizations. If not, their
-    /// relevance is shared by [`Norm`].
-    fn is_composite(&self) -> bool {
-        false
+    /// The rule that is used at one layer.
+    ///
+    /// By default, a rule is used at layers with learned weights, and the rule that is usual for
+    /// the family ([`Norm`]) at poolings, sums and normalizations. A
+    /// [`Composite`](crate::Composite) chooses a rule for every layer.
+    fn at(&self, site: &Site<'_>) -> Choice<'_, T> {
+        if site.family.is_learned() { Choice::This } else { Choice::Usual }
     }
 
     /// Checks the rule against all layers that share relevance, before
@@ -116,12 +113,8 @@ macro_rules! forward_rule {
                 (**self).name()
             }
 
-            fn name_at(&self, site: &Site<'_>) -> String {
-                (**self).name_at(site)
-            }
-
-            fn is_composite(&self) -> bool {
-                (**self).is_composite()
+            fn at(&self, site: &Site<'_>) -> Choice<'_, T> {
+                (**self).at(site)
             }
 
             fn check_sites(&self, sites: &[Site<'_>]) -> Result<(), Error> {
@@ -140,12 +133,38 @@ macro_rules! forward_rule {
 }
 forward_rule!(&R, Box<R>, Arc<R>);
 
-/// The rule that applies at a layer: `rule`, or [`Norm`] if `rule` does not cover the layer.
+/// The rule that is used at a layer.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub enum Choice<'a, T: Scalar> {
+    /// The rule that was asked.
+    This,
+    /// The rule that is usual for the layer's family.
+    Usual,
+    /// Another rule.
+    Other(&'a dyn RelevanceRule<T>),
+}
+
+/// The rule that is usual for a family of layers that no other rule covers.
+pub(crate) fn usual<T: Scalar>(family: Family) -> &'static dyn RelevanceRule<T> {
+    match family {
+        Family::Dense | Family::Convolution => &EPSILON,
+        Family::Average | Family::Sum | Family::Normalization => &Norm,
+    }
+}
+
+static EPSILON: Rule = Rule::Epsilon;
+
+/// The rule that is used at a layer, according to `rule`.
 pub(crate) fn rule_at<'a, T: Scalar>(
     rule: &'a dyn RelevanceRule<T>,
     site: &Site<'_>,
 ) -> &'a dyn RelevanceRule<T> {
-    if site.learned || rule.is_composite() { rule } else { &Norm }
+    match rule.at(site) {
+        Choice::This => rule,
+        Choice::Usual => usual(site.family),
+        Choice::Other(other) => other,
+    }
 }
 
 /// The published rules with their usual parameters.
@@ -284,10 +303,6 @@ pub struct Site<'a> {
     pub input_shape: Shape,
     /// The shape of the outputs.
     pub output_shape: Shape,
-    /// Whether rules are designed for the layer's weights. This is true for the learned weights of
-    /// a layer such as a dense one or a convolution, and false for a pooling, a sum of branches or
-    /// a normalization.
-    pub learned: bool,
     /// The layer's position among the linear layers with learned weights, counted from 0. For any
     /// other layer, the number of such layers before it.
     pub linear_index: usize,
@@ -295,11 +310,71 @@ pub struct Site<'a> {
     pub linear_count: usize,
 }
 
-/// A rule at one layer: the share matrix as a sum of groups.
+impl Site<'_> {
+    /// The error for a rule that cannot be used at this layer.
+    pub fn unsupported(&self, rule: impl Into<String>, reason: impl Into<String>) -> Error {
+        Error::Unsupported {
+            rule: rule.into(),
+            layer: self.layer,
+            name: self.name.to_owned(),
+            kind: self.kind.to_owned(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// A rule at one layer: its share matrix, in the form that belongs to the layer's
+/// [`Family`].
 #[derive(Debug, Clone)]
-pub struct Decomposition<T> {
+#[non_exhaustive]
+pub enum Decomposition<T> {
+    /// For a linear map: a sum of groups.
+    Linear(LinearShares<T>),
+    /// For a product of two values that depend on the sample.
+    Product(ProductShares),
+    /// For a normalization whose scale depends on the sample.
+    Normalization(NormalizationShares),
+    /// For a softmax inside the network.
+    Softmax(SoftmaxShares),
+}
+
+/// The share matrix of a linear map as a sum of groups.
+#[derive(Debug, Clone)]
+pub struct LinearShares<T> {
     pub(crate) groups: Vec<Group<T>>,
     pub(crate) range: Option<InputRange<T>>,
+}
+
+/// How the relevance of a product of two values is shared between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ProductShares {
+    /// Each value receives one half (R. Achtibat et al.: AttnLRP. ICML 2024, proposition 3.3).
+    Half,
+    /// The signal receives everything, and the gate nothing (L. Arras et al.: Explaining recurrent
+    /// neural network predictions in sentiment analysis. WASSA 2017).
+    Signal,
+    /// The second value receives everything, and the first one, such as the attention, is a
+    /// constant (A. Ali et al.: XAI for transformers. ICML 2022).
+    Values,
+}
+
+/// How the relevance of a normalization is shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NormalizationShares {
+    /// The scale is a constant (AttnLRP, proposition 3.4).
+    Identity,
+}
+
+/// How the relevance of a softmax inside the network is shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SoftmaxShares {
+    /// z_i (R_i - s_i Σ_j R_j) (AttnLRP, proposition 3.1).
+    Taylor,
+    /// The probabilities are constants (Ali et al. 2022).
+    Constant,
 }
 
 /// The range that a rule assumes for a layer's inputs.
@@ -323,15 +398,16 @@ pub enum Outside {
 }
 
 impl<T: Scalar> Decomposition<T> {
-    /// Creates the sum of these groups.
+    /// The share matrix of a linear map: the sum of these groups.
     #[must_use]
     pub fn new(groups: Vec<Group<T>>) -> Self {
-        Self { groups, range: None }
+        Self::Linear(LinearShares { groups, range: None })
     }
 
-    /// Restricts the layer's inputs to the range from `low` to `high`.
+    /// Restricts the inputs of a linear map to the range from `low` to `high`.
     ///
-    /// Both have one value per input. `outside` sets how a sample outside the range is treated.
+    /// Both have one value per input. `outside` sets how a sample outside the range is treated. The
+    /// other forms have no range.
     #[must_use]
     pub fn for_inputs(
         mut self,
@@ -339,8 +415,15 @@ impl<T: Scalar> Decomposition<T> {
         high: impl Into<Arc<[T]>>,
         outside: Outside,
     ) -> Self {
-        self.range = Some(InputRange { low: low.into(), high: high.into(), outside });
+        if let Self::Linear(shares) = &mut self {
+            shares.range = Some(InputRange { low: low.into(), high: high.into(), outside });
+        }
         self
+    }
+
+    /// The share matrix, if it is that of a linear map.
+    pub(crate) fn linear(&self) -> Option<&LinearShares<T>> {
+        if let Self::Linear(shares) = self { Some(shares) } else { None }
     }
 }
 
@@ -415,7 +498,7 @@ impl<T: Scalar> Group<T> {
     /// The totals of this group then follow from the layer's outputs and the previous group's
     /// totals, at no extra cost.
     #[must_use]
-    pub fn completing(mut self, k: T) -> Self {
+    pub(crate) fn completing(mut self, k: T) -> Self {
         self.completes = Some(k);
         self
     }

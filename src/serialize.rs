@@ -116,6 +116,7 @@ impl Serialize for LedgerEntry {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         fields!(serializer, "LedgerEntry", {
             "layer": self.layer(),
+            "name": self.name(),
             "kind": self.kind(),
             "cause": self.cause(),
             "share": self.share(),

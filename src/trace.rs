@@ -214,6 +214,13 @@ impl<T: Scalar> Trace<T> {
         }
     }
 
+    /// The index and the name of a layer, for messages.
+    fn place(&self, layer: LayerId<'_>) -> Result<(usize, String), Error> {
+        let outputs = self.graph().nodes().len();
+        let node = self.node(layer)?;
+        Ok(node.map_or((outputs, outputs.to_string()), |node| (node.index, node.name.clone())))
+    }
+
     /// The values whose units are those of a layer.
     fn values(&self, layer: LayerId<'_>) -> Result<Vec<usize>, Error> {
         Ok(match self.node(layer)? {
@@ -354,8 +361,8 @@ impl<T: Scalar> Trace<T> {
         let mut chosen = DVector::zeros(relevance.len());
         for &unit in units {
             if unit >= relevance.len() {
-                let layer = self.node(layer)?.map_or(self.graph().nodes().len(), |node| node.index);
-                return Err(Error::UnitOutOfRange { unit, layer, units: relevance.len() });
+                let (layer, name) = self.place(layer)?;
+                return Err(Error::UnitOutOfRange { unit, layer, name, units: relevance.len() });
             }
             chosen[unit] = relevance[unit];
         }
@@ -399,15 +406,16 @@ impl<T: Scalar> Trace<T> {
         target: usize,
     ) -> Result<DMatrix<T>, Error> {
         let (column, scale) = self.explanation.place(target)?;
-        let none = |layer: usize| Error::NotLinear { layer };
-        let node = self.node(layer)?.ok_or_else(|| none(self.graph().nodes().len()))?;
+        let (index, name) = self.place(layer)?;
+        let none = || Error::NotLinear { layer: index, name: name.clone() };
+        let node = self.node(layer)?.ok_or_else(none)?;
         let number = self.graph().number_of(node);
         let sharing = self.network.sharing(number);
         if !self.network.reaches(number) || sharing.is_pass() {
-            return Err(none(node.index));
+            return Err(none());
         }
         let (inputs, outputs) = (sharing.inputs, sharing.outputs);
-        let what = || format!("the share matrix of layer {}, {inputs} x {outputs},", node.index);
+        let what = || format!("the share matrix of layer {name}, {inputs} x {outputs},");
         // The share matrix and the result exist at the same time.
         self.check_size(3.0 * inputs as f64 * outputs as f64, what)?;
         let mut buffers = Buffers::default();
@@ -475,8 +483,12 @@ impl<T: Scalar> Trace<T> {
     fn of_segment(&self, segment: usize) -> Result<DMatrix<T>, Error> {
         let factor = Factor::new(&self.network, segment, &self.tape);
         let (inputs, outputs) = (factor.inputs(), factor.outputs());
-        let what =
-            || format!("the share matrix of layer {}, {inputs} x {outputs},", factor.layer());
+        let what = || {
+            format!(
+                "the share matrix of layer {}, {inputs} x {outputs},",
+                self.graph().layer_name(factor.layer())
+            )
+        };
         // The share matrix exists as a prefix, as a suffix and as a matrix.
         self.check_size(3.0 * inputs as f64 * outputs as f64, what)?;
         Suffix::of_factor(factor, &mut Buffers::default())

@@ -44,7 +44,7 @@ fn models_that_do_not_fit() {
     assert!(matches!(activations, Err(Error::NoLinearLayer { layers: 2 })));
     let softmax =
         Sequential::builder().layer(linear(3, 2)).layer(Softmax).layer(Relu).build().unwrap_err();
-    assert!(matches!(softmax, Error::SoftmaxInMiddle { layer: 1, next: 2 }));
+    assert!(matches!(softmax, Error::SoftmaxInMiddle { layer: 1, next: 2, .. }));
     assert!(softmax.to_string().starts_with("layer 1 (Softmax)"));
 }
 
@@ -400,16 +400,16 @@ fn settings_that_fit_no_layer() {
     };
     let epsilon = || Composite::new(Rule::Epsilon);
     assert_eq!(
-        refused(epsilon().name("haed", Rule::Flat)),
-        "Composite::name(\"haed\", ..) matches no layer, so Flat would not be used, did you mean \
+        refused(epsilon().layer("haed", Rule::Flat)),
+        "Composite::layer(\"haed\", ..) matches no layer, so Flat would not be used, did you mean \
          'head'? \
          (rules apply to these layers: 0 'features.0' (Linear), 2 'head' (Linear))"
     );
     assert!(refused(epsilon().kind("linear", Rule::Flat)).contains("did you mean 'Linear'?"));
-    let name = refused(epsilon().name("features.O", Rule::Flat));
+    let name = refused(epsilon().layer("features.O", Rule::Flat));
     assert!(name.contains(", did you mean 'features.0'?"), "{name}");
     for far in ["LSTM", "x"] {
-        assert!(!refused(epsilon().name(far, Rule::Flat)).contains("did you mean"));
+        assert!(!refused(epsilon().layer(far, Rule::Flat)).contains("did you mean"));
         assert!(!refused(epsilon().kind(far, Rule::Flat)).contains("did you mean"));
     }
     assert!(
@@ -431,12 +431,12 @@ fn settings_that_fit_no_layer() {
     );
     // A nested composite only sees the layers of its setting.
     assert!(
-        refused(epsilon().name("head", epsilon().name("features.0", Rule::Flat)))
+        refused(epsilon().layer("head", epsilon().layer("features.0", Rule::Flat)))
             .contains("\"features.0\"")
     );
     for fits in [
         epsilon()
-            .name("head", Rule::Flat)
+            .layer("head", Rule::Flat)
             .layer(0, Rule::Flat)
             .range(0..99, Rule::ZPlus)
             .kind("Linear", Rule::Gamma),
@@ -641,21 +641,6 @@ fn layers_and_rules_that_contradict_themselves() {
             Ok(Rule::Epsilon.decompose(site)?.for_inputs(low, high, Outside::Refuse))
         }
     }
-    struct Completes;
-    impl RelevanceRule<f64> for Completes {
-        fn name(&self) -> String {
-            "Completes".to_owned()
-        }
-        fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<f64>, Error> {
-            let part = || vec![Part::new(Transform::Identity, Transform::Identity)];
-            let first = Group::new(part(), Divisor::TotalOf(part(), Stabilizer::default()));
-            Ok(Decomposition::new(vec![
-                first,
-                Group::new(part(), Divisor::Total(Stabilizer::default())).completing(2.0),
-            ]))
-        }
-    }
-
     let empty =
         Sequential::builder().layer(linear(2, 2)).layer(Nothing).build().unwrap_err().to_string();
     assert_eq!(
@@ -668,7 +653,7 @@ fn layers_and_rules_that_contradict_themselves() {
     let branch = || Sequential::builder().layer(linear(2, 2));
     let inside = Residual::new([branch().layer(Softmax), branch()]).unwrap();
     let inside = Sequential::builder().input(2).layer(inside).build().unwrap_err();
-    assert!(matches!(inside, Error::SoftmaxInBranch { layer: 2 }), "{inside}");
+    assert!(matches!(inside, Error::SoftmaxInBranch { layer: 2, .. }), "{inside}");
 
     // A range with only one end.
     let one = Sequential::builder().layer(linear(2, 2)).build().unwrap();
@@ -677,10 +662,6 @@ fn layers_and_rules_that_contradict_themselves() {
         one.explain(&dvector![1.0, -5.0], Positive),
         Err(Error::OutsideRange { input: 1, .. })
     ));
-
-    // A group completes another by the other's total, which divides nothing here.
-    let error = one.explainer(Completes).unwrap_err().to_string();
-    assert!(error.contains("both have to be divided by their own totals"), "{error}");
 
     // Layers that do not fix the number of inputs.
     let nothing = Sequential::<f64>::builder().layer(Dropout::default()).layer(Relu).build();

@@ -385,12 +385,15 @@ fn a_normalization_that_stays_is_passed_over() {
         .unwrap();
     assert!(model.canonize().unwrap().1.is_empty());
     let explainer = model.explainer(Composite::epsilon_plus_flat()).unwrap();
-    assert_eq!(explainer.rules().collect::<Vec<_>>(), [(0, "Norm"), (1, "Flat"), (3, "ZPlus")]);
+    assert_eq!(
+        explainer.rules().collect::<Vec<_>>(),
+        [("0", "Norm"), ("1", "Flat"), ("3", "ZPlus")]
+    );
     let explainer = model.explainer(Rule::Flat).unwrap();
-    assert_eq!(explainer.rules().next(), Some((0, "Norm")));
+    assert_eq!(explainer.rules().next(), Some(("0", "Norm")));
     let named =
         model.explainer(Composite::new(Rule::Epsilon).kind("BatchNorm2d", Rule::Pass)).unwrap();
-    assert_eq!(named.rules().next(), Some((0, "Pass")));
+    assert_eq!(named.rules().next(), Some(("0", "Pass")));
 
     // Computed by hand: Norm assigns z a / (z a + b) of a pixel's relevance to the pixel and the
     // rest to the bias.

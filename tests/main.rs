@@ -26,6 +26,7 @@ mod io;
 #[cfg(feature = "safetensors")]
 mod mnist;
 mod ndarray;
+mod nonsense;
 #[cfg(feature = "onnx")]
 mod onnx;
 mod properties;

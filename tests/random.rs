@@ -65,7 +65,7 @@ fn composite(lines: &str) -> Composite<f64> {
         let words: Vec<&str> = line.split(' ').collect();
         match words[0] {
             "first" => composite.first(rule(&words[1..])),
-            name => composite.name(name, rule(&words[1..])),
+            name => composite.layer(name, rule(&words[1..])),
         }
     })
 }

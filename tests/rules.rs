@@ -68,8 +68,8 @@ fn rejects_invalid_boxes() {
 /// The names of the rules of the layers that distribute relevance, in order.
 fn names(model: &Sequential<f64>, composite: Composite<f64>) -> Vec<String> {
     let explainer = model.explainer(composite).unwrap();
-    let mut rules: Vec<(usize, &str)> = explainer.rules().collect();
-    rules.sort_unstable();
+    let mut rules: Vec<(&str, &str)> = explainer.rules().collect();
+    rules.sort_by_key(|(name, _)| model.names().iter().position(|other| other == name));
     rules.into_iter().map(|(_, rule)| rule.to_owned()).collect()
 }
 
@@ -87,7 +87,7 @@ fn the_last_setting_that_fits_holds() {
         Composite::<f64>::new(Epsilon::default())
             .kind("Conv2d", ZPlus::default())
             .range(1..3, Gamma::default())
-            .name("head", Flat)
+            .layer("head", Flat)
             .layer(2, Norm)
             .first(AlphaBeta::default())
     };
@@ -145,8 +145,9 @@ fn presets_are_those_of_the_literature() {
         .first(Flat)
         .kind("Conv2d", Norm)
         .layer(3, Flat)
-        .name("head", Flat);
-    let name = "Composite(Epsilon(1e-6), first: Flat, Conv2d: Norm, layer 3: Flat, 'head': Flat)";
+        .layer("head", Flat);
+    let name =
+        "Composite(Epsilon(1e-6), first: Flat, Conv2d: Norm, layer 3: Flat, layer head: Flat)";
     assert_eq!(RelevanceRule::name(&changed), name);
     assert!(
         RelevanceRule::name(&Composite::<f64>::epsilon_plus_flat().last(Flat))

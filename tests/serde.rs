@@ -65,7 +65,7 @@ fn the_page_shows_what_a_finding_and_a_plan_are() -> Result<(), Error> {
     let model = model::<f64>()?;
     let (shown, written): (Value, _) =
         (serde_json::from_str(&example("A finding")).unwrap(), value(&model.check(Rule::Flat)?[0]));
-    let fields = ["code", "layer", "kind"].map(|field| (&shown[field], &written[field]));
+    let fields = ["code", "layer", "name", "kind"].map(|field| (&shown[field], &written[field]));
     assert!(fields.iter().all(|(shown, written)| shown == written), "{written}");
     let texts = |finding: &Value| {
         ["sentence", "advice"]
@@ -73,7 +73,7 @@ fn the_page_shows_what_a_finding_and_a_plan_are() -> Result<(), Error> {
             .all(|field| finding[field].as_str().is_some_and(|s| !s.is_empty()))
     };
     assert!(
-        texts(&shown) && texts(&written) && written.as_object().unwrap().len() == 5,
+        texts(&shown) && texts(&written) && written.as_object().unwrap().len() == 6,
         "{written}"
     );
     assert_eq!(text(model.explainer(Rule::Lrp0)?.plan()), example("A plan"));

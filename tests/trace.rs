@@ -184,7 +184,7 @@ fn missing_layers_and_units_are_errors() {
     ));
     assert!(matches!(
         trace.through(2, &[3], 0),
-        Err(Error::UnitOutOfRange { unit: 3, layer: 2, units: 3 })
+        Err(Error::UnitOutOfRange { unit: 3, layer: 2, units: 3, .. })
     ));
     for layer in [1, 3, 4] {
         assert!(matches!(trace.of_weights(layer, 0), Err(Error::NotLinear { .. })));

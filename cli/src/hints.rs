@@ -119,6 +119,7 @@ mod tests {
         let outside = Error::OutsideRange {
             rule: "ZBox(0.0, 1.0)".to_owned(),
             layer,
+            name: "0".to_owned(),
             kind: kind.clone(),
             sample: 0,
             input: 0,
@@ -132,7 +133,7 @@ mod tests {
             concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/exported/sklearn-classifier.onnx");
         for (error, option) in [
             (outside, "--box"),
-            (Error::Overflow { layer, kind: kind.clone() }, "--rule"),
+            (Error::Overflow { layer, name: "0".to_owned(), kind: kind.clone() }, "--rule"),
             (Error::UnknownInput { kind }, "--shape"),
             (StateDict::open(weights).unwrap().to_model::<f32>().unwrap_err(), "--architecture"),
             (StateDict::open(onnx).unwrap_err(), ".onnx"),

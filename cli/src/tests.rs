@@ -103,7 +103,7 @@ fn a_classifier_and_a_table_become_json_and_a_picture() {
         ))
     };
     let text = with("--target all --rule epsilon --top 2").unwrap();
-    assert!(text.starts_with("check: softmax-last at layer 5"), "{text}");
+    assert!(text.starts_with("check: softmax-last at layer Relu2"), "{text}");
     assert_eq!(text.matches("\nsample ").count(), 70 * 3);
     assert_eq!(text.matches("to all inputs").count(), 70 * 3);
     assert_eq!(text.matches(", probability ").count(), 70 * 3);

@@ -145,7 +145,7 @@ impl<T: Scalar> Binder<T> {
         let shapes = self.shapes(inputs);
         let operator = layer.operator(&shapes).map_err(|error| at(index, &name, error))?;
         if matches!(operator, Operator::Softmax(_)) && inside {
-            return Err(Error::SoftmaxInBranch { layer: index });
+            return Err(Error::SoftmaxInBranch { layer: index, name });
         }
         let Operator::Branches(branches, joined) = operator else {
             let placed = Placed { index, branches: Vec::new() };
@@ -291,9 +291,11 @@ impl<T: Scalar> Binder<T> {
             node.operation.is_softmax() && !ends.contains(&(first + number))
         });
         match softmax {
-            Some((_, node)) => {
-                Err(Error::SoftmaxInMiddle { layer: node.index, next: node.index + 1 })
-            }
+            Some((_, node)) => Err(Error::SoftmaxInMiddle {
+                layer: node.index,
+                name: node.name.clone(),
+                next: node.index + 1,
+            }),
             None => Ok(()),
         }
     }
@@ -307,7 +309,7 @@ pub(super) fn invalid(reason: String) -> Error {
 fn at(index: usize, name: &str, error: Error) -> Error {
     match error {
         Error::Shape { kind, expected, found } => {
-            Error::LayerShape { layer: index, kind, expected, found }
+            Error::LayerShape { layer: index, name: name.to_owned(), kind, expected, found }
         }
         Error::InputCount { kind, expected, found } => {
             Error::InputCount { kind: format!("layer {name} ({kind})"), expected, found }

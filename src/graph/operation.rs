@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::layer::{
     self, Elementwise, Family, Functions, Joined, LinearMap, Lookup, Operator, Route, SoftmaxOver,
 };
+use crate::memory::check_possible;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
@@ -115,6 +116,9 @@ impl<T: Scalar> Operation<T> {
                 let mut selection =
                     Selection { inputs, outputs: output.size(), fixed: None, route };
                 if selection.route.is_fixed() {
+                    let what = || format!("the route of {kind} with outputs {output}");
+                    check_possible::<usize>(output.size(), what)?;
+                    check_possible::<T>(inputs, what)?;
                     // Unset indices are out of range, so a layer that does not set all is found.
                     let mut from = vec![usize::MAX; output.size()];
                     selection.route.route(&vec![T::zero(); inputs], &mut from);

@@ -6,6 +6,7 @@ use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
 use crate::inputs::Feed;
 use crate::linalg;
+use crate::memory::check_possible;
 use crate::scalar::Scalar;
 
 /// What a node leaves for the sharing of relevance, with samples as columns.
@@ -77,6 +78,8 @@ impl<T> Outputs<T> {
 pub(crate) struct Schedule {
     pub nodes: Vec<usize>,
     uses: Vec<usize>,
+    /// The size of the largest value.
+    largest: usize,
 }
 
 impl Schedule {
@@ -93,7 +96,8 @@ impl Schedule {
             }
         }
         needed.reverse();
-        Self { nodes: needed, uses }
+        let largest = needed.iter().map(|&number| nodes[number].shape.size()).max().unwrap_or(0);
+        Self { nodes: needed, uses, largest }
     }
 
     /// How often each value is read.
@@ -207,9 +211,12 @@ impl<T: Scalar> Graph<T> {
         buffers: &mut Buffers<T>,
         visitor: &mut dyn Visitor<T>,
     ) -> Result<Outputs<T>, Error> {
-        let schedule = self.schedule();
+        let (schedule, samples) = (self.schedule(), feed.samples());
+        check_possible::<T>(schedule.largest.saturating_mul(samples), || {
+            format!("a layer of {} values for {samples} samples", schedule.largest)
+        })?;
         slots.start(schedule, buffers);
-        let mut pass = Pass { samples: feed.samples(), buffers, visitor };
+        let mut pass = Pass { samples, buffers, visitor };
         for (number, input) in self.input_list().iter().enumerate() {
             if schedule.needs(number) && !matches!(input.source, Source::Whole) {
                 // Activations work in place, so they need a copy of the samples.
@@ -258,6 +265,7 @@ impl<T: Scalar> Node<T> {
         match linalg::first_non_finite(values) {
             Some((at, value)) => Err(Error::NonFiniteOutput {
                 layer: self.index,
+                name: self.name.clone(),
                 kind: self.layer.kind().to_owned(),
                 index: at % self.shape.size(),
                 value: value.as_f64(),

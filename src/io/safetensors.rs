@@ -113,6 +113,7 @@ impl<T: Scalar> Sequential<T> {
             if !known {
                 return Err(Error::NotWritable {
                     layer: node.index,
+                    name: node.name.clone(),
                     kind: node.layer.kind().to_owned(),
                 });
             }

@@ -14,6 +14,7 @@ use super::tape::Flows;
 use super::terms::Terms;
 use crate::check::Finding;
 use crate::error::Error;
+use crate::explanation::RuleAt;
 use crate::graph::{Graph, Operation};
 use crate::memory::MemoryLimit;
 use crate::rule::{RelevanceRule, Site, rule_at};
@@ -35,8 +36,8 @@ pub(crate) struct Network<T: Scalar> {
     pub segments: Vec<Segment>,
     /// For each node, the segment that is complete when the pass has left it.
     completes: Vec<Option<usize>>,
-    /// The index and the rule of each layer to which a rule applies.
-    pub rules: Vec<(usize, String)>,
+    /// The layers to which rules apply.
+    pub rules: Vec<RuleAt>,
 }
 
 /// The nodes between two neighboring cuts.
@@ -98,7 +99,8 @@ impl<T: Scalar> Network<T> {
             let form = match &site {
                 Some(site) => {
                     let rule = rule_at(rule, site);
-                    network.rules.push((site.layer, rule.name_at(site)));
+                    let (name, rule_name) = (site.name.to_owned(), rule.name());
+                    network.rules.push(RuleAt { layer: site.layer, name, rule: rule_name });
                     prepared(graph, number, rule, site)?
                 }
                 None => form_of(&graph.node(number).operation),
@@ -323,7 +325,7 @@ fn prepared<T: Scalar>(
     let what = || {
         format!(
             "preparing the rule at layer {} ({} inputs, {} outputs)",
-            site.layer, site.inputs, site.outputs
+            site.name, site.inputs, site.outputs
         )
     };
     let remedy = || "give the model a smaller input".to_owned();

@@ -15,6 +15,7 @@ pub(crate) struct Range<T> {
     outside: Outside,
     rule: String,
     layer: usize,
+    name: String,
     kind: String,
 }
 
@@ -47,7 +48,15 @@ impl<T: Scalar> Range<T> {
                 "a lower bound of its range is above the upper bound, or a bound is NaN".to_owned()
             );
         }
-        Ok(Self { low, high, outside, rule, layer: site.layer, kind: site.kind.to_owned() })
+        Ok(Self {
+            low,
+            high,
+            outside,
+            rule,
+            layer: site.layer,
+            name: site.name.to_owned(),
+            kind: site.kind.to_owned(),
+        })
     }
 
     fn bounds(&self, input: usize) -> (f64, f64) {
@@ -104,6 +113,7 @@ impl<T: Scalar> Range<T> {
         Finding {
             code: Code::OutsideRange,
             layer: self.layer,
+            name: self.name.clone(),
             kind: self.kind.clone(),
             sentence: format!(
                 "Input {input} is {value}, outside the range from {low} to {high} that {rule} \
@@ -117,7 +127,8 @@ impl<T: Scalar> Range<T> {
     fn error(&self, found: &OutOfRange) -> Error {
         let &OutOfRange { sample, input, value, count, .. } = found;
         let (low, high) = self.bounds(input);
-        let (rule, layer, kind) = (self.rule.clone(), self.layer, self.kind.clone());
-        Error::OutsideRange { rule, layer, kind, sample, input, value, low, high, count }
+        let (rule, layer) = (self.rule.clone(), self.layer);
+        let (name, kind) = (self.name.clone(), self.kind.clone());
+        Error::OutsideRange { rule, layer, name, kind, sample, input, value, low, high, count }
     }
 }

@@ -9,7 +9,8 @@ use crate::error::Error;
 use crate::graph::Linear;
 use crate::layer::{self, Bias, LinearMap, WeightFn};
 use crate::rule::{
-    BiasMode, Divisor, Gate, Group, Input, Part, RelevanceRule, Site, Stabilizer, Transform, Weight,
+    BiasMode, Decomposition, Divisor, Gate, Group, Input, Part, RelevanceRule, Site, Stabilizer,
+    Transform, Weight,
 };
 use crate::scalar::Scalar;
 
@@ -110,14 +111,12 @@ impl<T: Scalar> Terms<T> {
         site: &Site<'_>,
         linear: &Linear<T>,
     ) -> Result<Self, Error> {
-        let decomposition = rule.decompose(site)?;
-        let refuse = |reason: String| Error::Unsupported {
-            rule: rule.name(),
-            layer: site.layer,
-            kind: site.kind.to_owned(),
-            reason,
+        let Decomposition::Linear(shares) = rule.decompose(site)? else {
+            let reason = format!("the layer is linear ({}), but the rule is not", site.family);
+            return Err(site.unsupported(rule.name(), reason));
         };
-        let range = decomposition.range.map(|range| Range::new(range, rule.name_at(site), site));
+        let refuse = |reason: String| site.unsupported(rule.name(), reason);
+        let range = shares.range.map(|range| Range::new(range, rule.name(), site));
         let mut terms = Self {
             inputs: site.inputs,
             outputs: site.outputs,
@@ -125,17 +124,17 @@ impl<T: Scalar> Terms<T> {
             nonnegative: linear.nonnegative,
             causes: Vec::new(),
             stored: Vec::new(),
-            groups: Vec::with_capacity(decomposition.groups.len()),
+            groups: Vec::with_capacity(shares.groups.len()),
             list: Vec::new(),
             mapped: Vec::new(),
             maps: Vec::new(),
             scales: 0,
-            rest: rests(&decomposition.groups),
+            rest: rests(&shares.groups),
             range: range.transpose().map_err(refuse)?,
         };
         // The weights that each map was made from, so that groups can share maps.
         let mut made: Vec<Weight<T>> = Vec::new();
-        for group in decomposition.groups {
+        for group in shares.groups {
             terms.add_group(group, &mut made).map_err(refuse)?;
         }
         let [positive, negative, _] = terms.rest;
@@ -179,7 +178,7 @@ impl<T: Scalar> Terms<T> {
         let total_of = total_of.map(|parts| self.terms_of(parts, t, map, made)).transpose()?;
         let distributes = group.bias_mode == BiasMode::Distribute && map.bias().is_some();
         let counts = distributes || division == Division::FanIn;
-        let fan_in = if counts { layer::fan_in(map) } else { Vec::new() };
+        let fan_in = if counts { layer::fan_in(map)? } else { Vec::new() };
         let (bias, sink_bias) =
             biases(map.bias(), (&group.bias, group.bias_mode), division, &fan_in);
         if let Some((values, _)) = &bias
@@ -315,14 +314,26 @@ impl<T: Scalar> Terms<T> {
         if let Some(known) = made.iter().position(same) {
             return Ok(Weights::Other(known));
         }
-        self.maps.push(match &weight {
+        let map = match &weight {
             Weight::Same => layer::same(self.inputs),
             Weight::Of(Transform::One) => own.ones(),
             Weight::Of(transform) => {
                 let transform = transform.clone();
                 own.map_weights(&WeightFn::new(move |w| transform.value(w)))
             }
-        });
+        };
+        // A map from outside the crate can return any other map.
+        if (map.inputs(), map.outputs()) != (self.inputs, self.outputs) {
+            return Err(format!(
+                "the layer's map has {} inputs and {} outputs, but with other weights it has {} \
+                 and {}",
+                self.inputs,
+                self.outputs,
+                map.inputs(),
+                map.outputs()
+            ));
+        }
+        self.maps.push(map);
         made.push(weight);
         Ok(Weights::Other(self.maps.len() - 1))
     }

@@ -37,15 +37,9 @@ impl<T: Scalar> RelevanceRule<T> for Pass {
 
     fn decompose(&self, site: &Site<'_>) -> Result<Decomposition<T>, Error> {
         if site.input_shape != site.output_shape {
-            return Err(Error::Unsupported {
-                rule: RelevanceRule::<T>::name(self),
-                layer: site.layer,
-                kind: site.kind.to_owned(),
-                reason: format!(
-                    "its input shape {} differs from its output shape {}",
-                    site.input_shape, site.output_shape
-                ),
-            });
+            let (input, output) = (site.input_shape, site.output_shape);
+            let reason = format!("its input shape {input} differs from its output shape {output}");
+            return Err(site.unsupported(RelevanceRule::<T>::name(self), reason));
         }
         Ok(Group::new(vec![Part::same()], Divisor::One)
             .with_bias(BiasMode::Ignore, Transform::Identity)

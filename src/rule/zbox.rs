@@ -122,16 +122,13 @@ impl<T: Scalar> RelevanceRule<T> for ZBox {
                 each if each.len() == site.inputs => {
                     Ok(each.iter().map(|&bound| T::from_f64(bound)).collect())
                 }
-                each => Err(Error::Unsupported {
-                    rule: RelevanceRule::<T>::name(self),
-                    layer: site.layer,
-                    kind: site.kind.to_owned(),
-                    reason: format!(
-                        "the box has bounds for {} inputs, but the layer has {} inputs",
-                        each.len(),
-                        site.inputs
-                    ),
-                }),
+                each => {
+                    let (bounds, inputs) = (each.len(), site.inputs);
+                    let reason = format!(
+                        "the box has bounds for {bounds} inputs, but the layer has {inputs} inputs"
+                    );
+                    Err(site.unsupported(RelevanceRule::<T>::name(self), reason))
+                }
             }
         };
         // The numerators z w - l w+ - h w-, as three parts.
