@@ -7,22 +7,21 @@
 //!
 //! A new large function gets a field here, and its body moves to a function named `…_inner`.
 
+use std::cell::RefCell;
+use std::thread::LocalKey;
+
 use nalgebra::{DMatrix, DVector};
 
 use crate::canonize::Merged;
-use crate::check::Finding;
 use crate::error::Error;
-use crate::explainer::{Explainer, Workspace};
-use crate::explanation::Explanation;
-use crate::graph::{Graph, GraphBuilder};
-use crate::inputs::Feed;
-use crate::ledger::Ledger;
+use crate::explain::{Explainer, Explanation, Ledger, Path, Sweep, Targets, Trace, Workspace};
+use crate::finding::Finding;
+use crate::graph::{Feed, Graph, GraphBuilder};
+use crate::layer::LayerId;
+use crate::linalg::{self, Kernel, Scratch};
 use crate::rule::RelevanceRule;
 use crate::scalar::Scalar;
 use crate::sequential::{Sequential, SequentialBuilder};
-use crate::sweep::Sweep;
-use crate::targets::Targets;
-use crate::trace::{LayerId, Path, Trace};
 
 #[cfg(feature = "io")]
 use crate::{io::StateDict, io::StateDictBuilder, shape::Shape};
@@ -30,6 +29,9 @@ use crate::{io::StateDict, io::StateDictBuilder, shape::Shape};
 /// The bodies of the large public functions.
 #[allow(clippy::type_complexity)] // the types are the functions' signatures
 pub struct Compiled<T: Scalar> {
+    pub(crate) run: fn(Kernel<'_, T>),
+    /// The memory in which each thread prepares products.
+    pub(crate) scratch: &'static LocalKey<RefCell<Scratch<T>>>,
     pub(crate) build: fn(SequentialBuilder<T>) -> Result<Sequential<T>, Error>,
     pub(crate) build_graph: fn(GraphBuilder<T>) -> Result<Graph<T>, Error>,
     pub(crate) forward: fn(&Graph<T>, &Feed<'_, T>) -> Result<Vec<T>, Error>,
@@ -67,33 +69,48 @@ pub struct Compiled<T: Scalar> {
     pub(crate) model_of_onnx: fn(&crate::io::OnnxFile) -> Result<Sequential<T>, Error>,
 }
 
+thread_local! {
+    static SCRATCH_F32: RefCell<Scratch<f32>> = RefCell::default();
+    static SCRATCH_F64: RefCell<Scratch<f64>> = RefCell::default();
+}
+
+/// The functions for `f32`.
+pub static F32: Compiled<f32> = Compiled::with(&SCRATCH_F32);
+
+/// The functions for `f64`.
+pub static F64: Compiled<f64> = Compiled::with(&SCRATCH_F64);
+
 impl<T: Scalar> Compiled<T> {
-    pub(crate) const ALL: Self = Self {
-        build: SequentialBuilder::build_inner,
-        build_graph: GraphBuilder::build_inner,
-        forward: Graph::forward_inner,
-        canonize: Graph::canonize_inner,
-        check: Graph::check_inner,
-        explainer: Graph::explainer_inner,
-        targets: Explainer::targets_inner,
-        with_health: Explainer::with_health_inner,
-        explain_into: Explainer::explain_into_inner,
-        explain_batch_into: Explainer::explain_batch_into_inner,
-        explain_feed_into: Explainer::explain_feed_into_inner,
-        explain_by_all: Sweep::explain_inner,
-        trace: Explainer::trace_inner,
-        prefix: Trace::prefix_inner,
-        through: Trace::through_inner,
-        of_weights: Trace::of_weights_inner,
-        paths: Trace::paths_inner,
-        ledger: Explanation::ledger_inner,
-        #[cfg(feature = "io")]
-        model_of: StateDict::model_of_inner,
-        #[cfg(feature = "io")]
-        model_of_layers: |builder| builder.build_inner(),
-        #[cfg(feature = "safetensors")]
-        to_safetensors: Sequential::to_safetensors_inner,
-        #[cfg(feature = "onnx")]
-        model_of_onnx: crate::io::OnnxFile::to_model_inner,
-    };
+    const fn with(scratch: &'static LocalKey<RefCell<Scratch<T>>>) -> Self {
+        Self {
+            run: linalg::dispatch,
+            scratch,
+            build: SequentialBuilder::build_inner,
+            build_graph: GraphBuilder::build_inner,
+            forward: Graph::forward_inner,
+            canonize: Graph::canonize_inner,
+            check: Graph::check_inner,
+            explainer: Graph::explainer_inner,
+            targets: Explainer::targets_inner,
+            with_health: Explainer::with_health_inner,
+            explain_into: Explainer::explain_into_inner,
+            explain_batch_into: Explainer::explain_batch_into_inner,
+            explain_feed_into: Explainer::explain_feed_into_inner,
+            explain_by_all: Sweep::explain_inner,
+            trace: Explainer::trace_inner,
+            prefix: Trace::prefix_inner,
+            through: Trace::through_inner,
+            of_weights: Trace::of_weights_inner,
+            paths: Trace::paths_inner,
+            ledger: Explanation::ledger_inner,
+            #[cfg(feature = "io")]
+            model_of: StateDict::model_of_inner,
+            #[cfg(feature = "io")]
+            model_of_layers: |builder| builder.build_inner(),
+            #[cfg(feature = "safetensors")]
+            to_safetensors: Sequential::to_safetensors_inner,
+            #[cfg(feature = "onnx")]
+            model_of_onnx: crate::io::OnnxFile::to_model_inner,
+        }
+    }
 }

@@ -9,14 +9,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::layer::Family;
+use crate::layer::{Family, LayerId};
 use crate::nearest::did_you_mean;
 use crate::rule::{
     AlphaBeta, Choice, Decomposition, Epsilon, Flat, Gamma, RelevanceRule, Site, ZBox, ZPlus,
     rule_at, usual,
 };
 use crate::scalar::Scalar;
-use crate::trace::LayerId;
 
 /// A rule for each layer, selected by kind, position or name. A composite is itself a rule.
 ///

@@ -1,6 +1,6 @@
 //! The one error type of the crate.
 
-use crate::shape::Shape;
+use crate::shape::{Shape, TooManyAxes};
 
 /// Everything that can go wrong. Each variant carries what you need to fix the problem.
 ///
@@ -75,6 +75,10 @@ pub enum Error {
         /// How many inputs the layer has.
         inputs: usize,
     },
+
+    /// A shape has too many axes.
+    #[error(transparent)]
+    TooManyAxes(#[from] TooManyAxes),
 
     /// A graph is not a network.
     #[error("the graph cannot be built: {reason}")]

@@ -7,6 +7,7 @@
 
 mod bind;
 mod builder;
+mod inputs;
 mod operation;
 mod pass;
 mod print;
@@ -18,7 +19,6 @@ use nalgebra::{DMatrix, DVector};
 
 use crate::buffer::Buffers;
 use crate::error::Error;
-use crate::inputs::{Feed, Inputs};
 use crate::layer::Layer;
 use crate::nearest::did_you_mean;
 use crate::rule::Site;
@@ -28,6 +28,8 @@ use crate::shape::Shape;
 pub(crate) use bind::{Declared, Placed};
 pub(crate) use builder::check_input;
 pub use builder::{GraphBuilder, ValueId};
+pub(crate) use inputs::Feed;
+pub use inputs::{Inputs, Values};
 pub(crate) use operation::{Ending, Linear, Operation};
 pub(crate) use pass::{Forget, Left, Outputs, Schedule, Slots, Visitor};
 pub(crate) use print::describe;

@@ -326,6 +326,27 @@ impl<T: Scalar> Operator<T> {
     }
 }
 
+/// A layer of a model, by its index or by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerId<'a> {
+    /// The index, counted from 0. The index after the last layer stands for the outputs.
+    Index(usize),
+    /// The name.
+    Name(&'a str),
+}
+
+impl From<usize> for LayerId<'_> {
+    fn from(index: usize) -> Self {
+        Self::Index(index)
+    }
+}
+
+impl<'a> From<&'a str> for LayerId<'a> {
+    fn from(name: &'a str) -> Self {
+        Self::Name(name)
+    }
+}
+
 /// The families of layers to which rules apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

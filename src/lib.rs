@@ -43,12 +43,9 @@ mod check;
 mod compiled;
 mod composite;
 mod error;
-mod explainer;
-mod explanation;
+mod explain;
+mod finding;
 mod graph;
-mod health;
-mod inputs;
-mod ledger;
 mod linalg;
 mod memory;
 mod nearest;
@@ -58,28 +55,21 @@ mod sequential;
 #[cfg(feature = "serde")]
 mod serialize;
 mod shape;
-mod sweep;
-mod targets;
-mod trace;
 
 pub use nalgebra;
 
 // Networks and explainers.
 pub use canonize::Merged;
-pub use check::{Code, Finding};
-pub use explainer::{Explainer, Workspace};
-pub use graph::{Graph, GraphBuilder, ValueId};
-pub use inputs::{Inputs, Values};
+pub use explain::{Explainer, Sweep, Targets, Workspace};
+pub use finding::{Code, Finding};
+pub use graph::{Graph, GraphBuilder, Inputs, ValueId, Values};
 pub use sequential::{Sequential, SequentialBuilder};
-pub use sweep::Sweep;
-pub use targets::Targets;
 
 // Results.
-pub use explanation::{Contribution, Explanation};
-pub use health::{Health, LayerHealth};
-pub use ledger::{Ledger, LedgerEntry};
+pub use explain::{
+    Contribution, Explanation, Health, LayerHealth, Ledger, LedgerEntry, Path, Trace,
+};
 pub use relevance::{Accumulation, Cause, Plan};
-pub use trace::{LayerId, Path, Trace};
 
 // Rules.
 pub use composite::Composite;
@@ -99,9 +89,9 @@ pub use layer::{
     Softsign, Tanh, Unflatten, Upsample,
 };
 #[doc(inline)]
-pub use layer::{Bias, Elementwise, Family, Layer, LinearMap, Operator, Pair, WeightFn};
+pub use layer::{Bias, Elementwise, Family, Layer, LayerId, LinearMap, Operator, Pair, WeightFn};
 
 // Common types.
 pub use error::{Error, Misshapen, UnsupportedNode};
 pub use scalar::Scalar;
-pub use shape::Shape;
+pub use shape::{Shape, TooManyAxes};

@@ -15,7 +15,6 @@ mod transposed;
 mod vectors;
 mod winograd;
 
-use std::cell::RefCell;
 use std::ops::Range;
 
 use pulp::Arch;
@@ -28,7 +27,6 @@ use vectors::MaxAbs;
 use winograd::{Multiply, Transform};
 
 pub(crate) use correlate::{Correlation, Direction, Geometry, Planes, reach};
-pub use kernel::Lanes;
 pub(crate) use vectors::{
     add_scaled, copy, copy_rows, dot, first_non_finite, list_nonzero_rows, max_abs, scaled, sum,
     sum_in_order,
@@ -52,7 +50,7 @@ enum Which<'a, T: Scalar> {
     MaxAbs(MaxAbs<'a, T>),
 }
 
-/// Runs a kernel. See [`Scalar::run`].
+/// Runs a kernel with the processor's widest vectors.
 pub(crate) fn dispatch<T: Scalar>(kernel: Kernel<'_, T>) {
     let processor = Arch::new();
     match kernel.0 {
@@ -120,8 +118,8 @@ pub(crate) fn apply<T: Scalar>(w: Matrix<'_, T>, u: Option<&[T]>, x: &[T], y: &m
     let per_sample = u.map_or(1, |u| x.len() / u.len().max(1));
     by_rows(w.outputs, w.values.len(), y, |rows, y| {
         let w = Matrix { values: &w.values[rows.start..], outputs: rows.len(), ..w };
-        T::with_scratch(|scratch| {
-            T::run(Kernel(Which::Apply(Apply { w, u, per_sample, x, y, scratch })));
+        with_scratch::<T, _>(|scratch| {
+            run(Kernel(Which::Apply(Apply { w, u, per_sample, x, y, scratch })));
         });
     });
 }
@@ -137,8 +135,8 @@ pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&
             inputs: rows.len(),
             ..w
         };
-        T::with_scratch(|scratch| {
-            T::run(Kernel(Which::ApplyTransposed(ApplyTransposed {
+        with_scratch::<T, _>(|scratch| {
+            run(Kernel(Which::ApplyTransposed(ApplyTransposed {
                 w,
                 u,
                 per_sample,
@@ -164,7 +162,7 @@ pub(crate) fn apply_to_rows<T: Scalar>(
     const COLUMNS: usize = 24;
     // The number of rows of y, including those that are not listed.
     let height = y.len() / (x.len() / w.inputs).max(1);
-    let mut product = T::with_scratch(|scratch| std::mem::take(&mut scratch.parts));
+    let mut product = with_scratch::<T, _>(|scratch| std::mem::take(&mut scratch.parts));
     grow(&mut product, height * COLUMNS);
     let of_columns = |(x, y): (&[T], &mut [T])| {
         // All rows are listed, so the product can be written to y directly.
@@ -179,7 +177,7 @@ pub(crate) fn apply_to_rows<T: Scalar>(
     };
     let parts = x.chunks(w.inputs * COLUMNS).zip(y.chunks_mut(height * COLUMNS));
     let max = parts.map(of_columns).fold(T::zero(), larger);
-    T::with_scratch(|scratch| scratch.parts = product);
+    with_scratch::<T, _>(|scratch| scratch.parts = product);
     max
 }
 
@@ -282,7 +280,7 @@ fn by_rows<T: Scalar>(
         if part < height && columns > 0 {
             // Taken out instead of borrowed: while this thread waits, rayon may run another product
             // on it.
-            let mut parts = T::with_scratch(|scratch| std::mem::take(&mut scratch.parts));
+            let mut parts = with_scratch::<T, _>(|scratch| std::mem::take(&mut scratch.parts));
             grow(&mut parts, out.len());
             // Each block is a column-major matrix of its own rows, because rows of `out` are not
             // contiguous.
@@ -296,7 +294,7 @@ fn by_rows<T: Scalar>(
                     out[rows.clone()].copy_from_slice(block);
                 }
             }
-            return T::with_scratch(|scratch| scratch.parts = parts);
+            return with_scratch::<T, _>(|scratch| scratch.parts = parts);
         }
     }
     // Unused without the `rayon` feature.
@@ -311,14 +309,17 @@ fn grow<E: Copy + Default>(values: &mut Vec<E>, size: usize) {
     }
 }
 
-/// Lends a thread's scratch memory.
-pub(crate) fn lend<T, R>(scratch: &RefCell<Scratch<T>>, f: impl FnOnce(&mut Scratch<T>) -> R) -> R
-where
-    T: Default,
-{
-    match scratch.try_borrow_mut() {
+/// Lends the current thread's scratch memory to a function.
+fn with_scratch<T: Scalar, R>(f: impl FnOnce(&mut Scratch<T>) -> R) -> R {
+    T::compiled().scratch.with(|scratch| match scratch.try_borrow_mut() {
         Ok(mut scratch) => f(&mut scratch),
         // The scratch is already lent to a product further up the call stack.
         Err(_) => f(&mut Scratch::default()),
-    }
+    })
+}
+
+/// Runs a kernel. The call is not generic, so the kernels are compiled once, as part of this crate,
+/// and not again in every crate that uses it.
+fn run<T: Scalar>(kernel: Kernel<'_, T>) {
+    (T::compiled().run)(kernel);
 }

@@ -43,7 +43,7 @@ use block::normalize;
 pub(crate) use cancellation::{Cancellation, Magnitudes};
 pub(crate) use factor::Factor;
 pub(crate) use machine::{Machine, Stack};
-pub(crate) use network::Network;
+pub(crate) use network::{Network, RuleAt};
 pub(crate) use plan::End;
 pub use plan::Plan;
 pub(crate) use range::OutOfRange;
@@ -128,12 +128,13 @@ impl Overflow {
 /// value for each sink and column.
 type Drain<'a, T> = &'a mut dyn FnMut(usize, usize, &[T]);
 
-/// The targets of an accumulation, once the outputs are known.
-pub(crate) enum Targets<T> {
+/// The relevance to start from, once the outputs are known.
+pub(crate) enum Seed<T> {
+    /// That of every output.
     All,
-    /// The selected outputs, the same number for each sample.
-    Selected(Buffer<usize>),
-    /// The relevance to start from (outputs x targets for each sample), and the number of targets.
+    /// That of some outputs, the same number for each sample.
+    Outputs(Buffer<usize>),
+    /// This relevance (outputs x targets for each sample), and the number of targets.
     Weighted(Buffer<T>, usize),
 }
 

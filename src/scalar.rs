@@ -1,13 +1,15 @@
 //! The number types of networks.
 
-use std::cell::RefCell;
+mod lanes;
+
 use std::fmt::{Debug, Display, LowerExp};
 use std::iter::Sum;
 
 use num_traits::{Float, NumAssign};
 
-use crate::compiled::Compiled;
-use crate::linalg::{self, Kernel, Lanes, Scratch};
+// The only import against the order of the modules: the table refers to all large functions.
+use crate::compiled::{self, Compiled};
+pub use lanes::Lanes;
 
 /// A network's number type: `f32` or `f64`.
 ///
@@ -50,38 +52,9 @@ pub trait Scalar:
     #[must_use]
     fn erf(self) -> Self;
 
-    /// Lends the current thread's scratch memory, which the matrix products use, to a function.
-    #[doc(hidden)]
-    fn with_scratch<R>(f: impl FnOnce(&mut Scratch<Self>) -> R) -> R;
-
-    /// Runs a kernel with the processor's widest vectors. The method is not generic, so the kernels
-    /// are compiled once, as part of this crate, and not again in every crate that uses it.
-    #[doc(hidden)]
-    fn run(kernel: Kernel<'_, Self>);
-
     /// The table of the crate's large functions, compiled for this type.
     #[doc(hidden)]
     fn compiled() -> &'static Compiled<Self>;
-}
-
-macro_rules! compiled_here {
-    ($number:ty) => {
-        fn run(kernel: Kernel<'_, Self>) {
-            linalg::dispatch(kernel);
-        }
-
-        fn compiled() -> &'static Compiled<Self> {
-            static COMPILED: Compiled<$number> = Compiled::ALL;
-            &COMPILED
-        }
-
-        fn with_scratch<R>(f: impl FnOnce(&mut Scratch<Self>) -> R) -> R {
-            thread_local! {
-                static SCRATCH: RefCell<Scratch<$number>> = RefCell::default();
-            }
-            SCRATCH.with(|scratch| linalg::lend(scratch, f))
-        }
-    };
 }
 
 impl Scalar for f32 {
@@ -100,7 +73,9 @@ impl Scalar for f32 {
         libm::erff(self)
     }
 
-    compiled_here!(f32);
+    fn compiled() -> &'static Compiled<Self> {
+        &compiled::F32
+    }
 }
 
 impl Scalar for f64 {
@@ -118,7 +93,9 @@ impl Scalar for f64 {
         libm::erf(self)
     }
 
-    compiled_here!(f64);
+    fn compiled() -> &'static Compiled<Self> {
+        &compiled::F64
+    }
 }
 
 mod sealed {

@@ -7,10 +7,8 @@
 use serde::ser::{Error, SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
 
-use crate::check::Code;
-use crate::explanation::Explanation;
-use crate::health::Health;
-use crate::ledger::{Ledger, LedgerEntry};
+use crate::explain::{Explanation, Health, Ledger, LedgerEntry};
+use crate::finding::Code;
 use crate::relevance::{Accumulation, Cause, Plan};
 use crate::scalar::Scalar;
 use crate::shape::Shape;

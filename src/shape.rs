@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::error::Error;
-
 /// The shape of a sample or of a layer's values: the length of each of its axes.
 ///
 /// A vector has one axis, a sequence has two (channels x length), and an image has three (channels
@@ -91,17 +89,22 @@ macro_rules! from_arrays {
 }
 from_arrays!(0, 1, 2, 3, 4, 5, 6, 7, 8);
 
+/// A shape has more than [`Shape::MAX_AXES`] axes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a shape of {axes} axes is unsupported; at most {} are supported", Shape::MAX_AXES)]
+pub struct TooManyAxes {
+    /// The number of axes.
+    pub axes: usize,
+}
+
 impl TryFrom<&[usize]> for Shape {
-    type Error = Error;
+    type Error = TooManyAxes;
 
     /// # Errors
-    /// [`Error::InvalidParameter`] if there are more than [`MAX_AXES`](Self::MAX_AXES) axes.
-    fn try_from(given: &[usize]) -> Result<Self, Error> {
+    /// [`TooManyAxes`] if there are more than [`MAX_AXES`](Self::MAX_AXES) axes.
+    fn try_from(given: &[usize]) -> Result<Self, TooManyAxes> {
         let mut dims = [1; Self::MAX_AXES];
-        let Some(first) = dims.get_mut(..given.len()) else {
-            let most = format!("at most {}", Self::MAX_AXES);
-            return Err(Error::parameter("Shape", "number of axes", given.len(), &most));
-        };
+        let first = dims.get_mut(..given.len()).ok_or(TooManyAxes { axes: given.len() })?;
         first.copy_from_slice(given);
         Ok(Self { rank: given.len(), dims })
     }

@@ -1,10 +1,10 @@
 //! The forward pass: the only loop over nodes that computes values.
 
+use super::inputs::Feed;
 use super::operation::Operation;
 use super::{Graph, Node, Source};
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
-use crate::inputs::Feed;
 use crate::linalg;
 use crate::memory::check_possible;
 use crate::scalar::Scalar;
@@ -64,6 +64,18 @@ pub(crate) struct Outputs<T> {
 }
 
 impl<T> Outputs<T> {
+    /// The values of one of these samples.
+    pub fn logits_of(&self, sample: usize, samples: usize) -> &[T] {
+        let size = self.logits.len() / samples;
+        &self.logits[sample * size..][..size]
+    }
+
+    /// The probabilities of one of these samples.
+    pub fn probabilities_of(&self, sample: usize, samples: usize) -> Option<&[T]> {
+        let size = self.logits.len() / samples;
+        self.probabilities.as_ref().map(|values| &values[sample * size..][..size])
+    }
+
     /// Other handles for the same values.
     pub fn share(&self) -> Self {
         Self {

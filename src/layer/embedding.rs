@@ -79,7 +79,7 @@ impl<T: Scalar> Lookup<T> {
 
     /// The shape of the rows for whole numbers of this shape: an axis more, for the row's values.
     pub(crate) fn output_shape(&self, input: Shape) -> Result<Shape, Error> {
-        Shape::try_from(&[input.dims(), &[self.width]].concat()[..])
+        Ok(Shape::try_from(&[input.dims(), &[self.width]].concat()[..])?)
     }
 
     /// Writes the row of each number.

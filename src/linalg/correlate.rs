@@ -299,7 +299,7 @@ pub(crate) fn reach<T: Scalar>(
     // How far before its own index a target's window begins.
     let before =
         if direction == Direction::Down { padding } else { padding.map(|padding| 2 - padding) };
-    T::with_scratch(|scratch| {
+    super::with_scratch::<T, _>(|scratch| {
         let mut sums = std::mem::take(&mut scratch.parts);
         let (of_from, of_to) = (from.size[0] * from.size[1], to.size[0] * to.size[1]);
         grow(&mut sums, of_from + of_to);
@@ -444,12 +444,13 @@ impl<T: Scalar> Shifted<T> {
             } else {
                 // Taken out instead of borrowed: while this thread waits, rayon may run another
                 // product on it.
-                let mut laid_out = T::with_scratch(|scratch| std::mem::take(&mut scratch.planes));
+                let mut laid_out =
+                    super::with_scratch::<T, _>(|scratch| std::mem::take(&mut scratch.planes));
                 let size = self.source.size();
                 grow(&mut laid_out, size);
                 self.source.lay_out(source, &mut laid_out[..size]);
                 self.correlate(&laid_out[..size], target);
-                T::with_scratch(|scratch| scratch.planes = laid_out);
+                super::with_scratch::<T, _>(|scratch| scratch.planes = laid_out);
             }
         }
     }
@@ -460,8 +461,8 @@ impl<T: Scalar> Shifted<T> {
         // A part must not cut a tile, because its weights are stored side by side.
         let together = if self.groups == 1 { TILE } else { self.target.channels / self.groups };
         share_out(target, plane, together, self.multiply_adds >= SHARED, |first, target| {
-            T::with_scratch(|scratch| {
-                T::run(Kernel(Which::Correlate(Correlate {
+            super::with_scratch::<T, _>(|scratch| {
+                super::run(Kernel(Which::Correlate(Correlate {
                     of: self,
                     source,
                     first,

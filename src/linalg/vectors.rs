@@ -134,7 +134,7 @@ impl<T: Scalar> WithSimd for MaxAbs<'_, T> {
 pub(crate) fn max_abs<T: Scalar>(values: &[T]) -> T {
     let of_part = |values: &[T]| {
         let mut max = T::zero();
-        T::run(Kernel(Which::MaxAbs(MaxAbs { values, max: &mut max })));
+        super::run(Kernel(Which::MaxAbs(MaxAbs { values, max: &mut max })));
         max
     };
     #[cfg(feature = "rayon")]

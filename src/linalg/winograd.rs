@@ -98,7 +98,8 @@ impl<T: Scalar> Winograd<T> {
         // cache.
         let strip = (TOGETHER / self.source.channels / across).clamp(1, down);
         // Taken out instead of borrowed, because the closures below borrow the scratch.
-        let mut patches = T::with_scratch(|scratch| std::mem::take(&mut scratch.planes));
+        let mut patches =
+            super::with_scratch::<T, _>(|scratch| std::mem::take(&mut scratch.planes));
         for first in (0..down).step_by(strip) {
             let rows = first..down.min(first + strip);
             let count = rows.len() * across;
@@ -107,9 +108,9 @@ impl<T: Scalar> Winograd<T> {
             let plane = self.source.size[0] * self.source.size[1];
             each_chunk(patches, PLACES * count, |channel, out| {
                 let values = &source[channel * plane..][..plane];
-                T::with_scratch(|scratch| {
+                super::with_scratch::<T, _>(|scratch| {
                     let lines = &mut scratch.panel;
-                    T::run(Kernel(Which::Transform(Transform {
+                    super::run(Kernel(Which::Transform(Transform {
                         of: self,
                         rows: rows.clone(),
                         values,
@@ -120,16 +121,16 @@ impl<T: Scalar> Winograd<T> {
             });
             self.multiply(patches, rows, target);
         }
-        T::with_scratch(|scratch| scratch.planes = patches);
+        super::with_scratch::<T, _>(|scratch| scratch.planes = patches);
     }
 
     /// Computes some rows of patches of the target.
     fn multiply(&self, patches: &[T], rows: Range<usize>, target: &mut [T]) {
         let plane = self.target.size[0] * self.target.size[1];
         share_out(target, plane, TILE, true, |first, target| {
-            T::with_scratch(|scratch| {
+            super::with_scratch::<T, _>(|scratch| {
                 let (rows, products) = (rows.clone(), &mut scratch.panel);
-                T::run(Kernel(Which::Multiply(Multiply {
+                super::run(Kernel(Which::Multiply(Multiply {
                     of: self,
                     patches,
                     first,

@@ -457,6 +457,28 @@ impl<T: Scalar> Suffix<T> {
         Ok((0, max))
     }
 
+    pub fn samples(&self) -> usize {
+        self.extent.samples
+    }
+
+    /// The shares of a sample's sinks, one row per sink.
+    pub fn sinks_of(&self, sample: usize) -> &[T] {
+        let size = self.extent.sinks * self.extent.outputs;
+        &self.sinks[sample * size..][..size]
+    }
+
+    /// The shares of a sample, in the memory of `shares` or, if there is only one sample, in that
+    /// of the block, which keeps the other one.
+    pub fn take_shares(&mut self, sample: usize, mut shares: Vec<T>) -> Vec<T> {
+        if self.extent.samples == 1 {
+            return self.values.exchange(shares);
+        }
+        let size = self.extent.inputs * self.extent.outputs;
+        shares.clear();
+        shares.extend_from_slice(&self.values[sample * size..][..size]);
+        shares
+    }
+
     pub fn give_back(self, buffers: &mut Buffers<T>) {
         buffers.values.give(self.values);
         buffers.values.give(self.sinks);

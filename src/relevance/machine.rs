@@ -5,7 +5,7 @@ use super::factor::Factor;
 use super::network::Network;
 use super::plan::{Plan, Step};
 use super::tape::Tape;
-use super::{Overflow, Targets};
+use super::{Overflow, Seed};
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
 use crate::graph::{Left, Visitor};
@@ -78,14 +78,14 @@ impl<'a, T: Scalar> Machine<'a, T> {
     /// Multiplies in the targets and returns the shares of all samples.
     pub fn finish(
         mut self,
-        targets: Targets<T>,
+        targets: Seed<T>,
         buffers: &mut Buffers<T>,
     ) -> Result<Suffix<T>, Overflow> {
         let last = self.network.segments.len() - 1;
         match targets {
-            Targets::All => {}
-            Targets::Selected(selected) => self.stack.items.push(Item::Selection(selected)),
-            Targets::Weighted(values, targets) => {
+            Seed::All => {}
+            Seed::Outputs(selected) => self.stack.items.push(Item::Selection(selected)),
+            Seed::Weighted(values, targets) => {
                 let (layer, outputs) = (self.factor(last).layer(), self.factor(last).outputs());
                 let block = Suffix::of_targets(layer, values, outputs, targets, buffers)?;
                 self.stack.items.push(Item::Suffix(block));

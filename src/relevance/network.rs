@@ -12,9 +12,8 @@ use super::range::OutOfRange;
 use super::sharing::{Form, Sharing, Slot};
 use super::tape::Flows;
 use super::terms::Terms;
-use crate::check::Finding;
 use crate::error::Error;
-use crate::explanation::RuleAt;
+use crate::finding::Finding;
 use crate::graph::{Graph, Operation};
 use crate::memory::MemoryLimit;
 use crate::rule::{RelevanceRule, Site, rule_at};
@@ -38,6 +37,14 @@ pub(crate) struct Network<T: Scalar> {
     completes: Vec<Option<usize>>,
     /// The layers to which rules apply.
     pub rules: Vec<RuleAt>,
+}
+
+/// A layer to which a rule applies.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RuleAt {
+    pub layer: usize,
+    pub name: String,
+    pub rule: String,
 }
 
 /// The nodes between two neighboring cuts.

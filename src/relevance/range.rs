@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::check::{Code, Finding};
 use crate::error::Error;
+use crate::finding::{Code, Finding};
 use crate::rule::{InputRange, Outside, Site};
 use crate::scalar::Scalar;
 

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
+use super::{Graph, Source, floats};
 use crate::error::Error;
-use crate::graph::{Graph, Source};
 use crate::linalg;
 use crate::scalar::Scalar;
 
@@ -233,9 +233,8 @@ impl<'a, T: Scalar> Feed<'a, T> {
             }
             (_, Self::Columns(values, whole)) if *whole == size => to.copy_from_slice(values),
             (_, Self::Columns(values, whole)) => {
-                let first: usize = crate::graph::floats(&graph.input_list()[..number])
-                    .map(|input| input.shape.size())
-                    .sum();
+                let first: usize =
+                    floats(&graph.input_list()[..number]).map(|input| input.shape.size()).sum();
                 for (to, values) in to.chunks_exact_mut(size).zip(values.chunks_exact(*whole)) {
                     to.copy_from_slice(&values[first..first + size]);
                 }

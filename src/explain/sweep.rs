@@ -2,17 +2,16 @@
 
 use nalgebra::DVector;
 
+use super::explainer::Explainer;
+use super::explanation::Explanation;
+use super::targets::Targets;
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
-use crate::explainer::Explainer;
-use crate::explanation::Explanation;
-use crate::graph::{Graph, Left, Slots, Visitor};
-use crate::inputs::Feed;
+use crate::graph::{Feed, Graph, Left, Slots, Visitor};
 use crate::memory::MemoryLimit;
 use crate::relevance::Stack;
 use crate::rule::RelevanceRule;
 use crate::scalar::Scalar;
-use crate::targets::Targets;
 
 /// A model and several rules that share each forward pass.
 ///
@@ -136,7 +135,7 @@ impl<T: Scalar> Sweep<T> {
             }
             let mut run = explainer.finish(machine, outputs.share(), &mut buffers)?;
             let mut explanation = explainer.empty();
-            explainer.fill(&mut run, 0, &stack.tape.noted, &mut explanation)?;
+            explainer.write(&mut run, 0, &stack.tape.noted, &mut explanation)?;
             explainer.examine(&feed, &mut explanation)?;
             Ok(explanation)
         });

@@ -1,21 +1,20 @@
 //! Inside the network: the relevance of every layer's inputs, and the relevance that flows through
-//! a unit, a path or a weight.
+//! a unit or a weight.
 
-use std::fmt;
 use std::sync::Arc;
 
 use nalgebra::{DMatrix, DVector};
 
+use super::explainer::{Explainer, Run};
+use super::explanation::{Contribution, Explanation, strongest};
 use crate::buffer::{Buffers, Flow};
 use crate::error::Error;
-use crate::explainer::{Explainer, Run};
-use crate::explanation::{Contribution, Explanation, strongest};
-use crate::graph::{Graph, Node};
-use crate::inputs::Feed;
+use crate::graph::{Feed, Graph, Node};
+use crate::layer::LayerId;
 use crate::linalg;
 use crate::memory::MemoryLimit;
 use crate::nearest::did_you_mean;
-use crate::relevance::{Factor, Network, Overflow, Suffix, Tape, Targets, Walk};
+use crate::relevance::{Network, Overflow, Seed, Suffix, Tape, Walk};
 use crate::scalar::Scalar;
 
 /// One explained sample with the shares at every layer, for examining units inside the network.
@@ -58,52 +57,13 @@ use crate::scalar::Scalar;
 /// ```
 #[derive(Debug)]
 pub struct Trace<T: Scalar> {
-    explanation: Explanation<T>,
-    network: Arc<Network<T>>,
-    tape: Tape<T>,
+    pub(super) explanation: Explanation<T>,
+    pub(super) network: Arc<Network<T>>,
+    pub(super) tape: Tape<T>,
     /// For each value of the graph, the shares of its units in the targets, if any relevance
     /// reaches it.
     shares: Vec<Option<DMatrix<T>>>,
     limit: MemoryLimit,
-}
-
-/// A layer of a model, by its index or by its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LayerId<'a> {
-    /// The index, counted from 0. The index after the last layer stands for the outputs.
-    Index(usize),
-    /// The name.
-    Name(&'a str),
-}
-
-impl From<usize> for LayerId<'_> {
-    fn from(index: usize) -> Self {
-        Self::Index(index)
-    }
-}
-
-impl<'a> From<&'a str> for LayerId<'a> {
-    fn from(name: &'a str) -> Self {
-        Self::Name(name)
-    }
-}
-
-/// A path from an input to an output, through one unit of each linear layer.
-#[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-pub struct Path<T> {
-    /// The unit at each linear layer, from an input of the sample to the output where the path
-    /// ends.
-    pub units: Vec<usize>,
-    /// The relevance that flows along this path: the product of its shares, times the output.
-    pub relevance: T,
-}
-
-impl<T: fmt::Display> fmt::Display for Path<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let units: Vec<String> = self.units.iter().map(usize::to_string).collect();
-        write!(f, "{}: {:+.4}", units.join(" -> "), self.relevance)
-    }
 }
 
 impl<T: Scalar> Explainer<T> {
@@ -135,9 +95,9 @@ impl<T: Scalar> Explainer<T> {
         let limit = self.check_size_of_trace()?;
         let (mut buffers, mut tape) = (Buffers::default(), Tape::default());
         let outputs = self.record(&feed, &mut tape, &mut buffers)?;
-        let (targets, selected) = self.begin(&outputs.logits, &mut buffers);
+        let seed = self.seed(&outputs.logits, &mut buffers);
         let network = self.network().clone();
-        let of_outputs = of_targets(&targets, model.outputs());
+        let of_outputs = of_targets(&seed, model.outputs());
         let mut flows = network.empty_flows();
         flows[model.output_value()] = Some(Flow::of_matrix(&of_outputs, &mut buffers));
         let mut sinks = vec![Vec::new(); network.nodes.len()];
@@ -147,8 +107,8 @@ impl<T: Scalar> Explainer<T> {
         // The explanation is the relevance of the explained values, with the sinks of all nodes.
         let block = Suffix::of_flows(&network, &flows, &sinks.concat(), &mut buffers);
         let mut explanation = self.empty();
-        let mut run = Run { outputs, block: block.map_err(overflow)?, selected };
-        self.fill(&mut run, 0, &tape.noted, &mut explanation)?;
+        let mut run = Run { outputs, block: block.map_err(overflow)? };
+        self.write(&mut run, 0, &tape.noted, &mut explanation)?;
         self.examine(&feed, &mut explanation)?;
         let shares = flows
             .iter()
@@ -164,15 +124,13 @@ impl<T: Scalar> Explainer<T> {
 }
 
 /// The shares of the outputs in the targets, outputs x targets.
-fn of_targets<T: Scalar>(targets: &Targets<T>, outputs: usize) -> DMatrix<T> {
-    match targets {
-        Targets::All => DMatrix::identity(outputs, outputs),
-        Targets::Selected(selected) => {
-            DMatrix::from_fn(outputs, selected.len(), |output, column| {
-                if selected[column] == output { T::one() } else { T::zero() }
-            })
-        }
-        Targets::Weighted(values, targets) => DMatrix::from_column_slice(outputs, *targets, values),
+fn of_targets<T: Scalar>(seed: &Seed<T>, outputs: usize) -> DMatrix<T> {
+    match seed {
+        Seed::All => DMatrix::identity(outputs, outputs),
+        Seed::Outputs(selected) => DMatrix::from_fn(outputs, selected.len(), |output, column| {
+            if selected[column] == output { T::one() } else { T::zero() }
+        }),
+        Seed::Weighted(values, targets) => DMatrix::from_column_slice(outputs, *targets, values),
     }
 }
 
@@ -191,7 +149,7 @@ impl<T: Scalar> Trace<T> {
         &self.explanation
     }
 
-    fn graph(&self) -> &Graph<T> {
+    pub(super) fn graph(&self) -> &Graph<T> {
         &self.network.graph
     }
 
@@ -436,148 +394,13 @@ impl<T: Scalar> Trace<T> {
         }
     }
 
-    /// The `count` strongest paths from the inputs to a target.
-    ///
-    /// A path is strong if the product of its shares is large in magnitude. It has one unit of each
-    /// value that all relevance flows through; where the network branches, that is one unit where
-    /// the branches begin and one where they end. The paths are found exactly, by dynamic
-    /// programming over the layers. For a weighting of outputs, paths can end at any output. Cost:
-    /// every share matrix is formed, and searched in at most its size times `count` steps.
-    ///
-    /// # Errors
-    /// The errors of [`relevance`](Self::relevance), and [`Error::TooLarge`] if the share matrix of
-    /// a layer exceeds the memory limit, as that of a convolution easily does.
-    pub fn paths(&self, target: usize, count: usize) -> Result<Vec<Path<T>>, Error> {
-        (T::compiled().paths)(self, target, count)
-    }
-
-    pub(crate) fn paths_inner(&self, target: usize, count: usize) -> Result<Vec<Path<T>>, Error> {
-        let (column, scale) = self.explanation.place(target)?;
-        let segments = &self.network.segments;
-        // A unit has at most `count` arrivals, and at most one for each path that leads to it.
-        let (mut to_each, mut arrivals) = (1.0_f64, 0.0);
-        let sizes = segments.iter().map(|segment| segment.inputs);
-        for units in sizes.chain([self.graph().outputs()]).map(|units| units as f64) {
-            arrivals += to_each * units;
-            to_each = (to_each * units).min(count as f64);
-        }
-        let numbers = size_of::<Arrival>() / size_of::<T>();
-        self.check_size(arrivals * numbers as f64, || {
-            format!("the {count} strongest paths to each unit of each layer")
-        })?;
-        let mut ends = Ends::at_inputs(self.network.inputs());
-        for segment in 0..segments.len() {
-            ends.lengthen(&self.of_segment(segment)?, count);
-        }
-        // The last step leads to the target itself.
-        ends.lengthen(&(self.explanation.of_outputs().columns(column, 1) * scale), count);
-        // There is only one column in the last step.
-        let paths = ends.paths(0);
-        if paths.iter().any(|path: &Path<T>| !path.relevance.is_finite()) {
-            return Err(Overflow { layer: 0 }.error(self.graph()));
-        }
-        Ok(paths)
-    }
-
-    /// The share matrix of a segment.
-    fn of_segment(&self, segment: usize) -> Result<DMatrix<T>, Error> {
-        let factor = Factor::new(&self.network, segment, &self.tape);
-        let (inputs, outputs) = (factor.inputs(), factor.outputs());
-        let what = || {
-            format!(
-                "the share matrix of layer {}, {inputs} x {outputs},",
-                self.graph().layer_name(factor.layer())
-            )
-        };
-        // The share matrix exists as a prefix, as a suffix and as a matrix.
-        self.check_size(3.0 * inputs as f64 * outputs as f64, what)?;
-        Suffix::of_factor(factor, &mut Buffers::default())
-            .and_then(|block| block.to_matrix(0))
-            .map_err(|at| at.error(self.graph()))
-    }
-
-    fn check_size(&self, values: f64, what: impl FnOnce() -> String) -> Result<(), Error> {
+    pub(super) fn check_size(
+        &self,
+        values: f64,
+        what: impl FnOnce() -> String,
+    ) -> Result<(), Error> {
         self.limit.check::<T>(values, what, || {
             "raise the limit with Explainer::memory_limit before you trace".to_owned()
         })
-    }
-}
-
-/// The strongest paths to each unit of the layers so far.
-struct Ends {
-    /// For each step and each of its units, the ends of the strongest paths to it, strongest first.
-    steps: Vec<Vec<Vec<Arrival>>>,
-}
-
-/// The end of one path.
-#[derive(Clone, Copy)]
-struct Arrival {
-    /// The logarithm of the product's magnitude, because products of many shares exceed the range
-    /// of every number type.
-    size: f64,
-    negative: bool,
-    /// The previous unit, and the rank of the path among the arrivals there.
-    from: usize,
-    rank: usize,
-}
-
-impl Ends {
-    fn at_inputs(inputs: usize) -> Self {
-        // An empty product: ln 1 = 0.
-        let start = |from| vec![Arrival { size: 0.0, negative: false, from, rank: 0 }];
-        Self { steps: vec![(0..inputs).map(start).collect()] }
-    }
-
-    /// Extends each path by a step with these shares and keeps the strongest paths to each unit.
-    fn lengthen<T: Scalar>(&mut self, shares: &DMatrix<T>, count: usize) {
-        let before = &self.steps[self.steps.len() - 1];
-        let arrive = |shares: nalgebra::DVectorView<'_, T>| {
-            let mut best: Vec<Arrival> = Vec::new();
-            for (from, share) in shares.iter().enumerate().filter(|(_, share)| **share != T::zero())
-            {
-                let step = share.as_f64().abs().ln();
-                for (rank, arrival) in before[from].iter().enumerate() {
-                    let size = arrival.size + step;
-                    // `best` is sorted in descending order. Equal paths stay in the order of their
-                    // units.
-                    let place = best.partition_point(|other| other.size >= size);
-                    // Arrivals are sorted, so the remaining ones are no stronger.
-                    if place >= count {
-                        break;
-                    }
-                    // `count` is at least 1 here, because `place` is less.
-                    best.truncate(count - 1);
-                    best.insert(
-                        place,
-                        Arrival {
-                            size,
-                            negative: arrival.negative != (*share < T::zero()),
-                            from,
-                            rank,
-                        },
-                    );
-                }
-            }
-            best
-        };
-        let arrivals = shares.column_iter().map(arrive).collect();
-        self.steps.push(arrivals);
-    }
-
-    /// The strongest paths to a unit of the last step. The unit itself is not listed.
-    fn paths<T: Scalar>(&self, unit: usize) -> Vec<Path<T>> {
-        let last = self.steps.len() - 1;
-        let path = |arrival: &Arrival| {
-            let mut units = vec![0; last];
-            let mut at = *arrival;
-            // Follows the arrivals back to the inputs.
-            for place in (0..last).rev() {
-                units[place] = at.from;
-                at = self.steps[place][at.from][at.rank];
-            }
-            let size = arrival.size.exp();
-            Path { units, relevance: T::from_f64(if arrival.negative { -size } else { size }) }
-        };
-        self.steps[last][unit].iter().map(path).collect()
     }
 }

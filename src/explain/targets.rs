@@ -2,6 +2,8 @@
 
 use nalgebra::{DMatrix, DVector};
 
+use crate::error::Error;
+use crate::linalg;
 use crate::scalar::Scalar;
 
 /// The outputs to explain.
@@ -40,6 +42,43 @@ pub enum Targets<T: Scalar> {
     /// the shares in output k. For example, the contrast f_3 - f_5 has 1 in row 3, -1 in row 5 and
     /// 0 elsewhere.
     Weighted(DMatrix<T>),
+}
+
+impl<T: Scalar> Targets<T> {
+    /// The number of targets for a model with this many outputs.
+    pub(super) fn count(&self, outputs: usize) -> usize {
+        match self {
+            Self::All => outputs,
+            Self::Predicted => 1,
+            Self::Outputs(listed) => listed.len(),
+            Self::Weighted(weightings) => weightings.ncols(),
+        }
+    }
+
+    /// Checks the targets for a model with this many outputs.
+    ///
+    /// # Errors
+    /// [`Error::TargetOutOfRange`], [`Error::WeightingShape`], or [`Error::InvalidParameter`] if
+    /// there are no targets or a weight is not finite.
+    pub(super) fn check(&self, outputs: usize) -> Result<(), Error> {
+        if let Self::Outputs(listed) = self
+            && let Some(&target) = listed.iter().find(|&&target| target >= outputs)
+        {
+            return Err(Error::TargetOutOfRange { target, outputs });
+        }
+        if let Self::Weighted(weightings) = self {
+            if weightings.nrows() != outputs {
+                return Err(Error::WeightingShape { found: weightings.nrows(), outputs });
+            }
+            if let Some((_, value)) = linalg::first_non_finite(weightings.as_slice()) {
+                return Err(Error::parameter("Targets", "a weight", value.as_f64(), "finite"));
+            }
+        }
+        match self.count(outputs) {
+            0 => Err(Error::parameter("Targets", "targets", 0, "at least one")),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl<T: Scalar> From<usize> for Targets<T> {

@@ -5,22 +5,22 @@ use std::sync::Arc;
 
 use nalgebra::{DMatrix, DVector};
 
-use crate::buffer::{Buffer, Buffers};
+use super::checkup::{Finer, RuleInF64};
+use super::explanation::{self, About, Explanation, Sink};
+use super::health::Health;
+use super::targets::Targets;
+use crate::buffer::Buffers;
 use crate::error::Error;
-use crate::explanation::{self, About, Explained, Explanation, RuleAt, Sink};
-use crate::graph::{Graph, Outputs, Slots, describe};
-use crate::health::{Finer, Health, RuleInF64};
-use crate::inputs::{Feed, Inputs};
+use crate::graph::{Feed, Graph, Inputs, Outputs, Slots, describe};
 use crate::layer;
 use crate::linalg;
 use crate::memory::MemoryLimit;
 use crate::relevance::{
-    self, Accumulation, End, Machine, Magnitudes, Network, OutOfRange, Overflow, Plan, Recorder,
-    Stack, Suffix, Tape,
+    Accumulation, End, Machine, Magnitudes, Network, OutOfRange, Overflow, Plan, Recorder, RuleAt,
+    Seed, Stack, Suffix, Tape,
 };
 use crate::rule::RelevanceRule;
 use crate::scalar::Scalar;
-use crate::targets::Targets;
 
 /// Reusable memory for [`Explainer::explain_into`] and [`Explainer::explain_batch_into`].
 ///
@@ -76,8 +76,7 @@ impl<T: Scalar> Default for Part<T> {
 pub struct Explainer<T: Scalar> {
     about: Arc<About>,
     network: Arc<Network<T>>,
-    targets: Targets<T>,
-    explained: Explained<T>,
+    targets: Arc<Targets<T>>,
     plan: Plan,
     limit: MemoryLimit,
     /// The rule in double precision, from which a health report is prepared.
@@ -190,9 +189,9 @@ impl<T: Scalar> Graph<T> {
         let about = Arc::new(About { rule: rule.name(), rules, sinks, inputs });
         let plan = Plan::new(Accumulation::default(), &network.links(), End::All);
         let network = Arc::new(network);
-        let (targets, explained, limit) = (Targets::All, Explained::All, MemoryLimit::default());
+        let (targets, limit) = (Arc::new(Targets::All), MemoryLimit::default());
         let (rule, checkup) = (RuleInF64::of(rule), None);
-        Ok(Explainer { about, network, targets, explained, plan, limit, rule, checkup })
+        Ok(Explainer { about, network, targets, plan, limit, rule, checkup })
     }
 }
 
@@ -218,38 +217,11 @@ impl<T: Scalar> Explainer<T> {
     }
 
     pub(crate) fn targets_inner(mut self, targets: Targets<T>) -> Result<Self, Error> {
-        let outputs = self.model().outputs();
-        let none = || Error::parameter("Targets", "targets", 0, "at least one");
-        self.explained = match &targets {
-            Targets::All => Explained::All,
-            // A placeholder: `fill` writes the prediction of each sample.
-            Targets::Predicted => Explained::Outputs(vec![0]),
-            Targets::Outputs(listed) => {
-                if let Some(&target) = listed.iter().find(|&&target| target >= outputs) {
-                    return Err(Error::TargetOutOfRange { target, outputs });
-                }
-                if listed.is_empty() {
-                    return Err(none());
-                }
-                Explained::Outputs(listed.clone())
-            }
-            Targets::Weighted(weightings) => {
-                if weightings.nrows() != outputs {
-                    return Err(Error::WeightingShape { found: weightings.nrows(), outputs });
-                }
-                if weightings.ncols() == 0 {
-                    return Err(none());
-                }
-                if let Some((_, value)) = linalg::first_non_finite(weightings.as_slice()) {
-                    return Err(Error::parameter("Targets", "a weight", value.as_f64(), "finite"));
-                }
-                Explained::Weightings(Arc::new(weightings.clone()))
-            }
-        };
+        targets.check(self.model().outputs())?;
         if let Some(checkup) = &mut self.checkup {
             checkup.finer = checkup.finer.clone().targets(&targets);
         }
-        self.targets = targets;
+        self.targets = Arc::new(targets);
         self.plan = Plan::new(self.plan.accumulation(), &self.network.links(), self.end());
         Ok(self)
     }
@@ -283,11 +255,7 @@ impl<T: Scalar> Explainer<T> {
 
     /// The number of explained targets.
     fn target_count(&self) -> usize {
-        match &self.explained {
-            Explained::All => self.model().outputs(),
-            Explained::Outputs(outputs) => outputs.len(),
-            Explained::Weightings(weightings) => weightings.ncols(),
-        }
+        self.targets.count(self.model().outputs())
     }
 
     /// The number of values in the explanations of this many samples.
@@ -417,17 +385,15 @@ impl<T: Scalar> Explainer<T> {
 
     /// This explainer for these outputs. Their number must be the number of its targets.
     pub(crate) fn of_outputs(&self, outputs: &[usize]) -> Self {
-        let (targets, explained) =
-            (Targets::Outputs(outputs.to_vec()), Explained::Outputs(outputs.to_vec()));
-        Self { targets, explained, ..self.clone() }
+        Self { targets: Arc::new(Targets::Outputs(outputs.to_vec())), ..self.clone() }
     }
 
     fn end(&self) -> End {
-        match &self.targets {
+        let count = self.target_count();
+        match &*self.targets {
             Targets::All => End::All,
-            Targets::Predicted => End::Selected(1),
-            Targets::Outputs(listed) => End::Selected(listed.len()),
-            Targets::Weighted(weightings) => End::Weighted(weightings.ncols()),
+            Targets::Predicted | Targets::Outputs(_) => End::Selected(count),
+            Targets::Weighted(_) => End::Weighted(count),
         }
     }
 
@@ -744,7 +710,7 @@ impl<T: Scalar> Explainer<T> {
         let outputs = self.model().pass(feed, slots, buffers, &mut machine)?;
         let mut run = self.finish(machine, outputs, buffers)?;
         for (sample, explanation) in explanations.iter_mut().enumerate() {
-            self.fill(&mut run, sample, &stack.tape.noted, explanation)?;
+            self.write(&mut run, sample, &stack.tape.noted, explanation)?;
         }
         run.give_back(buffers);
         for (sample, explanation) in explanations.iter_mut().enumerate() {
@@ -770,38 +736,29 @@ impl<T: Scalar> Explainer<T> {
         outputs: Outputs<T>,
         buffers: &mut Buffers<T>,
     ) -> Result<Run<T>, Error> {
-        let (targets, selected) = self.begin(&outputs.logits, buffers);
-        let block = machine.finish(targets, buffers).map_err(|at| self.overflow(&at))?;
-        Ok(Run { outputs, block, selected })
+        let seed = self.seed(&outputs.logits, buffers);
+        let block = machine.finish(seed, buffers).map_err(|at| self.overflow(&at))?;
+        Ok(Run { outputs, block })
     }
 
-    /// The targets, once the outputs are known, and a copy of the selected outputs if they differ
-    /// between samples.
-    pub(crate) fn begin(
-        &self,
-        logits: &[T],
-        buffers: &mut Buffers<T>,
-    ) -> (relevance::Targets<T>, Option<Buffer<usize>>) {
+    /// The relevance to start from, once the outputs are known.
+    pub(super) fn seed(&self, logits: &[T], buffers: &mut Buffers<T>) -> Seed<T> {
         let outputs = self.model().outputs();
         let samples = logits.len() / outputs;
-        match &self.targets {
-            Targets::All => (relevance::Targets::All, None),
+        match &*self.targets {
+            Targets::All => Seed::All,
             Targets::Predicted => {
-                let mut selected = buffers.indices.take(samples);
-                for (selected, logits) in selected.iter_mut().zip(logits.chunks_exact(outputs)) {
-                    *selected = explanation::largest(logits);
+                let mut predicted = buffers.indices.take(samples);
+                for (predicted, logits) in predicted.iter_mut().zip(logits.chunks_exact(outputs)) {
+                    *predicted = explanation::largest(logits);
                 }
-                // The machine consumes its list, but `fill` needs the predictions again.
-                let mut again = buffers.indices.take(samples);
-                again.copy_from_slice(&selected);
-                (relevance::Targets::Selected(selected), Some(again))
+                Seed::Outputs(predicted)
             }
             Targets::Outputs(listed) => {
-                let mut selected = buffers.indices.take(samples * listed.len());
-                selected
-                    .chunks_exact_mut(listed.len())
-                    .for_each(|selected| selected.copy_from_slice(listed));
-                (relevance::Targets::Selected(selected), None)
+                let mut all = buffers.indices.take(samples * listed.len());
+                all.chunks_exact_mut(listed.len())
+                    .for_each(|of_one| of_one.copy_from_slice(listed));
+                Seed::Outputs(all)
             }
             Targets::Weighted(weightings) => {
                 let mut relevance = buffers.values.take(samples * weightings.len());
@@ -812,85 +769,31 @@ impl<T: Scalar> Explainer<T> {
                     relevance.copy_from_slice(weightings.as_slice());
                     layer::scale_columns(relevance, logits, outputs);
                 }
-                (relevance::Targets::Weighted(relevance, weightings.ncols()), None)
+                Seed::Weighted(relevance, weightings.ncols())
             }
         }
     }
 
-    /// An explanation that has not been filled yet.
-    pub(crate) fn empty(&self) -> Explanation<T> {
-        Explanation {
-            about: self.about.clone(),
-            output: DVector::zeros(0),
-            probabilities: None,
-            explained: self.explained.clone(),
-            shares: DMatrix::zeros(0, 0),
-            exponent: 0,
-            sinks: Vec::new(),
-            health: None,
-            findings: Vec::new(),
-        }
+    /// An explanation that has not been written yet.
+    pub(super) fn empty(&self) -> Explanation<T> {
+        Explanation::empty(self.about.clone(), self.targets.clone())
     }
 
     /// Writes one sample's results into an explanation, reusing its memory.
-    pub(crate) fn fill(
+    pub(super) fn write(
         &self,
         run: &mut Run<T>,
         sample: usize,
         noted: &[OutOfRange],
         explanation: &mut Explanation<T>,
     ) -> Result<(), Error> {
-        let (inputs, outputs) = (self.network.inputs(), self.model().outputs());
-        let Run { outputs: values, block, selected } = run;
-        let (exponent, bound) = block.apply_exponent(sample).map_err(|at| self.overflow(&at))?;
-        let targets = block.extent.outputs;
-        let sinks = block.extent.sinks * targets;
-        let logits = &values.logits[sample * outputs..][..outputs];
-        let sinks = &block.sinks[sample * sinks..][..sinks];
-
-        // Another explainer may have used this memory before.
-        if !Arc::ptr_eq(&explanation.about, &self.about) || explanation.shares.ncols() != targets {
-            *explanation = self.empty();
-        }
-        write(&mut explanation.output, logits);
-        match &values.probabilities {
-            Some(values) => {
-                let probabilities =
-                    explanation.probabilities.get_or_insert_with(|| DVector::zeros(0));
-                write(probabilities, &values[sample * outputs..][..outputs]);
-            }
-            None => explanation.probabilities = None,
-        }
-        match (&mut explanation.explained, selected) {
-            (Explained::Outputs(explained), Some(selected)) => {
-                explained.copy_from_slice(&selected[sample..=sample]);
-            }
-            (explained, _) if *explained != self.explained => *explained = self.explained.clone(),
-            _ => {}
-        }
+        explanation
+            .write_from((&self.about, &self.targets), &run.outputs, &mut run.block, sample)
+            .map_err(|at| self.overflow(&at))?;
         explanation.findings.clear();
-        explanation.findings.extend(
-            noted
-                .iter()
-                .filter(|found| found.sample == sample)
-                .filter_map(|found| self.network.finding(found)),
-        );
-        explanation.sinks.clear();
-        explanation.sinks.extend_from_slice(sinks);
-        let mut shares: Vec<T> =
-            std::mem::replace(&mut explanation.shares, DMatrix::zeros(0, 0)).data.into();
-        // The shares of a single sample are moved instead of copied.
-        if block.extent.samples == 1 {
-            shares = block.values.exchange(shares);
-        } else {
-            shares.clear();
-            shares
-                .extend_from_slice(&block.values[sample * inputs * targets..][..inputs * targets]);
-        }
-        explanation.shares = DMatrix::from_vec(inputs, targets, shares);
-        explanation.exponent = exponent;
-        let overflow = Overflow { layer: self.network.sharing(self.network.nodes[0]).layer };
-        if explanation.is_finite(bound) { Ok(()) } else { Err(self.overflow(&overflow)) }
+        let of_sample = noted.iter().filter(|found| found.sample == sample);
+        explanation.findings.extend(of_sample.filter_map(|found| self.network.finding(found)));
+        Ok(())
     }
 
     /// Computes the health of one sample's explanation, if it was requested.
@@ -944,8 +847,6 @@ impl<T: Scalar> fmt::Display for Explainer<T> {
 pub(crate) struct Run<T> {
     pub outputs: Outputs<T>,
     pub block: Suffix<T>,
-    /// The selected outputs, if they differ between samples.
-    pub selected: Option<Buffer<usize>>,
 }
 
 impl<T: Scalar> Run<T> {
@@ -955,16 +856,5 @@ impl<T: Scalar> Run<T> {
         if let Some(probabilities) = self.outputs.probabilities {
             buffers.values.give(probabilities);
         }
-        if let Some(selected) = self.selected {
-            buffers.indices.give(selected);
-        }
-    }
-}
-
-fn write<T: Scalar>(vector: &mut DVector<T>, values: &[T]) {
-    if vector.len() == values.len() {
-        vector.copy_from_slice(values);
-    } else {
-        *vector = DVector::from_column_slice(values);
     }
 }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use nalgebra::{DMatrix, DVector};
 
-use crate::check::Finding;
+use super::health::Health;
+use super::ledger::{Ledger, LedgerEntry};
+use super::targets::Targets;
 use crate::error::Error;
-use crate::health::Health;
-use crate::ledger::{Ledger, LedgerEntry};
+use crate::finding::Finding;
+use crate::graph::Outputs;
 use crate::linalg;
 use crate::nearest::did_you_mean;
-use crate::relevance::Cause;
+use crate::relevance::{Cause, Overflow, RuleAt, Suffix};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
@@ -41,7 +43,8 @@ pub struct Explanation<T: Scalar> {
     pub(crate) about: Arc<About>,
     pub(crate) output: DVector<T>,
     pub(crate) probabilities: Option<DVector<T>>,
-    pub(crate) explained: Explained<T>,
+    /// The target of each column of the shares.
+    pub(crate) of: Arc<Targets<T>>,
     pub(crate) shares: DMatrix<T>,
     pub(crate) exponent: i32,
     /// For each sink in `about`, one share per column of `shares`.
@@ -61,14 +64,6 @@ pub(crate) struct About {
     pub inputs: Vec<(String, Shape)>,
 }
 
-/// A layer to which a rule applies.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct RuleAt {
-    pub layer: usize,
-    pub name: String,
-    pub rule: String,
-}
-
 /// A row of sinks: the layer it belongs to, and the cause of the relevance it absorbs.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Sink {
@@ -76,17 +71,6 @@ pub(crate) struct Sink {
     pub name: String,
     pub kind: String,
     pub cause: Cause,
-}
-
-/// The target that each column of the shares explains.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Explained<T: Scalar> {
-    /// Every output, in order.
-    All,
-    /// The listed outputs.
-    Outputs(Vec<usize>),
-    /// Weightings of the outputs, one per column (outputs x targets).
-    Weightings(Arc<DMatrix<T>>),
 }
 
 /// The contribution of one input to an output.
@@ -166,16 +150,17 @@ impl<T: Scalar> Explanation<T> {
     /// The target of each column of [`shares`](Self::shares): the index of an output or of a
     /// weighting.
     pub fn targets(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.shares.ncols()).map(|column| match &self.explained {
-            Explained::Outputs(outputs) => outputs[column],
-            Explained::All | Explained::Weightings(_) => column,
+        (0..self.shares.ncols()).map(|column| match &*self.of {
+            Targets::Predicted => self.predicted(),
+            Targets::Outputs(outputs) => outputs[column],
+            Targets::All | Targets::Weighted(_) => column,
         })
     }
 
     /// Whether the targets are weightings of the outputs instead of outputs.
     #[must_use]
     pub fn is_weighted(&self) -> bool {
-        matches!(self.explained, Explained::Weightings(_))
+        matches!(*self.of, Targets::Weighted(_))
     }
 
     /// The binary exponent by which shares and relevances are scaled.
@@ -378,8 +363,8 @@ impl<T: Scalar> Explanation<T> {
     pub(crate) fn of_outputs(&self) -> DMatrix<T> {
         let outputs = self.output.len();
         let mut shares = DMatrix::zeros(outputs, self.shares.ncols());
-        match &self.explained {
-            Explained::Weightings(weightings) => {
+        match &*self.of {
+            Targets::Weighted(weightings) => {
                 // These shares are not multiplied by an output later, so they already contain it:
                 // c_k f_k.
                 shares.copy_from(weightings);
@@ -397,24 +382,20 @@ impl<T: Scalar> Explanation<T> {
 
     /// The column of a target.
     fn column(&self, target: usize) -> Result<usize, Error> {
-        let found = match &self.explained {
-            Explained::All => Some(target).filter(|&target| target < self.output.len()),
-            Explained::Outputs(outputs) if target < self.output.len() => {
-                return outputs
-                    .iter()
-                    .position(|&k| k == target)
-                    .ok_or_else(|| Error::NotExplained { target, explained: outputs.clone() });
-            }
-            Explained::Outputs(_) => None,
-            Explained::Weightings(weightings) => {
-                Some(target).filter(|&target| target < weightings.ncols())
-            }
-        };
-        let outputs = match &self.explained {
-            Explained::Weightings(weightings) => weightings.ncols(),
+        let outputs = match &*self.of {
+            Targets::Weighted(weightings) => weightings.ncols(),
             _ => self.output.len(),
         };
-        found.ok_or(Error::TargetOutOfRange { target, outputs })
+        if target >= outputs {
+            return Err(Error::TargetOutOfRange { target, outputs });
+        }
+        match &*self.of {
+            Targets::All | Targets::Weighted(_) => Ok(target),
+            Targets::Predicted | Targets::Outputs(_) => self
+                .targets()
+                .position(|other| other == target)
+                .ok_or_else(|| Error::NotExplained { target, explained: self.targets().collect() }),
+        }
     }
 
     /// Whether all relevances and the ledger's sums are finite. Shares can be finite while shares
@@ -440,26 +421,74 @@ impl<T: Scalar> Explanation<T> {
 
     /// The scale that turns a target's shares into relevance.
     fn scale(&self, target: usize) -> T {
-        match &self.explained {
-            // The relevance is S[:, k] · f_k.
-            Explained::All | Explained::Outputs(_) => self.output[target],
-            Explained::Weightings(_) => T::one(),
-        }
+        // The relevance is S[:, k] · f_k.
+        if self.is_weighted() { T::one() } else { self.output[target] }
     }
 
     /// The value that a target's shares and sinks sum to.
     fn whole(&self, target: usize) -> f64 {
-        match &self.explained {
-            Explained::All | Explained::Outputs(_) => 1.0,
-            Explained::Weightings(weightings) => {
-                let terms = weightings
-                    .column(target)
-                    .into_iter()
-                    .zip(&self.output)
-                    .map(|(c, f)| c.as_f64() * f.as_f64());
-                terms.sum()
-            }
+        let Targets::Weighted(weightings) = &*self.of else { return 1.0 };
+        let terms = weightings.column(target).into_iter().zip(&self.output);
+        terms.map(|(c, f)| c.as_f64() * f.as_f64()).sum()
+    }
+}
+
+impl<T: Scalar> Explanation<T> {
+    /// An explanation that has not been written yet.
+    pub(super) fn empty(about: Arc<About>, of: Arc<Targets<T>>) -> Self {
+        Self {
+            about,
+            output: DVector::zeros(0),
+            probabilities: None,
+            of,
+            shares: DMatrix::zeros(0, 0),
+            exponent: 0,
+            sinks: Vec::new(),
+            health: None,
+            findings: Vec::new(),
         }
+    }
+
+    /// Writes the results of one sample of a pass into the memory of this explanation.
+    ///
+    /// # Errors
+    /// [`Overflow`] if a relevance is not finite.
+    pub(super) fn write_from(
+        &mut self,
+        (about, of): (&Arc<About>, &Arc<Targets<T>>),
+        values: &Outputs<T>,
+        block: &mut Suffix<T>,
+        sample: usize,
+    ) -> Result<(), Overflow> {
+        let (exponent, bound) = block.apply_exponent(sample)?;
+        // Another explainer may have used this memory before.
+        if !Arc::ptr_eq(&self.about, about) || !Arc::ptr_eq(&self.of, of) {
+            *self = Self::empty(about.clone(), of.clone());
+        }
+        write(&mut self.output, values.logits_of(sample, block.samples()));
+        match values.probabilities_of(sample, block.samples()) {
+            Some(values) => {
+                let probabilities = self.probabilities.get_or_insert_with(|| DVector::zeros(0));
+                write(probabilities, values);
+            }
+            None => self.probabilities = None,
+        }
+        self.sinks.clear();
+        self.sinks.extend_from_slice(block.sinks_of(sample));
+        let shares = std::mem::replace(&mut self.shares, DMatrix::zeros(0, 0));
+        let (inputs, targets) = (block.extent.inputs, block.extent.outputs);
+        self.shares =
+            DMatrix::from_vec(inputs, targets, block.take_shares(sample, shares.data.into()));
+        self.exponent = exponent;
+        if self.is_finite(bound) { Ok(()) } else { Err(Overflow { layer: block.extent.layer }) }
+    }
+}
+
+fn write<T: Scalar>(vector: &mut DVector<T>, values: &[T]) {
+    if vector.len() == values.len() {
+        vector.copy_from_slice(values);
+    } else {
+        *vector = DVector::from_column_slice(values);
     }
 }
 

@@ -1,0 +1,20 @@
+//! Explaining: a model and a rule, prepared for use, and the results.
+
+mod checkup;
+mod explainer;
+mod explanation;
+mod health;
+mod ledger;
+mod paths;
+mod sweep;
+mod targets;
+mod trace;
+
+pub use explainer::{Explainer, Workspace};
+pub use explanation::{Contribution, Explanation};
+pub use health::{Health, LayerHealth};
+pub use ledger::{Ledger, LedgerEntry};
+pub use paths::Path;
+pub use sweep::Sweep;
+pub use targets::Targets;
+pub use trace::Trace;
