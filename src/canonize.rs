@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::graph::{Graph, Operation};
+use crate::graph::Graph;
 use crate::layer::Layer;
 use crate::scalar::Scalar;
 use crate::sequential::Sequential;
@@ -142,7 +142,7 @@ impl<'a, T: Scalar> Merging<'a, T> {
                 return None;
             }
             at = self.graph.producer(input)?;
-            let is_reshape = matches!(self.graph.node(at).operation, Operation::Reshape);
+            let is_reshape = self.graph.node(at).operation.is_reshape();
             if self.layers[at].is_some() && !is_reshape {
                 return Some(at);
             }

@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use crate::canonize::Merged;
 use crate::error::Error;
 use crate::finding::{Code, Finding};
-use crate::graph::{Ending, Graph, Linear, Node, Operation};
-use crate::layer::{Family, Functions, LinearMap, WeightFn};
+use crate::graph::{Ending, Estimate, Graph, LinearNode, Node};
+use crate::layer::{Functions, LinearMap};
 use crate::memory::MemoryLimit;
-use crate::rule::{BiasMode, Decomposition, Divisor, Group, Input, RelevanceRule, Site, rule_at};
+use crate::rule::{
+    BiasMode, Decomposition, Divisor, Group, InputFactor, RelevanceRule, Site, rule_at,
+};
 use crate::scalar::Scalar;
 
 impl<T: Scalar> Graph<T> {
@@ -51,7 +53,7 @@ impl<T: Scalar> Graph<T> {
             remedy,
         )?;
         // Canonizing copies the weights, so it runs only if there is a normalization.
-        let merged = if self.nodes().any(is_norm) { self.canonize()?.1 } else { Vec::new() };
+        let merged = if self.nodes().any(Node::is_norm) { self.canonize()?.1 } else { Vec::new() };
         let nodes = self.nodes_with_relevance();
         let sites = self.sites(&nodes).into_iter().collect();
         let mut check = Check {
@@ -71,37 +73,10 @@ impl<T: Scalar> Graph<T> {
         let mut value = self.output_value();
         loop {
             let node = self.node(self.producer(value)?);
-            if !matches!(node.operation, Operation::Reshape) {
+            if !node.operation.is_reshape() {
                 return Some(node.index);
             }
             value = node.inputs[0];
-        }
-    }
-}
-
-/// What is known about a value of the graph without a sample.
-#[derive(Clone)]
-struct Values<T> {
-    /// The estimated mean square of each number, for inputs with a mean square of 1.
-    squares: Vec<T>,
-    /// The numbers that the functions since the last linear layer assign to the arguments -1 and
-    /// -2, as examples of arguments below zero. `None` if they are unknown, as for the model's
-    /// inputs.
-    below_zero: Option<[T; 2]>,
-    /// The name of the dense layer that computes the value, if one does.
-    dense: Option<String>,
-}
-
-impl<T: Scalar> Values<T> {
-    /// Several values as one.
-    fn joined(parts: &[&Self]) -> Self {
-        let below_zero = parts.first().and_then(|first| first.below_zero);
-        let alike = parts.iter().all(|part| part.below_zero == below_zero);
-        let dense = if let [only] = parts { only.dense.clone() } else { None };
-        Self {
-            squares: parts.iter().flat_map(|part| &part.squares).copied().collect(),
-            below_zero: below_zero.filter(|_| alike),
-            dense,
         }
     }
 }
@@ -118,7 +93,7 @@ struct Check<'a, T: Scalar> {
     findings: Vec<Finding>,
 }
 
-impl<'a, T: Scalar> Check<'a, T> {
+impl<T: Scalar> Check<'_, T> {
     fn find(&mut self, node: &Node<T>, code: Code, sentence: String, advice: &str) {
         let (name, kind) = (node.name.clone(), node.layer.kind().to_owned());
         let (layer, advice) = (node.index, advice.to_owned());
@@ -128,13 +103,10 @@ impl<'a, T: Scalar> Check<'a, T> {
     fn nodes(&mut self) -> Result<(), Error> {
         let graph = self.graph;
         // Values are forgotten after their last reader.
-        let mut values: Vec<Option<Values<T>>> = graph
+        let mut values: Vec<Option<Estimate<T>>> = graph
             .input_list()
             .iter()
-            .map(|input| {
-                let squares = vec![T::one(); input.shape.size()];
-                Some(Values { squares, below_zero: None, dense: None })
-            })
+            .map(|input| Some(Estimate::of_input(input.shape.size())))
             .collect();
         values.resize_with(values.len() + graph.node_list().len(), || None);
         let mut reads = graph.schedule().reads();
@@ -142,61 +114,58 @@ impl<'a, T: Scalar> Check<'a, T> {
             let node = graph.node(number);
             let parts: Vec<_> =
                 node.inputs.iter().filter_map(|&input| values[input].as_ref()).collect();
-            let z = Values::joined(&parts);
+            let z = Estimate::joined(&parts);
             for &input in &node.inputs {
                 reads[input] -= 1;
                 if reads[input] == 0 {
                     values[input] = None;
                 }
             }
-            values[graph.value_of(number)] = Some(self.node(number, node, z)?);
+            self.node(number, node, &z)?;
+            values[graph.value_of(number)] = Some(node.operation.estimate(node, z)?);
         }
         Ok(())
     }
 
-    /// Examines a node that reads these values, and returns what is known about its output.
-    fn node(
-        &mut self,
-        number: usize,
-        node: &'a Node<T>,
-        mut values: Values<T>,
-    ) -> Result<Values<T>, Error> {
+    /// Examines a node that reads these values.
+    fn node(&mut self, number: usize, node: &Node<T>, z: &Estimate<T>) -> Result<(), Error> {
         self.assumed(node);
-        self.no_activation(node, &values);
-        match &node.operation {
-            Operation::Linear(linear) => return self.linear(number, node, linear, values),
-            Operation::Elementwise(functions) => {
-                self.nonzero_at_zero(node, functions);
-                values.apply(functions);
-            }
-            Operation::Reshape => return Ok(values),
-            Operation::Selection(selection) => {
-                // Without a sample, the typical sizes decide the route of a max pooling.
-                let from = selection.from(node.layer.kind(), &values.squares)?;
-                values.squares = from.iter().map(|&input| values.squares[input]).collect();
-            }
-            Operation::Lookup(_) => values.squares = vec![T::one(); node.shape.size()],
-            Operation::Ending(Ending::Softmax(_)) => self.find(
-                node,
+        self.no_activation(node, z);
+        if let Some(functions) = node.operation.functions() {
+            self.nonzero_at_zero(node, functions);
+        }
+        if let Some(ending) = node.operation.ending() {
+            self.logits_explained(node, ending);
+        }
+        // No rule is used where no relevance arrives.
+        if let (Some(linear), Some(site)) =
+            (node.operation.linear(), self.sites.get(&number).cloned())
+        {
+            self.under_rule(node, linear, &site, z)?;
+        }
+        Ok(())
+    }
+
+    /// Reports that the logits are explained and not the probabilities.
+    fn logits_explained(&mut self, node: &Node<T>, ending: &Ending<T>) {
+        let (code, function, advice) = match ending {
+            Ending::Softmax(_) => (
                 Code::SoftmaxLast,
-                "The model ends with a softmax. The logits are explained, not the probabilities."
-                    .to_owned(),
+                "a softmax",
                 "No action is needed if you want to explain the logits. To see why one output \
                  wins over another, explain the difference between them.",
             ),
-            Operation::Ending(Ending::Link(_)) => self.find(
-                node,
+            Ending::Link(_) => (
                 Code::SigmoidLast,
-                format!(
-                    "The model ends with {}. The logits are explained, not the probabilities.",
-                    node.layer.kind()
-                ),
+                node.layer.kind(),
                 "No action is needed if you want to explain the logits: positive relevance raises \
                  the probability, negative relevance lowers it.",
             ),
-        }
-        values.dense = None;
-        Ok(values)
+        };
+        let sentence = format!(
+            "The model ends with {function}. The logits are explained, not the probabilities."
+        );
+        self.find(node, code, sentence, advice);
     }
 
     /// Reports an activation that is not 0 at 0. Relevance passes through an activation unchanged,
@@ -232,8 +201,8 @@ impl<'a, T: Scalar> Check<'a, T> {
 
     /// Reports two dense layers in a row. Together they are a single linear map, so networks rarely
     /// have them. More often an activation was left out.
-    fn no_activation(&mut self, node: &Node<T>, values: &Values<T>) {
-        let (true, Some(before)) = (is_dense(node), &values.dense) else { return };
+    fn no_activation(&mut self, node: &Node<T>, values: &Estimate<T>) {
+        let (true, Some(before)) = (node.is_dense(), &values.dense) else { return };
         self.find(
             node,
             Code::NoActivation,
@@ -264,30 +233,15 @@ impl<'a, T: Scalar> Check<'a, T> {
         );
     }
 
-    fn linear(
-        &mut self,
-        number: usize,
-        node: &Node<T>,
-        linear: &Linear<T>,
-        values: Values<T>,
-    ) -> Result<Values<T>, Error> {
-        let typical = mean_squares(&*linear.map, &values.squares);
-        // No rule is used where no relevance arrives.
-        if let Some(site) = self.sites.get(&number).cloned() {
-            self.under_rule(node, linear, &site, &values, &typical)?;
-        }
-        Ok(values.after_linear(node, linear, typical))
-    }
-
     fn under_rule(
         &mut self,
         node: &Node<T>,
-        linear: &Linear<T>,
+        linear: &LinearNode<T>,
         site: &Site<'_>,
-        values: &Values<T>,
-        typical: &[T],
+        values: &Estimate<T>,
     ) -> Result<(), Error> {
         let map = &*linear.map;
+        let typical = linear.mean_squares(&values.squares);
         let rule = rule_at(self.rule, site);
         let (name, decomposition) = (rule.name(), rule.decompose(site)?);
         if values.below_zero.is_some_and(|values| values == [T::zero(); 2])
@@ -310,7 +264,7 @@ impl<'a, T: Scalar> Check<'a, T> {
                 advice,
             );
         }
-        if is_norm(node) {
+        if node.is_norm() {
             let advice = if self.merged.iter().any(|merged| merged.norm == node.name) {
                 "Merge it into the neighboring linear layer with Sequential::canonize. Most rules \
                  then give a different result, which is the published one."
@@ -328,7 +282,7 @@ impl<'a, T: Scalar> Check<'a, T> {
                 advice,
             );
         }
-        if let Some((of_bias, of_sum)) = bias_against(map, typical, &decomposition) {
+        if let Some((of_bias, of_sum)) = bias_against(map, &typical, &decomposition) {
             self.find(
                 node,
                 Code::LargeBiases,
@@ -344,69 +298,16 @@ impl<'a, T: Scalar> Check<'a, T> {
     }
 }
 
-impl<T: Scalar> Values<T> {
-    fn apply(&mut self, functions: &Functions<T>) {
-        // If the functions of the channels disagree, nothing is known.
-        let mut below =
-            functions.iter().map(|f| self.below_zero.map(|values| values.map(|v| f.value(v))));
-        let first = below.next().flatten();
-        self.below_zero = if below.all(|other| other == first) { first } else { None };
-        // Averages over a value of typical size and its negative.
-        for (at, square) in self.squares.iter_mut().enumerate() {
-            let function = functions.at(at);
-            let (a, b) = (function.value(square.sqrt()), function.value(-square.sqrt()));
-            *square = (a * a + b * b) * T::from_f64(0.5);
-        }
-    }
-
-    /// What is known about the outputs of a linear layer. `squares` are the mean squares without
-    /// the bias.
-    fn after_linear(self, node: &Node<T>, linear: &Linear<T>, mut squares: Vec<T>) -> Self {
-        let bias = linear.map.bias();
-        if let Some(bias) = bias {
-            squares.iter_mut().zip(bias.iter()).for_each(|(square, b)| *square += b * b);
-        }
-        // After a linear layer, values can be below zero again. After an average without a bias,
-        // units that were set to 0 still cannot: their average is 0 again.
-        let below_zero = if linear.learned() || bias.is_some() {
-            // Any two values do. An activation that maps both to 0, such as a ReLU, makes dead
-            // units.
-            Some([-T::one(), -T::one() - T::one()])
-        } else {
-            self.below_zero
-        };
-        // A normalization does not separate two dense layers.
-        let dense =
-            if is_norm(node) { self.dense } else { is_dense(node).then(|| node.name.clone()) };
-        Self { squares, below_zero, dense }
-    }
-}
-
-fn is_norm<T: Scalar>(node: &Node<T>) -> bool {
-    node.operation.linear().is_some_and(|linear| linear.family == Family::Normalization)
-}
-
-fn is_dense<T: Scalar>(node: &Node<T>) -> bool {
-    node.operation.linear().is_some_and(|linear| linear.family == Family::Dense)
-}
-
 /// Whether an input of zero can receive a share.
 fn gives_to_zeros<T: Scalar>(decomposition: &Decomposition<T>, map: &dyn LinearMap<T>) -> bool {
     decomposition.linear().into_iter().flat_map(|shares| &shares.groups).any(|group| {
         let distributes = group.bias_mode == BiasMode::Distribute && map.bias().is_some();
-        let gives = |input: &Input<T>| match input {
-            Input::Of(transform) => transform.value(T::zero()) != T::zero(),
-            Input::Fixed(values) => values.iter().any(|v| *v != T::zero()),
+        let gives = |input: &InputFactor<T>| match input {
+            InputFactor::Of(transform) => transform.value(T::zero()) != T::zero(),
+            InputFactor::Fixed(values) => values.iter().any(|v| *v != T::zero()),
         };
         distributes || group.parts.iter().any(|part| gives(&part.input))
     })
-}
-
-/// The mean squares of W z for independent z with the given mean squares.
-fn mean_squares<T: Scalar>(map: &dyn LinearMap<T>, squares: &[T]) -> Vec<T> {
-    let mut sums = vec![T::zero(); map.outputs()];
-    map.map_weights(&WeightFn::new(|w| w * w)).apply(squares, &mut sums);
-    sums
 }
 
 /// The root mean squares of the biases and of W z, if the biases are larger and the rule assigns

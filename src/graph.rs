@@ -7,6 +7,7 @@
 
 mod bind;
 mod builder;
+mod estimate;
 mod inputs;
 mod operation;
 mod pass;
@@ -25,12 +26,13 @@ use crate::rule::Site;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-pub(crate) use bind::{Declared, Placed};
+pub(crate) use bind::{LayerDeclaration, Position};
 pub(crate) use builder::check_input;
 pub use builder::{GraphBuilder, ValueId};
+pub(crate) use estimate::Estimate;
 pub(crate) use inputs::Feed;
 pub use inputs::{Inputs, Values};
-pub(crate) use operation::{Ending, Linear, Operation};
+pub(crate) use operation::{Ending, LinearNode, Operation};
 pub(crate) use pass::{Forget, Left, Outputs, Schedule, Slots, Visitor};
 pub(crate) use print::describe;
 
@@ -89,12 +91,12 @@ pub(crate) struct Structure<T: Scalar> {
 pub(crate) struct Input<T> {
     pub name: String,
     pub shape: Shape,
-    pub source: Source<T>,
+    pub source: InputSource<T>,
 }
 
 /// Where the values of an input come from.
 #[derive(Debug, Clone)]
-pub(crate) enum Source<T> {
+pub(crate) enum InputSource<T> {
     /// The sample, and explanations give their relevance.
     Explained,
     /// The sample.
@@ -131,11 +133,11 @@ impl<T: Scalar> Input<T> {
     /// This input in another number type.
     fn converted<U: Scalar>(&self) -> Input<U> {
         let source = match &self.source {
-            Source::Explained => Source::Explained,
-            Source::Given => Source::Given,
-            Source::Whole => Source::Whole,
-            Source::Constant(values) => {
-                Source::Constant(values.iter().map(|v| U::from_f64(v.as_f64())).collect())
+            InputSource::Explained => InputSource::Explained,
+            InputSource::Given => InputSource::Given,
+            InputSource::Whole => InputSource::Whole,
+            InputSource::Constant(values) => {
+                InputSource::Constant(values.iter().map(|v| U::from_f64(v.as_f64())).collect())
             }
         };
         Input { name: self.name.clone(), shape: self.shape, source }
@@ -157,7 +159,9 @@ impl<T: Scalar> Structure<T> {
 
 /// The shape of a sample, and its parts.
 pub(crate) fn floats<T>(inputs: &[Input<T>]) -> impl Iterator<Item = &Input<T>> {
-    inputs.iter().filter(|input| matches!(input.source, Source::Explained | Source::Given))
+    inputs
+        .iter()
+        .filter(|input| matches!(input.source, InputSource::Explained | InputSource::Given))
 }
 
 impl<T: Scalar> Graph<T> {
@@ -207,7 +211,7 @@ impl<T: Scalar> Graph<T> {
         self.structure
             .inputs
             .iter()
-            .filter(|input| !matches!(input.source, Source::Constant(_)))
+            .filter(|input| !matches!(input.source, InputSource::Constant(_)))
             .map(|input| (input.name.as_str(), input.shape))
             .collect()
     }
@@ -284,7 +288,8 @@ impl<T: Scalar> Graph<T> {
         for name in names {
             let value = self.find(name)?;
             let input = self.structure.inputs.get(value);
-            if let Some(Input { source: Source::Whole | Source::Constant(_), .. }) = input {
+            if let Some(Input { source: InputSource::Whole | InputSource::Constant(_), .. }) = input
+            {
                 return Err(Error::parameter(
                     "Graph",
                     "explained value",
@@ -334,11 +339,11 @@ impl<T: Scalar> Graph<T> {
             inputs.iter().map(|input| builder.add_existing(input.converted())).collect();
         for (node, layer) in nodes.iter().zip(layers) {
             let value = match layer {
-                Some(layer) => builder.place(Declared {
+                Some(layer) => builder.place(LayerDeclaration {
                     name: Some(node.name.clone()),
                     layer: layer.clone(),
                     inputs: node.inputs.iter().map(|&value| values[value].0).collect(),
-                    placed: Some(Placed {
+                    position: Some(Position {
                         index: indices[node.index],
                         branches: node
                             .branches
@@ -465,7 +470,9 @@ impl<T: Scalar> Graph<T> {
         match &self.entries {
             Some(entries) => entries.to_vec(),
             None => (0..self.structure.inputs.len())
-                .filter(|&input| matches!(self.structure.inputs[input].source, Source::Explained))
+                .filter(|&input| {
+                    matches!(self.structure.inputs[input].source, InputSource::Explained)
+                })
                 .collect(),
         }
     }
@@ -475,7 +482,7 @@ impl<T: Scalar> Graph<T> {
         let mut value = self.output;
         loop {
             let node = self.node(self.producer(value)?);
-            if let Operation::Ending(ending) = &node.operation {
+            if let Some(ending) = node.operation.ending() {
                 return Some((node, ending));
             }
             // Layers after the function only move values. They have already moved the logits.

@@ -24,7 +24,7 @@ use correlate::Correlate;
 use product::Apply;
 use transposed::ApplyTransposed;
 use vectors::MaxAbs;
-use winograd::{Multiply, Transform};
+use winograd::{Multiply, PatchTransform};
 
 pub(crate) use correlate::{Correlation, Direction, Geometry, Planes, reach};
 pub(crate) use vectors::{
@@ -45,7 +45,7 @@ enum Which<'a, T: Scalar> {
     Apply(Apply<'a, T>),
     ApplyTransposed(ApplyTransposed<'a, T>),
     Correlate(Correlate<'a, T>),
-    Transform(Transform<'a, T>),
+    Transform(PatchTransform<'a, T>),
     Multiply(Multiply<'a, T>),
     MaxAbs(MaxAbs<'a, T>),
 }
@@ -66,7 +66,7 @@ pub(crate) fn dispatch<T: Scalar>(kernel: Kernel<'_, T>) {
 /// The memory in which a thread prepares the right-hand sides of products.
 #[derive(Debug, Default)]
 pub struct Scratch<T> {
-    groups: Vec<Group>,
+    groups: Vec<ColumnGroup>,
     columns: Vec<usize>,
     offsets: Vec<usize>,
     /// The number of offsets in use.
@@ -81,7 +81,7 @@ pub struct Scratch<T> {
 
 /// Columns that are multiplied together.
 #[derive(Debug, Clone, Copy)]
-struct Group {
+struct ColumnGroup {
     width: usize,
     /// Where each column begins in y.
     columns: [usize; GROUP],

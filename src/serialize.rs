@@ -58,7 +58,7 @@ impl<T: Scalar + Serialize> Serialize for Explanation<T> {
             "predicted": self.predicted(),
             "exponent": self.exponent(),
             "weighted": self.is_weighted(),
-            "targets": List(|| self.targets().map(|target| Target { explanation: self, target })),
+            "targets": List(|| self.targets().map(|target| TargetFields { explanation: self, target })),
             "health": self.health(),
             "findings": self.findings(),
         })
@@ -66,15 +66,15 @@ impl<T: Scalar + Serialize> Serialize for Explanation<T> {
 }
 
 /// The part of an explanation for one target.
-struct Target<'a, T: Scalar> {
+struct TargetFields<'a, T: Scalar> {
     explanation: &'a Explanation<T>,
     target: usize,
 }
 
-impl<T: Scalar + Serialize> Serialize for Target<'_, T> {
+impl<T: Scalar + Serialize> Serialize for TargetFields<'_, T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { explanation, target } = self;
-        fields!(serializer, "Target", {
+        fields!(serializer, "TargetFields", {
             "target": target,
             "relevance": explanation.relevance(*target).map_err(S::Error::custom)?.as_slice(),
             "ledger": explanation.ledger(*target).map_err(S::Error::custom)?,
@@ -127,21 +127,21 @@ impl Serialize for Health {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         fields!(serializer, "Health", {
             "layers": self.layers(),
-            "targets": List(|| self.targets().map(|target| TargetHealth { health: self, target })),
+            "targets": List(|| self.targets().map(|target| TargetHealthFields { health: self, target })),
             "prevented": self.prevented(),
         })
     }
 }
 
-struct TargetHealth<'a> {
+struct TargetHealthFields<'a> {
     health: &'a Health,
     target: usize,
 }
 
-impl Serialize for TargetHealth<'_> {
+impl Serialize for TargetHealthFields<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { health, target } = self;
-        fields!(serializer, "TargetHealth", {
+        fields!(serializer, "TargetHealthFields", {
             "target": target,
             "error": health.error(*target),
             "relative_error": health.relative_error(*target),
@@ -154,21 +154,21 @@ impl Serialize for Plan {
         let orders = [Accumulation::Optimal, Accumulation::Forward, Accumulation::Reverse];
         fields!(serializer, "Plan", {
             "accumulation": self.accumulation(),
-            "orders": orders.map(|accumulation| Order { plan: self, accumulation }),
+            "orders": orders.map(|accumulation| OrderFields { plan: self, accumulation }),
         })
     }
 }
 
 /// One of a plan's orders.
-struct Order<'a> {
+struct OrderFields<'a> {
     plan: &'a Plan,
     accumulation: Accumulation,
 }
 
-impl Serialize for Order<'_> {
+impl Serialize for OrderFields<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { plan, accumulation } = self;
-        fields!(serializer, "Order", {
+        fields!(serializer, "OrderFields", {
             "accumulation": accumulation,
             "bracketing": plan.bracketing(*accumulation),
             "multiply_adds": plan.multiply_adds(*accumulation),

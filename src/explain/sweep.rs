@@ -144,16 +144,16 @@ impl<T: Scalar> Sweep<T> {
 }
 
 /// What each node of a pass has left, for the machines of all rules.
-struct Recording<T: Scalar>(Vec<(usize, Kept<T>)>);
+struct Recording<T: Scalar>(Vec<(usize, NodeRecord<T>)>);
 
 /// A [`Left`] that outlives the pass.
-enum Kept<T: Scalar> {
+enum NodeRecord<T: Scalar> {
     Values,
     Product { z: Buffer<T>, product: Buffer<T> },
     Selected(Buffer<usize>),
 }
 
-impl<T: Scalar> Kept<T> {
+impl<T: Scalar> NodeRecord<T> {
     fn left(&self) -> Left<'_, T> {
         match self {
             Self::Values => Left::Values,
@@ -166,9 +166,9 @@ impl<T: Scalar> Kept<T> {
 impl<T: Scalar> Visitor<T> for Recording<T> {
     fn leave(&mut self, node: usize, left: Left<'_, T>, _: &mut Buffers<T>) -> Result<(), Error> {
         let kept = match left {
-            Left::Values => Kept::Values,
-            Left::Product { z, product } => Kept::Product { z, product: product.share() },
-            Left::Selected(from) => Kept::Selected(from),
+            Left::Values => NodeRecord::Values,
+            Left::Product { z, product } => NodeRecord::Product { z, product: product.share() },
+            Left::Selected(from) => NodeRecord::Selected(from),
         };
         self.0.push((node, kept));
         Ok(())

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use nalgebra::{DMatrix, DVector};
 
-use super::explainer::{Explainer, Run};
+use super::explainer::Explainer;
 use super::explanation::{Contribution, Explanation, strongest};
+use super::pass::PassResult;
 use crate::buffer::{Buffers, Flow};
 use crate::error::Error;
 use crate::graph::{Feed, Graph, Node};
@@ -107,7 +108,7 @@ impl<T: Scalar> Explainer<T> {
         // The explanation is the relevance of the explained values, with the sinks of all nodes.
         let block = Suffix::of_flows(&network, &flows, &sinks.concat(), &mut buffers);
         let mut explanation = self.empty();
-        let mut run = Run { outputs, block: block.map_err(overflow)? };
+        let mut run = PassResult { outputs, block: block.map_err(overflow)? };
         self.write(&mut run, 0, &tape.noted, &mut explanation)?;
         self.examine(&feed, &mut explanation)?;
         let shares = flows

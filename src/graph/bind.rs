@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::builder::{GraphBuilder, Item};
+use super::builder::{Declaration, GraphBuilder};
 use super::operation::Operation;
-use super::{Graph, Input, Node, Output, Source, Structure};
+use super::{Graph, Input, InputSource, Node, Output, Structure};
 use crate::error::Error;
 use crate::layer::{Branch, Join, Joined, Layer, Named, Operator};
 use crate::scalar::Scalar;
@@ -19,17 +19,17 @@ pub(crate) const LARGEST: usize = isize::MAX as usize / 64;
 
 /// A layer, and the positions of the values that it reads among the declared items.
 #[derive(Debug, Clone)]
-pub(crate) struct Declared<T: Scalar> {
+pub(crate) struct LayerDeclaration<T: Scalar> {
     pub name: Option<String>,
     pub layer: Arc<dyn Layer<T>>,
     pub inputs: Vec<usize>,
     /// For a node of a graph that was built before: its index, and its branches.
-    pub placed: Option<Placed>,
+    pub position: Option<Position>,
 }
 
 /// The place of a node among the layers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Placed {
+pub(crate) struct Position {
     pub index: usize,
     /// If the node joins branches, the indices of the layers in each branch.
     pub branches: Vec<Range<usize>>,
@@ -37,7 +37,7 @@ pub(crate) struct Placed {
 
 /// What is known about a value.
 #[derive(Debug, Clone, Copy)]
-struct Known {
+struct ValueFacts {
     shape: Shape,
     /// Whether the values are nonnegative for every sample.
     nonnegative: bool,
@@ -49,7 +49,7 @@ struct Known {
 pub(super) struct Binder<T: Scalar> {
     inputs: Vec<Input<T>>,
     nodes: Vec<Node<T>>,
-    known: Vec<Known>,
+    known: Vec<ValueFacts>,
     /// The number of layers so far. A layer with branches is counted before those inside them.
     layers: usize,
 }
@@ -61,13 +61,13 @@ impl<T: Scalar> Binder<T> {
         // Inputs come first among the values.
         let mut values = vec![0; builder.items.len()];
         for (at, item) in builder.items.iter().enumerate() {
-            if let Item::Input(input) = item {
+            if let Declaration::Input(input) = item {
                 values[at] = binder.input(input)?;
             }
         }
         let mut place = 0;
         for (at, item) in builder.items.iter().enumerate() {
-            let Item::Layer(declared) = item else { continue };
+            let Declaration::Layer(declared) = item else { continue };
             let name = declared.name.clone().unwrap_or_else(|| place.to_string());
             place += 1;
             if let Some(&unknown) = declared.inputs.iter().find(|&&value| value >= at) {
@@ -96,7 +96,7 @@ impl<T: Scalar> Binder<T> {
     fn input(&mut self, input: &Input<T>) -> Result<usize, Error> {
         let (name, shape) = (&input.name, input.shape);
         let mut nonnegative = false;
-        if let Source::Constant(values) = &input.source {
+        if let InputSource::Constant(values) = &input.source {
             if values.len() != shape.size() {
                 return Err(invalid(format!(
                     "constant '{name}' has {} values, but its shape is {shape}",
@@ -110,23 +110,23 @@ impl<T: Scalar> Binder<T> {
             }
             nonnegative = values.iter().all(|&value| value >= T::zero());
         }
-        let whole = matches!(input.source, Source::Whole);
+        let whole = matches!(input.source, InputSource::Whole);
         self.inputs.push(input.clone());
-        self.known.push(Known { shape, nonnegative, whole });
+        self.known.push(ValueFacts { shape, nonnegative, whole });
         Ok(self.known.len() - 1)
     }
 
     fn declared(
         &mut self,
-        declared: &Declared<T>,
+        declared: &LayerDeclaration<T>,
         name: String,
         inputs: &[usize],
     ) -> Result<usize, Error> {
-        match &declared.placed {
+        match &declared.position {
             None => self.layer(declared.layer.clone(), name, inputs, false),
-            Some(placed) => {
-                self.layers = self.layers.max(placed.index + 1);
-                self.node(declared.layer.clone(), name, inputs, placed.clone())
+            Some(position) => {
+                self.layers = self.layers.max(position.index + 1);
+                self.node(declared.layer.clone(), name, inputs, position.clone())
             }
         }
     }
@@ -148,8 +148,8 @@ impl<T: Scalar> Binder<T> {
             return Err(Error::SoftmaxInBranch { layer: index, name });
         }
         let Operator::Branches(branches, joined) = operator else {
-            let placed = Placed { index, branches: Vec::new() };
-            return self.operation(layer, name, inputs, placed, operator);
+            let position = Position { index, branches: Vec::new() };
+            return self.operation(layer, name, inputs, position, operator);
         };
         let kind = layer.kind();
         if branches.is_empty() {
@@ -176,7 +176,7 @@ impl<T: Scalar> Binder<T> {
             ranges.push(first..self.layers);
         }
         let join = Arc::new(Join::new(kind, joined));
-        self.node(join, name, &ends, Placed { index, branches: ranges })
+        self.node(join, name, &ends, Position { index, branches: ranges })
     }
 
     fn shapes(&self, inputs: &[usize]) -> Vec<Shape> {
@@ -189,11 +189,11 @@ impl<T: Scalar> Binder<T> {
         layer: Arc<dyn Layer<T>>,
         name: String,
         inputs: &[usize],
-        placed: Placed,
+        position: Position,
     ) -> Result<usize, Error> {
         let shapes = self.shapes(inputs);
-        let operator = layer.operator(&shapes).map_err(|error| at(placed.index, &name, error))?;
-        self.operation(layer, name, inputs, placed, operator)
+        let operator = layer.operator(&shapes).map_err(|error| at(position.index, &name, error))?;
+        self.operation(layer, name, inputs, position, operator)
     }
 
     fn operation(
@@ -201,10 +201,10 @@ impl<T: Scalar> Binder<T> {
         layer: Arc<dyn Layer<T>>,
         name: String,
         inputs: &[usize],
-        placed: Placed,
+        position: Position,
         operator: Operator<T>,
     ) -> Result<usize, Error> {
-        let (shapes, Placed { index, branches }) = (self.shapes(inputs), placed);
+        let (shapes, Position { index, branches }) = (self.shapes(inputs), position);
         let kind = layer.kind();
         let refused = |error| at(index, &name, error);
         if inputs.is_empty() {
@@ -231,7 +231,11 @@ impl<T: Scalar> Binder<T> {
             let expected = format!("inputs that give 1 to {LARGEST} outputs");
             return Err(refused(Error::shape(kind, shapes[0], expected)));
         }
-        self.known.push(Known { shape, nonnegative: operation.is_nonnegative(sign), whole: false });
+        self.known.push(ValueFacts {
+            shape,
+            nonnegative: operation.is_nonnegative(sign),
+            whole: false,
+        });
         let inputs = inputs.to_vec();
         self.nodes.push(Node { layer, name, index, inputs, shape, operation, branches });
         Ok(self.known.len() - 1)
@@ -244,18 +248,16 @@ impl<T: Scalar> Binder<T> {
                 "it has no output: declare one with GraphBuilder::output".to_owned(),
             ));
         }
-        if !self
-            .inputs
-            .iter()
-            .any(|input| matches!(input.source, Source::Explained | Source::Given | Source::Whole))
-        {
+        if !self.inputs.iter().any(|input| {
+            matches!(input.source, InputSource::Explained | InputSource::Given | InputSource::Whole)
+        }) {
             return Err(invalid("it has no input: add one with GraphBuilder::input".to_owned()));
         }
         self.find_endings(&outputs)?;
-        let linear = |node: &Node<T>| {
-            matches!(node.operation, Operation::Linear(_) | Operation::Selection(_))
+        let shares = |node: &Node<T>| {
+            node.operation.linear().is_some() || node.operation.selection().is_some()
         };
-        if !self.nodes.iter().any(linear) {
+        if !self.nodes.iter().any(shares) {
             return Err(Error::NoLinearLayer { layers: self.layers });
         }
         let Self { inputs, nodes, .. } = self;
@@ -277,7 +279,7 @@ impl<T: Scalar> Binder<T> {
             while value >= first && readers[value] == allowed {
                 let node = &mut self.nodes[value - first];
                 if node.operation.only_moves() && node.inputs.len() == 1 {
-                    only_reshapes &= matches!(node.operation, Operation::Reshape);
+                    only_reshapes &= node.operation.is_reshape();
                     (value, allowed) = (node.inputs[0], 1);
                     continue;
                 }

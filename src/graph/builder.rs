@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::bind::{Binder, Declared, LARGEST, invalid};
-use super::{Graph, Input, Source};
+use super::bind::{Binder, LARGEST, LayerDeclaration, invalid};
+use super::{Graph, Input, InputSource};
 use crate::error::Error;
 use crate::layer::{Join, Joined, Layer};
 use crate::scalar::Scalar;
@@ -22,7 +22,7 @@ pub struct ValueId(pub(super) usize);
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct GraphBuilder<T: Scalar> {
-    pub(super) items: Vec<Item<T>>,
+    pub(super) items: Vec<Declaration<T>>,
     pub(super) outputs: Vec<(String, ValueId)>,
 }
 
@@ -37,9 +37,9 @@ pub(crate) fn check_input(of: &str, shape: Shape) -> Result<(), Error> {
 
 /// What a value is.
 #[derive(Debug, Clone)]
-pub(super) enum Item<T: Scalar> {
+pub(super) enum Declaration<T: Scalar> {
     Input(Input<T>),
-    Layer(Declared<T>),
+    Layer(LayerDeclaration<T>),
 }
 
 impl<T: Scalar> Default for GraphBuilder<T> {
@@ -49,18 +49,18 @@ impl<T: Scalar> Default for GraphBuilder<T> {
 }
 
 impl<T: Scalar> GraphBuilder<T> {
-    fn add(&mut self, item: Item<T>) -> ValueId {
+    fn add(&mut self, item: Declaration<T>) -> ValueId {
         self.items.push(item);
         ValueId(self.items.len() - 1)
     }
 
-    fn add_input(&mut self, name: &str, shape: Shape, source: Source<T>) -> ValueId {
-        self.add(Item::Input(Input { name: name.to_owned(), shape, source }))
+    fn add_input(&mut self, name: &str, shape: Shape, source: InputSource<T>) -> ValueId {
+        self.add(Declaration::Input(Input { name: name.to_owned(), shape, source }))
     }
 
     /// Adds an input of the model. Explanations give the relevance of its values.
     pub fn input(&mut self, name: &str, shape: impl Into<Shape>) -> ValueId {
-        self.add_input(name, shape.into(), Source::Explained)
+        self.add_input(name, shape.into(), InputSource::Explained)
     }
 
     /// Adds a *given* input: values that each sample brings along but that are not explained, such
@@ -69,13 +69,13 @@ impl<T: Scalar> GraphBuilder<T> {
     /// For a sample, they are constants. Relevance that they would receive is assigned to the sink
     /// [`Cause::Constant`](crate::Cause::Constant).
     pub fn given(&mut self, name: &str, shape: impl Into<Shape>) -> ValueId {
-        self.add_input(name, shape.into(), Source::Given)
+        self.add_input(name, shape.into(), InputSource::Given)
     }
 
     /// Adds a given input of whole numbers, such as the ids of tokens, which an
     /// [`Embedding`](crate::Embedding) looks up.
     pub fn given_whole(&mut self, name: &str, shape: impl Into<Shape>) -> ValueId {
-        self.add_input(name, shape.into(), Source::Whole)
+        self.add_input(name, shape.into(), InputSource::Whole)
     }
 
     /// Adds values that are the same for every sample, in C order.
@@ -85,7 +85,7 @@ impl<T: Scalar> GraphBuilder<T> {
         shape: impl Into<Shape>,
         values: impl Into<Arc<[T]>>,
     ) -> ValueId {
-        self.add_input(name, shape.into(), Source::Constant(values.into()))
+        self.add_input(name, shape.into(), InputSource::Constant(values.into()))
     }
 
     /// Adds a layer that reads these values. Its name is its position among the layers, counted
@@ -126,7 +126,7 @@ impl<T: Scalar> GraphBuilder<T> {
         inputs: impl IntoIterator<Item = ValueId>,
     ) -> ValueId {
         let inputs = inputs.into_iter().map(|value| value.0).collect();
-        self.add(Item::Layer(Declared { name, layer, inputs, placed: None }))
+        self.add(Declaration::Layer(LayerDeclaration { name, layer, inputs, position: None }))
     }
 
     /// Declares an output of the model. The first output is explained unless another one is chosen
@@ -155,11 +155,11 @@ impl<T: Scalar> GraphBuilder<T> {
         let mut place = 0;
         for item in &self.items {
             let name = match item {
-                Item::Input(input) => {
+                Declaration::Input(input) => {
                     check_input("GraphBuilder", input.shape)?;
                     input.name.clone()
                 }
-                Item::Layer(declared) => {
+                Declaration::Layer(declared) => {
                     place += 1;
                     declared.name.clone().unwrap_or_else(|| (place - 1).to_string())
                 }
@@ -181,17 +181,17 @@ impl<T: Scalar> GraphBuilder<T> {
 
 impl<T: Scalar> GraphBuilder<T> {
     pub(super) fn add_existing(&mut self, input: Input<T>) -> ValueId {
-        self.add(Item::Input(input))
+        self.add(Declaration::Input(input))
     }
 
-    pub(super) fn place(&mut self, declared: Declared<T>) -> ValueId {
-        self.add(Item::Layer(declared))
+    pub(super) fn place(&mut self, declared: LayerDeclaration<T>) -> ValueId {
+        self.add(Declaration::Layer(declared))
     }
 
     /// Gives the first input another shape.
     pub(super) fn reshape(&mut self, to: Shape) {
         for item in &mut self.items {
-            if let Item::Input(Input { shape, source: Source::Explained, .. }) = item {
+            if let Declaration::Input(Input { shape, source: InputSource::Explained, .. }) = item {
                 *shape = to;
                 return;
             }

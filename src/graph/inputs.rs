@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Graph, Source, floats};
+use super::{Graph, InputSource, floats};
 use crate::error::Error;
 use crate::linalg;
 use crate::scalar::Scalar;
@@ -122,7 +122,7 @@ impl<'a, T: Scalar> Inputs<'a, T> {
         let mut bound = Vec::with_capacity(graph.input_list().len());
         for input in graph.input_list() {
             let found = self.list.iter().find(|(name, _)| *name == input.name);
-            if matches!(input.source, Source::Constant(_)) {
+            if matches!(input.source, InputSource::Constant(_)) {
                 bound.push(None);
                 continue;
             }
@@ -139,7 +139,7 @@ impl<'a, T: Scalar> Inputs<'a, T> {
                 )));
             }
             samples = Some(len / size);
-            match (values, matches!(input.source, Source::Whole)) {
+            match (values, matches!(input.source, InputSource::Whole)) {
                 (Values::Floats(_), false) | (Values::Whole(_), true) => {}
                 (Values::Floats(_), true) => {
                     return Err(wrong(format!("input '{name}' takes whole numbers (i64)")));
@@ -199,8 +199,10 @@ impl<'a, T: Scalar> Feed<'a, T> {
         };
         match self {
             Self::Columns(values, size) => {
-                let whole =
-                    graph.input_list().iter().find(|input| matches!(input.source, Source::Whole));
+                let whole = graph
+                    .input_list()
+                    .iter()
+                    .find(|input| matches!(input.source, InputSource::Whole));
                 if let Some(input) = whole {
                     return Err(Error::Inputs {
                         reason: format!(
@@ -228,7 +230,7 @@ impl<'a, T: Scalar> Feed<'a, T> {
         let input = &graph.input_list()[number];
         let size = input.shape.size();
         match (&input.source, self) {
-            (Source::Constant(values), _) => {
+            (InputSource::Constant(values), _) => {
                 to.chunks_exact_mut(size).for_each(|to| to.copy_from_slice(values));
             }
             (_, Self::Columns(values, whole)) if *whole == size => to.copy_from_slice(values),
@@ -266,9 +268,9 @@ impl<'a, T: Scalar> Feed<'a, T> {
         let mut inputs = Inputs::new();
         for (number, input) in graph.input_list().iter().enumerate() {
             let values = match input.source {
-                Source::Constant(_) => continue,
-                Source::Whole => Values::Whole(self.whole(graph, number).to_vec().into()),
-                Source::Explained | Source::Given => {
+                InputSource::Constant(_) => continue,
+                InputSource::Whole => Values::Whole(self.whole(graph, number).to_vec().into()),
+                InputSource::Explained | InputSource::Given => {
                     let mut values = vec![T::zero(); input.shape.size() * self.samples()];
                     self.write(graph, number, &mut values);
                     Values::Floats(values.iter().map(|v| v.as_f64()).collect())

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::Node;
 use super::bind::{LARGEST, joined_shape};
-use super::pass::{Left, Pass};
+use super::estimate::Estimate;
+use super::pass::{ForwardPass, Left};
 use crate::buffer::Buffer;
 use crate::error::Error;
 use crate::layer::{
@@ -20,7 +21,7 @@ use crate::shape::Shape;
 /// What a node does.
 #[derive(Debug)]
 pub(crate) enum Operation<T: Scalar> {
-    Linear(Linear<T>),
+    Linear(LinearNode<T>),
     Elementwise(Functions<T>),
     /// The same values in another shape. This includes a concatenation.
     Reshape,
@@ -32,7 +33,7 @@ pub(crate) enum Operation<T: Scalar> {
 
 /// A linear map to which a rule is applied.
 #[derive(Debug)]
-pub(crate) struct Linear<T: Scalar> {
+pub(crate) struct LinearNode<T: Scalar> {
     pub map: Arc<dyn LinearMap<T>>,
     pub input: Shape,
     pub family: Family,
@@ -82,7 +83,7 @@ impl<T: Scalar> Operation<T> {
                 return Err(Error::shape(kind, input, format!("{} inputs", map.inputs())));
             }
             let (output, family) = (map.output_shape(), family.unwrap_or(usual));
-            Ok((Self::Linear(Linear { map, input, family, nonnegative }), output))
+            Ok((Self::Linear(LinearNode { map, input, family, nonnegative }), output))
         };
         match operator {
             Operator::Linear(map) => linear(map, Family::Dense),
@@ -150,7 +151,7 @@ impl<T: Scalar> Operation<T> {
         number: usize,
         node: &Node<T>,
         z: Buffer<T>,
-        pass: &mut Pass<'_, T>,
+        pass: &mut ForwardPass<'_, T>,
     ) -> Result<Buffer<T>, Error> {
         match self {
             Self::Linear(linear) => linear.compute(number, node, z, pass),
@@ -185,6 +186,23 @@ impl<T: Scalar> Operation<T> {
         }
     }
 
+    /// What is known about the outputs without a sample.
+    pub fn estimate(&self, node: &Node<T>, z: Estimate<T>) -> Result<Estimate<T>, Error> {
+        Ok(match self {
+            Self::Linear(linear) => z.after_linear(node, linear),
+            Self::Elementwise(functions) => z.after_functions(functions),
+            Self::Reshape => z,
+            Self::Selection(selection) => {
+                // Without a sample, the typical sizes decide the route of a max pooling.
+                let from = selection.from(node.layer.kind(), &z.squares)?;
+                let squares = from.iter().map(|&input| z.squares[input]).collect();
+                Estimate { squares, dense: None, ..z }
+            }
+            Self::Lookup(_) => Estimate::of_input(node.shape.size()),
+            Self::Ending(_) => Estimate { dense: None, ..z },
+        })
+    }
+
     /// Whether the operation only moves values, to the same places for all samples.
     pub fn only_moves(&self) -> bool {
         match self {
@@ -192,6 +210,18 @@ impl<T: Scalar> Operation<T> {
             Self::Selection(selection) => selection.fixed.is_some(),
             _ => false,
         }
+    }
+
+    pub fn is_reshape(&self) -> bool {
+        matches!(self, Self::Reshape)
+    }
+
+    pub fn functions(&self) -> Option<&Functions<T>> {
+        if let Self::Elementwise(functions) = self { Some(functions) } else { None }
+    }
+
+    pub fn ending(&self) -> Option<&Ending<T>> {
+        if let Self::Ending(ending) = self { Some(ending) } else { None }
     }
 
     pub fn is_softmax(&self) -> bool {
@@ -217,23 +247,18 @@ impl<T: Scalar> Operation<T> {
         if let Self::Selection(selection) = self { Some(selection) } else { None }
     }
 
-    pub fn linear(&self) -> Option<&Linear<T>> {
+    pub fn linear(&self) -> Option<&LinearNode<T>> {
         if let Self::Linear(linear) = self { Some(linear) } else { None }
     }
 }
 
-impl<T: Scalar> Linear<T> {
-    /// Whether the weights are learned: false for averages, sums and normalizations.
-    pub fn learned(&self) -> bool {
-        self.family.is_learned()
-    }
-
+impl<T: Scalar> LinearNode<T> {
     fn compute(
         &self,
         number: usize,
         node: &Node<T>,
         z: Buffer<T>,
-        pass: &mut Pass<'_, T>,
+        pass: &mut ForwardPass<'_, T>,
     ) -> Result<Buffer<T>, Error> {
         let map = &*self.map;
         let mut product = pass.take(map.outputs());
@@ -281,7 +306,7 @@ impl<T: Scalar> Selection<T> {
         number: usize,
         node: &Node<T>,
         z: Buffer<T>,
-        pass: &mut Pass<'_, T>,
+        pass: &mut ForwardPass<'_, T>,
     ) -> Result<Buffer<T>, Error> {
         let Self { inputs, outputs, .. } = *self;
         let mut selected = pass.take(outputs);

@@ -2,7 +2,7 @@
 
 use super::inputs::Feed;
 use super::operation::Operation;
-use super::{Graph, Node, Source};
+use super::{Graph, InputSource, Node};
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
 use crate::linalg;
@@ -157,13 +157,13 @@ impl<T: Scalar> Slots<T> {
 }
 
 /// One forward pass.
-pub(crate) struct Pass<'a, T: Scalar> {
+pub(crate) struct ForwardPass<'a, T: Scalar> {
     samples: usize,
     buffers: &'a mut Buffers<T>,
     visitor: &'a mut dyn Visitor<T>,
 }
 
-impl<T: Scalar> Pass<'_, T> {
+impl<T: Scalar> ForwardPass<'_, T> {
     /// Memory for `size` values of each sample.
     pub fn take(&mut self, size: usize) -> Buffer<T> {
         self.buffers.values.take(size * self.samples)
@@ -228,9 +228,9 @@ impl<T: Scalar> Graph<T> {
             format!("a layer of {} values for {samples} samples", schedule.largest)
         })?;
         slots.start(schedule, buffers);
-        let mut pass = Pass { samples, buffers, visitor };
+        let mut pass = ForwardPass { samples, buffers, visitor };
         for (number, input) in self.input_list().iter().enumerate() {
-            if schedule.needs(number) && !matches!(input.source, Source::Whole) {
+            if schedule.needs(number) && !matches!(input.source, InputSource::Whole) {
                 // Activations work in place, so they need a copy of the samples.
                 let mut values = pass.take(input.shape.size());
                 feed.write(self, number, &mut values);

@@ -724,7 +724,7 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
         };
         let [height, width] = self.geometry.kernel;
         let weights = vec![T::one(); groups * height * width].into();
-        // This shape has all channels. `Ones` copies the window's single channels to them.
+        // This shape has all channels. `ConvolutionOnes` copies the window's single channels to them.
         let (transposed, output) = (self.transposed, self.output);
         let window = Self {
             geometry,
@@ -736,7 +736,7 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
             products: Products::default(),
         };
         let (inputs, outputs) = self.sides();
-        Box::new(Ones { window, inputs, outputs })
+        Box::new(ConvolutionOnes { window, inputs, outputs })
     }
 
     fn multiply_adds(&self) -> f64 {
@@ -750,13 +750,13 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
 /// A convolution whose weights are all 1. It sums the channels of a group, convolves the sum once,
 /// and copies the result to each output channel of the group.
 #[derive(Debug)]
-struct Ones<T: Scalar> {
+struct ConvolutionOnes<T: Scalar> {
     window: ConvolutionMap<T>,
     inputs: Planes,
     outputs: Planes,
 }
 
-impl<T: Scalar> Ones<T> {
+impl<T: Scalar> ConvolutionOnes<T> {
     fn product(&self, forward: bool, x: &[T], y: &mut [T]) {
         let (from, to) =
             if forward { (self.inputs, self.outputs) } else { (self.outputs, self.inputs) };
@@ -779,7 +779,7 @@ impl<T: Scalar> Ones<T> {
     }
 }
 
-impl<T: Scalar> LinearMap<T> for Ones<T> {
+impl<T: Scalar> LinearMap<T> for ConvolutionOnes<T> {
     fn inputs(&self) -> usize {
         self.inputs.values()
     }

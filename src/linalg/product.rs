@@ -8,7 +8,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use crate::linalg::kernel;
-use crate::linalg::{GROUP, Group, Matrix, Scratch, count_nonzero, grow};
+use crate::linalg::{ColumnGroup, GROUP, Matrix, Scratch, count_nonzero, grow};
 use crate::scalar::Scalar;
 
 /// The number of inputs that are combined at once. The sums of these blocks are added up.
@@ -174,7 +174,7 @@ impl<T: Scalar> Scratch<T> {
                     count
                 }
             };
-            groups.push(Group { width, columns: starts, first, count, x: at });
+            groups.push(ColumnGroup { width, columns: starts, first, count, x: at });
             (first, at) = (first + count, at + count * width);
         }
         self.listed = first;
@@ -208,7 +208,7 @@ fn list<T: Scalar, const N: usize>(
     count
 }
 
-impl Group {
+impl ColumnGroup {
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // one call of the kernel, with the scratch's parts
     fn combine<S: Simd, T: Scalar>(

@@ -8,7 +8,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use crate::linalg::kernel;
-use crate::linalg::{Columns, GROUP, Group, Matrix, Scratch, count_nonzero, grow};
+use crate::linalg::{ColumnGroup, Columns, GROUP, Matrix, Scratch, count_nonzero, grow};
 use crate::scalar::Scalar;
 
 /// The number of outputs that a scalar product sums at once.
@@ -54,7 +54,7 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
             lists[..inputs].iter_mut().enumerate().for_each(|(i, list)| *list = i);
             for first in (0..samples).step_by(TOGETHER) {
                 let width = TOGETHER.min(samples - first);
-                groups.push(Group {
+                groups.push(ColumnGroup {
                     width,
                     columns: [first; GROUP],
                     first: 0,
@@ -71,7 +71,7 @@ impl<T: Scalar> WithSimd for ApplyTransposed<'_, T> {
                     lists[first + count] = i;
                     count += usize::from(u.is_none_or(|u| u[i] != T::zero()));
                 }
-                groups.push(Group {
+                groups.push(ColumnGroup {
                     width: per_sample,
                     columns: [sample * per_sample; GROUP],
                     first,

@@ -110,7 +110,7 @@ impl<T: Scalar> Winograd<T> {
                 let values = &source[channel * plane..][..plane];
                 super::with_scratch::<T, _>(|scratch| {
                     let lines = &mut scratch.panel;
-                    super::run(Kernel(Which::Transform(Transform {
+                    super::run(Kernel(Which::Transform(PatchTransform {
                         of: self,
                         rows: rows.clone(),
                         values,
@@ -144,7 +144,7 @@ impl<T: Scalar> Winograd<T> {
 }
 
 /// Computes Bᵀ d B for some rows of patches of one channel.
-pub(super) struct Transform<'a, T> {
+pub(super) struct PatchTransform<'a, T> {
     of: &'a Winograd<T>,
     rows: Range<usize>,
     values: &'a [T],
@@ -153,7 +153,7 @@ pub(super) struct Transform<'a, T> {
     lines: &'a mut Vec<T>,
 }
 
-impl<T: Scalar> WithSimd for Transform<'_, T> {
+impl<T: Scalar> WithSimd for PatchTransform<'_, T> {
     type Output = ();
 
     #[inline(always)]

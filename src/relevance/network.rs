@@ -72,7 +72,7 @@ impl<T: Scalar> Network<T> {
     /// Prepares the rule at every node to which rules apply.
     pub fn new(graph: &Graph<T>, rule: &dyn RelevanceRule<T>) -> Result<Self, Error> {
         let entries = graph.entries();
-        let explained = Explained::of(graph, &entries);
+        let explained = Reach::of(graph, &entries);
         if !explained.values[graph.output_value()] {
             return Err(Error::NotDependent {
                 output: graph.name_of(graph.output_value()).to_owned(),
@@ -284,17 +284,17 @@ impl<T: Scalar> Sharing<T> {
 impl<T: Scalar> Graph<T> {
     /// The nodes through which relevance flows, in topological order.
     pub(crate) fn nodes_with_relevance(&self) -> Vec<usize> {
-        Explained::of(self, &self.entries()).nodes
+        Reach::of(self, &self.entries()).nodes
     }
 }
 
 /// The values that depend on the explained ones, and the nodes between these and the output.
-struct Explained {
+struct Reach {
     values: Vec<bool>,
     nodes: Vec<usize>,
 }
 
-impl Explained {
+impl Reach {
     fn of<T: Scalar>(graph: &Graph<T>, entries: &[usize]) -> Self {
         let mut values = vec![false; graph.input_list().len() + graph.node_list().len()];
         for &value in entries {

@@ -100,11 +100,11 @@ struct Order {
 struct Span {
     first: usize,
     last: usize,
-    kind: Kind,
+    kind: SpanKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum SpanKind {
     Factor,
     Block,
     Selection,
@@ -245,9 +245,9 @@ impl Chain<'_> {
 
     fn element(&self, index: usize) -> Span {
         let kind = match self.end {
-            _ if index < self.links.len() => Kind::Factor,
-            End::Weighted(_) => Kind::Block,
-            _ => Kind::Selection,
+            _ if index < self.links.len() => SpanKind::Factor,
+            End::Weighted(_) => SpanKind::Block,
+            _ => SpanKind::Selection,
         };
         Span { first: index, last: index, kind }
     }
@@ -290,13 +290,13 @@ impl Chain<'_> {
             self.columns(right) * (link.multiply_adds + link.sinks as f64 * link.outputs as f64)
         };
         match (left.kind, right.kind) {
-            (Kind::Factor, Kind::Selection) => {
+            (SpanKind::Factor, SpanKind::Selection) => {
                 (Step::Select, self.links[left.first].column * self.columns(right))
             }
             // Columns of a block are only copied.
-            (_, Kind::Selection) => (Step::Select, 0.0),
+            (_, SpanKind::Selection) => (Step::Select, 0.0),
             // One of the two is formed first, and the other is applied to it.
-            (Kind::Factor, Kind::Factor) => {
+            (SpanKind::Factor, SpanKind::Factor) => {
                 let append = append() + self.formed(left.first);
                 let prepend = prepend() + self.formed(right.first);
                 let appends = match order {
@@ -306,9 +306,9 @@ impl Chain<'_> {
                 };
                 if appends { (Step::Append, append) } else { (Step::Prepend, prepend) }
             }
-            (Kind::Factor, Kind::Block) => (Step::Prepend, prepend()),
-            (_, Kind::Factor) => (Step::Append, append()),
-            (_, Kind::Block) => {
+            (SpanKind::Factor, SpanKind::Block) => (Step::Prepend, prepend()),
+            (_, SpanKind::Factor) => (Step::Append, append()),
+            (_, SpanKind::Block) => {
                 (Step::Join, self.rows(left) * self.inner(right.first) as f64 * self.columns(right))
             }
         }
@@ -326,14 +326,15 @@ impl Chain<'_> {
                     let (step, of_step) = self.product(left, right, order);
                     steps.push(step);
                     cost += of_step;
-                    let product = Span { first: left.first, last: right.last, kind: Kind::Block };
+                    let product =
+                        Span { first: left.first, last: right.last, kind: SpanKind::Block };
                     largest = largest.max(self.rows(product) * self.columns(product));
                     // If two factors are multiplied, one of them is formed as a block first.
                     match (step, left.kind, right.kind) {
-                        (Step::Append, Kind::Factor, _) => {
+                        (Step::Append, SpanKind::Factor, _) => {
                             largest = largest.max(self.rows(left) * self.columns(left));
                         }
-                        (Step::Prepend, _, Kind::Factor) => {
+                        (Step::Prepend, _, SpanKind::Factor) => {
                             largest = largest.max(self.rows(right) * self.columns(right));
                         }
                         _ => {}
@@ -363,7 +364,7 @@ impl Chain<'_> {
             if first == last {
                 self.element(first)
             } else {
-                Span { first, last, kind: Kind::Block }
+                Span { first, last, kind: SpanKind::Block }
             }
         };
         // Shorter spans first, because longer ones are made of them.

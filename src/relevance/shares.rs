@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Cause;
 use super::terms::{Scale, Term, Terms};
-use super::totals::{Derived, Undefined};
+use super::totals::{SinkShare, Undefined};
 use crate::buffer::{Buffer, Buffers};
 use crate::layer::{self, LinearMap};
 use crate::linalg;
@@ -74,7 +74,7 @@ impl<T: Scalar> TermShares<T> {
 
     /// The sinks of a sample that follow from t: the position among the causes, the t, and how the
     /// share follows from it.
-    fn derived(&self, sample: usize) -> impl Iterator<Item = (usize, &[T], Derived<'_, T>)> {
+    fn derived(&self, sample: usize) -> impl Iterator<Item = (usize, &[T], SinkShare<'_, T>)> {
         let (shares, outputs) = (self, self.terms.outputs);
         self.terms.groups.iter().enumerate().flat_map(move |(number, group)| {
             let t = &shares.t[(group.t * shares.samples + sample) * outputs..][..outputs];
@@ -100,11 +100,11 @@ impl<T: Scalar> TermShares<T> {
             // Several groups can add to the same row.
             let row = out[place * outputs..][..outputs].iter_mut().zip(t);
             match derived {
-                Derived::Times(bias) => {
+                SinkShare::Times(bias) => {
                     row.zip(bias.iter()).for_each(|((out, &t), b)| *out += t * b);
                 }
-                Derived::Magnitude(by) => row.for_each(|(out, &t)| *out += t.abs() * by),
-                Derived::Lost(c) => {
+                SinkShare::Magnitude(by) => row.for_each(|(out, &t)| *out += t.abs() * by),
+                SinkShare::Lost(c) => {
                     row.filter(|(_, t)| Undefined::is(**t)).for_each(|(out, _)| *out += c);
                 }
             }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::Cause;
 use super::range::Range;
 use crate::error::Error;
-use crate::graph::Linear;
+use crate::graph::LinearNode;
 use crate::layer::{self, Bias, LinearMap, WeightFn};
 use crate::rule::{
-    BiasMode, Decomposition, Divisor, Gate, Group, Input, Part, RelevanceRule, Site, Stabilizer,
-    Transform, Weight,
+    BiasMode, Decomposition, Divisor, Gate, Group, InputFactor, Part, RelevanceRule, Site,
+    Stabilizer, Transform, WeightFactor,
 };
 use crate::scalar::Scalar;
 
@@ -31,7 +31,7 @@ pub(crate) struct Terms<T: Scalar> {
     /// A = Σ diag(u) V diag(t).
     pub(super) list: Vec<Term>,
     /// The source of each u other than z itself and 1.
-    pub(super) mapped: Vec<Input<T>>,
+    pub(super) mapped: Vec<InputFactor<T>>,
     /// Each V other than the layer's own weights.
     pub(super) maps: Vec<Box<dyn LinearMap<T>>>,
     /// The number of vectors t.
@@ -109,7 +109,7 @@ impl<T: Scalar> Terms<T> {
     pub fn new(
         rule: &dyn RelevanceRule<T>,
         site: &Site<'_>,
-        linear: &Linear<T>,
+        linear: &LinearNode<T>,
     ) -> Result<Self, Error> {
         let Decomposition::Linear(shares) = rule.decompose(site)? else {
             let reason = format!("the layer is linear ({}), but the rule is not", site.family);
@@ -133,7 +133,7 @@ impl<T: Scalar> Terms<T> {
             range: range.transpose().map_err(refuse)?,
         };
         // The weights that each map was made from, so that groups can share maps.
-        let mut made: Vec<Weight<T>> = Vec::new();
+        let mut made: Vec<WeightFactor<T>> = Vec::new();
         for group in shares.groups {
             terms.add_group(group, &mut made).map_err(refuse)?;
         }
@@ -149,7 +149,11 @@ impl<T: Scalar> Terms<T> {
 
     /// Adds the terms of a group and the causes of its sinks, or returns the reason why the group
     /// is invalid.
-    fn add_group(&mut self, group: Group<T>, made: &mut Vec<Weight<T>>) -> Result<(), String> {
+    fn add_group(
+        &mut self,
+        group: Group<T>,
+        made: &mut Vec<WeightFactor<T>>,
+    ) -> Result<(), String> {
         if !group.coefficient.is_finite() {
             return Err(format!("its coefficient {} is not finite", group.coefficient));
         }
@@ -188,7 +192,7 @@ impl<T: Scalar> Terms<T> {
         }
         if distributes {
             // One more term: u = 1, V = 1 at each connection, and its t is t b / n.
-            let v = self.weights(Weight::Of(Transform::One), map, made)?;
+            let v = self.weights(WeightFactor::Of(Transform::One), map, made)?;
             self.list.push(Term { u: Scale::Ones, v, t: t + 1 });
             self.scales += 1;
         }
@@ -245,11 +249,11 @@ impl<T: Scalar> Terms<T> {
         parts: Vec<Part<T>>,
         t: usize,
         own: &dyn LinearMap<T>,
-        made: &mut Vec<Weight<T>>,
+        made: &mut Vec<WeightFactor<T>>,
     ) -> Result<Vec<Term>, String> {
         let mut terms = Vec::with_capacity(parts.len());
         for part in parts {
-            if self.nonnegative && matches!(part.input, Input::Of(Transform::Negative)) {
+            if self.nonnegative && matches!(part.input, InputFactor::Of(Transform::Negative)) {
                 // This part is zero for every sample.
                 continue;
             }
@@ -259,27 +263,27 @@ impl<T: Scalar> Terms<T> {
         Ok(terms)
     }
 
-    fn scale(&mut self, input: Input<T>) -> Result<Scale, String> {
+    fn scale(&mut self, input: InputFactor<T>) -> Result<Scale, String> {
         match &input {
-            Input::Of(Transform::Identity) => return Ok(Scale::Inputs),
+            InputFactor::Of(Transform::Identity) => return Ok(Scale::Inputs),
             // The inputs are nonnegative, so z⁺ = z.
-            Input::Of(Transform::Positive) if self.nonnegative => return Ok(Scale::Inputs),
-            Input::Of(Transform::One) => return Ok(Scale::Ones),
-            Input::Fixed(values) if values.len() != self.inputs => {
+            InputFactor::Of(Transform::Positive) if self.nonnegative => return Ok(Scale::Inputs),
+            InputFactor::Of(Transform::One) => return Ok(Scale::Ones),
+            InputFactor::Fixed(values) if values.len() != self.inputs => {
                 return Err(format!(
                     "it has values for {} inputs, but the layer has {}",
                     values.len(),
                     self.inputs
                 ));
             }
-            Input::Fixed(values) if values.iter().any(|v| !v.is_finite()) => {
+            InputFactor::Fixed(values) if values.iter().any(|v| !v.is_finite()) => {
                 return Err("not all of its values for the inputs are finite".to_owned());
             }
             _ => {}
         }
-        let same = |other: &Input<T>| match (&input, other) {
-            (Input::Of(f), Input::Of(g)) => f.is(g),
-            (Input::Fixed(a), Input::Fixed(b)) => Arc::ptr_eq(a, b),
+        let same = |other: &InputFactor<T>| match (&input, other) {
+            (InputFactor::Of(f), InputFactor::Of(g)) => f.is(g),
+            (InputFactor::Fixed(a), InputFactor::Fixed(b)) => Arc::ptr_eq(a, b),
             _ => false,
         };
         let known = self.mapped.iter().position(same);
@@ -291,13 +295,13 @@ impl<T: Scalar> Terms<T> {
 
     fn weights(
         &mut self,
-        weight: Weight<T>,
+        weight: WeightFactor<T>,
         own: &dyn LinearMap<T>,
-        made: &mut Vec<Weight<T>>,
+        made: &mut Vec<WeightFactor<T>>,
     ) -> Result<Weights, String> {
         match &weight {
-            Weight::Of(Transform::Identity) => return Ok(Weights::Own),
-            Weight::Same if self.inputs != self.outputs => {
+            WeightFactor::Of(Transform::Identity) => return Ok(Weights::Own),
+            WeightFactor::Same if self.inputs != self.outputs => {
                 return Err(format!(
                     "the layer has {} inputs and {} outputs, and the rule needs equal numbers",
                     self.inputs, self.outputs
@@ -305,9 +309,9 @@ impl<T: Scalar> Terms<T> {
             }
             _ => {}
         }
-        let same = |other: &Weight<T>| match (&weight, other) {
-            (Weight::Of(f), Weight::Of(g)) => f.is(g),
-            (Weight::Same, Weight::Same) => true,
+        let same = |other: &WeightFactor<T>| match (&weight, other) {
+            (WeightFactor::Of(f), WeightFactor::Of(g)) => f.is(g),
+            (WeightFactor::Same, WeightFactor::Same) => true,
             _ => false,
         };
         // `made` and `maps` have the same order.
@@ -315,9 +319,9 @@ impl<T: Scalar> Terms<T> {
             return Ok(Weights::Other(known));
         }
         let map = match &weight {
-            Weight::Same => layer::same(self.inputs),
-            Weight::Of(Transform::One) => own.ones(),
-            Weight::Of(transform) => {
+            WeightFactor::Same => layer::same(self.inputs),
+            WeightFactor::Of(Transform::One) => own.ones(),
+            WeightFactor::Of(transform) => {
                 let transform = transform.clone();
                 own.map_weights(&WeightFn::new(move |w| transform.value(w)))
             }

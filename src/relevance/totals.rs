@@ -8,7 +8,7 @@ use super::terms::{Division, Quotient, Scale, Term, Terms, Weights};
 use crate::buffer::{Buffer, Buffers};
 use crate::layer::{self, Bias};
 use crate::linalg;
-use crate::rule::{BiasMode, Gate, Input, Stabilizer};
+use crate::rule::{BiasMode, Gate, InputFactor, Stabilizer};
 use crate::scalar::Scalar;
 
 /// The mark of an output whose total is 0, so that no shares are defined. It is stored in place of
@@ -40,10 +40,10 @@ impl<T: Scalar> Terms<T> {
         let mut mapped = buffers.values.take(self.mapped.len() * z.len());
         for (input, mapped) in self.mapped.iter().zip(mapped.chunks_exact_mut(z.len().max(1))) {
             match input {
-                Input::Of(transform) => {
+                InputFactor::Of(transform) => {
                     mapped.iter_mut().zip(&*z).for_each(|(u, &z)| *u = transform.value(z));
                 }
-                Input::Fixed(values) => {
+                InputFactor::Fixed(values) => {
                     mapped.chunks_exact_mut(values.len()).for_each(|u| u.copy_from_slice(values));
                 }
             }
@@ -60,7 +60,7 @@ impl<T: Scalar> Terms<T> {
             linalg::copy(product, &mut y);
             layer::add_bias(self.own.bias(), &mut y);
         }
-        let mut rows = Stored { causes: &self.stored, outputs: self.outputs, rows: &mut stored };
+        let mut rows = SinkRows { causes: &self.stored, outputs: self.outputs, rows: &mut stored };
         // The totals of a group that the next one completes, without the bias.
         let is_completed = |number: usize| {
             self.groups.get(number + 1).is_some_and(|next| next.completes.is_some())
@@ -119,7 +119,7 @@ impl<T: Scalar> Terms<T> {
     }
 
     /// Adds what the groups' coefficients leave over to the sinks.
-    fn add_rests(&self, samples: usize, y: &[T], rows: &mut Stored<'_, T>) {
+    fn add_rests(&self, samples: usize, y: &[T], rows: &mut SinkRows<'_, T>) {
         let [positive, negative, zero] = self.rest;
         for sample in 0..samples {
             match y.get(sample * self.outputs..(sample + 1) * self.outputs) {
@@ -187,13 +187,13 @@ fn complete<T: Scalar>(k: T, product: &[T], before: &[T], total: &mut [T]) {
 
 /// The stored rows of sinks, while they are being computed: for each sample and cause, one share
 /// per output.
-pub(super) struct Stored<'a, T> {
+pub(super) struct SinkRows<'a, T> {
     causes: &'a [Cause],
     outputs: usize,
     rows: &'a mut [T],
 }
 
-impl<T: Scalar> Stored<'_, T> {
+impl<T: Scalar> SinkRows<'_, T> {
     /// Adds one share per output to a row.
     fn add(&mut self, cause: Cause, sample: usize, mut share: impl FnMut(usize) -> T) {
         if let Some(row) = self.causes.iter().position(|&c| c == cause) {
@@ -223,7 +223,7 @@ impl<T: Scalar> Quotient<T> {
         y: &[T],
         t: &mut [T],
         epsilons: &mut [T],
-        stored: &mut Stored<'_, T>,
+        stored: &mut SinkRows<'_, T>,
     ) {
         let (outputs, c) = (stored.outputs, self.coefficient);
         for (sample, (totals, t)) in
@@ -274,14 +274,14 @@ impl<T: Scalar> Quotient<T> {
     }
 
     /// The sinks that follow from t, with their causes.
-    pub fn sinks(&self, epsilon: T) -> impl Iterator<Item = (Cause, Derived<'_, T>)> {
+    pub fn sinks(&self, epsilon: T) -> impl Iterator<Item = (Cause, SinkShare<'_, T>)> {
         let bias = self.sink_bias.as_ref().map(|(bias, each)| Bias::per_channel(bias, *each));
         let signed = if self.coefficient < T::zero() { -epsilon } else { epsilon };
         let stabilizer =
-            (epsilon != T::zero()).then_some((Cause::Stabilizer, Derived::Magnitude(signed)));
+            (epsilon != T::zero()).then_some((Cause::Stabilizer, SinkShare::Magnitude(signed)));
         let lost = if self.one_sign { Cause::Empty } else { Cause::Dead };
-        let lost = self.loses(epsilon).then_some((lost, Derived::Lost(self.coefficient)));
-        bias.map(|bias| (Cause::Bias, Derived::Times(bias)))
+        let lost = self.loses(epsilon).then_some((lost, SinkShare::Lost(self.coefficient)));
+        bias.map(|bias| (Cause::Bias, SinkShare::Times(bias)))
             .into_iter()
             .chain(stabilizer)
             .chain(lost)
@@ -289,7 +289,7 @@ impl<T: Scalar> Quotient<T> {
 }
 
 /// How the share of a sink follows from t.
-pub(super) enum Derived<'a, T> {
+pub(super) enum SinkShare<'a, T> {
     /// t times the bias.
     Times(Bias<'a, T>),
     /// |t| times this value.
@@ -298,7 +298,7 @@ pub(super) enum Derived<'a, T> {
     Lost(T),
 }
 
-impl<T: Scalar> Derived<'_, T> {
+impl<T: Scalar> SinkShare<'_, T> {
     /// The value of the sink in the product with a column x.
     pub fn sum(&self, t: &[T], x: &[T]) -> f64 {
         match self {
