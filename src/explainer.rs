@@ -162,7 +162,9 @@ impl<T: Scalar> Graph<T> {
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the rule cannot be used at a layer, [`Error::UnmatchedSetting`] if
-    /// a setting of a composite matches no layer, and any error that the rule itself returns.
+    /// a setting of a composite matches no layer, [`Error::NotDependent`] if the output does not
+    /// depend on the explained values, [`Error::InvalidParameter`] if it is one of them, and any
+    /// error that the rule itself returns.
     pub fn explainer(&self, rule: impl RelevanceRule<T>) -> Result<Explainer<T>, Error> {
         (T::compiled().explainer)(self, &rule)
     }
@@ -646,9 +648,9 @@ impl<T: Scalar> Explainer<T> {
         feed: &Feed<'_, T>,
         workspace: &'w mut Workspace<T>,
     ) -> Result<&'w [Explanation<T>], Error> {
-        let count = feed.samples();
         // Checked before the batch is split, so that the error has the sample's index in the batch.
         feed.check(self.model())?;
+        let count = feed.samples();
         let (each, together) = self.split(count);
         self.check_size(count, count.div_ceil(each.max(1)).saturating_mul(together).min(count))?;
         self.reserve(workspace, count.div_ceil(each), count);
