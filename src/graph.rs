@@ -241,18 +241,15 @@ impl<T: Scalar> Graph<T> {
     /// not an output as well.
     pub fn with_output(&self, name: &str) -> Result<Self, Error> {
         let named = self.structure.outputs.iter().find(|output| output.name == name);
-        let output = match named {
-            Some(output) => output.value,
-            None => {
-                let value = self.find(name)?;
-                if self.producer(value).is_none() {
-                    let requirement = "one of its outputs, or the output of a layer";
-                    return Err(Error::parameter("Graph", "output", name, requirement));
-                }
-                value
-            }
-        };
-        Ok(self.with_output_value(output))
+        if let Some(output) = named {
+            return Ok(self.with_output_value(output.value));
+        }
+        let value = self.find(name)?;
+        if self.producer(value).is_none() {
+            let requirement = "one of its outputs, or the output of a layer";
+            return Err(Error::parameter("Graph", "output", name, requirement));
+        }
+        Ok(self.with_output_value(value))
     }
 
     fn with_output_value(&self, output: usize) -> Self {

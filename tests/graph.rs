@@ -7,9 +7,9 @@ use naive::{Formula, Naive, Op, Relevance};
 use proptest::prelude::*;
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
 use relprop::{
-    Accumulation, BatchNorm1d, Cause, Code, Composite, Embedding, Epsilon, Error, Explainer,
-    Explanation, Flatten, Gamma, Graph, GraphBuilder, Inputs, Linear, Relative, RelevanceRule,
-    Relu, Rule, Scalar, Sequential, Softmax, Targets, Trace,
+    Accumulation, BatchNorm1d, Cause, Code, Composite, Embedding, Epsilon, Error, Explanation,
+    Flatten, Gamma, Graph, GraphBuilder, Inputs, Linear, Relative, RelevanceRule, Relu, Rule,
+    Scalar, Sequential, Softmax, Targets, Trace, ValueId,
 };
 
 const ORDERS: [Accumulation; 3] =
@@ -146,7 +146,8 @@ impl Case<'_> {
         self.compare(found, 1e-9);
         for target in found.targets() {
             let expected = self.expected(found, target, self.scale(found, target));
-            let allowed = 1e-9 * largest(&expected.of.concat()).max(1e-30);
+            let size = largest(&expected.of.concat()).max(1e-30);
+            let allowed = 1e-9 * size;
             for value in (0..=self.output).filter(|&value| !naive.is_input(value)) {
                 // A value that is read twice is listed once.
                 let mut reads = Vec::new();
@@ -183,7 +184,7 @@ impl Case<'_> {
                             let what = || format!("input {i} in unit {unit} of {name}");
                             close(prefix[(i, unit)], *part, allowed, what);
                             let r = units[unit];
-                            close(through[i], part * r, allowed * r.abs().max(1e-30), what);
+                            close(through[i], part * r, allowed * size, what);
                         }
                         unit += 1;
                     }
@@ -493,7 +494,7 @@ fn exponents_inside_a_segment() {
     let naive = deep();
     check(&naive);
     let sample = sample(&naive, 3);
-    let single: Vec<f32> = sample.iter().map(|&v| v as f32).collect();
+    let single: Vec<f32> = sample.iter().map(|&v| f32::from_f64(v)).collect();
     let rounded: Vec<f64> = single.iter().map(|&v| f64::from(v)).collect();
     let (all, y) = (naive.compute(&rounded), naive.outputs[0]);
     let graph = naive.graph::<f32>();
@@ -593,7 +594,8 @@ fn whole_numbers() {
         for (ids, found) in batches.chunks(2).zip(&batch) {
             let one = explainer.explain_inputs(&Inputs::new().given("ids", ids)).unwrap();
             assert_eq!(one, *found);
-            let values: Vec<f64> = ids.iter().flat_map(|&id| table[id as usize]).collect();
+            let values: Vec<f64> =
+                ids.iter().flat_map(|&id| table[usize::try_from(id).unwrap()]).collect();
             let all = naive.compute(&values);
             assert!((found.output()[1] - all[y][1]).abs() < 1e-12);
             for target in 0..2 {
@@ -764,7 +766,7 @@ fn health_of_a_graph() {
     let y = naive.sum(&[naive.outputs[0], mask]);
     naive.outputs = vec![y];
     let graph = naive.graph::<f32>();
-    let sample: Vec<f32> = sample(&naive, 5).into_iter().map(|v| v as f32).collect();
+    let sample: Vec<f32> = sample(&naive, 5).into_iter().map(f32::from_f64).collect();
     let rounded: Vec<f64> = sample.iter().map(|&v| f64::from(v)).collect();
     let rule = || Epsilon::new(1e-3).unwrap();
     for view in [
@@ -868,7 +870,9 @@ fn network() -> impl Strategy<Value = (Naive, Vec<f64>)> {
                         let bias = bias.map(|bias| bias[..size].to_vec());
                         naive.dense(first, rows, bias, formula);
                     }
-                    4 => drop(naive.relu(first)),
+                    4 => {
+                        naive.relu(first);
+                    }
                     5..=7 => {
                         let reads = alike(&naive);
                         naive.sum(&reads);
@@ -958,4 +962,354 @@ proptest! {
         let case = Case { naive: &naive, output, entries: &entries, all: naive.compute(sample) };
         case.compare_trace(&explainer.trace_slice(sample).unwrap(), &carrying(&naive, output, &entries));
     }
+}
+
+/// A graph that can be built, for adding something that cannot.
+fn started() -> (GraphBuilder<f64>, ValueId, ValueId) {
+    let mut graph = Graph::builder();
+    let x = graph.input("x", 2);
+    let y = graph.named("y", linear(2, 2, 1), [x]);
+    graph.output("out", y);
+    (graph, x, y)
+}
+
+fn text(result: Result<impl Sized, Error>) -> String {
+    result.err().map_or_else(|| "no error".to_owned(), |error| error.to_string())
+}
+
+/// The error of the graph above with something added.
+fn with<R>(add: impl FnOnce(&mut GraphBuilder<f64>, ValueId, ValueId) -> R) -> Error {
+    let (mut graph, x, y) = started();
+    add(&mut graph, x, y);
+    graph.build().unwrap_err()
+}
+
+#[test]
+fn graphs_that_cannot_be_built() {
+    let reason = |error: Error| match error {
+        Error::InvalidGraph { ref reason } => {
+            assert_eq!(error.to_string(), format!("the graph cannot be built: {reason}"));
+            reason.clone()
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut graph = Graph::<f64>::builder();
+    let x = graph.input("x", 2);
+    graph.layer(linear(2, 2, 1), [x]);
+    let error = reason(graph.build().unwrap_err());
+    assert_eq!(error, "it has no output: declare one with GraphBuilder::output");
+    let mut graph = Graph::builder();
+    let c = graph.constant("c", 2, vec![1.0, 2.0]);
+    let y = graph.layer(linear(2, 2, 1), [c]);
+    graph.output("y", y);
+    let error = reason(graph.build().unwrap_err());
+    assert_eq!(error, "it has no input: add one with GraphBuilder::input");
+
+    for error in [
+        with(|graph, _, y| graph.named("x", Relu, [y])),
+        with(|graph, _, _| graph.input("x", 3)),
+        with(|graph, _, _| graph.constant("x", 1, vec![0.0])),
+    ] {
+        let expected = "the name 'x' is used more than once: give each input and each layer its \
+            own name";
+        assert_eq!(reason(error), expected);
+    }
+    // A layer without a name is named by its position.
+    assert!(
+        reason(with(|graph, _, y| {
+            graph.layer(Relu, [y]);
+            graph.input("1", 3);
+        }))
+        .starts_with("the name '1' is used more than once")
+    );
+    assert_eq!(
+        reason(with(|graph, x, _| graph.output("out", x))),
+        "the name 'out' is used for more than one output: give each output its own name"
+    );
+
+    let mut other = Graph::<f64>::builder();
+    let foreign = (0..9).map(|number| other.input(&number.to_string(), 2)).last().unwrap();
+    assert_eq!(
+        reason(with(|graph, x, _| graph.sum([x, foreign]))),
+        "layer '1' reads value 8, which this builder has not returned before"
+    );
+    assert_eq!(
+        reason(with(|graph, _, _| graph.output("z", foreign))),
+        "output 'z' is value 8, which this builder has not returned"
+    );
+
+    assert_eq!(
+        reason(with(|graph, x, _| {
+            let ids = graph.given_whole("ids", 2);
+            graph.sum([x, ids]);
+        })),
+        "layer '1' (Sum) reads whole numbers, but only an embedding can look them up: declare the \
+         input with GraphBuilder::given, or add an embedding before the layer"
+    );
+    assert_eq!(
+        reason(with(|graph, x, _| {
+            graph.layer(Embedding::new(&dmatrix![1.0]).unwrap(), [x]);
+        })),
+        "layer '1' (Embedding) looks up whole numbers: declare its input with \
+         GraphBuilder::given_whole"
+    );
+    assert_eq!(
+        reason(with(|graph, _, _| {
+            let ids = graph.given_whole("ids", 2);
+            graph.output("ids", ids);
+        })),
+        "output 'ids' is an input of whole numbers: declare the output of a layer instead"
+    );
+    assert_eq!(
+        reason(with(|graph, _, _| graph.constant("c", [2, 2], vec![1.0]))),
+        "constant 'c' has the shape 2 x 2: give it 4 values, not 1"
+    );
+    for bad in [f64::NAN, f64::INFINITY] {
+        assert_eq!(
+            reason(with(|graph, _, _| graph.constant("c", 1, vec![bad]))),
+            format!("constant 'c' contains {bad}, but its values must be finite")
+        );
+    }
+}
+
+#[test]
+fn layers_that_do_not_fit_what_they_read() {
+    for shape in [relprop::Shape::from(0), [2, usize::MAX].into()] {
+        let error = with(|graph, _, _| graph.given("e", shape));
+        assert!(matches!(error, Error::InvalidParameter { .. }));
+        assert!(
+            error.to_string().starts_with("GraphBuilder: input must be a shape of at least one")
+        );
+    }
+    let mut graph = Graph::<f64>::builder();
+    let x = graph.input("x", 2);
+    let relu = graph.layer(Relu, [x]);
+    graph.output("y", relu);
+    assert!(matches!(graph.build(), Err(Error::NoLinearLayer { layers: 1 })));
+
+    for (layer, error) in [
+        ("Sum", with(|graph, _, _| graph.sum([]))),
+        ("Concat", with(|graph, _, _| graph.concat([]))),
+        ("ReLU", with(|graph, _, _| graph.layer(Relu, []))),
+        ("ReLU", with(|graph, x, y| graph.layer(Relu, [x, y]))),
+        ("Linear", with(|graph, x, _| graph.layer(linear(2, 4, 1), [x, x]))),
+        ("Flatten", with(|graph, x, _| graph.layer(Flatten, [x, x]))),
+    ] {
+        assert!(matches!(error, Error::InputCount { .. }), "{error:?}");
+        let number = format!("layer 1 ({layer}) reads ");
+        assert!(error.to_string().starts_with(&number), "{error}");
+    }
+    assert_eq!(
+        with(|graph, x, y| graph.layer(Relu, [x, y])).to_string(),
+        "layer 1 (ReLU) reads one value, but 2 values are given"
+    );
+    for error in [
+        with(|graph, x, _| {
+            let other = graph.input("other", 3);
+            graph.sum([other, x]);
+        }),
+        with(|graph, x, _| {
+            let other = graph.input("other", [3, 2]);
+            graph.concat([other, x]);
+        }),
+        with(|graph, x, _| graph.layer(linear(2, 3, 1), [x])),
+    ] {
+        assert!(matches!(error, Error::LayerShape { layer: 1, .. }), "{error:?}");
+    }
+    let error = with(|graph, _, y| {
+        let softmax = graph.layer(Softmax, [y]);
+        graph.layer(Relu, [softmax]);
+    });
+    assert!(matches!(error, Error::SoftmaxInMiddle { layer: 1, .. }));
+}
+
+/// Two inputs, whole numbers and a constant: out = y + flat + c.
+fn mixed() -> Graph<f64> {
+    let mut graph = Graph::builder();
+    let x = graph.input("x", 2);
+    let other = graph.input("other", 2);
+    let ids = graph.given_whole("ids", 1);
+    let c = graph.constant("c", 2, vec![1.0, 1.0]);
+    let hidden = graph.named("hidden", linear(2, 2, 1), [x]);
+    let relu = graph.named("relu", Relu, [hidden]);
+    let table = dmatrix![1.0, 2.0; 3.0, 4.0];
+    let rows = graph.named("rows", Embedding::new(&table).unwrap(), [ids]);
+    let flat = graph.named("flat", Flatten, [rows]);
+    let y = graph.named("y", linear(2, 2, 8), [relu]);
+    let out = graph.sum([y, flat, c]);
+    graph.output("out", out);
+    graph.output("other", other);
+    graph.build().unwrap()
+}
+
+#[test]
+fn views_of_values_that_do_not_exist() {
+    let graph = mixed();
+    let error = graph.with_output("hiden").unwrap_err();
+    assert!(matches!(&error, Error::NoSuchValue { name, .. } if name == "hiden"));
+    assert_eq!(
+        error.to_string(),
+        "the graph has no input and no layer named 'hiden', did you mean 'hidden'?"
+    );
+    assert_eq!(text(graph.explain_from(["x", "hiden"])), error.to_string());
+    for name in ["x", "ids", "c"] {
+        assert_eq!(
+            text(graph.with_output(name)),
+            format!(
+                "Graph: output must be one of its outputs, or the output of a layer, but is \
+                     \"{name}\""
+            )
+        );
+    }
+    for name in ["ids", "c"] {
+        assert_eq!(
+            text(graph.explain_from([name])),
+            format!(
+                "Graph: explained value must be an input of floating-point numbers, or the \
+                     output of a layer, but is \"{name}\""
+            )
+        );
+    }
+    assert_eq!(
+        text(graph.explain_from([])),
+        "Graph: number of explained values must be at least 1, but is 0"
+    );
+    let advice = "choose another output with Graph::with_output, or other values to explain with \
+        Graph::explain_from";
+    let view = graph.explain_from(["other", "rows"]).unwrap().with_output("y").unwrap();
+    let error = view.explainer(Rule::Epsilon).unwrap_err();
+    assert!(matches!(error, Error::NotDependent { .. }));
+    assert_eq!(
+        error.to_string(),
+        format!("the output 'y' does not depend on 'other', 'rows'; {advice}")
+    );
+    assert_eq!(
+        text(tokens().explainer(Rule::Epsilon)),
+        format!("the output 'head' does not depend on an input that is explained; {advice}")
+    );
+    for view in [
+        graph.explain_from(["relu"]).unwrap().with_output("relu").unwrap(),
+        graph.explain_from(["relu", "x"]).unwrap().with_output("relu").unwrap(),
+    ] {
+        assert_eq!(
+            text(view.explainer(Rule::Epsilon)),
+            "Graph: output must be computed from the explained values, not one of them, but is \
+             \"relu\""
+        );
+    }
+    // An input that is an output as well can be computed, but there is nothing to explain.
+    let view = graph.with_output("other").unwrap();
+    let inputs = inputs_of_mixed();
+    assert_eq!(view.forward_inputs(&inputs).unwrap().as_slice(), [5.0, 6.0]);
+    assert!(matches!(view.explainer(Rule::Epsilon), Err(Error::InvalidParameter { .. })));
+    let found = graph.explainer(Rule::Epsilon).unwrap().explain_inputs(&inputs).unwrap();
+    assert_eq!(found.relevance_of("other", 0).unwrap(), dvector![0.0, 0.0]);
+    assert!(matches!(found.relevance_of("ids", 0), Err(Error::NoSuchValue { .. })));
+}
+
+fn inputs_of_mixed() -> Inputs<'static, f64> {
+    let inputs = Inputs::new().value("x", vec![1.0, 2.0]).value("other", vec![5.0, 6.0]);
+    inputs.given("ids", vec![1])
+}
+
+#[test]
+fn inputs_that_do_not_fit() {
+    let graph = mixed();
+    let explainer = graph.explainer(Rule::Epsilon).unwrap();
+    let before = explainer.explain_inputs(&inputs_of_mixed()).unwrap();
+    let listed = "(the model's inputs are 'x' (2), 'other' (2), 'ids' (1))";
+    let missing = Inputs::new().value("x", vec![1.0, 2.0]).given("ids", vec![1]);
+    for (inputs, expected) in [
+        (missing, format!("the values of input 'other' are missing {listed}")),
+        (inputs_of_mixed().value("z", vec![1.0]), format!("the model has no input 'z' {listed}")),
+        // The values of a constant belong to the model.
+        (
+            inputs_of_mixed().value("c", vec![1.0; 2]),
+            format!("the model has no input 'c' {listed}"),
+        ),
+        (
+            inputs_of_mixed().value("x", vec![1.0; 3]),
+            format!("input 'x' has 3 values, which is not 2 for each sample {listed}"),
+        ),
+        (
+            inputs_of_mixed().value("x", vec![1.0; 4]),
+            format!(
+                "input 'other' has 2 values, which is not 2 for each sample (there are 2 samples) \
+                 {listed}"
+            ),
+        ),
+        (
+            inputs_of_mixed().value("x", vec![1, 2]),
+            format!("input 'x' takes floating-point numbers {listed}"),
+        ),
+        (
+            inputs_of_mixed().given("ids", vec![1.0]),
+            format!("input 'ids' takes whole numbers (i64) {listed}"),
+        ),
+        (
+            inputs_of_mixed().given("ids", vec![2]),
+            "the number 2 has no row in the table of an embedding, whose rows are 0 to 1"
+                .to_owned(),
+        ),
+        (
+            inputs_of_mixed().given("ids", vec![-1]),
+            "the number -1 has no row in the table of an embedding, whose rows are 0 to 1"
+                .to_owned(),
+        ),
+    ] {
+        let errors = [
+            explainer.explain_inputs(&inputs).unwrap_err(),
+            explainer.explain_batch_inputs(&inputs).unwrap_err(),
+            graph.forward_inputs(&inputs).unwrap_err(),
+        ];
+        for error in errors {
+            assert!(matches!(error, Error::Inputs { .. }));
+            assert_eq!(error.to_string(), expected);
+        }
+        assert_eq!(explainer.explain_inputs(&inputs_of_mixed()).unwrap(), before);
+    }
+    let two = Inputs::new().value("x", vec![1.0; 4]).value("other", vec![1.0; 4]);
+    let two = two.given("ids", vec![0, 1]);
+    assert_eq!(
+        text(explainer.explain_inputs(&two)),
+        "the inputs have the values of 2 samples: explain them with explain_batch_inputs"
+    );
+    assert_eq!(explainer.explain_batch_inputs(&two).unwrap().len(), 2);
+    let bad = inputs_of_mixed().value("other", vec![1.0, f64::NAN]);
+    let error = explainer.explain_inputs(&bad).unwrap_err();
+    assert!(matches!(error, Error::NonFiniteInput { index: 1, sample: 0, .. }));
+
+    let expected = "input 'ids' takes whole numbers: give the values of each input by name, with explain_inputs";
+    let column = dvector![1.0, 2.0, 3.0, 4.0];
+    let columns = DMatrix::from_element(4, 2, 1.0);
+    let sweep = graph.sweep([Rule::Epsilon]).unwrap();
+    for error in [
+        text(explainer.explain(&column)),
+        text(explainer.explain_batch(&columns)),
+        text(explainer.trace(&column)),
+        text(sweep.explain(&column)),
+        text(graph.forward(&column)),
+        text(graph.forward_batch(&columns)),
+    ] {
+        assert_eq!(error, expected);
+    }
+    assert!(matches!(
+        explainer.explain(&dvector![1.0]),
+        Err(Error::InputShape { expected: 4, .. })
+    ));
+
+    // A sample without floating-point numbers.
+    let explainer =
+        tokens().explain_from(["embeddings"]).unwrap().explainer(Rule::Epsilon).unwrap();
+    let mut workspace = explainer.workspace();
+    for error in [
+        text(explainer.explain_slice(&[])),
+        text(explainer.explain_batch_into(&[], &mut workspace)),
+        text(explainer.explain_batch(&DMatrix::zeros(0, 3))),
+        text(explainer.model().forward_batch(&DMatrix::zeros(0, 3))),
+    ] {
+        assert_eq!(error, expected);
+    }
+    let none = Inputs::new().given("ids", Vec::<i64>::new());
+    assert!(explainer.explain_batch_inputs(&none).unwrap().is_empty());
 }

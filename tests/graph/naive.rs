@@ -112,8 +112,8 @@ impl Formula {
                 if y == 0.0 {
                     return (vec![0.0; n], vec![(Cause::Dead, 1.0)]);
                 }
-                let (same, other): (fn(f64) -> f64, fn(f64) -> f64) =
-                    if y > 0.0 { (plus, minus) } else { (minus, plus) };
+                let same = |v: f64| if y > 0.0 { plus(v) } else { minus(v) };
+                let other = |v: f64| if y > 0.0 { minus(v) } else { plus(v) };
                 let numerators =
                     of(&|z, w| plus(z) * (w + g * same(w)) + minus(z) * (w + g * other(w)));
                 add(1.0, numerators, b + g * same(b), eps, false);
