@@ -521,6 +521,41 @@ fn exponents_inside_a_segment() {
     }
 }
 
+/// Relevances of very different sizes meet at a value, in either order, and at two inputs.
+#[test]
+fn tiny_relevances_beside_large_ones() {
+    for layers in (10..70).step_by(3) {
+        let mut naive = Naive::default();
+        let (x, z) = (naive.input(5), naive.input(5));
+        let early = naive.select(x, &[0, 1, 2, 3, 4]);
+        let chain = |naive: &mut Naive, mut value: usize| {
+            for _ in 0..layers {
+                let seed = naive.values.len() as u64;
+                let weights = numbers(25, seed).into_iter().map(|w| w / 2.0).collect::<Vec<_>>();
+                let weights = weights.chunks(5).map(<[f64]>::to_vec).collect();
+                value = naive.dense(value, weights, Some(numbers(5, seed)), Formula::Relative);
+            }
+            value
+        };
+        let (of_x, of_z) = (chain(&mut naive, x), chain(&mut naive, z));
+        let late = naive.select(x, &[4, 3, 2, 1, 0]);
+        for direct in [early, late] {
+            let joined = naive.concat(&[of_x, of_z, direct]);
+            let y = naive.layer(joined, 3, EPSILON);
+            naive.outputs = vec![y];
+            let graph = naive.graph::<f32>();
+            let single: Vec<f32> = sample(&naive, 3).into_iter().map(f32::from_f64).collect();
+            let rounded: Vec<f64> = single.iter().map(|&v| f64::from(v)).collect();
+            let case =
+                Case { naive: &naive, output: y, entries: &[x, z], all: naive.compute(&rounded) };
+            for order in ORDERS {
+                let explainer = graph.explainer(&naive).unwrap().accumulation(order);
+                case.compare(&explainer.explain_slice(&single).unwrap(), 1e-4);
+            }
+        }
+    }
+}
+
 #[test]
 fn given_inputs_and_constants() {
     let mut naive = Naive::default();
