@@ -41,6 +41,9 @@ pub(crate) struct Buffers<T> {
     pub values: Pool<T>,
     pub exponents: Pool<i32>,
     pub indices: Pool<usize>,
+    /// The number of columns for which intermediate results get memory at least. The number of live
+    /// inputs depends on the sample, but that of allocations must not.
+    pub room: usize,
     /// A place for each value of a graph, for relevance on its way through a segment.
     pub flows: Vec<Option<Flow<T>>>,
 }
@@ -83,6 +86,7 @@ impl<T> Default for Buffers<T> {
             values: Pool::default(),
             exponents: Pool::default(),
             indices: Pool::default(),
+            room: 0,
             flows: Vec::new(),
         }
     }
@@ -94,6 +98,13 @@ impl<T: Copy + Default> Buffers<T> {
         self.values.rewind();
         self.exponents.rewind();
         self.indices.rewind();
+    }
+
+    /// Takes memory for columns of this height.
+    pub fn take_columns(&mut self, height: usize, columns: usize) -> Buffer<T> {
+        let mut taken = self.values.take(height * columns.max(self.room));
+        taken.size = height * columns;
+        taken
     }
 }
 

@@ -243,16 +243,25 @@ impl<T: Scalar> Graph<T> {
     /// This graph with another output: one of its outputs, or the output of any layer, by name.
     ///
     /// # Errors
-    /// [`Error::NoSuchValue`].
+    /// [`Error::NoSuchValue`], or [`Error::InvalidParameter`] if the name is that of an input that is
+    /// not an output as well.
     pub fn with_output(&self, name: &str) -> Result<Self, Error> {
         let named = self.structure.outputs.iter().find(|output| output.name == name);
-        let output = match named {
-            Some(output) => output.value,
-            None => self.find(name)?,
-        };
-        let nodes = &self.structure.nodes;
-        let schedule = Arc::new(Schedule::to(self.structure.inputs.len(), nodes, output));
-        Ok(Self { output, schedule, ..self.clone() })
+        if let Some(output) = named {
+            return Ok(self.with_output_value(output.value));
+        }
+        let value = self.find(name)?;
+        if self.producer(value).is_none() {
+            let requirement = "one of its outputs, or the output of a layer";
+            return Err(Error::parameter("Graph", "output", name, requirement));
+        }
+        Ok(self.with_output_value(value))
+    }
+
+    fn with_output_value(&self, output: usize) -> Self {
+        let Structure { inputs, nodes, .. } = &*self.structure;
+        let schedule = Arc::new(Schedule::to(inputs.len(), nodes, output));
+        Self { output, schedule, ..self.clone() }
     }
 
     /// This graph with other explained values: inputs, or the outputs of layers, by name.
@@ -360,15 +369,12 @@ impl<T: Scalar> Graph<T> {
             builder.output(name, values[*value]);
         }
         let graph = builder.build_inner()?;
-        let moved = |value: usize| graph.find(self.name_of(value));
-        let mut view = graph.clone();
-        if self.output != outputs[0].value {
-            view = graph.with_output(self.name_of(self.output))?;
-        }
-        if let Some(entries) = &self.entries {
-            view.entries =
-                Some(entries.iter().map(|&value| moved(value)).collect::<Result<_, _>>()?);
-        }
+        // Inputs come first in the new graph too, and each layer is one node, so the values are
+        // numbered as they were added.
+        let moved = |value: usize| values[value].0;
+        let mut view = graph.with_output_value(moved(self.output));
+        view.entries =
+            self.entries.as_ref().map(|entries| entries.iter().map(|&v| moved(v)).collect());
         Ok(view)
     }
 
@@ -421,13 +427,21 @@ impl<T: Scalar> Graph<T> {
         self.structure.layers[node.index]
     }
 
-    /// The values whose units are those of a layer: what it reads or, for a layer with branches,
-    /// what the branches begin with.
+    /// The values whose units are those of a layer: what it reads, each value once, or, for a layer
+    /// with branches, what the branches begin with.
     pub(crate) fn units_of(&self, node: &Node<T>) -> Vec<usize> {
         let first = node.branches.iter().find(|layers| !layers.is_empty());
         match first.and_then(|layers| self.layer(layers.start)) {
             Some(first) => self.units_of(first),
-            None if node.branches.is_empty() => node.inputs.clone(),
+            None if node.branches.is_empty() => {
+                let mut values = Vec::new();
+                for &value in &node.inputs {
+                    if !values.contains(&value) {
+                        values.push(value);
+                    }
+                }
+                values
+            }
             // All branches are without layers.
             None => vec![node.inputs[0]],
         }

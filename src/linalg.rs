@@ -77,6 +77,8 @@ pub struct Scratch<T> {
     parts: Vec<T>,
     /// The source of a correlation, laid out for it.
     planes: Vec<T>,
+    /// Memory for [`borrow`], the last of it first.
+    lent: Vec<Vec<T>>,
 }
 
 /// Columns that are multiplied together.
@@ -307,6 +309,16 @@ fn grow<E: Copy + Default>(values: &mut Vec<E>, size: usize) {
     if values.len() < size {
         values.resize(size, E::default());
     }
+}
+
+/// Lends this much memory that the thread keeps for the next call, with the contents left over from
+/// its last use. A call inside `f` gets memory of its own.
+pub(crate) fn borrow<T: Scalar, R>(size: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
+    let mut memory = with_scratch::<T, _>(|scratch| scratch.lent.pop()).unwrap_or_default();
+    grow(&mut memory, size);
+    let result = f(&mut memory[..size]);
+    with_scratch::<T, _>(|scratch| scratch.lent.push(memory));
+    result
 }
 
 /// Lends the current thread's scratch memory to a function.

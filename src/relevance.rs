@@ -140,7 +140,7 @@ pub(crate) enum Seed<T> {
 
 /// The listed unit vectors.
 fn units<T: Scalar>(listed: &[usize], size: usize, buffers: &mut Buffers<T>) -> Buffer<T> {
-    let mut units = buffers.values.take(size * listed.len());
+    let mut units = buffers.take_columns(size, listed.len());
     units.fill(T::zero());
     units.chunks_exact_mut(size).zip(listed).for_each(|(unit, &at)| unit[at] = T::one());
     units

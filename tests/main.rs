@@ -14,6 +14,7 @@ mod exported;
 mod formats;
 #[cfg(feature = "safetensors")]
 mod golden;
+mod graph;
 mod health;
 #[cfg(feature = "heatmap")]
 mod heatmap;

@@ -124,7 +124,9 @@ impl<T: Scalar> Graph<T> {
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the rule cannot be used at a layer, [`Error::UnmatchedSetting`] if
-    /// a setting of a composite matches no layer, and any error that the rule itself returns.
+    /// a setting of a composite matches no layer, [`Error::NotDependent`] if the output does not
+    /// depend on the explained values, [`Error::InvalidParameter`] if it is one of them, and any
+    /// error that the rule itself returns.
     pub fn explainer(&self, rule: impl RelevanceRule<T>) -> Result<Explainer<T>, Error> {
         (T::compiled().explainer)(self, &rule)
     }

@@ -62,10 +62,11 @@ impl<T: Scalar> Explainer<T> {
     ///
     /// The workspace holds the explanation until its next use.
     ///
-    /// After the first successful call, a network of dense layers and activations allocates nothing.
-    /// Convolutions, pooling and branches make a few small allocations in each call, and so do
-    /// [`with_health`](Self::with_health), findings, and, with the `rayon` feature, products with a
-    /// million weights or more.
+    /// After the first successful call, nothing is allocated for any network of the crate's own
+    /// layers and rules, with these exceptions: a convolution arranges its weights for a product when
+    /// that product is first needed, [`with_health`](Self::with_health) and findings allocate in
+    /// each call, and with the `rayon` feature, so can large layers, whose work is split among
+    /// threads.
     ///
     /// # Errors
     /// See [`explain`](Self::explain). The workspace remains usable after an error.
@@ -227,9 +228,9 @@ impl<T: Scalar> Explainer<T> {
         feed: &Feed<'_, T>,
         workspace: &'w mut Workspace<T>,
     ) -> Result<&'w [Explanation<T>], Error> {
-        let count = feed.samples();
         // Checked before the batch is split, so that the error has the sample's index in the batch.
         feed.check(self.model())?;
+        let count = feed.samples();
         let (each, together) = self.split(count);
         self.check_size(count, count.div_ceil(each.max(1)).saturating_mul(together).min(count))?;
         self.reserve(workspace, count.div_ceil(each), count);

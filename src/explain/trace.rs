@@ -23,8 +23,8 @@ use crate::scalar::Scalar;
 /// Layers are identified by their name or by their index in the model. The *units* of a layer are
 /// its inputs: the units of layer 0 are the sample's values, and the units at the index after the
 /// last layer (`layers().len()`) are the outputs. A layer that reads several values has the units
-/// of all of them, one value after another; a layer with branches has those that the branches begin
-/// with. Relevance passes through activations unchanged, so a unit's relevance is the same before
+/// of all of them, one value after another, and those of a value that it reads twice once; a layer
+/// with branches has those that the branches begin with. Relevance passes through activations unchanged, so a unit's relevance is the same before
 /// and after an activation.
 ///
 /// The relevance of a unit is the sum over all layers that read it.

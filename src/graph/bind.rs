@@ -99,7 +99,8 @@ impl<T: Scalar> Binder<T> {
         if let InputSource::Constant(values) = &input.source {
             if values.len() != shape.size() {
                 return Err(invalid(format!(
-                    "constant '{name}' has {} values, but its shape is {shape}",
+                    "constant '{name}' has the shape {shape}: give it {} values, not {}",
+                    shape.size(),
                     values.len()
                 )));
             }
@@ -247,6 +248,12 @@ impl<T: Scalar> Binder<T> {
             return Err(invalid(
                 "it has no output: declare one with GraphBuilder::output".to_owned(),
             ));
+        }
+        let is_whole = |output: &&Output| self.known[output.value].whole;
+        if let Some(Output { name, .. }) = outputs.iter().find(is_whole) {
+            return Err(invalid(format!(
+                "output '{name}' is an input of whole numbers: declare the output of a layer instead"
+            )));
         }
         if !self.inputs.iter().any(|input| {
             matches!(input.source, InputSource::Explained | InputSource::Given | InputSource::Whole)

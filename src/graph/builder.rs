@@ -139,7 +139,7 @@ impl<T: Scalar> GraphBuilder<T> {
     ///
     /// # Errors
     /// - [`Error::InvalidGraph`] if there is no input or no output, if two inputs, constants or
-    ///   layers have the same name, if a value does not belong to this builder, or if whole numbers
+    ///   layers have the same name or two outputs have, if a value does not belong to this builder, or if whole numbers
     ///   are used as if they were values.
     /// - [`Error::NoLinearLayer`] if no layer on the way to the first output is linear.
     /// - [`Error::LayerShape`], [`Error::InputCount`] and the other errors of
@@ -149,7 +149,8 @@ impl<T: Scalar> GraphBuilder<T> {
         (T::compiled().build_graph)(self)
     }
 
-    /// Checks the shapes of the inputs, and that no two inputs or layers have the same name.
+    /// Checks the shapes of the inputs, and that no two inputs or layers have the same name, and no
+    /// two outputs.
     fn check(&self) -> Result<(), Error> {
         let mut names = HashSet::new();
         let mut place = 0;
@@ -171,7 +172,13 @@ impl<T: Scalar> GraphBuilder<T> {
                 )));
             }
         }
-        Ok(())
+        let mut names = HashSet::new();
+        match self.outputs.iter().find(|(name, _)| !names.insert(name)) {
+            Some((twice, _)) => Err(invalid(format!(
+                "the name '{twice}' is used for more than one output: give each output its own name"
+            ))),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn build_inner(self) -> Result<Graph<T>, Error> {

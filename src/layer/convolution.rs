@@ -763,19 +763,21 @@ impl<T: Scalar> ConvolutionOnes<T> {
         let groups = self.window.geometry.groups;
         let [of_from, of_to] = [from, to].map(|planes| planes.values() / planes.channels);
         // One plane for each group: the sum of its channels, and the convolution of that sum.
-        let (mut sums, mut windows) =
-            (vec![T::zero(); groups * of_from], vec![T::zero(); groups * of_to]);
-        for (x, y) in x.chunks_exact(from.values()).zip(y.chunks_exact_mut(to.values())) {
-            sums.fill(T::zero());
-            for (channel, x) in x.chunks_exact(of_from).enumerate() {
-                let group = channel / (from.channels / groups);
-                linalg::add_scaled(T::one(), x, &mut sums[group * of_from..][..of_from]);
+        linalg::borrow(groups * (of_from + of_to), |memory: &mut [T]| {
+            let (sums, windows) = memory.split_at_mut(groups * of_from);
+            for (x, y) in x.chunks_exact(from.values()).zip(y.chunks_exact_mut(to.values())) {
+                sums.fill(T::zero());
+                for (channel, x) in x.chunks_exact(of_from).enumerate() {
+                    let group = channel / (from.channels / groups);
+                    linalg::add_scaled(T::one(), x, &mut sums[group * of_from..][..of_from]);
+                }
+                self.window.product(forward, Rounding::OfSum).apply(sums, windows);
+                for (channel, y) in y.chunks_exact_mut(of_to).enumerate() {
+                    let group = channel / (to.channels / groups);
+                    y.copy_from_slice(&windows[group * of_to..][..of_to]);
+                }
             }
-            self.window.product(forward, Rounding::OfSum).apply(&sums, &mut windows);
-            for (channel, y) in y.chunks_exact_mut(of_to).enumerate() {
-                y.copy_from_slice(&windows[channel / (to.channels / groups) * of_to..][..of_to]);
-            }
-        }
+        });
     }
 }
 

@@ -96,11 +96,27 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
     /// Computes y = W diag(u) x. `u` has one column per sample, and `x` has the same number of
     /// columns for each sample.
     ///
-    /// Override it if zeros in u can save work. The default copies `x`.
+    /// Override it if zeros in u can save work. The default copies `x`, a few columns at a time.
     fn apply_scaled(&self, u: &[T], x: &[T], y: &mut [T]) {
-        let mut scaled = x.to_vec();
-        scale_columns(&mut scaled, u, self.inputs());
-        self.apply(&scaled, y);
+        /// The number of values that are copied at a time.
+        const TOGETHER: usize = 1 << 18;
+        let (inputs, outputs) = (self.inputs(), self.outputs());
+        let (together, each) = ((TOGETHER / inputs).max(1), x.len() / u.len().max(1));
+        if each == 0 {
+            return;
+        }
+        // The size does not depend on the number of columns, which can differ between samples.
+        linalg::borrow(together * inputs, |scaled: &mut [T]| {
+            let samples = x.chunks_exact(each * inputs).zip(y.chunks_exact_mut(each * outputs));
+            for ((x, y), u) in samples.zip(u.chunks_exact(inputs)) {
+                for (x, y) in x.chunks(together * inputs).zip(y.chunks_mut(together * outputs)) {
+                    let scaled = &mut scaled[..x.len()];
+                    scaled.copy_from_slice(x);
+                    scale_columns(scaled, u, inputs);
+                    self.apply(scaled, y);
+                }
+            }
+        });
     }
 
     /// Computes x = diag(u) Wᵀ y, with `u` as in [`apply_scaled`](Self::apply_scaled).
@@ -115,34 +131,38 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
     ///
     /// Override it if the matrix is stored: the default computes a product for each listed input.
     fn add_scaled_inputs(&self, listed: &[usize], u: &[T], t: &[T], out: &mut [T]) {
-        let mut unit = vec![T::zero(); self.inputs()];
-        let mut column = vec![T::zero(); self.outputs()];
-        for (&i, out) in listed.iter().zip(out.chunks_exact_mut(t.len())) {
-            // W (u_i e_i) is column i of W diag(u).
-            unit[i] = u[i];
-            self.apply(&unit, &mut column);
-            unit[i] = T::zero();
-            for ((out, &v), &t) in out.iter_mut().zip(&column).zip(t) {
-                *out += v * t;
+        linalg::borrow(u.len() + t.len(), |memory: &mut [T]| {
+            let (unit, column) = memory.split_at_mut(u.len());
+            unit.fill(T::zero());
+            for (&i, out) in listed.iter().zip(out.chunks_exact_mut(t.len())) {
+                // W (u_i e_i) is column i of W diag(u).
+                unit[i] = u[i];
+                self.apply(unit, column);
+                unit[i] = T::zero();
+                for ((out, &v), &t) in out.iter_mut().zip(&*column).zip(t) {
+                    *out += v * t;
+                }
             }
-        }
+        });
     }
 
     /// Adds the columns of diag(u) Wᵀ diag(t) for the listed outputs to the columns of `out`.
     ///
     /// Override it if the matrix is stored: the default computes a product for each listed output.
     fn add_scaled_outputs(&self, listed: &[usize], u: &[T], t: &[T], out: &mut [T]) {
-        let mut unit = vec![T::zero(); self.outputs()];
-        let mut column = vec![T::zero(); self.inputs()];
-        for (&k, out) in listed.iter().zip(out.chunks_exact_mut(u.len())) {
-            // Wᵀ (t_k e_k) is column k of Wᵀ diag(t).
-            unit[k] = t[k];
-            self.apply_transposed(&unit, &mut column);
-            unit[k] = T::zero();
-            for ((out, &v), &u) in out.iter_mut().zip(&column).zip(u) {
-                *out += v * u;
+        linalg::borrow(u.len() + t.len(), |memory: &mut [T]| {
+            let (unit, column) = memory.split_at_mut(t.len());
+            unit.fill(T::zero());
+            for (&k, out) in listed.iter().zip(out.chunks_exact_mut(u.len())) {
+                // Wᵀ (t_k e_k) is column k of Wᵀ diag(t).
+                unit[k] = t[k];
+                self.apply_transposed(unit, column);
+                unit[k] = T::zero();
+                for ((out, &v), &u) in out.iter_mut().zip(&*column).zip(u) {
+                    *out += v * u;
+                }
             }
-        }
+        });
     }
 }
 

@@ -233,7 +233,9 @@ macro_rules! max_pool {
             fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error> {
                 let input = only_input(Layer::<T>::kind(self), inputs)?;
                 let output = self.windows.output($kind, input, $rank)?;
-                Ok(Operator::Route(Arc::new(Largest { windows: self.windows, input, output })))
+                let windows = self.windows;
+                let largest = Largest { windows, input, output, taps: OnceLock::new() };
+                Ok(Operator::Route(Arc::new(largest)))
             }
 
             fn arguments(&self) -> String {
@@ -262,6 +264,33 @@ struct Largest {
     windows: Windows,
     input: Shape,
     output: Shape,
+    /// The windows along each axis, which are listed when they are first needed: building a model
+    /// must not allocate memory of a size that only a shape claims.
+    taps: OnceLock<[Vec<Taps>; 2]>,
+}
+
+/// The indices that a window covers along an axis: `count` of them, from `first` on.
+#[derive(Debug, Clone, Copy)]
+struct Taps {
+    first: usize,
+    count: usize,
+}
+
+impl Largest {
+    fn taps(&self) -> &[Vec<Taps>; 2] {
+        let (input, output) = (self.input.plane(), self.output.plane());
+        self.taps.get_or_init(|| {
+            [0, 1].map(|axis| {
+                let taps = |index: usize| {
+                    let mut window = self.windows.window(axis, index, input[axis]);
+                    // No window is empty (see `count`).
+                    let first = window.next().unwrap_or(0);
+                    Taps { first, count: 1 + window.count() }
+                };
+                (0..output[axis]).map(taps).collect()
+            })
+        })
+    }
 }
 
 impl<T: Scalar> Route<T> for Largest {
@@ -271,25 +300,21 @@ impl<T: Scalar> Route<T> for Largest {
 
     fn route(&self, values: &[T], from: &mut [usize]) {
         let ([height, width], [tall, wide]) = (self.input.plane(), self.output.plane());
-        let of_axis = |axis: usize, count: usize, size: usize| -> Vec<Vec<usize>> {
-            (0..count).map(|index| self.windows.window(axis, index, size).collect()).collect()
-        };
-        // All channels have the same windows, so their indices are computed once.
-        let (rows, columns) = (of_axis(0, tall, height), of_axis(1, wide, width));
+        let ([rows, columns], [down, across]) = (self.taps(), self.windows.dilation);
         linalg::each_chunk(from, tall * wide, |channel, from| {
             let first = channel * height * width;
             let plane = &values[first..first + height * width];
             for (rows, from) in rows.iter().zip(from.chunks_exact_mut(wide)) {
                 for (columns, from) in columns.iter().zip(from) {
-                    // No window is empty (see `count`). Its first value wins if none compares as
-                    // larger, as with NaN.
-                    let (mut best, mut largest) = (rows[0] * width + columns[0], T::neg_infinity());
-                    for row in rows {
-                        for column in columns {
-                            let value = plane[row * width + column];
+                    // The first value of a window wins if none compares as larger, as with NaN.
+                    let begin = rows.first * width + columns.first;
+                    let (mut best, mut largest) = (begin, T::neg_infinity());
+                    for row in 0..rows.count {
+                        for column in 0..columns.count {
+                            let at = begin + row * down * width + column * across;
                             // A strict comparison makes the first of equal values win.
-                            if value > largest {
-                                (best, largest) = (row * width + column, value);
+                            if plane[at] > largest {
+                                (best, largest) = (at, plane[at]);
                             }
                         }
                     }

@@ -116,7 +116,7 @@ const BLOCK: usize = 448;
 /// The number of bytes of the source that are used at once.
 const DEPTH: usize = 24 << 10;
 /// Products with at least this many multiply-adds are split among the threads of the caller's pool.
-const SHARED: f64 = 1e6;
+pub(super) const SHARED: f64 = 1e6;
 
 /// The tiles that this many channels are divided into.
 pub(super) fn tiles(channels: usize) -> impl Iterator<Item = Range<usize>> {

@@ -19,7 +19,7 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::correlate::{Planes, TILE, tiles};
+use super::correlate::{Planes, SHARED, TILE, tiles};
 use super::{Kernel, Which, each_chunk, grow, kernel, share_out};
 use crate::scalar::Scalar;
 
@@ -127,9 +127,13 @@ impl<T: Scalar> Winograd<T> {
     /// Computes some rows of patches of the target.
     fn multiply(&self, patches: &[T], rows: Range<usize>, target: &mut [T]) {
         let plane = self.target.size[0] * self.target.size[1];
-        share_out(target, plane, TILE, true, |first, target| {
+        let across = self.target.size[1].div_ceil(2);
+        let multiply_adds =
+            PLACES * rows.len() * across * self.source.channels * self.target.channels;
+        share_out(target, plane, TILE, multiply_adds as f64 >= SHARED, |first, target| {
             super::with_scratch::<T, _>(|scratch| {
                 let (rows, products) = (rows.clone(), &mut scratch.panel);
+                let offsets = &mut scratch.offsets;
                 super::run(Kernel(Which::Multiply(Multiply {
                     of: self,
                     patches,
@@ -137,6 +141,7 @@ impl<T: Scalar> Winograd<T> {
                     rows,
                     target,
                     products,
+                    offsets,
                 })));
             });
         });
@@ -245,6 +250,7 @@ pub(super) struct Multiply<'a, T> {
     rows: Range<usize>,
     target: &'a mut [T],
     products: &'a mut Vec<T>,
+    offsets: &'a mut Vec<usize>,
 }
 
 impl<T: Scalar> WithSimd for Multiply<'_, T> {
@@ -252,7 +258,7 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { of, patches, first, rows, target, products } = self;
+        let Self { of, patches, first, rows, target, products, offsets } = self;
         let [height, width] = of.target.size;
         let channels = target.len() / (height * width);
         let across = width.div_ceil(2);
@@ -260,7 +266,10 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
         let depth = of.source.channels;
         grow(products, channels * PLACES * count);
         // The patches are channels x places x count.
-        let offsets: Vec<usize> = (0..depth).map(|channel| channel * PLACES * count).collect();
+        grow(offsets, depth);
+        let offsets = &mut offsets[..depth];
+        offsets.iter_mut().enumerate().for_each(|(channel, at)| *at = channel * PLACES * count);
+        let offsets = &*offsets;
         for place in 0..PLACES {
             let source = &patches[place * count..];
             let weights = &of.weights[place * of.target.channels * depth..];
@@ -278,7 +287,7 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
                                 }
                                 let weights = weights.as_chunks::<$n>().0;
                                 kernel::combine::<S, T, $n>(
-                                    simd, source, 0..count, (&offsets, weights),
+                                    simd, source, 0..count, (offsets, weights),
                                     (products, at), false,
                                 );
                             })*

@@ -110,6 +110,13 @@ impl<T: Scalar> Prefix<T> {
     /// Forms a factor as a block. Cost: live inputs x outputs multiply-adds for each sample and
     /// term.
     pub fn new(factor: Factor<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
+        buffers.room = factor.inputs();
+        let block = Self::of_factor(factor, buffers);
+        buffers.room = 0;
+        block?.normalized(factor.layer())
+    }
+
+    fn of_factor(factor: Factor<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
         let extent = Extent::of(factor);
         let mut block = Self::with_room(extent, buffers);
         for sample in 0..extent.samples {
@@ -125,12 +132,23 @@ impl<T: Scalar> Prefix<T> {
             block.exponents[sample] = exponent;
             buffers.indices.give(live);
         }
-        block.normalized(extent.layer)
+        Ok(block)
     }
 
     /// Multiplies in the factor of the next layer. Cost: (live inputs + sinks) times that of the
     /// factor's product, for each sample and term.
     pub fn times(self, factor: Factor<'_, T>, buffers: &mut Buffers<T>) -> Result<Self, Overflow> {
+        buffers.room = self.extent.rows();
+        let product = self.times_factor(factor, buffers);
+        buffers.room = 0;
+        product?.normalized(factor.layer())
+    }
+
+    fn times_factor(
+        self,
+        factor: Factor<'_, T>,
+        buffers: &mut Buffers<T>,
+    ) -> Result<Self, Overflow> {
         let next = Extent::of(factor);
         let extent =
             Extent { outputs: next.outputs, sinks: self.extent.sinks + next.sinks, ..self.extent };
@@ -165,7 +183,7 @@ impl<T: Scalar> Prefix<T> {
             product.exponents[sample] += exponent;
         }
         buffers.values.give(before.values);
-        product.normalized(next.layer)
+        Ok(product)
     }
 
     fn normalized(mut self, layer: usize) -> Result<Self, Overflow> {

@@ -161,7 +161,7 @@ impl<'a, T: Scalar> Factor<'a, T> {
         let columns = x.map_or(0, |x| x.len() / inputs);
         let mut first = 0;
         for entry in &self.segment.entries {
-            let mut values = buffers.values.take(entry.size * columns);
+            let mut values = buffers.take_columns(entry.size, columns);
             for (part, x) in
                 values.chunks_exact_mut(entry.size).zip(x.unwrap_or(&[]).chunks_exact(inputs))
             {

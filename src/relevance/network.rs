@@ -73,14 +73,23 @@ impl<T: Scalar> Network<T> {
     pub fn new(graph: &Graph<T>, rule: &dyn RelevanceRule<T>) -> Result<Self, Error> {
         let entries = graph.entries();
         let explained = Reach::of(graph, &entries);
+        if entries.contains(&graph.output_value()) {
+            return Err(Error::parameter(
+                "Graph",
+                "output",
+                graph.name_of(graph.output_value()),
+                "computed from the explained values, not one of them",
+            ));
+        }
         if !explained.values[graph.output_value()] {
             return Err(Error::NotDependent {
                 output: graph.name_of(graph.output_value()).to_owned(),
-                entries: entries
-                    .iter()
-                    .map(|&value| format!("'{}'", graph.name_of(value)))
-                    .collect::<Vec<_>>()
-                    .join(", "),
+                entries: if entries.is_empty() {
+                    "an input that is explained".to_owned()
+                } else {
+                    let names = entries.iter().map(|&value| format!("'{}'", graph.name_of(value)));
+                    names.collect::<Vec<_>>().join(", ")
+                },
             });
         }
         let nodes = explained.nodes.clone();
@@ -115,19 +124,12 @@ impl<T: Scalar> Network<T> {
             network.sharings[number] = sharing(graph, number, form, &explained.values);
         }
         network.cut();
-        if network.segments.is_empty() {
-            return Err(Error::NoLinearLayer { layers: network.nodes.len() });
-        }
         Ok(network)
     }
 
     /// Finds the cuts. No edge leads past a cut, from a node before it to one after it.
     fn cut(&mut self) {
         let graph = &self.graph;
-        let mut place = vec![usize::MAX; graph.node_list().len()];
-        for (at, &number) in self.nodes.iter().enumerate() {
-            place[number] = at;
-        }
         // For each value, the last of these nodes that reads it.
         let mut last_reader = vec![0; graph.input_list().len() + graph.node_list().len()];
         for (at, &number) in self.nodes.iter().enumerate() {
@@ -146,7 +148,9 @@ impl<T: Scalar> Network<T> {
             if reach <= at {
                 let nodes = self.nodes[first..=at].to_vec();
                 let is_identity = matches!(*nodes, [only] if self.sharing(only).is_identity());
-                if !is_identity || entries.len() > 1 {
+                // A chain is never empty, even if relevance only passes through.
+                let is_all = segments.is_empty() && at + 1 == self.nodes.len();
+                if !is_identity || entries.len() > 1 || is_all {
                     segments.push(self.segment(nodes, entries, exit, &last_reader, first));
                 }
                 entries = vec![slot(exit)];

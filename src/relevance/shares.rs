@@ -192,7 +192,7 @@ impl<T: Scalar> TermShares<T> {
         out: &mut [T],
         buffers: &mut Buffers<T>,
     ) {
-        self.sum(out, buffers, |term, out, _| {
+        self.sum(out, self.terms.outputs, buffers, |term, out, _| {
             // Aᵀ X = Σ diag(t) Vᵀ diag(u) X. The map itself applies Vᵀ.
             match self.u_of(term, sample) {
                 Some(u) => self.terms.map(term.v).apply_scaled(u, x, out),
@@ -206,7 +206,7 @@ impl<T: Scalar> TermShares<T> {
     /// have `inputs` values. Each sample has the same number of columns. Cost: that of
     /// [`apply_transposed`](Self::apply_transposed).
     pub fn apply(&self, x: &[T], out: &mut [T], buffers: &mut Buffers<T>) {
-        self.sum(out, buffers, |term, out, buffers| {
+        self.sum(out, self.terms.inputs, buffers, |term, out, buffers| {
             // A X = Σ diag(u) V diag(t) X, so X is scaled first.
             let mut scaled = buffers.values.take(x.len());
             self.scale(x, self.t(term), &mut scaled);
@@ -239,10 +239,11 @@ impl<T: Scalar> TermShares<T> {
         }
     }
 
-    /// Sums the results of `product` over all terms.
+    /// Sums the results of `product` over all terms. The columns of `out` have this height.
     fn sum(
         &self,
         out: &mut [T],
+        height: usize,
         buffers: &mut Buffers<T>,
         product: impl Fn(&Term, &mut [T], &mut Buffers<T>),
     ) {
@@ -251,7 +252,7 @@ impl<T: Scalar> TermShares<T> {
         };
         product(first, out, buffers);
         for term in others {
-            let mut next = buffers.values.take(out.len());
+            let mut next = buffers.take_columns(height, out.len() / height);
             product(term, &mut next, buffers);
             linalg::add_scaled(T::one(), &next, out);
             buffers.values.give(next);

@@ -331,7 +331,7 @@ impl<T: Scalar> Walk<'_, T> {
             buffers.exponents.give(old);
             return Flow { values, exponents, columns };
         }
-        let mut values = buffers.values.take(sharing.outputs * flow.columns.len());
+        let mut values = buffers.take_columns(sharing.outputs, flow.columns.len());
         shares.apply_transposed(
             sample,
             (&flow.values, sharing.inputs),
@@ -359,7 +359,7 @@ impl<T: Scalar> Walk<'_, T> {
         let size = sharing.outputs;
         let end = first + count;
         let from = if flow.columns.is_empty() { first } else { flow.columns.start.min(first) };
-        let mut values = buffers.values.take((end - from) * size);
+        let mut values = buffers.take_columns(size, end - from);
         values.fill(T::zero());
         // Sinks are numbered in the order of the nodes, so those of earlier nodes come first.
         if !flow.columns.is_empty() {
@@ -435,7 +435,7 @@ fn join<T: Scalar>(sharing: &Sharing<T>, flows: &Flows<T>, buffers: &mut Buffers
         .map(|flow| flow.exponents[0])
         .max()
         .unwrap_or(0);
-    let mut values = buffers.values.take(sharing.inputs * columns.len());
+    let mut values = buffers.take_columns(sharing.inputs, columns.len());
     values.fill(T::zero());
     let mut place = 0;
     for slot in &sharing.slots {
