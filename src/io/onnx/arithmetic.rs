@@ -7,7 +7,7 @@ use super::constant::Constant;
 use super::expression::{Expression, binary};
 use super::proto::Node;
 use super::step::{Kind, Layers, Made, PART, Steps, UNSUPPORTED, Value, one, refused};
-use crate::layer::{BatchNorm1d, BatchNorm2d};
+use crate::layer::{BatchNorm1d, BatchNorm2d, Joined};
 use crate::scalar::Scalar;
 
 /// The maximum number of bases of a step. A base is a step whose values determine those of this
@@ -50,7 +50,7 @@ impl<T: Scalar> Steps<T> {
                     return Ok(Made::Step(kind, expressions));
                 }
                 let kind = match operator {
-                    _ if summed => Kind::Joined { of: steps.to_vec(), summed: true },
+                    _ if summed => Kind::Joined { of: steps.to_vec(), joined: Joined::Summed },
                     _ => Kind::Refused(
                         steps.to_vec(),
                         "both of its inputs depend on the model's input, and the result is not a \

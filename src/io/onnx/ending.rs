@@ -8,7 +8,7 @@ use super::operator::MOVES;
 use super::step::{Kind, Layers, Steps, one, shape_of};
 use super::{malformed, shortened};
 use crate::error::Error;
-use crate::layer::{Identity, Layer, Linear, Operator, Scaled, Softmax, Unflatten};
+use crate::layer::{Identity, Joined, Layer, Linear, Operator, Scaled, Softmax, Unflatten};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
@@ -41,7 +41,7 @@ impl<T: Scalar> Steps<T> {
     /// logits into probabilities, which comes after the concatenation.
     pub fn end(&mut self, output: usize) -> Result<Option<Arc<dyn Layer<T>>>, Error> {
         let last = self.without_moves(output);
-        let link = if let Kind::Joined { of, summed: false } = &self[last].kind {
+        let link = if let Kind::Joined { of, joined: Joined::Concatenated } = &self[last].kind {
             let of = of.clone();
             self.probabilities(last, &of)
         } else {

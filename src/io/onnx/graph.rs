@@ -15,9 +15,9 @@ use super::proto::{self, Node, ValueInfo};
 use super::step::{Kind, Made, Steps, Value};
 use super::{is_standard, malformed, shortened};
 use crate::error::Error;
+use crate::graph::Graph;
 use crate::nearest::did_you_mean;
 use crate::scalar::Scalar;
-use crate::sequential::Sequential;
 use crate::shape::Shape;
 
 /// The reason for rejecting a node whose inputs are all constants.
@@ -97,8 +97,8 @@ impl<T: Scalar> Reader<T> {
         })
     }
 
-    /// Builds the model from the input to an output.
-    pub fn read(mut self, graph: &proto::Graph, output: &str) -> Result<Sequential<T>, Error> {
+    /// Builds the graph from the input to an output.
+    pub fn read(mut self, graph: &proto::Graph, output: &str) -> Result<Graph<T>, Error> {
         let decode =
             |bytes: &Bytes| Node::decode(bytes.clone()).map_err(|e| malformed(e.to_string()));
         for bytes in &graph.node {
@@ -113,7 +113,7 @@ impl<T: Scalar> Reader<T> {
             self.node(graph, index, &decode(bytes)?)?;
         }
         match self.values.get(output) {
-            Some(&Value::Step(step)) => self.steps.model(step),
+            Some(&Value::Step(step)) => self.steps.graph(step, output),
             Some(Value::Constant(_)) => Err(malformed(format!(
                 "its output '{}' does not depend on the input: choose another, with \
                  OnnxFile::output",
@@ -179,11 +179,7 @@ impl<T: Scalar> Reader<T> {
                     Value::Step(step)
                 }
                 Ok(Made::Step(kind, expressions)) => {
-                    let concatenated = matches!(kind, Kind::Joined { summed: false, .. });
                     let step = self.steps.push(index, &name, &operator, kind);
-                    if concatenated {
-                        self.steps.concatenated.insert(steps, step);
-                    }
                     self.steps[step].expressions = expressions;
                     Value::Step(step)
                 }

@@ -11,7 +11,8 @@ use super::step::{Given, Kind, Layers, Made, Steps, UNSUPPORTED, Value, one, ref
 use super::windows::upsampled;
 use crate::io::tensor::Tensor;
 use crate::layer::{
-    BatchNorm1d, BatchNorm2d, Flatten, Linear, MaxPool1d, MaxPool2d, Permute, Softmax, Unflatten,
+    BatchNorm1d, BatchNorm2d, Flatten, Joined, Linear, MaxPool1d, MaxPool2d, Permute, Softmax,
+    Unflatten,
 };
 use crate::scalar::Scalar;
 
@@ -366,7 +367,7 @@ impl<T: Scalar> Steps<T> {
         &self,
         node: &Node,
         inputs: &[Option<Value>],
-        mut steps: Vec<usize>,
+        steps: Vec<usize>,
     ) -> Result<Made<T>, String> {
         if steps.len() != inputs.len() {
             return Err(
@@ -388,17 +389,7 @@ impl<T: Scalar> Steps<T> {
         if let [only] = *steps {
             return Ok(Made::Same(only));
         }
-        // In DenseNet, each concatenation repeats the inputs of the one before it. Use the earlier
-        // concatenation instead of its inputs, so that the branches are nested.
-        // The longest known beginning wins. The limit bounds the time for a very long
-        // concatenation.
-        let known = (2..steps.len().min(256))
-            .rev()
-            .find_map(|count| Some((count, *self.concatenated.get(&steps[..count])?)));
-        if let Some((count, whole)) = known {
-            steps.splice(..count, [whole]);
-        }
-        Ok(Made::Step(Kind::Joined { of: steps, summed: false }, Vec::new()))
+        Ok(Made::Step(Kind::Joined { of: steps, joined: Joined::Concatenated }, Vec::new()))
     }
 }
 

@@ -12,7 +12,7 @@ use super::expression::{Expression, binary, unary};
 use super::proto::Node;
 use crate::error::Error;
 use crate::io::tensor::Tensor;
-use crate::layer::{Layer, Operator};
+use crate::layer::{Joined, Layer, Operator};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
@@ -63,7 +63,7 @@ pub(super) enum Kind<T: Scalar> {
     /// By adding or concatenating several steps.
     Joined {
         of: Vec<usize>,
-        summed: bool,
+        joined: Joined,
     },
     /// The step is unsupported, for this reason.
     Refused(Vec<usize>, String),
@@ -125,8 +125,6 @@ pub(super) struct Steps<T: Scalar> {
     pub aliased: HashSet<usize>,
     /// The batch size for which the file is made, or 1 if it is not fixed.
     pub batch: usize,
-    /// The concatenations, by their inputs.
-    pub concatenated: HashMap<Vec<usize>, usize>,
     /// The number of inputs of all sums and concatenations.
     joined: usize,
     pub budget: Budget,
@@ -168,18 +166,8 @@ impl<T: Scalar> Steps<T> {
             uncomputed: false,
             expressions: Vec::new(),
         };
-        let (uses, outputs, aliased, concatenated) = Default::default();
-        Self {
-            list: vec![first],
-            opset,
-            uses,
-            outputs,
-            aliased,
-            batch,
-            concatenated,
-            joined: 0,
-            budget,
-        }
+        let (uses, outputs, aliased) = Default::default();
+        Self { list: vec![first], opset, uses, outputs, aliased, batch, joined: 0, budget }
     }
 
     pub fn len(&self) -> usize {
@@ -253,7 +241,7 @@ impl<T: Scalar> Steps<T> {
                         Operator::PerChannel(functions) => {
                             (shape, functions.iter().all(|function| function.is_nonnegative(sign)))
                         }
-                        // Steps have no branches yet. They are made from joins at the end.
+                        // No operator becomes a layer with branches.
                         _ => (shape, false),
                     };
                 }
@@ -279,13 +267,14 @@ impl<T: Scalar> Steps<T> {
                 "the sums and concatenations of this graph have more than {ALL_JOINED} inputs in \
                  total, which is unsupported: choose an earlier output, with OnnxFile::output"
             )),
-            Kind::Joined { of, summed } => {
+            Kind::Joined { of, joined } => {
+                let summed = *joined == Joined::Summed;
                 let all: Option<Vec<&Vec<usize>>> =
                     of.iter().map(|&step| self[step].dims.as_ref()).collect();
                 let Some(all) = all else { return Ok((None, false)) };
                 let mut dims = (*all.first().ok_or("it has no inputs")?).clone();
                 let fits = |other: &&Vec<usize>| {
-                    if *summed {
+                    if summed {
                         **other == dims
                     } else {
                         other.len() == dims.len() && other.get(1..) == dims.get(1..)
@@ -295,7 +284,7 @@ impl<T: Scalar> Steps<T> {
                     return Err(format!(
                         "its inputs must have the same shape{}, but have {:?} (without the batch \
                          axis)",
-                        if *summed { "" } else { " except for the channels" },
+                        if summed { "" } else { " except for the channels" },
                         &all[..all.len().min(8)]
                     ));
                 }
