@@ -1,30 +1,32 @@
 //! ONNX models.
 //!
 //! A file contains a graph of operators. The part between its input and one of its outputs becomes
-//! a [`Graph`], in five stages:
+//! a [`Graph`], in four stages:
 //!
 //! 1. Decode the protobuf messages ([`proto`]).
-//! 2. Compute the values that do not depend on the input ([`fold`]).
-//! 3. Turn each operator into layers, or into a join of several values ([`graph`], [`operator`] and
-//!    the modules that `operator` calls).
-//! 4. Merge factors into their activations ([`ending`]).
-//! 5. Build the graph ([`build`]).
+//! 2. Visit the nodes in order ([`reader`]). A node whose inputs are all constants is computed
+//!    ([`fold`]). Other nodes are translated into an intermediate representation ([`ir`]) by the
+//!    registry of operators ([`operator`]), in which functions that exporters write as several
+//!    operators are recognized ([`recognition`]).
+//! 3. Replace patterns of several nodes ([`pattern`]).
+//! 4. Declare the layers of the graph ([`build`]).
 
-mod activation;
-mod arithmetic;
+mod affine;
 mod budget;
 mod build;
 mod constant;
-mod ending;
+mod context;
 mod expression;
 mod fold;
-mod graph;
+mod input;
+mod ir;
 mod operator;
+mod pattern;
 mod proto;
+mod reader;
+mod recognition;
 mod scaled;
 mod shapes;
-mod step;
-mod windows;
 
 use std::path::{Path, PathBuf};
 
@@ -39,8 +41,8 @@ use crate::graph::{Graph, Node};
 use crate::scalar::Scalar;
 use crate::sequential::Sequential;
 use crate::shape::Shape;
-use graph::Reader;
-use proto::{Model, ValueInfo};
+use proto::{GraphProto, ModelProto, ValueInfoProto};
+use reader::NodeReader;
 
 /// The most nodes that a graph can have.
 const NODES: usize = 1 << 15;
@@ -64,7 +66,7 @@ const OPSETS: std::ops::RangeInclusive<i64> = 9..=28;
 /// ```
 #[derive(Debug, Clone)]
 pub struct OnnxFile {
-    graph: proto::Graph,
+    graph: GraphProto,
     size: usize,
     folder: Option<PathBuf>,
     input: Option<Shape>,
@@ -103,7 +105,7 @@ impl OnnxFile {
         let size = bytes.len();
         // Decoding consumes the bytes, so this is for its error.
         let what = recognize::recognize(&bytes[..size.min(recognize::ENOUGH)]);
-        let Ok(Model { graph: Some(graph), opset_import }) = Model::decode(bytes) else {
+        let Ok(ModelProto { graph: Some(graph), opset_import }) = ModelProto::decode(bytes) else {
             return Err(malformed(no_model(what)));
         };
         let opset = opset_import
@@ -179,12 +181,12 @@ impl OnnxFile {
     pub(crate) fn to_graph_inner<T: Scalar>(&self) -> Result<Graph<T>, Error> {
         let graph = &self.graph;
         let output = self.output.as_deref().map_or_else(|| self.only(graph), Ok)?;
-        Reader::new(graph, self.opset, self.size, self.folder.as_deref(), self.input)?
-            .read(graph, output)
+        NodeReader::new(graph, self.opset, self.size, self.folder.as_deref(), self.input)?
+            .read(output)
     }
 
     /// The name of the only output with floating-point numbers.
-    fn only<'a>(&self, graph: &'a proto::Graph) -> Result<&'a str, Error> {
+    fn only<'a>(&self, graph: &'a GraphProto) -> Result<&'a str, Error> {
         let listed = || {
             self.outputs()
                 .iter()
@@ -195,7 +197,7 @@ impl OnnxFile {
         };
         // A scikit-learn classifier has a second output, the label, which is an integer or string.
         // The numbers below are ONNX's element types for unknown, f32, f16, f64 and bf16.
-        let floating = |output: &&ValueInfo| {
+        let floating = |output: &&ValueInfoProto| {
             let tensor = output.r#type.as_ref().and_then(|of| of.tensor.as_ref());
             tensor.is_none_or(|tensor| matches!(tensor.elem_type, 0 | 1 | 10 | 11 | 16))
         };

@@ -1,9 +1,10 @@
-//! The last stage: turning steps into a [`Graph`].
+//! The last stage: declaring the layers of a [`Graph`].
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::step::{Kind, Step, Steps, shape_of};
+use super::ir::{Computation, Ir, IrNode};
+use super::shapes::shape_of;
 use super::{malformed, shortened};
 use crate::error::{Error, UnsupportedNode};
 use crate::graph::{Graph, GraphBuilder, ValueId};
@@ -21,11 +22,11 @@ const NOTHING: &str = "the nodes between its input and its output do not change 
 const NO_LINEAR_LAYER: &str = "it only has activations and reshapes, and without a dense layer or \
     a convolution there is nothing to explain: choose another output, with OnnxFile::output";
 
-impl<T: Scalar> Steps<T> {
+impl<T: Scalar> Ir<T> {
     /// Builds the graph from the input to an output, which has this name in the file.
-    pub fn graph(mut self, output: usize, name: &str) -> Result<Graph<T>, Error> {
+    pub fn build(mut self, output: usize, name: &str) -> Result<Graph<T>, Error> {
         let needed = self.needed(output);
-        let nodes = self.refused(output, &needed);
+        let nodes = self.unsupported(output, &needed);
         if !nodes.is_empty() {
             return Err(Error::UnsupportedNodes { nodes });
         }
@@ -36,12 +37,12 @@ impl<T: Scalar> Steps<T> {
             ));
         }
         let shape = shape_of(self[0].dims.as_deref().unwrap_or_default()).map_err(malformed)?;
-        // This rewrites steps, so some of them may not be needed any more.
-        let link = self.end(output)?;
+        // This rewrites nodes, so some of them may not be needed any more.
+        let link = self.replace_patterns(output)?;
         let needed = self.needed(output);
-        let mut layers = Declared::default();
+        let mut layers = LayerList::default();
         let input = layers.names.free(&self[0].name, 0, 1);
-        // The value of each step. Those that are not needed keep the input, which nothing reads.
+        // The value of each node. Those that are not needed keep the input, which nothing reads.
         let mut values = vec![layers.graph.input(&input, shape); output + 1];
         for number in (1..=output).filter(|&number| needed[number]) {
             values[number] = layers.add(&self[number], &values)?;
@@ -62,44 +63,44 @@ impl<T: Scalar> Steps<T> {
     }
 
     /// All unsupported nodes on the path to the output, each with its reason.
-    fn refused(&self, output: usize, needed: &[bool]) -> Vec<UnsupportedNode> {
+    fn unsupported(&self, output: usize, needed: &[bool]) -> Vec<UnsupportedNode> {
         let (last, stuck) = (self.without_moves(output), self.stuck(output));
-        let reason = |at: usize| match &self[at].kind {
-            Kind::Refused(_, reason) => Some(reason.as_str()),
-            Kind::Padded(..) => Some(PADDED),
-            _ if at != last && matches!(&*self[at].operator, "Softmax" | "LogSoftmax") => {
-                Some(SOFTMAX)
-            }
+        let reason = |at: usize| match &self[at].computation {
+            Computation::Unsupported(_, reason) => Some(reason.as_str()),
+            Computation::Padding(..) => Some(PADDED),
+            _ if at != last && self.ends(at) => Some(SOFTMAX),
             _ => stuck.contains(&at).then_some(STUCK),
         };
         (0..=output)
             .filter(|&at| needed[at])
-            .filter_map(|at| Some(self[at].unsupported(reason(at)?)))
+            .filter_map(|at| Some(self[at].report(reason(at)?)))
             .collect()
     }
 }
 
 /// The layers so far, with their names.
-struct Declared<T: Scalar> {
+struct LayerList<T: Scalar> {
     graph: GraphBuilder<T>,
     names: Names,
     count: usize,
 }
 
-impl<T: Scalar> Default for Declared<T> {
+impl<T: Scalar> Default for LayerList<T> {
     fn default() -> Self {
         Self { graph: Graph::builder(), names: Names::default(), count: 0 }
     }
 }
 
-impl<T: Scalar> Declared<T> {
-    /// Adds the layers of a step. Returns the value of the last.
-    fn add(&mut self, step: &Step<T>, values: &[ValueId]) -> Result<ValueId, Error> {
-        let number = step.node.unwrap_or(0);
-        match &step.kind {
-            Kind::Layers(of, layers) => Ok(self.in_row(&step.name, number, layers, values[*of])),
-            Kind::Joined { of, joined } => {
-                let name = self.names.free(&step.name, number, 1);
+impl<T: Scalar> LayerList<T> {
+    /// Adds the layers of a node. Returns the value of the last.
+    fn add(&mut self, node: &IrNode<T>, values: &[ValueId]) -> Result<ValueId, Error> {
+        let number = node.place.unwrap_or(0);
+        match &node.computation {
+            Computation::Layers(of, layers) => {
+                Ok(self.in_row(&node.name, number, layers, values[*of]))
+            }
+            Computation::Join(of, joined) => {
+                let name = self.names.free(&node.name, number, 1);
                 self.count += 1;
                 let join = Arc::new(Join::of_values(*joined));
                 Ok(self.graph.declare(Some(name), join, of.iter().map(|&of| values[of])))
@@ -107,7 +108,7 @@ impl<T: Scalar> Declared<T> {
             _ => Err(malformed(format!(
                 "node '{}' is unsupported at this point of the graph: explain the model up to it, \
                  with OnnxFile::output",
-                shortened(&step.name)
+                shortened(&node.name)
             ))),
         }
     }
@@ -116,11 +117,11 @@ impl<T: Scalar> Declared<T> {
     fn in_row(
         &mut self,
         wanted: &str,
-        number: usize,
+        first: usize,
         layers: &[Arc<dyn Layer<T>>],
         value: ValueId,
     ) -> ValueId {
-        let name = self.names.free(wanted, number, layers.len());
+        let name = self.names.free(wanted, first, layers.len());
         self.count += layers.len();
         layers.iter().enumerate().fold(value, |value, (place, layer)| {
             self.graph.declare(Some(layer_name(&name, place)), layer.clone(), [value])
@@ -128,9 +129,9 @@ impl<T: Scalar> Declared<T> {
     }
 }
 
-/// The name of a step's layer with this index.
-fn layer_name(step: &str, place: usize) -> String {
-    if place == 0 { step.to_owned() } else { format!("{step}-{place}") }
+/// The name of a node's layer with this index.
+fn layer_name(node: &str, place: usize) -> String {
+    if place == 0 { node.to_owned() } else { format!("{node}-{place}") }
 }
 
 /// A name without characters that have a meaning in a model's text, and not too long.
@@ -148,7 +149,7 @@ struct Names {
 }
 
 impl Names {
-    /// Reserves a name for a step with some layers. If the wanted name is in use, a number is
+    /// Reserves a name for a node with some layers. If the wanted name is in use, a number is
     /// appended, starting with `first`.
     fn free(&mut self, wanted: &str, first: usize, layers: usize) -> String {
         let wanted = fit(wanted);
@@ -166,13 +167,13 @@ impl Names {
     }
 }
 
-impl<T: Scalar> Step<T> {
-    fn unsupported(&self, reason: &str) -> UnsupportedNode {
+impl<T: Scalar> IrNode<T> {
+    fn report(&self, reason: &str) -> UnsupportedNode {
         UnsupportedNode {
             name: shortened(&self.name),
             operator: shortened(&self.operator),
             path: self
-                .node
+                .place
                 .map_or_else(|| "graph.input".to_owned(), |index| format!("graph.node[{index}]")),
             reason: reason.to_owned(),
         }
