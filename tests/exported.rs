@@ -30,7 +30,7 @@ fn files() -> Vec<PathBuf> {
         is_model(path) && !path.file_stem().unwrap().to_str().unwrap().starts_with("refused-")
     });
     paths.sort();
-    assert_eq!(paths.len(), 72, "exported models are missing, or new");
+    assert_eq!(paths.len(), 74, "exported models are missing, or new");
     paths
 }
 

@@ -534,6 +534,49 @@ fn a_scaled_activation_is_one() {
     }
 }
 
+/// Every shape of slopes that broadcasts to one for each channel.
+#[test]
+fn a_prelu_has_a_slope_for_each_channel() {
+    let slopes = [0.25_f32, -2.0];
+    let read = |input: &[i64], shape: &[i64]| {
+        let weights = [tensor("k", &[1, 2, 1], &[1.0, 0.5]), tensor("u", &[2, 1], &[1.0, 0.5])];
+        let prelu = [tensor("s", shape, &slopes), node("PRelu", &["x", "s"], "h", &[])].concat();
+        let linear = if input.len() == 2 {
+            node("MatMul", &["h", "u"], "y", &[])
+        } else {
+            node("Conv", &["h", "k"], "y", &[])
+        };
+        read_chain(input, &[weights.concat(), prelu, linear])
+    };
+    for (input, shape) in [
+        (&[1, 2][..], &[2][..]),
+        (&[1, 2], &[1, 2]),
+        (&[1, 2, 3], &[2, 1]),
+        (&[1, 2, 3], &[1, 2, 1]),
+    ] {
+        let model = read(input, shape).unwrap();
+        let each = model.inputs() / 2;
+        let x = DVector::from_fn(2 * each, |at, _| [-1.0, 2.0, -3.0, 4.0, -0.5, -6.0][at]);
+        let h = |at: usize| if x[at] > 0.0 { x[at] } else { f64::from(slopes[at / each]) * x[at] };
+        let explanation = model.explain(&x, Rule::Lrp0).unwrap();
+        for at in 0..each {
+            let terms = [h(at), 0.5 * h(each + at)];
+            assert!((explanation.output()[at] - terms[0] - terms[1]).abs() < 1e-12);
+            // The activation passes the relevance of each value through.
+            let relevance = explanation.relevance(at).unwrap();
+            assert!((relevance[at] - terms[0]).abs() < 1e-12);
+            assert!((relevance[each + at] - terms[1]).abs() < 1e-12);
+        }
+        assert_eq!(model.layers()[0].arguments(), "num_parameters=2");
+    }
+    for (input, shape) in [(&[1, 2, 2][..], &[2][..]), (&[1, 3], &[2])] {
+        let error = read(input, shape).unwrap_err().to_string();
+        assert!(error.contains("one number for each of the"), "{error}");
+    }
+    let thick = read(&[1, 2], &[1, 1, 2]).unwrap_err().to_string();
+    assert!(thick.contains("its constant has 3 axes"), "{thick}");
+}
+
 /// A factor for each channel, a factor that is not next to an activation, and a factor whose values
 /// other nodes read too become a scaling.
 #[test]
@@ -812,6 +855,46 @@ fn every_layer_has_a_name_of_its_own() {
     // A node with the name of the input.
     let relu = bytes(1, &[text(1, "x"), text(2, "h"), text(3, "x"), text(4, "Relu")].concat());
     assert_eq!(read(&[1, 2], &[relu, dense()]).unwrap().names(), ["x_0", "y"]);
+}
+
+/// As in DenseNet, each concatenation reads the values that those before it read, and one more.
+#[test]
+fn repeated_concatenations_read_their_inputs() {
+    let blocks = 12;
+    let mut parts = vec![node("Tanh", &["x"], "f0", &[])];
+    for block in 1..=blocks {
+        let features: Vec<String> = (0..block).map(|at| format!("f{at}")).collect();
+        let features: Vec<&str> = features.iter().map(String::as_str).collect();
+        let width = 2 * i64::from(block);
+        let weights: Vec<f32> =
+            (0..2 * width).map(|at| [0.5, -0.25, 0.75][at as usize % 3]).collect();
+        let (c, m, w) = (format!("c{block}"), format!("m{block}"), format!("w{block}"));
+        parts.push(node("Concat", &features, &c, &[int("axis", 1)]));
+        parts.push(tensor(&w, &[width, 2], &weights));
+        parts.push(node("MatMul", &[&c, &w], &m, &[]));
+        parts.push(node("Relu", &[&m], &format!("f{block}"), &[]));
+    }
+    let last = node("MatMul", &[&format!("f{blocks}"), "w"], "y", &[]);
+    let model = read(&[1, 2], &[parts.concat(), tensor("w", &[2, 1], &[1.0, 2.0]), last]).unwrap();
+    assert_eq!(model.layers().len(), 2 + 3 * blocks as usize);
+    let x = [0.5_f64, 0.25];
+    let mut features: Vec<f64> = x.iter().map(|x| x.tanh()).collect();
+    for _ in 0..blocks {
+        let unit = |unit: usize| {
+            let terms = features
+                .iter()
+                .enumerate()
+                .map(|(at, feature)| feature * [0.5, -0.25, 0.75][(2 * at + unit) % 3]);
+            terms.sum::<f64>().max(0.0)
+        };
+        let new = [unit(0), unit(1)];
+        features.extend(new);
+    }
+    let y = features[features.len() - 2] + 2.0 * features[features.len() - 1];
+    let explanation = model.explain(&DVector::from_row_slice(&x), Rule::Lrp0).unwrap();
+    assert!(y > 0.0 && (explanation.output()[0] - y).abs() < 1e-9 * y);
+    // There are no biases, so the relevance is conserved.
+    assert!((explanation.relevance(0).unwrap().sum() - y).abs() < 1e-9 * y);
 }
 
 /// Models that onnxruntime does not compute the way they look.

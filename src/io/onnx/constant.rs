@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::proto::TensorProto;
 use super::budget::Budget;
+use super::proto::TensorProto;
 use crate::io::tensor::{Data, Number, Tensor};
 
 /// A constant tensor.

@@ -295,7 +295,7 @@ impl<T: Scalar> Schema<T> {
         match self.semantics {
             Semantics::OneInput(translate) => self.with_one_input(context, translate),
             Semantics::Unary(f) => {
-                self.with_one_input(context, |context| activation::unary(context, f))
+                self.with_one_input(context, |context| Ok(activation::unary(context, f)))
             }
             Semantics::AnyInputs(translate) => translate(context),
             Semantics::Binary(f) => arithmetic::binary(context, f),
@@ -380,9 +380,9 @@ fn refused<T: Scalar>(
     context: &Context<'_, T>,
     reason: &str,
     expressions: Expressions,
-) -> TranslationResult<T> {
+) -> Translation<T> {
     let computation = Computation::Unsupported(context.inputs.to_vec(), reason.to_owned());
-    Ok(Translation::Node(computation, expressions))
+    Translation::Node(computation, expressions)
 }
 
 /// The reason for rejecting a function that is not part of a known activation.

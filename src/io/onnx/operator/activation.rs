@@ -4,15 +4,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{PART, refused};
-use crate::io::onnx::constant::Constant;
+use crate::io::onnx::affine::{no_more_axes, per_channel};
 use crate::io::onnx::context::{Context, TranslationResult, reason};
 use crate::io::onnx::expression::{Expression, Expressions};
 use crate::io::onnx::ir::{Computation, Translation};
 use crate::io::onnx::recognition::{recognized, recognized_but_cuts, unscaled};
 use crate::io::onnx::shortened;
 use crate::layer::{
-    Celu, Elementwise, Elu, Gelu, HardSigmoid, HardTanh, Identity, Layer, LeakyRelu, Relu, Scaled,
-    Selu, Silu,
+    Celu, Elementwise, Elu, Gelu, HardSigmoid, HardTanh, Identity, Layer, LeakyRelu, PRelu, Relu,
+    Scaled, Selu, Silu,
 };
 use crate::scalar::Scalar;
 
@@ -22,7 +22,7 @@ pub(super) fn of<T: Scalar>(
     context: &Context<'_, T>,
     activation: impl Layer<T> + Elementwise<f64> + Copy + 'static,
 ) -> TranslationResult<T> {
-    let expressions = composed(context, Rc::new(activation));
+    let expressions = composed(context, activation);
     let computation = Computation::Layers(context.input(), vec![Arc::new(activation)]);
     Ok(Translation::Node(computation, expressions))
 }
@@ -39,24 +39,25 @@ where
 {
     let layer = Scaled::<T>::new(activation, argument, value).map_err(reason)?;
     let f = Scaled::<f64>::new(activation, argument, value).map_err(reason)?;
-    let expressions = composed(context, Rc::new(f));
+    let expressions = composed(context, f);
     let computation = Computation::Layers(context.input(), vec![Arc::new(layer)]);
     Ok(Translation::Node(computation, expressions))
 }
 
 /// The values of an activation as functions of the values of the bases.
-fn composed<T: Scalar>(context: &Context<'_, T>, f: Rc<dyn Elementwise<f64>>) -> Expressions {
+fn composed<T: Scalar>(
+    context: &Context<'_, T>,
+    f: impl Elementwise<f64> + 'static,
+) -> Expressions {
+    let f: Rc<dyn Elementwise<f64>> = Rc::new(f);
     context.ir.composed(context.input(), |own| Expression::Activation(f.clone(), own))
 }
 
 /// A function that is supported only as a part of an activation.
-pub(super) fn unary<T: Scalar>(
-    context: &Context<'_, T>,
-    f: fn(f64) -> f64,
-) -> TranslationResult<T> {
+pub(super) fn unary<T: Scalar>(context: &Context<'_, T>, f: fn(f64) -> f64) -> Translation<T> {
     let expressions = context.ir.composed(context.input(), |own| Expression::Unary(f, own));
     match recognized(&expressions) {
-        Some(computation) => Ok(Translation::Node(computation, expressions)),
+        Some(computation) => Translation::Node(computation, expressions),
         None => refused(context, PART, expressions),
     }
 }
@@ -95,11 +96,14 @@ pub(super) fn leaky_relu<T: Scalar>(context: &Context<'_, T>) -> TranslationResu
 }
 
 pub(super) fn prelu<T: Scalar>(context: &Context<'_, T>) -> TranslationResult<T> {
-    let slope = context
-        .constant(1)
-        .and_then(Constant::scalar)
-        .ok_or("its slope must be a single constant for all channels")?;
-    of(context, LeakyRelu::new(slope).map_err(reason)?)
+    let slope = context.constant(1).ok_or("its slope must be a constant")?;
+    if let Some(slope) = slope.scalar() {
+        return of(context, LeakyRelu::new(slope).map_err(reason)?);
+    }
+    no_more_axes(slope, context.dims)?;
+    let slopes = per_channel(slope, context.dims, &context.ir.budget)?;
+    let slopes: Vec<T> = slopes.into_iter().map(T::from_f64).collect();
+    context.layer(PRelu::new(slopes).map_err(reason)?)
 }
 
 pub(super) fn elu<T: Scalar>(context: &Context<'_, T>) -> TranslationResult<T> {

@@ -53,7 +53,7 @@ pub(super) fn binary<T: Scalar>(
         [Some(Operand::Node(only))] if matches!(context.operator, "Sum" | "Max" | "Min") => {
             Ok(Translation::Alias(*only))
         }
-        operands if operands.len() == context.inputs.len() => of_values(context, f),
+        operands if operands.len() == context.inputs.len() => Ok(of_values(context, f)),
         _ => Err("it has more than two inputs, and some are constants, which is unsupported: \
              split it into several nodes"
             .to_owned()),
@@ -61,7 +61,7 @@ pub(super) fn binary<T: Scalar>(
 }
 
 /// An operator on values that all depend on the sample.
-fn of_values<T: Scalar>(context: &Context<'_, T>, f: fn(f64, f64) -> f64) -> TranslationResult<T> {
+fn of_values<T: Scalar>(context: &Context<'_, T>, f: fn(f64, f64) -> f64) -> Translation<T> {
     let (ir, inputs) = (context.ir, context.inputs);
     let expressions = if let &[a, b] = inputs { ir.combined(a, b, f) } else { Expressions::new() };
     let known = if is_sum(context) {
@@ -74,10 +74,10 @@ fn of_values<T: Scalar>(context: &Context<'_, T>, f: fn(f64, f64) -> f64) -> Tra
         recognized(&expressions)
     };
     match known {
-        Some(computation) => Ok(Translation::Node(computation, expressions)),
+        Some(computation) => Translation::Node(computation, expressions),
         None if is_sum(context) => {
             let sum = Computation::Join(inputs.to_vec(), Joined::Summed);
-            Ok(Translation::Node(sum, expressions))
+            Translation::Node(sum, expressions)
         }
         None => refused(context, PRODUCT, expressions),
     }
@@ -119,7 +119,7 @@ fn with_constant<T: Scalar>(
         return Ok(Translation::Node(computation, expressions));
     }
     if matches!(operator, "Max" | "Min" | "Pow" | "Greater" | "Less") {
-        return refused(context, PART, expressions);
+        return Ok(refused(context, PART, expressions));
     }
     // Checks the constant, and takes what a layer would hold from the budget.
     let values = per_channel(constant, dims, &ir.budget)?;
@@ -137,7 +137,7 @@ fn with_constant<T: Scalar>(
             let inverse: Vec<f64> = values.iter().map(|value| 1.0 / value).collect();
             Computation::Layers(input, affine(dims, &inverse, &vec![0.0; values.len()])?)
         }
-        _ => return refused(context, DIVISION, expressions),
+        _ => return Ok(refused(context, DIVISION, expressions)),
     };
     Ok(Translation::Node(computation, expressions))
 }

@@ -62,6 +62,6 @@ pub(super) fn choose<T: Scalar>(context: &Context<'_, T>) -> TranslationResult<T
     let expressions: Expressions = ir.bases(context.input()).into_iter().filter_map(with).collect();
     match recognized(&expressions) {
         Some(computation) => Ok(Translation::Node(computation, expressions)),
-        None => refused(context, PART, expressions),
+        None => Ok(refused(context, PART, expressions)),
     }
 }

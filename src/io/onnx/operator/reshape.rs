@@ -17,7 +17,7 @@ fn full_dims<T: Scalar>(context: &Context<'_, T>) -> Vec<usize> {
 pub(super) fn flatten<T: Scalar>(context: &Context<'_, T>) -> TranslationResult<T> {
     let all = Tensor::count(context.dims).ok_or("its shape is too large")?;
     let axis = wrapped(context.node.int("axis", 1), context.dims.len() + 1);
-    in_full_shape(context, (axis == Some(1)).then(|| vec![context.ir.batch, all]))
+    in_full_shape(context, Some(&[context.ir.batch, all][..]).filter(|_| axis == Some(1)))
 }
 
 pub(super) fn reshape<T: Scalar>(context: &Context<'_, T>) -> TranslationResult<T> {
@@ -26,15 +26,16 @@ pub(super) fn reshape<T: Scalar>(context: &Context<'_, T>) -> TranslationResult<
         .ints(1)
         .or(node.ints("shape"))
         .ok_or("its new shape depends on the model's input, but must be a constant")?;
-    in_full_shape(context, target(&full_dims(context), asked, node.int("allowzero", 0) != 0))
+    let dims = target(&full_dims(context), asked, node.int("allowzero", 0) != 0);
+    in_full_shape(context, dims.as_deref())
 }
 
 pub(super) fn squeeze<T: Scalar>(context: &Context<'_, T>) -> TranslationResult<T> {
-    in_full_shape(context, resized(&full_dims(context), axes(context), false))
+    in_full_shape(context, resized(&full_dims(context), axes(context), false).as_deref())
 }
 
 pub(super) fn unsqueeze<T: Scalar>(context: &Context<'_, T>) -> TranslationResult<T> {
-    in_full_shape(context, resized(&full_dims(context), axes(context), true))
+    in_full_shape(context, resized(&full_dims(context), axes(context), true).as_deref())
 }
 
 fn axes<'a, T: Scalar>(context: &'a Context<'_, T>) -> Option<&'a [i64]> {
@@ -50,9 +51,9 @@ pub(super) fn shapes<T: Scalar>(_: &Context<'_, T>) -> Vec<Vec<usize>> {
 /// has another number of values.
 fn in_full_shape<T: Scalar>(
     context: &Context<'_, T>,
-    dims: Option<Vec<usize>>,
+    dims: Option<&[usize]>,
 ) -> TranslationResult<T> {
-    match dims.as_deref() {
+    match dims {
         Some([batch, dims @ ..]) if *batch == context.ir.batch => in_shape(context, dims),
         Some(_) => {
             let input = shortened(context.node.input.first().map_or("", String::as_str));

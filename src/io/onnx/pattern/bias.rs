@@ -15,15 +15,14 @@ impl<T: Scalar> Ir<T> {
             let Computation::Shift(of, shift) = &self[node].computation else { continue };
             let alone = readers[*of].len() == 1;
             let merged = if alone { self.with_bias(*of, shift) } else { None };
-            let computation = match merged {
-                Some((of, layers)) => Computation::Layers(of, layers),
-                None => {
-                    let dims = self[node].dims.as_deref().unwrap_or_default();
-                    let ones = vec![1.0; shift.len()];
-                    Computation::Layers(*of, affine(dims, &ones, shift).map_err(malformed)?)
-                }
+            let (of, layers) = if let Some(merged) = merged {
+                merged
+            } else {
+                let dims = self[node].dims.as_deref().unwrap_or_default();
+                let ones = vec![1.0; shift.len()];
+                (*of, affine(dims, &ones, shift).map_err(malformed)?)
             };
-            self[node].computation = computation;
+            self[node].computation = Computation::Layers(of, layers);
         }
         Ok(())
     }
