@@ -66,7 +66,7 @@ pub struct Compiled<T: Scalar> {
     #[cfg(feature = "safetensors")]
     pub(crate) to_safetensors: fn(&Sequential<T>) -> Result<Vec<u8>, Error>,
     #[cfg(feature = "onnx")]
-    pub(crate) model_of_onnx: fn(&crate::io::OnnxFile) -> Result<Sequential<T>, Error>,
+    pub(crate) graph_of_onnx: fn(&crate::io::OnnxFile) -> Result<Graph<T>, Error>,
 }
 
 thread_local! {
@@ -110,7 +110,7 @@ impl<T: Scalar> Compiled<T> {
             #[cfg(feature = "safetensors")]
             to_safetensors: Sequential::to_safetensors_inner,
             #[cfg(feature = "onnx")]
-            model_of_onnx: crate::io::OnnxFile::to_model_inner,
+            graph_of_onnx: crate::io::OnnxFile::to_graph_inner,
         }
     }
 }

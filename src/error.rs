@@ -96,6 +96,22 @@ pub enum Error {
         nearest: String,
     },
 
+    /// The layers of a graph do not form a row, so the graph is not a
+    /// [`Sequential`](crate::Sequential).
+    #[error(
+        "layer '{layer}' ({kind}) reads {reads}, but in a Sequential each layer reads only the \
+         layer before it: use a Graph instead (for an ONNX model, call Graph::read_onnx or \
+         OnnxFile::to_graph)"
+    )]
+    NotAChain {
+        /// The name of the first layer that does not read only the layer before it.
+        layer: String,
+        /// The layer's kind.
+        kind: String,
+        /// The names of the values that it reads, as part of a sentence.
+        reads: String,
+    },
+
     /// A model's output does not depend on the values to explain.
     #[error(
         "the output '{output}' does not depend on {entries}; choose another output with \

@@ -383,7 +383,7 @@ fn not_weights(what: &str) -> String {
         recognize::ONNX => {
             format!(
                 "it is {what}, which contains its architecture: read it with \
-                Sequential::read_onnx (feature `onnx`)"
+                Graph::read_onnx (feature `onnx`)"
             )
         }
         _ => recognize::instead(Some(what), FORMATS),

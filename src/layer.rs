@@ -67,6 +67,7 @@ mod linear;
 mod map;
 mod operator;
 mod pooling;
+mod prelu;
 mod reshape;
 mod softmax;
 
@@ -98,6 +99,7 @@ pub(crate) use pooling::Assumed;
 pub use pooling::{
     AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d,
 };
+pub use prelu::PRelu;
 pub use reshape::{Flatten, Permute, Unflatten, Upsample};
 pub(crate) use softmax::SoftmaxOver;
 pub use softmax::{AxisSoftmax, Softmax};

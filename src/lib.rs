@@ -85,8 +85,8 @@ pub use layer::{
     AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, AxisSoftmax, BatchNorm1d,
     BatchNorm2d, Branch, Celu, Concat, Conv1d, Conv2d, ConvTranspose2d, Dropout, Elu, Embedding,
     Flatten, Gelu, HardSigmoid, HardSwish, HardTanh, Identity, LeakyRelu, Linear, MaxPool1d,
-    MaxPool2d, Mish, Permute, Relu, Residual, Scaled, Selu, Sigmoid, Silu, Softmax, Softplus,
-    Softsign, Tanh, Unflatten, Upsample,
+    MaxPool2d, Mish, PRelu, Permute, Relu, Residual, Scaled, Selu, Sigmoid, Silu, Softmax,
+    Softplus, Softsign, Tanh, Unflatten, Upsample,
 };
 #[doc(inline)]
 pub use layer::{Bias, Elementwise, Family, Layer, LayerId, LinearMap, Operator, Pair, WeightFn};

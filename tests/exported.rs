@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use relprop::io::{OnnxFile, StateDict};
 use relprop::nalgebra::DMatrix;
-use relprop::{Composite, RelevanceRule, Rule, Scalar, Sequential};
+use relprop::{Composite, Graph, RelevanceRule, Rule, Scalar, Sequential};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/exported");
 
@@ -30,7 +30,7 @@ fn files() -> Vec<PathBuf> {
         is_model(path) && !path.file_stem().unwrap().to_str().unwrap().starts_with("refused-")
     });
     paths.sort();
-    assert_eq!(paths.len(), 72, "exported models are missing, or new");
+    assert_eq!(paths.len(), 74, "exported models are missing, or new");
     paths
 }
 
@@ -51,14 +51,14 @@ fn agree<T: Scalar>(relevances: f64) {
             // skl2onnx ends a regressor with two outputs with a reshape that turns each sample into
             // two.
             assert!(
-                file.to_model::<T>()
+                file.to_graph::<T>()
                     .unwrap_err()
                     .to_string()
                     .contains("mixes the values of several samples")
             );
             file = file.output("add_result2");
         }
-        let model: Sequential<T> = match file.to_model() {
+        let model: Graph<T> = match file.to_graph() {
             Ok(model) => model.canonize().unwrap().0,
             Err(error) => {
                 wrong.push(format!("{name}: {error}"));

@@ -222,7 +222,7 @@ fn an_error_says_what_a_file_without_weights_is() {
         ("net.txt", b"Sequential(\n  (0): ReLU()\n)".to_vec(), "a text file"),
         ("net.gguf", b"GGUF\x03\0\0\0\0\0\0\0".to_vec(), "a GGUF file"),
         ("net.tar.gz", b"\x1f\x8b\x08\0\0\0\0\0".to_vec(), "unpack it first"),
-        ("net.onnx", b"\x08\x08\x12\x07pytorch".to_vec(), "read it with Sequential::read_onnx"),
+        ("net.onnx", b"\x08\x08\x12\x07pytorch".to_vec(), "read it with Graph::read_onnx"),
         ("net.bin", vec![0; 64], "its format is unknown"),
         (
             "net.keras",

@@ -719,7 +719,7 @@ fn rules_by_place_and_findings() {
     let rules: Vec<_> = explainer.rules().map(|(layer, rule)| (layer, rule.to_owned())).collect();
     assert_eq!(rules[0], ("v1", "WSquare".to_owned()));
     assert!(rules.iter().any(|(layer, rule)| *layer == "v3" && rule.starts_with("Gamma(0.5")));
-    assert!(rules.iter().any(|(layer, rule)| *layer == "v6" && rule == "Epsilon(0.1)"));
+    assert!(rules.iter().any(|(layer, rule)| *layer == "5" && rule == "Epsilon(0.1)"));
     // A layer that no relevance reaches has no rule, so a setting for it matches nothing.
     let view = graph.with_output("v2").unwrap();
     let rule = Composite::new(Rule::Epsilon).layer("v3", Rule::ZPlus);

@@ -15,9 +15,9 @@ use relprop::{
     BatchNorm1d, BatchNorm2d, Branch, Celu, Composite, Concat, Conv1d, Conv2d, ConvTranspose2d,
     Dropout, Elementwise, Elu, Embedding, Epsilon, Error, Explanation, Flatten, Gamma, GammaPlain,
     Gelu, HardSigmoid, HardSwish, HardTanh, Health, Identity, Layer, LeakyRelu, Linear, Lrp0,
-    MaxPool1d, MaxPool2d, Mish, Operator, Permute, Relative, RelevanceRule, Relu, Residual, Rule,
-    Scalar, Scaled, Selu, Sequential, Shape, Sigmoid, Sign, Silu, Softmax, Softplus, Softsign,
-    Tanh, Targets, Unflatten, Upsample, WSquare, ZBox, ZPlus,
+    MaxPool1d, MaxPool2d, Mish, Operator, PRelu, Permute, Relative, RelevanceRule, Relu, Residual,
+    Rule, Scalar, Scaled, Selu, Sequential, Shape, Sigmoid, Sign, Silu, Softmax, Softplus,
+    Softsign, Tanh, Targets, Unflatten, Upsample, WSquare, ZBox, ZPlus,
 };
 
 /// A model with the same numbers in single and in double precision.
@@ -538,6 +538,7 @@ fn every_layer<T: Scalar>() -> Result<Vec<NamedLayer<T>>, Error> {
         of(Embedding::new(&DMatrix::from_fn(3, 2, |i, j| {
             T::from_f64(f64::from((i + 2 * j) as f32 * 0.3))
         }))?),
+        of(PRelu::new(numbers(3, 0.4))?),
         of(AdaptiveAvgPool1d::new(3)),
         of(AdaptiveAvgPool2d::new([2, 3])),
         of(AvgPool1d::new(3).padding(1).ceil_mode(true)),

@@ -304,6 +304,51 @@ fn unsupported_arguments_are_rejected_by_name() {
     }
 }
 
+/// A PReLU has one slope for all channels, or one for each.
+#[test]
+fn a_prelu_has_its_slopes_in_the_file() {
+    let slopes = |values: &[f32]| {
+        let bytes: Vec<u8> = values.iter().flat_map(|slope| slope.to_le_bytes()).collect();
+        StateDict::from_safetensors(&file(
+            "1.weight",
+            "F32",
+            &format!("[{}]", values.len()),
+            &bytes,
+        ))
+        .unwrap()
+    };
+    let read = |values: &[f32], prelu: &str| {
+        slopes(values).model_of::<f64>(&format!("AvgPool2d(1)\n{prelu}"), Some([2, 1, 2].into()))
+    };
+    let x = dvector![-1.0, 2.0, -3.0, -4.0];
+    for text in ["PReLU(num_parameters=2)", "PReLU(2, init=0.1)"] {
+        let model = read(&[0.5, 0.25], text).unwrap();
+        assert_eq!(model.forward(&x).unwrap(), dvector![-0.5, 2.0, -0.75, -1.0]);
+        assert_eq!(model.parameters(), 2);
+        let again = StateDict::from_safetensors(&model.to_safetensors().unwrap()).unwrap();
+        let again = again.to_model::<f64>().unwrap();
+        assert_eq!(again.to_string(), model.to_string());
+        assert_eq!(again.forward(&x).unwrap(), model.forward(&x).unwrap());
+        assert!(model.to_string().contains("PReLU(num_parameters=2)"), "{model}");
+        let double = model.layers()[1].to_f64().unwrap();
+        assert_eq!(double.tensors(), [("weight", vec![2], vec![0.5, 0.25])]);
+    }
+    for text in ["PReLU()", "PReLU(num_parameters=1)"] {
+        let model = read(&[0.5], text).unwrap();
+        assert_eq!(model.forward(&x).unwrap(), dvector![-0.5, 2.0, -1.5, -2.0]);
+    }
+    for (values, text, what) in [
+        (&[0.5, 0.25, 1.0][..], "PReLU(3)", "3 channels"),
+        (&[0.5], "PReLU(2)", "1.weight"),
+        (&[0.5, f32::NAN], "PReLU(2)", "weight"),
+        (&[], "PReLU(0)", "num_parameters"),
+        (&[0.5], "PReLU(1, init=x)", "init is x, not a number"),
+    ] {
+        let error = read(values, text).unwrap_err().to_string();
+        assert!(error.contains(what), "{text}: {error}");
+    }
+}
+
 #[test]
 fn a_class_that_holds_the_network_is_read_and_one_that_holds_its_parts_is_rejected() {
     let model = Sequential::builder()

@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use relprop::io::StateDict;
 use relprop::{
-    Accumulation, Composite, Explainer, Explanation, Rule, Sequential, Targets, Workspace,
+    Accumulation, Composite, Explainer, Explanation, Graph, Rule, Sequential, Targets, Workspace,
 };
 
 struct Call {
@@ -49,9 +49,9 @@ impl Call {
         };
         let is_onnx = Path::new(model).extension().is_some_and(|e| e == "onnx");
         let model = if is_onnx {
-            Sequential::read_onnx(model)?
+            Graph::<f32>::read_onnx(model)?
         } else {
-            Sequential::<f32>::read_safetensors(model)?
+            Sequential::read_safetensors(model)?.into()
         };
         let (model, _) = model.canonize()?;
         let explainer = match rule.as_str() {

@@ -1,6 +1,6 @@
 //! The library's texts in the words of this command line.
 
-use relprop::{Code, Finding, RelevanceRule, Sequential};
+use relprop::{Code, Finding, Graph, RelevanceRule};
 
 use crate::Failure;
 
@@ -10,7 +10,7 @@ const HINTS: [(&str, &str); 15] = [
     ("OnnxFile::input", "--shape"),
     ("SequentialBuilder::input", "--shape SIZES, as in --shape 3,224,224"),
     ("StateDict::model_of", "--architecture FILE"),
-    ("read it with Sequential::read_onnx (feature `onnx`)", "give its name the ending .onnx"),
+    ("read it with Graph::read_onnx (feature `onnx`)", "give its name the ending .onnx"),
     ("read it with StateDict::open or StateDict::from_pytorch", "give it as MODEL"),
     ("StateDictBuilder::input", "--shape"),
     ("StateDict::under", "--under"),
@@ -45,7 +45,7 @@ pub fn in_options(text: &str) -> String {
 
 /// The findings of the check of a model and a rule. Batch norms must already be merged.
 pub fn findings(
-    model: &Sequential<f32>,
+    model: &Graph<f32>,
     rule: &dyn RelevanceRule<f32>,
 ) -> Result<Vec<Finding>, Failure> {
     Ok(model.check(rule)?.into_iter().map(in_finding).collect())

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use clap::Args;
+use relprop::Error;
 use relprop::io::{OnnxFile, StateDict};
-use relprop::{Error, Sequential};
 
 use crate::hints::in_options;
-use crate::model::{ModelOptions, Source};
+use crate::model::{Model, ModelOptions, Source};
 use crate::names::{parts, printable, split};
 use crate::{Failure, guess};
 
@@ -64,7 +64,7 @@ fn onnx(
         let shape = match &model {
             Ok(model) if names.len() == 1 && options.output.is_none() => Some(model.output_shape()),
             Err(_) if names.len() == 1 && options.output.is_none() => None,
-            _ => file.clone().output(name).to_model::<f32>().ok().map(|model| model.output_shape()),
+            _ => file.clone().output(name).to_graph::<f32>().ok().map(|model| model.output_shape()),
         };
         let shape =
             shape.map_or_else(|| "cannot be explained".to_owned(), |shape| shape.to_string());
@@ -79,7 +79,7 @@ fn onnx(
 /// The layers of a model and the totals, or the unsupported nodes.
 fn layers(
     options: &ModelOptions,
-    model: Result<Sequential<f32>, Failure>,
+    model: Result<Model, Failure>,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
     let failure = match model {

@@ -1,13 +1,15 @@
 //! The model of the command line.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use relprop::io::{OnnxFile, StateDict};
-use relprop::{Error, Sequential, Shape};
+use relprop::{Error, Graph, Sequential, Shape};
 
 use crate::hints::in_options;
 use crate::names::{listed, printable};
@@ -66,10 +68,36 @@ pub enum Source {
     Weights(StateDict, Option<String>),
 }
 
+/// A model, which is printed as it was made.
+pub enum Model {
+    Graph(Graph<f32>),
+    Sequential(Sequential<f32>),
+}
+
+impl Deref for Model {
+    type Target = Graph<f32>;
+
+    fn deref(&self) -> &Graph<f32> {
+        match self {
+            Self::Graph(graph) => graph,
+            Self::Sequential(model) => model,
+        }
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Graph(graph) => graph.fmt(f),
+            Self::Sequential(model) => model.fmt(f),
+        }
+    }
+}
+
 impl ModelOptions {
     /// The model in evaluation form: batch norms are merged into their neighbors where possible,
     /// which is reported on the standard error.
-    pub fn merged(&self) -> Result<Sequential<f32>, Failure> {
+    pub fn merged(&self) -> Result<Graph<f32>, Failure> {
         let (model, merged) = self.load()?.canonize()?;
         if !merged.is_empty() {
             eprintln!("{} batch norms merged into their neighbors", merged.len());
@@ -78,7 +106,7 @@ impl ModelOptions {
     }
 
     /// The model.
-    pub fn load(&self) -> Result<Sequential<f32>, Failure> {
+    pub fn load(&self) -> Result<Model, Failure> {
         self.build(&self.open()?).map_err(|failure| self.in_file(failure))
     }
 
@@ -90,18 +118,18 @@ impl ModelOptions {
     }
 
     /// The model of a file that has been opened; an error does not name the file.
-    pub fn build(&self, source: &Source) -> Result<Sequential<f32>, Failure> {
+    pub fn build(&self, source: &Source) -> Result<Model, Failure> {
         match source {
-            Source::Onnx(file) => Ok(file.to_model()?),
+            Source::Onnx(file) => Ok(Model::Graph(file.to_graph()?)),
             Source::Weights(weights, None) => Err(without_architecture(weights).into()),
             // The shape of a sample can be in the file too.
             Source::Weights(weights, Some(_))
                 if self.architecture.is_none() && self.shape.is_none() =>
             {
-                Ok(weights.to_model()?)
+                Ok(Model::Sequential(weights.to_model()?))
             }
             Source::Weights(weights, Some(architecture)) => {
-                Ok(weights.model_of(architecture, self.shape)?)
+                Ok(Model::Sequential(weights.model_of(architecture, self.shape)?))
             }
         }
     }

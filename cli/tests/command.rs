@@ -157,6 +157,11 @@ fn an_onnx_model_is_shown_with_its_layers() {
     assert!(text.contains(": Linear(in_features=6, out_features="), "{text}");
     assert!(lines.last().unwrap().starts_with("6 -> 3, "), "{text}");
     assert!(lines.last().unwrap().ends_with(" parameters"), "{text}");
+    assert!(text.contains("\n\nGraph(\n  ("), "{text}");
+    // A sum reads two values, which are named.
+    let blocks = printed(&["inspect", &data("exported/resnet-basic-torchscript.onnx")]);
+    let sum = blocks.lines().find(|line| line.contains(": Sum() <- ")).expect(&blocks);
+    assert!(sum.contains(", ") && sum.contains("  # "), "{sum}");
 }
 
 #[test]

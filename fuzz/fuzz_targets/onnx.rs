@@ -7,8 +7,8 @@ use relprop_fuzz::{PER_BYTE, bounded};
 fuzz_target!(|data: &[u8]| {
     bounded(data, PER_BYTE, |data| {
         if let Ok(file) = OnnxFile::from_bytes(data.to_vec()) {
-            let _ = file.to_model::<f32>().and_then(|model| model.canonize());
-            let _ = file.input([1, 4, 4]).to_model::<f64>();
+            let _ = file.to_graph::<f32>().and_then(|graph| graph.canonize());
+            let _ = file.input([1, 4, 4]).to_graph::<f64>();
         }
     });
 });

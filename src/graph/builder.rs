@@ -111,12 +111,12 @@ impl<T: Scalar> GraphBuilder<T> {
     /// Adds the sum of some values of the same shape. Relevance is shared by the rule
     /// [`Norm`](crate::Norm).
     pub fn sum(&mut self, inputs: impl IntoIterator<Item = ValueId>) -> ValueId {
-        self.layer(Join::new("Sum", Joined::Summed), inputs)
+        self.layer(Join::of_values(Joined::Summed), inputs)
     }
 
     /// Adds the concatenation of some values along their first axis.
     pub fn concat(&mut self, inputs: impl IntoIterator<Item = ValueId>) -> ValueId {
-        self.layer(Join::new("Concat", Joined::Concatenated), inputs)
+        self.layer(Join::of_values(Joined::Concatenated), inputs)
     }
 
     pub(crate) fn declare(

@@ -11,8 +11,8 @@ use crate::layer::{
     AdaptiveAvgPool1d, AdaptiveAvgPool2d, Assumed, AvgPool1d, AvgPool2d, BatchNorm1d, BatchNorm2d,
     Branch, Celu, Concat, Conv1d, Conv2d, ConvTranspose2d, Dropout, Elu, Flatten, Gelu,
     HardSigmoid, HardSwish, HardTanh, Identity, Layer, LeakyRelu, Linear, MaxPool1d, MaxPool2d,
-    Mish, Named, Permute, Relu, Residual, Scaled, Selu, Sigmoid, Silu, Softmax, Softplus, Softsign,
-    Tanh, Unflatten, Upsample,
+    Mish, Named, PRelu, Permute, Relu, Residual, Scaled, Selu, Sigmoid, Silu, Softmax, Softplus,
+    Softsign, Tanh, Unflatten, Upsample,
 };
 use crate::nearest::did_you_mean;
 use crate::scalar::Scalar;
@@ -37,6 +37,7 @@ pub(super) enum Weighted {
     Linear { inputs: usize, outputs: usize, bias: bool },
     Convolution(Convolution),
     BatchNorm { rank: usize, channels: usize, eps: f64, affine: bool, bias: bool },
+    PRelu { slopes: usize },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -68,6 +69,7 @@ impl Weighted {
                 tensors.extend(convolution.bias.then(|| ("bias", vec![convolution.outputs])));
                 tensors
             }
+            Self::PRelu { slopes } => vec![("weight", vec![*slopes])],
             Self::BatchNorm { channels, affine, bias, .. } => {
                 let names = [
                     ("weight", *affine),
@@ -100,6 +102,7 @@ impl Weighted {
                 let bias = convolution.bias.then(&mut next);
                 convolution.layer(weight, bias)?
             }
+            Self::PRelu { .. } => Arc::new(PRelu::new(next())?),
             Self::BatchNorm { rank, channels, eps, affine, bias } => {
                 // Without affine parameters, the scale is 1 and the shift 0.
                 let mut or = |is_there: bool, value: T| {
@@ -424,7 +427,7 @@ fn several(kind: &str, parts: &str) -> String {
 }
 
 /// The supported layers, in alphabetical order.
-const KINDS: [&str; 44] = [
+const KINDS: [&str; 45] = [
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
     "AlphaDropout",
@@ -454,6 +457,7 @@ const KINDS: [&str; 44] = [
     "MaxPool1d",
     "MaxPool2d",
     "Mish",
+    "PReLU",
     "Permute",
     "ReLU",
     "ReLU6",
@@ -531,6 +535,13 @@ fn layer<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Module<T>, 
         "LeakyReLU" => {
             arguments.inplace(1)?;
             Arc::new(LeakyRelu::new(arguments.number("negative_slope", 0, 0.01)?).map_err(refused)?)
+        }
+        "PReLU" => {
+            // The slopes' initial value does not matter, because they are loaded.
+            arguments.number("init", 1, 0.25)?;
+            let slopes = arguments.text("num_parameters", 0);
+            let slopes = slopes.map_or(Ok(1), |_| arguments.size("num_parameters", 0))?;
+            return Ok(Module::Weighted(Weighted::PRelu { slopes }));
         }
         "ELU" => {
             arguments.inplace(1)?;

@@ -1,30 +1,32 @@
 //! ONNX models.
 //!
 //! A file contains a graph of operators. The part between its input and one of its outputs becomes
-//! a [`Sequential`], in five stages:
+//! a [`Graph`], in four stages:
 //!
 //! 1. Decode the protobuf messages ([`proto`]).
-//! 2. Compute the values that do not depend on the input ([`fold`]).
-//! 3. Turn each operator into layers, or into a join of several paths ([`graph`], [`operator`] and
-//!    the modules that `operator` calls).
-//! 4. Merge factors into their activations ([`ending`]).
-//! 5. Turn sums and concatenations into branches ([`branches`]).
+//! 2. Visit the nodes in order ([`reader`]). A node whose inputs are all constants is computed
+//!    ([`fold`]). Other nodes are translated into an intermediate representation ([`ir`]) by the
+//!    registry of operators ([`operator`]), in which functions that exporters write as several
+//!    operators are recognized ([`recognition`]).
+//! 3. Replace patterns of several nodes ([`pattern`]).
+//! 4. Declare the layers of the graph ([`build`]).
 
-mod activation;
-mod arithmetic;
-mod branches;
+mod affine;
 mod budget;
+mod build;
 mod constant;
-mod ending;
+mod context;
 mod expression;
 mod fold;
-mod graph;
+mod input;
+mod ir;
 mod operator;
+mod pattern;
 mod proto;
+mod reader;
+mod recognition;
 mod scaled;
 mod shapes;
-mod step;
-mod windows;
 
 use std::path::{Path, PathBuf};
 
@@ -35,11 +37,12 @@ use super::architecture::shortened;
 use super::recognize;
 use super::tensor::Data;
 use crate::error::Error;
+use crate::graph::{Graph, Node};
 use crate::scalar::Scalar;
 use crate::sequential::Sequential;
 use crate::shape::Shape;
-use graph::Reader;
-use proto::{Model, ValueInfo};
+use proto::{GraphProto, ModelProto, ValueInfoProto};
+use reader::NodeReader;
 
 /// The most nodes that a graph can have.
 const NODES: usize = 1 << 15;
@@ -51,19 +54,19 @@ const OPSETS: std::ops::RangeInclusive<i64> = 9..=28;
 /// An ONNX file, before it is turned into a model.
 ///
 /// Use this for files with several outputs or with an input whose shape is not fixed, to choose the
-/// output and the shape. [`Sequential::read_onnx`] reads all other files in one step.
+/// output and the shape. [`Graph::read_onnx`] reads all other files in one step.
 ///
 /// ```no_run
 /// use relprop::io::OnnxFile;
 ///
 /// let file = OnnxFile::open("detector.onnx")?;
 /// println!("{:?}", file.outputs());
-/// let model = file.input([3, 224, 224]).output("scores").to_model::<f32>()?;
+/// let graph = file.input([3, 224, 224]).output("scores").to_graph::<f32>()?;
 /// # Ok::<(), relprop::Error>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct OnnxFile {
-    graph: proto::Graph,
+    graph: GraphProto,
     size: usize,
     folder: Option<PathBuf>,
     input: Option<Shape>,
@@ -102,7 +105,7 @@ impl OnnxFile {
         let size = bytes.len();
         // Decoding consumes the bytes, so this is for its error.
         let what = recognize::recognize(&bytes[..size.min(recognize::ENOUGH)]);
-        let Ok(Model { graph: Some(graph), opset_import }) = Model::decode(bytes) else {
+        let Ok(ModelProto { graph: Some(graph), opset_import }) = ModelProto::decode(bytes) else {
             return Err(malformed(no_model(what)));
         };
         let opset = opset_import
@@ -151,26 +154,39 @@ impl OnnxFile {
         self
     }
 
-    /// Builds the model from the input to the output.
+    /// Builds the graph from the input to the output.
+    ///
+    /// Each node of the file becomes a layer with the node's name, and reads the same values. If a
+    /// node becomes several layers, a number is added to the name from the second layer on. Nodes
+    /// that change no value become no layer.
     ///
     /// # Errors
     /// [`Error::UnsupportedNodes`], which lists all nodes that cannot be explained;
-    /// [`Error::Malformed`] for a graph that is invalid, has several inputs, or does not determine
+    /// [`Error::Malformed`] for a file that is invalid, has several inputs, or does not determine
     /// the output or the shape of a sample; and the errors of
-    /// [`SequentialBuilder::build`](crate::SequentialBuilder::build).
-    pub fn to_model<T: Scalar>(&self) -> Result<Sequential<T>, Error> {
-        (T::compiled().model_of_onnx)(self)
+    /// [`GraphBuilder::build`](crate::GraphBuilder::build).
+    pub fn to_graph<T: Scalar>(&self) -> Result<Graph<T>, Error> {
+        (T::compiled().graph_of_onnx)(self)
     }
 
-    pub(crate) fn to_model_inner<T: Scalar>(&self) -> Result<Sequential<T>, Error> {
+    /// Builds the model of a file whose layers form a row.
+    ///
+    /// # Errors
+    /// [`Error::NotAChain`] if a layer does not read only the layer before it, as in a network with
+    /// branches; and the errors of [`to_graph`](Self::to_graph).
+    pub fn to_model<T: Scalar>(&self) -> Result<Sequential<T>, Error> {
+        chain(self.to_graph()?)
+    }
+
+    pub(crate) fn to_graph_inner<T: Scalar>(&self) -> Result<Graph<T>, Error> {
         let graph = &self.graph;
         let output = self.output.as_deref().map_or_else(|| self.only(graph), Ok)?;
-        Reader::new(graph, self.opset, self.size, self.folder.as_deref(), self.input)?
-            .read(graph, output)
+        NodeReader::new(graph, self.opset, self.size, self.folder.as_deref(), self.input)?
+            .read(output)
     }
 
     /// The name of the only output with floating-point numbers.
-    fn only<'a>(&self, graph: &'a proto::Graph) -> Result<&'a str, Error> {
+    fn only<'a>(&self, graph: &'a GraphProto) -> Result<&'a str, Error> {
         let listed = || {
             self.outputs()
                 .iter()
@@ -181,7 +197,7 @@ impl OnnxFile {
         };
         // A scikit-learn classifier has a second output, the label, which is an integer or string.
         // The numbers below are ONNX's element types for unknown, f32, f16, f64 and bf16.
-        let floating = |output: &&ValueInfo| {
+        let floating = |output: &&ValueInfoProto| {
             let tensor = output.r#type.as_ref().and_then(|of| of.tensor.as_ref());
             tensor.is_none_or(|tensor| matches!(tensor.elem_type, 0 | 1 | 10 | 11 | 16))
         };
@@ -200,34 +216,69 @@ impl OnnxFile {
     }
 }
 
-impl<T: Scalar> Sequential<T> {
-    /// Reads a model from an ONNX file with one input and one floating-point output.
+impl<T: Scalar> Graph<T> {
+    /// Reads a network from an ONNX file with one input and one floating-point output.
     ///
-    /// Calls [`OnnxFile::open`] and [`OnnxFile::to_model`]. The layers have the names of the nodes.
+    /// Calls [`OnnxFile::open`] and [`OnnxFile::to_graph`]. The layers have the names of the nodes.
     /// A batch norm that the exporter did not fold becomes a layer; call
-    /// [`canonize`](Self::canonize) before you explain such a model. A log-softmax at the end
+    /// [`canonize`](Self::canonize) before you explain such a network. A log-softmax at the end
     /// becomes a softmax, whose logits are explained, and a pair of outputs p and 1 - p becomes the
     /// probabilities of two logits. A factor of an activation's argument or value becomes part of
     /// the activation ([`Scaled`](crate::Scaled)). Casts to 16-bit numbers are ignored, because the
-    /// model computes in `T` throughout.
+    /// network computes in `T` throughout.
     ///
     /// # Errors
-    /// The errors of [`OnnxFile::open`] and [`OnnxFile::to_model`].
+    /// The errors of [`OnnxFile::open`] and [`OnnxFile::to_graph`].
     ///
     /// # Example
     /// ```no_run
-    /// use relprop::{Rule, Sequential};
+    /// use relprop::{Graph, Rule};
     /// use relprop::nalgebra::DVector;
     ///
-    /// let model = Sequential::<f32>::read_onnx("model.onnx")?.canonize()?.0;
-    /// let sample = DVector::zeros(model.inputs());
-    /// println!("{}", model.explain(&sample, Rule::Epsilon)?);
+    /// let graph = Graph::<f32>::read_onnx("model.onnx")?.canonize()?.0;
+    /// let sample = DVector::zeros(graph.inputs());
+    /// println!("{}", graph.explain(&sample, Rule::Epsilon)?);
     /// # Ok::<(), relprop::Error>(())
     /// ```
     pub fn read_onnx(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        OnnxFile::open(path)?.to_model().map_err(|error| error.in_file(path))
+        OnnxFile::open(path)?.to_graph().map_err(|error| error.in_file(path))
     }
+}
+
+impl<T: Scalar> Sequential<T> {
+    /// Reads a network whose layers form a row from an ONNX file, like [`Graph::read_onnx`].
+    ///
+    /// # Errors
+    /// [`Error::NotAChain`] if a layer does not read only the layer before it, as in a network with
+    /// branches, which [`Graph::read_onnx`] reads; and the errors of [`Graph::read_onnx`].
+    pub fn read_onnx(path: impl AsRef<Path>) -> Result<Self, Error> {
+        chain(Graph::read_onnx(path)?)
+    }
+}
+
+/// A graph whose layers form a row, as a model.
+fn chain<T: Scalar>(graph: Graph<T>) -> Result<Sequential<T>, Error> {
+    // The input comes first among the values, so each number is that of the value before the node.
+    let in_row = |(before, node): &(usize, &Node<T>)| node.inputs == [*before];
+    let Some((_, node)) = graph.node_list().iter().enumerate().find(|node| !in_row(node)) else {
+        return Ok(Sequential::of(graph));
+    };
+    let names: Vec<String> = node
+        .inputs
+        .iter()
+        .take(8)
+        .map(|&value| format!("'{}'", shortened(graph.name_of(value))))
+        .collect();
+    let more = match node.inputs.len() - names.len() {
+        0 => String::new(),
+        more => format!(" and {more} more values"),
+    };
+    Err(Error::NotAChain {
+        layer: shortened(&node.name),
+        kind: node.layer.kind().to_owned(),
+        reads: names.join(", ") + &more,
+    })
 }
 
 /// The reason for rejecting a file that is not a model or is only part of one.

@@ -130,6 +130,14 @@ impl Join {
     pub fn new(kind: &str, joined: Joined) -> Self {
         Self { kind: kind.to_owned(), joined }
     }
+
+    /// The join of values that are not the ends of branches, with its usual kind.
+    pub fn of_values(joined: Joined) -> Self {
+        match joined {
+            Joined::Summed => Self::new("Sum", joined),
+            Joined::Concatenated => Self::new("Concat", joined),
+        }
+    }
 }
 
 impl<T: Scalar> Layer<T> for Join {

@@ -11,34 +11,35 @@ use crate::shape::Shape;
 /// An activation: a function that is applied to each value separately.
 ///
 /// The function is the same for all values of a layer. A layer with one parameter per channel, such
-/// as PyTorch's `PReLU`, uses [`Operator::per_channel`] with one function for each channel:
+/// as [`PRelu`](crate::PRelu), uses [`Operator::per_channel`] with one function for each channel:
 ///
 /// ```
 /// use relprop::{
-///     Elementwise, Error, Layer, LeakyRelu, Linear, Operator, Scalar, Sequential, Shape,
+///     Celu, Elementwise, Error, Layer, Linear, Operator, Scalar, Sequential, Shape,
 /// };
 /// use relprop::nalgebra::{self, dmatrix, dvector};
 ///
-/// /// z where z > 0, otherwise z times the slope of its channel.
+/// /// A CELU with one alpha per channel.
 /// #[derive(Debug)]
-/// struct PRelu(Vec<f64>);
+/// struct ChannelCelu(Vec<f64>);
 ///
-/// impl<T: Scalar> Layer<T> for PRelu {
+/// impl<T: Scalar> Layer<T> for ChannelCelu {
 ///     fn kind(&self) -> &str {
-///         "PReLU"
+///         "ChannelCELU"
 ///     }
 ///     fn operator(&self, _inputs: &[Shape]) -> Result<Operator<T>, Error> {
 ///         let functions: Result<Vec<_>, Error> =
-///             self.0.iter().map(|&slope| LeakyRelu::new(slope)).collect();
+///             self.0.iter().map(|&alpha| Celu::new(alpha)).collect();
 ///         Ok(Operator::per_channel(functions?))
 ///     }
 /// }
 ///
 /// let model = Sequential::builder()
 ///     .layer(Linear::new(dmatrix![1.0; 1.0], None)?)
-///     .layer(PRelu(vec![0.5, 0.25]))
+///     .layer(ChannelCelu(vec![1.0, 0.5]))
 ///     .build()?;
-/// assert_eq!(model.forward(&dvector![-4.0])?, dvector![-2.0, -1.0]);
+/// let y = model.forward(&dvector![-50.0])?;
+/// assert!((y - dvector![-1.0, -0.5]).amax() < 1e-12);
 /// # Ok::<(), relprop::Error>(())
 /// ```
 pub trait Elementwise<T: Scalar>: Debug + Send + Sync {

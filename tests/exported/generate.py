@@ -72,6 +72,12 @@ class Mish(nn.SiLU):
         return F.mish(x)
 
 
+def prelu(slopes):
+    layer = nn.PReLU(slopes)
+    nn.init.uniform_(layer.weight, -0.5, 0.5)
+    return layer
+
+
 MEAN, STD = torch.tensor([0.5, -0.25]), torch.tensor([0.75, 1.5])
 
 
@@ -108,6 +114,8 @@ NETWORKS = {
     "activations-more": ((5,), lambda: nn.Sequential(
         nn.Linear(5, 6), nn.SELU(), nn.Linear(6, 6), nn.CELU(0.7), nn.Linear(6, 6), Mish(), nn.Linear(6, 6), nn.Softsign(),
         nn.Linear(6, 6), nn.Hardsigmoid(), nn.Linear(6, 6), nn.Hardswish(), nn.Linear(6, 6), nn.PReLU(), nn.Linear(6, 4)), None),
+    "prelu": ((2, 6, 6), lambda: nn.Sequential(
+        conv(2, 4, 3), prelu(4), conv(4, 5, 3), prelu(1), nn.Flatten(), nn.Linear(20, 6), prelu(6), nn.Linear(6, 4)), None),
     "split-branches": ((2, 6, 6), lambda: nn.Sequential(
         conv(2, 4, 3, padding=1), nn.ReLU(),
         Concat(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Range;
 
-use relprop::{Explainer, Explanation, RelevanceRule, Sequential, Targets};
+use relprop::{Explainer, Explanation, Graph, RelevanceRule, Targets};
 
 use super::labels;
 use super::options::Target;
@@ -28,7 +28,7 @@ pub struct Work<'a> {
 
 impl<'a> Work<'a> {
     pub fn new(
-        model: &Sequential<f32>,
+        model: &Graph<f32>,
         rule: &dyn RelevanceRule<f32>,
         target: &Target,
         samples: &'a Samples,

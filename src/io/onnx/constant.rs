@@ -6,19 +6,19 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::budget::Budget;
-use super::proto;
+use super::proto::TensorProto;
 use crate::io::tensor::{Data, Number, Tensor};
 
 /// A constant tensor.
 #[derive(Debug, Clone)]
 pub(super) struct Constant {
     pub dims: Vec<usize>,
-    pub values: Values,
+    pub elements: Elements,
 }
 
-/// The values of a constant.
+/// The elements of a constant.
 #[derive(Debug, Clone)]
-pub(super) enum Values {
+pub(super) enum Elements {
     /// Integers of any type, or booleans.
     Ints(Rc<[i64]>),
     Floats(Tensor),
@@ -28,7 +28,7 @@ pub(super) enum Values {
 
 impl Constant {
     pub fn ints(values: Vec<i64>) -> Self {
-        Self { dims: vec![values.len()], values: Values::Ints(values.into()) }
+        Self { dims: vec![values.len()], elements: Elements::Ints(values.into()) }
     }
 
     pub fn floats(dims: Vec<usize>, values: &[f64]) -> Self {
@@ -36,7 +36,7 @@ impl Constant {
         let data = Data::Held(bytes.into());
         Self {
             dims: dims.clone(),
-            values: Values::Floats(Tensor {
+            elements: Elements::Floats(Tensor {
                 shape: dims,
                 strides: None,
                 number: Number::F64,
@@ -47,7 +47,7 @@ impl Constant {
 
     /// Reads a tensor of the file. External data must be in a file in or below `folder`.
     pub fn read(
-        tensor: &proto::Tensor,
+        tensor: &TensorProto,
         folder: Option<&Path>,
         budget: &Budget,
     ) -> Result<Self, String> {
@@ -73,7 +73,7 @@ impl Constant {
         };
         let floats = |number: Number, data: Data| {
             complete(data.length() / number.size())?;
-            Ok::<_, String>(Values::Floats(Tensor {
+            Ok::<_, String>(Elements::Floats(Tensor {
                 shape: dims.clone(),
                 strides: None,
                 number,
@@ -87,7 +87,7 @@ impl Constant {
         };
         let ints = |values: Vec<i64>| {
             complete(values.len())?;
-            Ok::<_, String>(Values::Ints(values.into()))
+            Ok::<_, String>(Elements::Ints(values.into()))
         };
         macro_rules! raw_ints {
             ($kind:ty, $field:expr) => {
@@ -114,7 +114,7 @@ impl Constant {
         }
         #[allow(clippy::cast_lossless, clippy::cast_possible_wrap)]
         // the macro uses the same conversion for every integer type
-        let values = match tensor.data_type {
+        let elements = match tensor.data_type {
             // The numbers are ONNX's codes of the element types.
             1 => {
                 let field = || {
@@ -149,13 +149,13 @@ impl Constant {
             3 => raw_ints!(i8, tensor.int32_data),
             6 => raw_ints!(i32, tensor.int32_data),
             7 => raw_ints!(i64, tensor.int64_data),
-            _ => Values::Other,
+            _ => Elements::Other,
         };
-        Ok(Self { dims, values })
+        Ok(Self { dims, elements })
     }
 
     pub fn as_ints(&self) -> Option<&[i64]> {
-        if let Values::Ints(values) = &self.values { Some(values) } else { None }
+        if let Elements::Ints(values) = &self.elements { Some(values) } else { None }
     }
 
     pub fn count(&self) -> usize {
@@ -165,10 +165,10 @@ impl Constant {
     /// The values as numbers, or `None` if they are not numbers or cannot be read.
     #[allow(clippy::cast_precision_loss)] // integers in a model are small
     pub fn numbers(&self) -> Option<Vec<f64>> {
-        match &self.values {
-            Values::Ints(values) => Some(values.iter().map(|&value| value as f64).collect()),
-            Values::Floats(tensor) => tensor.convert("").ok(),
-            Values::Other => None,
+        match &self.elements {
+            Elements::Ints(values) => Some(values.iter().map(|&value| value as f64).collect()),
+            Elements::Floats(tensor) => tensor.convert("").ok(),
+            Elements::Other => None,
         }
     }
 
@@ -179,7 +179,7 @@ impl Constant {
 
     /// The tensor with its axes in another order. Only the strides change, not the data.
     pub fn transposed(&self, order: &[usize]) -> Option<Self> {
-        let Values::Floats(tensor) = &self.values else { return None };
+        let Elements::Floats(tensor) = &self.elements else { return None };
         if order.len() != self.dims.len() {
             return None;
         }
@@ -190,7 +190,7 @@ impl Constant {
         let dims = pick(&self.dims)?;
         let tensor =
             Tensor { shape: dims.clone(), strides: Some(pick(&strides)?), ..tensor.clone() };
-        Some(Self { dims, values: Values::Floats(tensor) })
+        Some(Self { dims, elements: Elements::Floats(tensor) })
     }
 
     /// The tensor in another shape of the same size.
@@ -198,18 +198,18 @@ impl Constant {
         if Tensor::count(&dims)? != self.count() {
             return None;
         }
-        let values = match &self.values {
+        let elements = match &self.elements {
             // After a transpose, strides may be unable to express the new shape, so this copies the
             // numbers.
-            Values::Floats(tensor) if tensor.strides.is_some() => {
+            Elements::Floats(tensor) if tensor.strides.is_some() => {
                 return Some(Self::floats(dims, &self.numbers()?));
             }
-            Values::Floats(tensor) => {
-                Values::Floats(Tensor { shape: dims.clone(), ..tensor.clone() })
+            Elements::Floats(tensor) => {
+                Elements::Floats(Tensor { shape: dims.clone(), ..tensor.clone() })
             }
             other => other.clone(),
         };
-        Some(Self { dims, values })
+        Some(Self { dims, elements })
     }
 }
 
@@ -218,11 +218,7 @@ fn short(dims: &[i64]) -> &[i64] {
 }
 
 /// Finds a tensor's data in another file, which must be in or below the folder of the model.
-fn external(
-    tensor: &proto::Tensor,
-    folder: Option<&Path>,
-    budget: &Budget,
-) -> Result<Data, String> {
+fn external(tensor: &TensorProto, folder: Option<&Path>, budget: &Budget) -> Result<Data, String> {
     let entry = |key: &str| {
         tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str())
     };

@@ -34,37 +34,8 @@ const NUMBERS: usize = 12;
 /// Up to this distance from 0, exponentials and their squares do not overflow.
 const FAR: f64 = 300.0;
 
-/// The function that a unary operator applies, by the operator's name.
-pub(super) fn unary(operator: &str) -> Option<fn(f64) -> f64> {
-    Some(match operator {
-        "Abs" => f64::abs,
-        "Ceil" => f64::ceil,
-        "Erf" => libm::erf,
-        "Exp" => f64::exp,
-        "Floor" => f64::floor,
-        "Log" => f64::ln,
-        "Neg" => |a| -a,
-        "Reciprocal" => f64::recip,
-        "Sqrt" => f64::sqrt,
-        _ => return None,
-    })
-}
-
-/// The function that a binary operator applies, by the operator's name.
-pub(super) fn binary(operator: &str) -> Option<fn(f64, f64) -> f64> {
-    Some(match operator {
-        "Add" | "Sum" => |a, b| a + b,
-        "Div" => |a, b| a / b,
-        "Greater" => |a, b| f64::from(a > b),
-        "Less" => |a, b| f64::from(a < b),
-        "Max" => f64::max,
-        "Min" => f64::min,
-        "Mul" => |a, b| a * b,
-        "Pow" => f64::powf,
-        "Sub" => |a, b| a - b,
-        _ => return None,
-    })
-}
+/// A node's values as functions of the values of other nodes.
+pub(super) type Expressions = Vec<(usize, Rc<Expression>)>;
 
 impl Expression {
     pub fn value(&self, x: f64) -> f64 {

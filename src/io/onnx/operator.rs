@@ -1,462 +1,390 @@
-//! Turning each of ONNX's operators into layers.
+//! The registry of operators ([`Schema::ALL`]), and the translation of nodes by it.
+//!
+//! To add an operator, add an entry, and its function to the file of its family.
 
-use std::sync::Arc;
+mod activation;
+pub(super) mod arithmetic;
+mod convolution;
+mod dense;
+mod identity;
+mod join;
+mod normalization;
+mod pooling;
+mod reshape;
+mod resize;
+mod softmax;
+mod windows;
 
-use super::arithmetic::{affine, per_channel};
-use super::constant::Constant;
-use super::expression::{binary, unary};
-use super::proto::Node;
-use super::shapes::{permutation, resized, target, wrapped};
-use super::step::{Given, Kind, Layers, Made, Steps, UNSUPPORTED, Value, one, refused, shape_of};
-use super::windows::upsampled;
-use crate::io::tensor::Tensor;
-use crate::layer::{
-    BatchNorm1d, BatchNorm2d, Flatten, Linear, MaxPool1d, MaxPool2d, Permute, Softmax, Unflatten,
-};
+use super::context::{Context, TranslationResult};
+use super::expression::Expressions;
+use super::fold::{self, Fold};
+use super::ir::{Computation, Ir, Operand, Translation};
+use super::proto::NodeProto;
+use crate::layer::{HardSwish, Mish, Relu, Sigmoid, Softplus, Softsign, Tanh};
 use crate::scalar::Scalar;
+
+/// The reason for rejecting an unknown operator.
+const UNSUPPORTED: &str = "the operator is unsupported: explain the model up to its input, with \
+    OnnxFile::output, or export the model without it";
 
 /// The reason for rejecting a node in training mode, which behaves differently at inference.
 const TRAINING: &str = "it is in training mode: export the model after model.eval()";
 
-/// The reason for rejecting a node whose weights are not those of a dense layer.
-const NO_MATRIX: &str = "its weights must be a matrix of floating-point numbers";
+/// The reason for rejecting an operator on integers.
+const INTEGERS: &str = "its values are integers, for which it is unsupported: convert the input to \
+    floating-point numbers first (Cast)";
 
-impl<T: Scalar> Steps<T> {
-    /// Converts an operator with an input that depends on the model's input, or returns the reason
-    /// for rejecting it.
-    pub(super) fn operator(
+/// The function that translates a node.
+type Translate<T> = fn(&Context<'_, T>) -> TranslationResult<T>;
+
+/// What the reader knows about an operator.
+pub(super) struct Schema<T: Scalar> {
+    /// The name, with its domain unless that is ONNX's own.
+    name: &'static str,
+    /// How a node that reads values that depend on the sample is translated.
+    semantics: Semantics<T>,
+    /// How a node that only reads constants is computed.
+    fold: Option<Fold>,
+    /// What the operator does with integers that depend on the sample.
+    integers: Integers,
+    /// The shapes that the first input can have if it is unknown, two for each possible number of
+    /// axes. A reason for rejecting the node that is the same for all of them holds for every
+    /// shape. If there are none, every reason depends on the shape.
+    shapes: fn(&Context<'_, T>) -> Vec<Vec<usize>>,
+    /// Whether the output has the shape of the largest input.
+    pub keeps_shape: bool,
+    /// Whether the operator is supported only at the end of a model.
+    pub only_last: bool,
+    /// Whether a node is in training mode.
+    training: fn(&Context<'_, T>) -> bool,
+}
+
+/// How nodes are translated.
+enum Semantics<T: Scalar> {
+    /// Only the first input can depend on the sample.
+    OneInput(Translate<T>),
+    /// Any inputs can depend on the sample.
+    AnyInputs(Translate<T>),
+    /// A function of each value, which is supported only as a part of an activation.
+    Unary(fn(f64) -> f64),
+    /// A function of each pair of values.
+    Binary(fn(f64, f64) -> f64),
+    /// The output depends only on the shape of the input.
+    Shape,
+    /// The operator is supported only on constants, or not at all.
+    Unsupported,
+}
+
+/// What an operator does with integers that depend on the sample.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Integers {
+    Unsupported,
+    /// It moves them.
+    Move,
+    /// It converts them to floating-point numbers.
+    Convert,
+}
+
+impl<T: Scalar> Schema<T> {
+    const fn new(name: &'static str, semantics: Semantics<T>) -> Self {
+        Self {
+            name,
+            semantics,
+            fold: None,
+            integers: Integers::Unsupported,
+            shapes: |_| shapes_of(1..=3, 8),
+            keeps_shape: false,
+            only_last: false,
+            training: |_| false,
+        }
+    }
+
+    const fn one(name: &'static str, translate: Translate<T>) -> Self {
+        Self::new(name, Semantics::OneInput(translate))
+    }
+
+    const fn any(name: &'static str, translate: Translate<T>) -> Self {
+        Self::new(name, Semantics::AnyInputs(translate))
+    }
+
+    /// A function of each value that is an activation.
+    const fn activation(name: &'static str, translate: Translate<T>) -> Self {
+        Self::one(name, translate).keeps_shape()
+    }
+
+    const fn unary(name: &'static str, f: fn(f64) -> f64) -> Self {
+        Self::new(name, Semantics::Unary(f)).keeps_shape()
+    }
+
+    const fn binary(name: &'static str, f: fn(f64, f64) -> f64) -> Self {
+        Self::new(name, Semantics::Binary(f)).keeps_shape()
+    }
+
+    /// An operator that is supported only on constants.
+    const fn constant(name: &'static str, fold: Fold) -> Self {
+        Self::new(name, Semantics::Unsupported).fold(fold)
+    }
+
+    /// An operator that is unsupported, but whose output has the shape of its input.
+    const fn unsupported(name: &'static str) -> Self {
+        Self::new(name, Semantics::Unsupported).keeps_shape()
+    }
+
+    const fn fold(mut self, fold: Fold) -> Self {
+        self.fold = Some(fold);
+        self
+    }
+
+    const fn integers(mut self, integers: Integers) -> Self {
+        self.integers = integers;
+        self
+    }
+
+    const fn shapes(mut self, shapes: fn(&Context<'_, T>) -> Vec<Vec<usize>>) -> Self {
+        self.shapes = shapes;
+        self
+    }
+
+    /// The operator only applies to sequences and images.
+    const fn spatial(self) -> Self {
+        self.shapes(|_| shapes_of(2..=3, 8))
+    }
+
+    const fn keeps_shape(mut self) -> Self {
+        self.keeps_shape = true;
+        self
+    }
+
+    const fn only_last(mut self) -> Self {
+        self.only_last = true;
+        self
+    }
+
+    const fn training(mut self, training: fn(&Context<'_, T>) -> bool) -> Self {
+        self.training = training;
+        self
+    }
+
+    /// All operators that the reader knows, in alphabetical order. Not all of their settings are
+    /// supported.
+    #[rustfmt::skip]
+    const ALL: &'static [Self] = &[
+        Self::unary("Abs", f64::abs),
+        Self::binary("Add", |a, b| a + b),
+        Self::one("AveragePool", pooling::pool).shapes(pooling::shapes),
+        Self::one("BatchNormalization", normalization::batch_norm)
+            .shapes(normalization::shapes).keeps_shape().training(normalization::is_training),
+        Self::one("Cast", identity::cast).integers(Integers::Convert).fold(fold::cast),
+        Self::unary("Ceil", f64::ceil),
+        Self::activation("Celu", activation::celu),
+        Self::activation("Clip", activation::clip),
+        Self::any("Concat", join::concat).fold(fold::concat),
+        Self::constant("Constant", fold::constant),
+        Self::constant("ConstantOfShape", fold::constant_of_shape),
+        Self::one("Conv", convolution::conv).shapes(convolution::conv_shapes),
+        Self::one("ConvTranspose", convolution::conv_transpose)
+            .shapes(convolution::conv_transpose_shapes),
+        Self::binary("Div", |a, b| a / b),
+        Self::one("Dropout", identity::identity).training(identity::is_training)
+            .fold(fold::dropout),
+        Self::activation("Elu", activation::elu),
+        Self::unary("Erf", libm::erf),
+        Self::unary("Exp", f64::exp),
+        Self::one("Flatten", reshape::flatten).shapes(reshape::shapes).integers(Integers::Move)
+            .fold(fold::flatten),
+        Self::unary("Floor", f64::floor),
+        Self::constant("Gather", fold::gather),
+        Self::activation("Gelu", activation::gelu),
+        Self::one("Gemm", dense::gemm).shapes(dense::gemm_shapes),
+        Self::one("GlobalAveragePool", pooling::global_average).spatial(),
+        Self::one("GlobalMaxPool", pooling::global_max).spatial(),
+        Self::binary("Greater", arithmetic::greater).fold(fold::greater),
+        Self::unsupported("GroupNormalization"),
+        Self::activation("HardSigmoid", activation::hard_sigmoid),
+        Self::activation("HardSwish", |context| activation::of(context, HardSwish)),
+        Self::one("Identity", identity::identity).integers(Integers::Move).fold(fold::identity),
+        Self::unsupported("InstanceNormalization"),
+        Self::unsupported("LayerNormalization"),
+        Self::activation("LeakyRelu", activation::leaky_relu),
+        Self::binary("Less", arithmetic::less).fold(fold::less),
+        Self::unary("Log", f64::ln),
+        Self::one("LogSoftmax", softmax::softmax).keeps_shape().only_last(),
+        Self::unsupported("LpNormalization"),
+        Self::one("MatMul", dense::matmul).shapes(dense::matmul_shapes),
+        Self::binary("Max", f64::max),
+        Self::one("MaxPool", pooling::pool).shapes(pooling::shapes),
+        Self::unsupported("MeanVarianceNormalization"),
+        Self::binary("Min", f64::min),
+        Self::activation("Mish", |context| activation::of(context, Mish)),
+        Self::constant("Mod", fold::modulo),
+        Self::binary("Mul", |a, b| a * b),
+        Self::activation("Neg", activation::negate).fold(fold::negate),
+        Self::activation("PRelu", activation::prelu),
+        Self::one("Pad", convolution::pad).shapes(convolution::pad_shapes),
+        Self::binary("Pow", f64::powf).fold(fold::power),
+        Self::unsupported("RMSNormalization"),
+        Self::unary("Reciprocal", f64::recip),
+        Self::one("ReduceMean", pooling::reduce_mean),
+        Self::activation("Relu", |context| activation::of(context, Relu)),
+        Self::one("Reshape", reshape::reshape).shapes(reshape::shapes).integers(Integers::Move)
+            .fold(fold::reshape),
+        Self::one("Resize", resize::resize).spatial(),
+        Self::activation("Selu", activation::selu),
+        Self::new("Shape", Semantics::Shape).fold(fold::shape),
+        Self::activation("Sigmoid", |context| activation::of(context, Sigmoid)),
+        Self::constant("Slice", fold::slice),
+        Self::one("Softmax", softmax::softmax).keeps_shape().only_last(),
+        Self::activation("Softplus", |context| activation::of(context, Softplus::default())),
+        Self::activation("Softsign", |context| activation::of(context, Softsign)),
+        Self::unary("Sqrt", f64::sqrt),
+        Self::one("Squeeze", reshape::squeeze).shapes(reshape::shapes).integers(Integers::Move)
+            .fold(fold::squeeze),
+        Self::binary("Sub", |a, b| a - b),
+        Self::binary("Sum", |a, b| a + b),
+        Self::activation("Swish", activation::swish),
+        Self::activation("Tanh", |context| activation::of(context, Tanh)),
+        Self::one("Transpose", reshape::transpose).shapes(reshape::transpose_shapes)
+            .integers(Integers::Move).fold(fold::transpose),
+        Self::one("Unsqueeze", reshape::unsqueeze).shapes(reshape::shapes)
+            .integers(Integers::Move).fold(fold::unsqueeze),
+        Self::one("Upsample", resize::resize).spatial(),
+        Self::any("Where", join::choose).keeps_shape(),
+        Self::one("ai.onnx.ml.Scaler", normalization::scaler),
+        Self::one("ai.onnx.ml.ZipMap", identity::identity),
+        Self::unsupported("com.microsoft.SimplifiedLayerNormalization"),
+        Self::unsupported("com.microsoft.SkipLayerNormalization"),
+        Self::unsupported("com.microsoft.SkipSimplifiedLayerNormalization"),
+    ];
+
+    /// The operator with this name.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        Self::ALL.iter().find(|schema| schema.name == name)
+    }
+
+    /// Whether the operator moves or converts integers that depend on the sample.
+    pub fn takes_integers(&self) -> bool {
+        self.integers != Integers::Unsupported
+    }
+
+    /// Whether the values are never integers.
+    pub fn gives_floats(&self) -> bool {
+        self.integers == Integers::Convert
+    }
+
+    /// Whether the output depends only on the shape of the input.
+    pub fn reads_shape(&self) -> bool {
+        matches!(self.semantics, Semantics::Shape)
+    }
+
+    /// How a node that only reads constants is computed.
+    pub fn folding(&self) -> Option<Folding> {
+        match (self.fold, &self.semantics) {
+            (Some(fold), _) => Some(Folding::Node(fold)),
+            (None, &Semantics::Unary(f)) => Some(Folding::Unary(f)),
+            (None, &Semantics::Binary(f)) => Some(Folding::Binary(f)),
+            _ => None,
+        }
+    }
+
+    /// Translates a node, or returns the reason for rejecting it.
+    pub fn translate(&self, context: &Context<'_, T>) -> TranslationResult<T> {
+        let ir = context.ir;
+        if !self.takes_integers() && context.inputs.iter().any(|&input| ir[input].whole) {
+            return Err(INTEGERS.to_owned());
+        }
+        match self.semantics {
+            Semantics::OneInput(translate) => self.with_one_input(context, translate),
+            Semantics::Unary(f) => {
+                self.with_one_input(context, |context| Ok(activation::unary(context, f)))
+            }
+            Semantics::AnyInputs(translate) => translate(context),
+            Semantics::Binary(f) => arithmetic::binary(context, f),
+            Semantics::Shape | Semantics::Unsupported => Err(UNSUPPORTED.to_owned()),
+        }
+    }
+
+    fn with_one_input(
         &self,
-        node: &Node,
-        operator: &str,
-        inputs: &[Option<Value>],
-        steps: &[usize],
-    ) -> Result<Made<T>, String> {
-        let combines = binary(operator).is_some();
-        if !combines && unary(operator).is_none() && !READ.contains(&operator) {
-            return Err(UNSUPPORTED.to_owned());
-        }
-        if !MOVES.contains(&operator) && steps.iter().any(|&step| self[step].whole) {
-            return Err(
-                "its values are integers, for which it is unsupported: convert the input to \
-                 floating-point numbers first (Cast)"
-                    .to_owned(),
-            );
-        }
-        let known = steps.iter().all(|&step| self[step].dims.is_some());
-        // The unsupported node before this one is reported, and there is nothing more to say here.
-        let behind = || Ok(Made::Step(Kind::Behind(steps.to_vec()), Vec::new()));
-        let all = steps.len() == inputs.len() && !steps.iter().any(|&step| self[step].uncomputed);
-        match operator {
-            // Checking a constant requires the shape of the values.
-            _ if !known && combines && !all => behind(),
-            _ if combines => self.arithmetic(node, operator, inputs, steps),
-            "Where" => self.choice(inputs, steps),
-            "Concat" => self.concat(node, inputs, steps.to_vec()),
-            _ => {
-                let Some(Some(Value::Step(step))) = inputs.first() else {
-                    return Err(
-                        "its first input is a constant, and another one depends on the model's \
-                         input: only the opposite order is supported"
-                            .to_owned(),
-                    );
-                };
-                if steps.iter().filter(|&&step| !self[step].uncomputed).count() > 1 {
-                    return Err("more than one of its inputs depends on the model's input, as in \
-                         attention, which is unsupported: explain the model up to one of them, \
-                         with OnnxFile::output"
-                        .to_owned());
-                }
-                if !known {
-                    return self
-                        .after_unknown(node, operator, inputs, *step)
-                        .map_or_else(behind, Err);
-                }
-                let dims = self[*step].dims.as_deref().unwrap_or_default();
-                self.one_input(
-                    operator,
-                    &Given { node, inputs, step: *step, dims, budget: &self.budget },
-                )
-            }
-        }
-    }
-
-    /// The reason for rejecting a node whose values have an unknown shape, because they come after
-    /// an unsupported node. Returns only a reason that holds for every possible shape.
-    fn after_unknown(
-        &self,
-        node: &Node,
-        operator: &str,
-        inputs: &[Option<Value>],
-        step: usize,
-    ) -> Option<String> {
-        let reason = |dims: &[usize]| {
-            let given = Given { node, inputs, step, dims, budget: &self.budget };
-            self.one_input(operator, &given).err()
-        };
-        let shapes = possible_shapes(
-            &Given { node, inputs, step, dims: &[], budget: &self.budget },
-            operator,
-        );
-        let first = reason(shapes.first()?)?;
-        shapes[1..].iter().all(|dims| reason(dims).as_ref() == Some(&first)).then_some(first)
-    }
-
-    fn one_input(&self, operator: &str, given: &Given<'_>) -> Result<Made<T>, String> {
-        let &Given { node, step, dims, .. } = given;
-        let layers = match operator {
-            "Dropout" if given.constant(2).and_then(Constant::scalar) == Some(1.0) => {
-                return Err(TRAINING.to_owned());
-            }
-            // ZipMap only adds the classes' names to scikit-learn's probabilities.
-            "Identity" | "Dropout" | "ai.onnx.ml.ZipMap" => return Ok(Made::Same(step)),
-            "Cast" => match node.int("to", 1) {
-                // The numbers are ONNX's codes of the floating-point types. A cast from integers
-                // is a step of its own, whose values are no longer integers.
-                1 | 10 | 11 | 16 if self[step].whole => Vec::new(),
-                1 | 10 | 11 | 16 => return Ok(Made::Same(step)),
-                _ => {
-                    return Err(
-                        "it converts values to integers or strings, which cannot be explained: \
-                         explain the model up to its input, with OnnxFile::output"
-                            .to_owned(),
-                    );
-                }
-            },
-            "Gemm" => Self::gemm(given)?,
-            "MatMul" => {
-                let weight = given.constant(1).ok_or("its second input must be a constant")?;
-                one(Self::dense(given, weight, 1.0, None)?)
-            }
-            "Conv" | "ConvTranspose" => return self.convolution(operator, given),
-            "BatchNormalization" => Self::normalization(given)?,
-            "ai.onnx.ml.Scaler" => {
-                let numbers = |name: &str| -> Vec<f64> {
-                    node.attribute(name).map_or(Vec::new(), |attribute| {
-                        attribute.floats.iter().map(|&f| f.into()).collect()
-                    })
-                };
-                let (offset, scale) = (numbers("offset"), numbers("scale"));
-                let of = |values: Vec<f64>, usual: f64| {
-                    let values = if values.is_empty() { vec![usual] } else { values };
-                    per_channel(
-                        &Constant::floats(vec![1, values.len()], &values),
-                        dims,
-                        given.budget,
-                    )
-                };
-                let (offset, scale) = (of(offset, 0.0)?, of(scale, 1.0)?);
-                // The operator computes (x - offset) scale.
-                let b: Vec<f64> =
-                    offset.iter().zip(&scale).map(|(offset, scale)| -offset * scale).collect();
-                affine(dims, &scale, &b)?
-            }
-            "MaxPool" | "AveragePool" => return self.pooling(operator, given),
-            "GlobalAveragePool" => Self::average(given, true)?,
-            "GlobalMaxPool" => match given.rank()? {
-                1 => one(MaxPool1d::new(dims[1])),
-                _ => one(MaxPool2d::new([dims[1], dims[2]])),
-            },
-            "ReduceMean" => {
-                let axes = given.ints(1).or(node.ints("axes")).ok_or(
-                    "it is a mean over all axes, which would mix the samples of a batch: \
-                     export the model with a mean over the spatial axes",
-                )?;
-                let mut axes: Vec<Option<usize>> =
-                    axes.iter().map(|&axis| wrapped(axis, dims.len() + 1)).collect();
-                axes.sort_unstable();
-                // With the batch axis, the spatial axes are those from 2 on.
-                if dims.len() < 2 || !axes.into_iter().eq((2..=dims.len()).map(Some)) {
-                    return Err(
-                        "only a mean over all spatial axes is supported (the length of a sequence, \
-                         or the height and width of an image)"
-                            .to_owned(),
-                    );
-                }
-                Self::average(given, node.int("keepdims", 1) != 0)?
-            }
-            "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => {
-                return self.reshaped(operator, given);
-            }
-            "Transpose" => return self.transposed(given),
-            "Pad" => return Self::padded(given),
-            "Upsample" | "Resize" => upsampled(operator, given)?,
-            "Softmax" | "LogSoftmax" => self.softmax(given)?,
-            _ => return self.activation(operator, given),
-        };
-        Ok(Made::Step(Kind::Layers(step, layers), Vec::new()))
-    }
-
-    /// A softmax over one axis. Up to version 12 of the operator set, it is over this axis and all
-    /// axes after it.
-    fn softmax(&self, given: &Given<'_>) -> Result<Layers<T>, String> {
-        let (axes, over_one) = (given.dims.len(), self.opset >= 13);
-        let axis = given.node.int("axis", if over_one { -1 } else { 1 });
-        match wrapped(axis, axes + 1) {
-            Some(0) => Err(format!(
-                "its axis {axis} is the batch axis: explain its input, with OnnxFile::output"
-            )),
-            Some(1) if axes == 1 => Ok(one(Softmax)),
-            // For the last axis, both versions of the operator agree.
-            Some(axis) if over_one || axis == axes => Ok(one(Softmax::over(axis - 1))),
-            // From the first axis on, the older version is a softmax over the whole sample.
-            Some(1) => Ok(vec![
-                Arc::new(Flatten),
-                Arc::new(Softmax),
-                Arc::new(Unflatten::new(shape_of(given.dims)?)),
-            ]),
-            Some(_) => Err(
-                "it is over several axes, but not all, which is unsupported: explain its input, \
-                 with OnnxFile::output"
-                    .to_owned(),
-            ),
-            None => Err(format!(
-                "its axis is {axis}, which its values do not have: export the model again"
-            )),
-        }
-    }
-
-    fn gemm(given: &Given<'_>) -> Result<Layers<T>, String> {
-        let node = given.node;
-        let weight = given.constant(1).ok_or("its second input must be a constant")?;
-        if node.int("transA", 0) != 0 {
-            return Err("transA is unsupported: export the model without it".to_owned());
-        }
-        // `dense` expects inputs x outputs, which is ONNX's order without transB.
-        let turned = match node.int("transB", 0) {
-            0 => None,
-            _ => Some(weight.transposed(&[1, 0]).ok_or(NO_MATRIX)?),
-        };
-        let mut bias = match (given.is_given(2), given.constant(2)) {
-            (false, _) => None,
-            (true, Some(bias)) => {
-                let outputs = turned.as_ref().unwrap_or(weight).dims.get(1).copied().unwrap_or(0);
-                Some(per_channel(bias, &[outputs], given.budget)?)
-            }
-            (true, None) => return Err("its third input must be a constant".to_owned()),
-        };
-        let (alpha, beta) = (node.float("alpha", 1.0), node.float("beta", 1.0));
-        bias.iter_mut().flatten().for_each(|b| *b *= f64::from(beta));
-        Ok(one(Self::dense(given, turned.as_ref().unwrap_or(weight), alpha, bias.as_deref())?))
-    }
-
-    /// A dense layer with weights of shape inputs x outputs, which are multiplied by `alpha`.
-    fn dense(
-        given: &Given<'_>,
-        weight: &Constant,
-        alpha: f32,
-        bias: Option<&[f64]>,
-    ) -> Result<Linear<T>, String> {
-        let &[inputs, outputs] = weight.dims.as_slice() else { return Err(NO_MATRIX.to_owned()) };
-        if given.dims.len() != 1 {
-            return Err(format!(
-                "it is supported only for vectors, but its values have {} axes (without the batch \
-                 axis): put a Flatten before it",
-                given.dims.len()
-            ));
-        }
-        // `Linear` has outputs x inputs. This changes only the strides, and the conversion follows
-        // them.
-        let turned = weight.transposed(&[1, 0]).ok_or(NO_MATRIX)?;
-        let mut weights: Vec<T> = given.convert(Some(&turned), "weight")?;
-        for weight in &mut weights {
-            *weight *= T::from_f64(alpha.into());
-        }
-        let bias: Option<Vec<T>> = bias.map(|bias| bias.iter().map(|&b| T::from_f64(b)).collect());
-        Linear::from_rows(outputs, inputs, &weights, bias.as_deref()).map_err(refused)
-    }
-
-    fn normalization(given: &Given<'_>) -> Result<Layers<T>, String> {
-        // Before version 14 of the operator set, additional outputs meant training mode.
-        let more = given.node.output.iter().skip(1).any(|output| !output.is_empty());
-        if more || given.node.int("training_mode", 0) != 0 {
-            return Err(TRAINING.to_owned());
-        }
-        let [weight, bias, mean, variance] =
-            [(1, "scale"), (2, "bias"), (3, "mean"), (4, "variance")]
-                .map(|(place, what)| given.numbers(place, what));
-        let eps = given.node.decimal("epsilon", 1e-5);
-        if given.dims.len() == 3 {
-            Ok(one(BatchNorm2d::new(weight?, bias?, mean?, variance?, eps).map_err(refused)?))
-        } else {
-            Ok(one(BatchNorm1d::new(weight?, bias?, mean?, variance?, eps).map_err(refused)?))
-        }
-    }
-
-    fn reshaped(&self, operator: &str, given: &Given<'_>) -> Result<Made<T>, String> {
-        let node = given.node;
-        // Shapes in the file include the batch axis, which must stay as it is.
-        let full = [&[self.batch], given.dims].concat();
-        let axes = given.ints(1).or(node.ints("axes"));
-        let dims = match operator {
-            "Flatten" => {
-                let all = Tensor::count(given.dims).ok_or("its shape is too large")?;
-                (wrapped(node.int("axis", 1), full.len()) == Some(1)).then(|| vec![self.batch, all])
-            }
-            "Reshape" => {
-                let asked = given
-                    .ints(1)
-                    .or(node.ints("shape"))
-                    .ok_or("its new shape depends on the model's input, but must be a constant")?;
-                target(&full, asked, node.int("allowzero", 0) != 0)
-            }
-            _ => resized(&full, axes, operator == "Unsqueeze"),
-        };
-        match dims.as_deref() {
-            Some([batch, dims @ ..]) if *batch == self.batch => self.in_shape(given, dims),
-            Some(_) => {
-                let input = super::shortened(node.input.first().map_or("", String::as_str));
-                Err(format!(
-                    "it mixes the values of several samples: end the model before it, with \
-                     OnnxFile::output(\"{input}\")"
-                ))
-            }
-            None => Err(
-                "its new shape does not have as many values as its input: check the shape of the \
-                 model's input"
-                    .to_owned(),
-            ),
-        }
-    }
-
-    /// The values of a step in another shape.
-    fn in_shape(&self, given: &Given<'_>, dims: &[usize]) -> Result<Made<T>, String> {
-        let step = given.step;
-        if self[step].dims.as_deref() == Some(dims) {
-            return Ok(Made::Same(step));
-        }
-        // In this crate, a sample always has an axis, even for a single value.
-        if dims.is_empty() && given.node.output.iter().any(|output| self.uses.contains_key(output))
-        {
-            return Err(
-                "it removes all axes except the batch axis, which is supported only at the end of \
-                 the model: explain the model up to it, with OnnxFile::output"
-                    .to_owned(),
-            );
-        }
-        let layers =
-            if dims.len() == 1 { one(Flatten) } else { one(Unflatten::new(shape_of(dims)?)) };
-        Ok(Made::Step(Kind::Layers(step, layers), Vec::new()))
-    }
-
-    fn transposed(&self, given: &Given<'_>) -> Result<Made<T>, String> {
-        let order = permutation(given.node.ints("perm"), given.dims.len() + 1)
-            .ok_or("its perm is not a permutation of the axes: export the model again")?;
-        if order[0] != 0 {
-            return Err(
-                "it moves the batch axis, which is unsupported: export the model with the \
-                 batch axis first"
-                    .to_owned(),
-            );
-        }
-        let axes: Vec<usize> = order[1..].iter().map(|axis| axis - 1).collect();
-        let dims: Vec<usize> = axes.iter().map(|&axis| given.dims[axis]).collect();
-        // Moving axes of size 1 does not change the order of the values.
-        let moved: Vec<usize> =
-            axes.iter().copied().filter(|&axis| given.dims[axis] != 1).collect();
-        if moved.is_sorted() {
-            return self.in_shape(given, &dims);
-        }
-        Ok(Made::Step(
-            Kind::Layers(given.step, one(Permute::new(&axes).map_err(refused)?)),
-            Vec::new(),
-        ))
-    }
-
-    fn concat(
-        &self,
-        node: &Node,
-        inputs: &[Option<Value>],
-        mut steps: Vec<usize>,
-    ) -> Result<Made<T>, String> {
-        if steps.len() != inputs.len() {
-            return Err(
-                "one of its inputs is a constant, but all must depend on the model's input"
-                    .to_owned(),
-            );
-        }
-        let axis = node.int("axis", 1);
-        let along_channels = match &self[steps[0]].dims {
-            Some(dims) => wrapped(axis, dims.len() + 1) == Some(1),
-            // The shape is unknown, and an axis that is counted from the end can be any axis.
-            None => axis == 1 || axis < 0,
-        };
-        if !along_channels {
-            return Err("its axis is unsupported: only concatenation along the channels (axis 1) \
-                 is supported"
+        context: &Context<'_, T>,
+        translate: impl Fn(&Context<'_, T>) -> TranslationResult<T>,
+    ) -> TranslationResult<T> {
+        let ir = context.ir;
+        if !matches!(context.operands.first(), Some(Some(Operand::Node(_)))) {
+            return Err("its first input is a constant, and another one depends on the model's \
+                 input: only the opposite order is supported"
                 .to_owned());
         }
-        if let [only] = *steps {
-            return Ok(Made::Same(only));
+        if context.inputs.iter().filter(|&&input| !ir[input].uncomputed).count() > 1 {
+            return Err("more than one of its inputs depends on the model's input, as in \
+                 attention, which is unsupported: explain the model up to one of them, with \
+                 OnnxFile::output"
+                .to_owned());
         }
-        // In DenseNet, each concatenation repeats the inputs of the one before it. Use the earlier
-        // concatenation instead of its inputs, so that the branches are nested.
-        // The longest known beginning wins. The limit bounds the time for a very long
-        // concatenation.
-        let known = (2..steps.len().min(256))
-            .rev()
-            .find_map(|count| Some((count, *self.concatenated.get(&steps[..count])?)));
-        if let Some((count, whole)) = known {
-            steps.splice(..count, [whole]);
+        let translate = |dims: &[usize]| {
+            let context = Context { dims, ..*context };
+            if (self.training)(&context) {
+                return Err(TRAINING.to_owned());
+            }
+            translate(&context)
+        };
+        if context.inputs.iter().all(|&input| ir[input].dims.is_some()) {
+            return translate(context.dims);
         }
-        Ok(Made::Step(Kind::Joined { of: steps, summed: false }, Vec::new()))
+        // The node comes after an unsupported one, which is reported. Only a reason that holds for
+        // every possible shape is another one.
+        let shapes = (self.shapes)(context);
+        let mut reasons = shapes.iter().map(|dims| translate(dims).err());
+        match reasons.next().flatten() {
+            Some(first) if reasons.all(|other| other.as_ref() == Some(&first)) => Err(first),
+            _ => Ok(Computation::AfterUnsupported(context.inputs.to_vec()).into()),
+        }
     }
 }
 
-/// The operators that only apply to sequences and images.
-const OF_SPACE: &[&str] =
-    &["AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Pad", "Resize", "Upsample"];
-
-/// Shapes that an input of unknown shape can have, two for each possible number of axes. If a
-/// reason for rejecting the node depends on the sizes, it differs between the two. Returns none for
-/// operators for which every reason depends on the shape.
-fn possible_shapes(given: &Given<'_>, operator: &str) -> Vec<Vec<usize>> {
-    let weights = given.constant(1).map(|weights| weights.dims.as_slice()).unwrap_or_default();
-    let pairs = |list: Option<&[i64]>| list.map(|list| list.len() / 2);
-    let axes = match operator {
-        "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => return Vec::new(),
-        "Gemm" | "MatMul" => Some(1),
-        "Conv" | "ConvTranspose" => weights.len().checked_sub(1),
-        "MaxPool" | "AveragePool" => given.node.ints("kernel_shape").map(|kernel| kernel.len() + 1),
-        "Transpose" => given.node.ints("perm").and_then(|order| order.len().checked_sub(1)),
-        "Pad" => {
-            pairs(given.ints(1).or(given.node.ints("pads"))).and_then(|axes| axes.checked_sub(1))
-        }
-        _ => None,
-    };
-    let inputs = match (operator, weights) {
-        ("Conv", &[_, inputs, ..]) => {
-            usize::try_from(given.node.int("group", 1)).unwrap_or(1).saturating_mul(inputs)
-        }
-        ("BatchNormalization" | "ConvTranspose" | "MatMul", &[inputs, ..]) => inputs,
-        ("Gemm", &[first, second]) => {
-            [first, second][usize::from(given.node.int("transB", 0) != 0)]
-        }
-        _ => 8,
-    };
-    let of = |axes: usize| {
-        [32, 48].map(|size| [vec![inputs], vec![size; axes.saturating_sub(1)]].concat())
-    };
-    let axes = match axes {
-        Some(axes) => axes..=axes,
-        None if OF_SPACE.contains(&operator) => 2..=3,
-        None => 1..=3,
-    };
-    // Samples have at most three axes, so only an unsupported node can have more.
-    axes.filter(|axes| (1..=3).contains(axes)).flat_map(of).collect()
+/// How a node that only reads constants is computed.
+pub(super) enum Folding {
+    Node(Fold),
+    Unary(fn(f64) -> f64),
+    Binary(fn(f64, f64) -> f64),
 }
 
-/// The operators that only move values or convert their type.
-pub(super) const MOVES: &[&str] =
-    &["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"];
+impl<T: Scalar> Ir<T> {
+    /// Translates a node with an input that depends on the sample, or returns the reason for
+    /// rejecting it.
+    pub fn translate(
+        &self,
+        node: &NodeProto,
+        operator: &str,
+        operands: &[Option<Operand>],
+        inputs: &[usize],
+        is_read: bool,
+    ) -> TranslationResult<T> {
+        let schema = Schema::find(operator).ok_or(UNSUPPORTED)?;
+        let dims = self[inputs[0]].dims.as_deref().unwrap_or_default();
+        schema.translate(&Context { ir: self, node, operator, operands, inputs, dims, is_read })
+    }
+}
 
-/// The operators that are supported on values that depend on the model's input, in addition to the
-/// functions of one and of two numbers. Not all of their settings are supported.
-#[rustfmt::skip]
-const READ: &[&str] = &[
-    "AveragePool", "BatchNormalization", "Cast", "Celu", "Clip", "Concat", "Conv", "ConvTranspose",
-    "Dropout", "Elu", "Flatten", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool",
-    "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "LogSoftmax", "MatMul", "MaxPool", "Mish",
-    "PRelu", "Pad", "ReduceMean", "Relu", "Reshape", "Resize", "Selu", "Sigmoid", "Softmax",
-    "Softplus", "Softsign", "Squeeze", "Swish", "Tanh", "Transpose", "Unsqueeze", "Upsample",
-    "Where", "ai.onnx.ml.Scaler", "ai.onnx.ml.ZipMap",
-];
+/// Two shapes for each of these numbers of axes. If a reason for rejecting a node depends on the
+/// sizes, it differs between the two.
+fn shapes_of(axes: impl IntoIterator<Item = usize>, channels: usize) -> Vec<Vec<usize>> {
+    let of = |axes: usize| {
+        [32, 48].map(|size| [vec![channels], vec![size; axes.saturating_sub(1)]].concat())
+    };
+    // Samples have at most three axes, so only an unsupported node can have more.
+    axes.into_iter().filter(|axes| (1..=3).contains(axes)).flat_map(of).collect()
+}
+
+/// A node that is rejected for a reason, unless a node after it makes it part of an activation.
+fn refused<T: Scalar>(
+    context: &Context<'_, T>,
+    reason: &str,
+    expressions: Expressions,
+) -> Translation<T> {
+    let computation = Computation::Unsupported(context.inputs.to_vec(), reason.to_owned());
+    Translation::Node(computation, expressions)
+}
+
+/// The reason for rejecting a function that is not part of a known activation.
+const PART: &str = "it is supported only as part of a known activation, such as SiLU or GELU: \
+    explain the model up to its input, with OnnxFile::output";

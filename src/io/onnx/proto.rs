@@ -1,5 +1,5 @@
-//! The protobuf messages of ONNX (`onnx.proto`, by the ONNX project). They declare only the fields
-//! that are used here, and decoding skips all others.
+//! The protobuf messages of ONNX (`onnx.proto`, by the ONNX project), by their names in that file.
+//! They declare only the fields that are used here, and decoding skips all others.
 //!
 //! Nodes and initializers remain bytes until they are needed, so that the memory for a file full of
 //! empty ones is at most a multiple of the file's size.
@@ -8,15 +8,15 @@ use bytes::Bytes;
 use prost::Message;
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Model {
+pub(super) struct ModelProto {
     #[prost(message, optional, tag = "7")]
-    pub graph: Option<Graph>,
+    pub graph: Option<GraphProto>,
     #[prost(message, repeated, tag = "8")]
-    pub opset_import: Vec<Opset>,
+    pub opset_import: Vec<OperatorSetProto>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Opset {
+pub(super) struct OperatorSetProto {
     #[prost(string, tag = "1")]
     pub domain: String,
     #[prost(int64, tag = "2")]
@@ -24,24 +24,24 @@ pub(super) struct Opset {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Graph {
-    /// Encoded [`Node`]s.
+pub(super) struct GraphProto {
+    /// Encoded [`NodeProto`]s.
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub node: Vec<Bytes>,
-    /// Encoded [`Tensor`]s.
+    /// Encoded [`TensorProto`]s.
     #[prost(bytes = "bytes", repeated, tag = "5")]
     pub initializer: Vec<Bytes>,
     #[prost(message, repeated, tag = "11")]
-    pub input: Vec<ValueInfo>,
+    pub input: Vec<ValueInfoProto>,
     #[prost(message, repeated, tag = "12")]
-    pub output: Vec<ValueInfo>,
-    /// Encoded [`ValueInfo`]s of the values between inputs and outputs.
+    pub output: Vec<ValueInfoProto>,
+    /// Encoded [`ValueInfoProto`]s of the values between inputs and outputs.
     #[prost(bytes = "bytes", repeated, tag = "13")]
     pub value_info: Vec<Bytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Node {
+pub(super) struct NodeProto {
     #[prost(string, repeated, tag = "1")]
     pub input: Vec<String>,
     #[prost(string, repeated, tag = "2")]
@@ -51,13 +51,13 @@ pub(super) struct Node {
     #[prost(string, tag = "4")]
     pub op_type: String,
     #[prost(message, repeated, tag = "5")]
-    pub attribute: Vec<Attribute>,
+    pub attribute: Vec<AttributeProto>,
     #[prost(string, tag = "7")]
     pub domain: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Attribute {
+pub(super) struct AttributeProto {
     #[prost(string, tag = "1")]
     pub name: String,
     #[prost(float, tag = "2")]
@@ -67,7 +67,7 @@ pub(super) struct Attribute {
     #[prost(bytes = "bytes", tag = "4")]
     pub s: Bytes,
     #[prost(message, optional, boxed, tag = "5")]
-    pub t: Option<Box<Tensor>>,
+    pub t: Option<Box<TensorProto>>,
     #[prost(float, repeated, tag = "7")]
     pub floats: Vec<f32>,
     #[prost(int64, repeated, tag = "8")]
@@ -75,7 +75,7 @@ pub(super) struct Attribute {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Tensor {
+pub(super) struct TensorProto {
     #[prost(int64, repeated, tag = "1")]
     pub dims: Vec<i64>,
     #[prost(int32, tag = "2")]
@@ -93,13 +93,13 @@ pub(super) struct Tensor {
     #[prost(double, repeated, tag = "10")]
     pub double_data: Vec<f64>,
     #[prost(message, repeated, tag = "13")]
-    pub external_data: Vec<Entry>,
+    pub external_data: Vec<StringEntryProto>,
     #[prost(int32, tag = "14")]
     pub data_location: i32,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Entry {
+pub(super) struct StringEntryProto {
     #[prost(string, tag = "1")]
     pub key: String,
     #[prost(string, tag = "2")]
@@ -107,42 +107,42 @@ pub(super) struct Entry {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct ValueInfo {
+pub(super) struct ValueInfoProto {
     #[prost(string, tag = "1")]
     pub name: String,
     #[prost(message, optional, boxed, tag = "2")]
-    pub r#type: Option<Box<Type>>,
+    pub r#type: Option<Box<TypeProto>>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Type {
+pub(super) struct TypeProto {
     #[prost(message, optional, tag = "1")]
-    pub tensor: Option<TensorType>,
+    pub tensor: Option<TensorTypeProto>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct TensorType {
+pub(super) struct TensorTypeProto {
     #[prost(int32, tag = "1")]
     pub elem_type: i32,
     #[prost(message, optional, tag = "2")]
-    pub shape: Option<TensorShape>,
+    pub shape: Option<TensorShapeProto>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct TensorShape {
+pub(super) struct TensorShapeProto {
     #[prost(message, repeated, tag = "1")]
-    pub dim: Vec<Dimension>,
+    pub dim: Vec<DimensionProto>,
 }
 
 /// A size, which has no number if it is symbolic.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Dimension {
+pub(super) struct DimensionProto {
     #[prost(int64, optional, tag = "1")]
     pub value: Option<i64>,
 }
 
-impl Node {
-    pub fn attribute(&self, name: &str) -> Option<&Attribute> {
+impl NodeProto {
+    pub fn attribute(&self, name: &str) -> Option<&AttributeProto> {
         self.attribute.iter().find(|attribute| attribute.name == name)
     }
 

@@ -17,11 +17,11 @@ use crate::scalar::Scalar;
 /// The exponents of the powers of two at which a function is evaluated.
 const POWERS: std::ops::RangeInclusive<i32> = -12..=16;
 
-type Made<T> = Option<Arc<dyn Layer<T>>>;
+type OptionalLayer<T> = Option<Arc<dyn Layer<T>>>;
 
 impl Expression {
     /// The activation c f(a x) with the same values up to the precision of f32.
-    pub fn scaled_activation<T: Scalar>(&self) -> Made<T> {
+    pub fn scaled_activation<T: Scalar>(&self) -> OptionalLayer<T> {
         let zero = Some(self.value(0.0)).filter(|value| value.is_finite())?;
         let sides = Sides::of(self)?;
         let turned = sides.turned();
@@ -69,7 +69,7 @@ impl Expression {
     }
 
     /// A function with the value p x if x > 0, otherwise q x.
-    fn bent<T: Scalar>(&self, p: f64, q: f64) -> Made<T> {
+    fn bent<T: Scalar>(&self, p: f64, q: f64) -> OptionalLayer<T> {
         if near(p, q) {
             // The function is a factor, not an activation.
             return None;
@@ -86,7 +86,7 @@ impl Expression {
     }
 
     /// A function k x g(a x) with g(t) + g(-t) = 1: SiLU, GELU or hard swish.
-    fn gate<T: Scalar>(&self, sides: &Sides, slope: f64) -> Made<T> {
+    fn gate<T: Scalar>(&self, sides: &Sides, slope: f64) -> OptionalLayer<T> {
         let gate = |x: f64, value: f64| value / (slope * x);
         // The larger of g(t) and g(-t). If that is g(-t), a is negative.
         let open = |x: f64, [right, left]: [f64; 2]| gate(x, right).max(gate(-x, left));
@@ -111,7 +111,7 @@ impl Expression {
     }
 
     /// A function c f(a x) with f(-t) = -f(t): tanh or softsign.
-    fn odd<T: Scalar>(&self, sides: &Sides) -> Made<T> {
+    fn odd<T: Scalar>(&self, sides: &Sides) -> OptionalLayer<T> {
         // The ratio f(t) / f(2 t) determines t, whatever c is.
         let (x, [value, _], part) = sides.find_part(0.52..=0.95)?;
         // tanh(2 t) = 2 tanh t / (1 + tanh² t), so the ratio is (1 + tanh² t) / 2.
@@ -126,7 +126,7 @@ impl Expression {
     }
 
     /// A function c f(a x) with f(t) + f(-t) = 1: sigmoid or hard sigmoid.
-    fn step<T: Scalar>(&self, sides: &Sides, zero: f64) -> Made<T> {
+    fn step<T: Scalar>(&self, sides: &Sides, zero: f64) -> OptionalLayer<T> {
         let c = 2.0 * zero;
         let open = |[right, left]: [f64; 2]| (right / c).max(left / c);
         let (x, values) = sides.find(open, 0.55..=0.95)?;
@@ -136,7 +136,7 @@ impl Expression {
         sigmoid.or_else(|| self.made(HardSigmoid, a(6.0 * open - 3.0), tidy(c), true))
     }
 
-    fn softplus<T: Scalar>(&self, slope: f64, zero: f64) -> Made<T> {
+    fn softplus<T: Scalar>(&self, slope: f64, zero: f64) -> OptionalLayer<T> {
         let c = tidy(zero / LN_2);
         let a = tidy(slope / c);
         // This is PyTorch's softplus with beta = a.
@@ -151,7 +151,7 @@ impl Expression {
 
     /// A function with the value p x if x > 0, otherwise q (exp(b x) - 1): ELU, CELU or SELU.
     /// `sign` is -1 if the sides are swapped.
-    fn exponential<T: Scalar>(&self, sides: &Sides, sign: f64) -> Made<T> {
+    fn exponential<T: Scalar>(&self, sides: &Sides, sign: f64) -> OptionalLayer<T> {
         let p = sides.slope()?;
         let (x, [value, _], part) = sides.turned().find_part(0.52..=0.95)?;
         // With t = b x, the ratio is (1 - exp(-t)) / (1 - exp(-2 t)) = 1 / (1 + exp(-t)).
@@ -170,7 +170,7 @@ impl Expression {
     }
 
     /// Mish. `sign` is -1 if the sides are swapped.
-    fn mish<T: Scalar>(&self, sides: &Sides, sign: f64) -> Made<T> {
+    fn mish<T: Scalar>(&self, sides: &Sides, sign: f64) -> OptionalLayer<T> {
         // Far from 0, mish is linear on one side.
         let slope = |at: usize| sides.values[at][0] / sides.x(at);
         let last = sides.values.len() - 1;
@@ -183,7 +183,7 @@ impl Expression {
     }
 
     /// A clip, which is k x limited by a lower and an upper bound, either of which can be missing.
-    pub fn cut<T: Scalar>(&self) -> Made<T> {
+    pub fn cut<T: Scalar>(&self) -> OptionalLayer<T> {
         let sides = Sides::of(self)?;
         // Far from 0, each side is constant, which gives a bound, or proportional to x.
         let end = |sign: f64| {
@@ -228,7 +228,7 @@ impl Expression {
     }
 
     /// The activation c f(a x), if it has the same values.
-    fn made<T: Scalar, F>(&self, f: F, a: f64, c: f64, straight: bool) -> Made<T>
+    fn made<T: Scalar, F>(&self, f: F, a: f64, c: f64, straight: bool) -> OptionalLayer<T>
     where
         F: Layer<T> + Elementwise<T> + Elementwise<f64> + Copy + 'static,
     {
@@ -243,7 +243,7 @@ fn natural<T: Scalar>(
     f: impl Layer<T> + Elementwise<T> + Copy + 'static,
     a: f64,
     c: f64,
-) -> Made<T> {
+) -> OptionalLayer<T> {
     if near(a, 1.0) && near(c, 1.0) {
         return Some(Arc::new(f));
     }

@@ -1,6 +1,7 @@
 //! ONNX's conventions for axes, and the effect of its operators on shapes.
 
 use crate::io::tensor::Tensor;
+use crate::shape::Shape;
 
 /// The first index, the stride and the number of indices of a slice along an axis.
 pub(super) fn slice(dim: usize, start: i64, end: i64, stride: i64) -> Option<(usize, i64, usize)> {
@@ -84,4 +85,17 @@ pub(super) fn resized(dims: &[usize], axes: Option<&[i64]>, insert: bool) -> Opt
         return None;
     }
     Some(chosen.into_iter().zip(rest).filter(|(chosen, _)| !chosen).map(|(_, dim)| dim).collect())
+}
+
+/// The shape with these one to three sizes. No sizes stand for a single value.
+pub(super) fn shape_of(dims: &[usize]) -> Result<Shape, String> {
+    if dims.is_empty() {
+        return Ok(Shape::from(1));
+    }
+    crate::io::shape(dims).ok_or_else(|| {
+        format!(
+            "its values have {} axes (without the batch axis), but at most 3 are supported",
+            dims.len()
+        )
+    })
 }
