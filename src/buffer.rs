@@ -9,13 +9,15 @@ use crate::scalar::Scalar;
 
 /// A slice on loan from a [`Pool`].
 ///
-/// Several handles can [share](Self::share) the memory. Writing through a shared handle copies it
+/// Several handles can [share](Pool::share) the memory. Writing through a shared handle copies it
 /// first.
 #[derive(Debug)]
 pub(crate) struct Buffer<E> {
     number: usize,
-    /// At least as long as the slice.
-    values: Arc<Vec<E>>,
+    /// At least as long as the slice, unless the memory is shared.
+    values: Vec<E>,
+    /// The memory, if it is shared. Most buffers never are, and counting handles takes time.
+    shared: Option<Arc<Vec<E>>>,
     size: usize,
 }
 
@@ -29,6 +31,8 @@ pub(crate) struct Pool<E> {
     /// Kept separately, so that no large buffer is occupied by a few values.
     small: Vec<Buffer<E>>,
     others: Vec<Buffer<E>>,
+    /// Counters of handles that are not in use.
+    counters: Vec<Arc<Vec<E>>>,
     made: usize,
 }
 
@@ -74,9 +78,12 @@ impl<T: Scalar> Flow<T> {
     }
 
     /// Another handle for the same values.
-    pub fn share(&self) -> Self {
-        let (values, exponents) = (self.values.share(), self.exponents.share());
-        Self { values, exponents, columns: self.columns.clone() }
+    pub fn share(&mut self, buffers: &mut Buffers<T>) -> Self {
+        Self {
+            values: buffers.values.share(&mut self.values),
+            exponents: buffers.exponents.share(&mut self.exponents),
+            columns: self.columns.clone(),
+        }
     }
 }
 
@@ -110,7 +117,7 @@ impl<T: Copy + Default> Buffers<T> {
 
 impl<E> Default for Pool<E> {
     fn default() -> Self {
-        Self { small: Vec::new(), others: Vec::new(), made: 0 }
+        Self { small: Vec::new(), others: Vec::new(), counters: Vec::new(), made: 0 }
     }
 }
 
@@ -119,11 +126,11 @@ impl<E: Copy + Default> Pool<E> {
     pub fn take(&mut self, size: usize) -> Buffer<E> {
         let mut buffer = self.free(size).pop().unwrap_or_else(|| {
             self.made += 1;
-            Buffer { number: self.made, values: Arc::default(), size: 0 }
+            Buffer { number: self.made, values: Vec::new(), shared: None, size: 0 }
         });
         if buffer.values.len() < size {
             // Not `resize`, which can allocate more than needed and would copy the old contents.
-            *Arc::make_mut(&mut buffer.values) = vec![E::default(); size];
+            buffer.values = vec![E::default(); size];
         }
         buffer.size = size;
         buffer
@@ -131,11 +138,26 @@ impl<E: Copy + Default> Pool<E> {
 
     /// Gives a buffer back. Its memory becomes free with the last handle that shares it.
     pub fn give(&mut self, mut buffer: Buffer<E>) {
-        if Arc::get_mut(&mut buffer.values).is_some() {
-            // By the memory's size, not the slice's: a large buffer that held few values stays
-            // large.
-            self.free(buffer.values.len()).push(buffer);
+        if let Some(mut counter) = buffer.shared.take() {
+            let Some(values) = Arc::get_mut(&mut counter) else { return };
+            buffer.values = std::mem::take(values);
+            self.counters.push(counter);
         }
+        // By the memory's size, not the slice's: a large buffer that held few values stays large.
+        self.free(buffer.values.len()).push(buffer);
+    }
+
+    /// Another handle for the same values.
+    pub fn share(&mut self, buffer: &mut Buffer<E>) -> Buffer<E> {
+        if buffer.shared.is_none() {
+            let mut counter = self.counters.pop().unwrap_or_default();
+            if let Some(values) = Arc::get_mut(&mut counter) {
+                *values = std::mem::take(&mut buffer.values);
+            }
+            buffer.shared = Some(counter);
+        }
+        let shared = buffer.shared.clone();
+        Buffer { number: buffer.number, values: Vec::new(), shared, size: buffer.size }
     }
 
     /// The free buffers of the class that this size belongs to.
@@ -155,17 +177,23 @@ impl<E: Copy + Default> Pool<E> {
 impl<E> Buffer<E> {
     /// A buffer without values.
     pub fn empty() -> Self {
-        Self { number: 0, values: Arc::default(), size: 0 }
+        Self { number: 0, values: Vec::new(), shared: None, size: 0 }
     }
 
-    /// Another handle for the same values.
-    pub fn share(&self) -> Self {
-        Self { number: self.number, values: self.values.clone(), size: self.size }
-    }
-
-    /// Whether other handles share the memory.
+    /// Whether other handles may share the memory.
     pub fn is_shared(&self) -> bool {
-        Arc::strong_count(&self.values) > 1
+        self.shared.as_ref().is_some_and(|counter| Arc::strong_count(counter) > 1)
+    }
+
+    /// The memory, which is copied first if it is shared.
+    fn own(&mut self) -> &mut Vec<E>
+    where
+        E: Clone,
+    {
+        if let Some(counter) = self.shared.take() {
+            self.values = Arc::unwrap_or_clone(counter);
+        }
+        &mut self.values
     }
 
     /// Returns the memory of this buffer and keeps `other` in its place, grown to the same size.
@@ -174,10 +202,11 @@ impl<E> Buffer<E> {
     where
         E: Copy + Default,
     {
-        if other.len() < self.values.len() {
-            other.resize(self.values.len(), E::default());
+        let own = self.own();
+        if other.len() < own.len() {
+            other.resize(own.len(), E::default());
         }
-        let mut values = std::mem::replace(Arc::make_mut(&mut self.values), other);
+        let mut values = std::mem::replace(own, other);
         // The memory can be longer than the slice.
         values.truncate(self.size);
         self.size = 0;
@@ -189,12 +218,13 @@ impl<E> Deref for Buffer<E> {
     type Target = [E];
 
     fn deref(&self) -> &[E] {
-        &self.values[..self.size]
+        &self.shared.as_deref().unwrap_or(&self.values)[..self.size]
     }
 }
 
 impl<E: Clone> DerefMut for Buffer<E> {
     fn deref_mut(&mut self) -> &mut [E] {
-        &mut Arc::make_mut(&mut self.values)[..self.size]
+        let size = self.size;
+        &mut self.own()[..size]
     }
 }

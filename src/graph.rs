@@ -507,6 +507,11 @@ impl<T: Scalar> Graph<T> {
         }
     }
 
+    /// The index of the layer that computes a value, or that of the first layer for an input.
+    pub(crate) fn layer_of(&self, value: usize) -> usize {
+        self.producer(value).map_or(0, |number| self.node(number).index)
+    }
+
     /// The name of a layer.
     pub(crate) fn layer_name(&self, layer: usize) -> &str {
         self.layer(layer).map_or("", |node| &node.name)

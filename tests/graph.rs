@@ -1307,7 +1307,8 @@ fn inputs_that_do_not_fit() {
     let two = two.given("ids", vec![0, 1]);
     assert_eq!(
         text(explainer.explain_inputs(&two)),
-        "the inputs have the values of 2 samples: explain them with explain_batch_inputs"
+        "the inputs have the values of 2 samples, but one is needed: explain several with \
+         explain_batch_inputs"
     );
     assert_eq!(explainer.explain_batch_inputs(&two).unwrap().len(), 2);
     let bad = inputs_of_mixed().value("other", vec![1.0, f64::NAN]);

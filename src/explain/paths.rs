@@ -67,7 +67,8 @@ impl<T: Scalar> Trace<T> {
         // There is only one column in the last step.
         let paths = ends.paths(0);
         if paths.iter().any(|path: &Path<T>| !path.relevance.is_finite()) {
-            return Err(Overflow { layer: 0 }.error(self.graph()));
+            let layer = self.graph().layer_of(self.graph().output_value());
+            return Err(Overflow { layer }.error(self.graph()));
         }
         Ok(paths)
     }

@@ -55,7 +55,7 @@ impl<T: Scalar> Explainer<T> {
         let mut workspace = self.workspace();
         self.explain_into(sample, &mut workspace)?;
         // There is always one after a successful call.
-        workspace.explanations.pop().ok_or(Error::EmptyModel)
+        Ok(workspace.explanations.pop().unwrap_or_else(|| self.empty()))
     }
 
     /// Explains the targets for one sample, reusing the memory of a workspace.
@@ -113,20 +113,11 @@ impl<T: Scalar> Explainer<T> {
     /// See [`explain`](Self::explain). [`Error::Inputs`] is returned if the values do not fit the
     /// model's inputs or are those of several samples.
     pub fn explain_inputs(&self, inputs: &Inputs<'_, T>) -> Result<Explanation<T>, Error> {
-        let feed = inputs.bind(self.model())?;
-        if feed.samples() != 1 {
-            return Err(Error::Inputs {
-                reason: format!(
-                    "the inputs have the values of {} samples: explain them with \
-                     explain_batch_inputs",
-                    feed.samples()
-                ),
-            });
-        }
+        let feed = inputs.bind_one(self.model())?;
         let mut workspace = self.workspace();
         (T::compiled().explain_feed_into)(self, &feed, &mut workspace)?;
         // There is always one after a successful call.
-        workspace.explanations.pop().ok_or(Error::EmptyModel)
+        Ok(workspace.explanations.pop().unwrap_or_else(|| self.empty()))
     }
 
     /// Explains the targets for each sample of a batch, given as the values of each input by name.

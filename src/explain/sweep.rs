@@ -7,7 +7,7 @@ use super::explanation::Explanation;
 use super::targets::Targets;
 use crate::buffer::{Buffer, Buffers};
 use crate::error::Error;
-use crate::graph::{Feed, Graph, Left, Slots, Visitor};
+use crate::graph::{Feed, Graph, Inputs, Left, Slots, Visitor};
 use crate::memory::MemoryLimit;
 use crate::relevance::Stack;
 use crate::rule::RelevanceRule;
@@ -104,14 +104,24 @@ impl<T: Scalar> Sweep<T> {
     /// # Errors
     /// See [`Explainer::explain`].
     pub fn explain_slice(&self, sample: &[T]) -> Result<Vec<Explanation<T>>, Error> {
-        (T::compiled().explain_by_all)(self, sample)
+        let Some(first) = self.explainers.first() else { return Ok(Vec::new()) };
+        first.model().check_input(sample.len())?;
+        (T::compiled().explain_by_all)(self, &Feed::Columns(sample, first.model().inputs()))
     }
 
-    pub(crate) fn explain_inner(&self, sample: &[T]) -> Result<Vec<Explanation<T>>, Error> {
+    /// Explains one sample, given as the values of each input by name, with each rule.
+    ///
+    /// # Errors
+    /// See [`Explainer::explain_inputs`].
+    pub fn explain_inputs(&self, inputs: &Inputs<'_, T>) -> Result<Vec<Explanation<T>>, Error> {
+        let Some(first) = self.explainers.first() else { return Ok(Vec::new()) };
+        (T::compiled().explain_by_all)(self, &inputs.bind_one(first.model())?)
+    }
+
+    pub(crate) fn explain_inner(&self, feed: &Feed<'_, T>) -> Result<Vec<Explanation<T>>, Error> {
         let Some(first) = self.explainers.first() else { return Ok(Vec::new()) };
         let model = first.model();
-        model.check_input(sample.len())?;
-        Feed::Columns(sample, model.inputs()).check(model)?;
+        feed.check(model)?;
         // All explanations and all stacks exist at the same time.
         let values = self
             .explainers
@@ -124,19 +134,20 @@ impl<T: Scalar> Sweep<T> {
             || format!("the shares by {} rules", self.explainers.len()),
             || remedy.to_owned(),
         )?;
-        let feed = Feed::Columns(sample, model.inputs());
-        let (mut buffers, mut left) = (Buffers::default(), Recording(Vec::new()));
-        let outputs = model.pass(&feed, &mut Slots::default(), &mut buffers, &mut left)?;
+        let (mut buffers, mut recording) = (Buffers::default(), Recording(Vec::new()));
+        let mut outputs = model.pass(feed, &mut Slots::default(), &mut buffers, &mut recording)?;
         let explanations = self.explainers.iter().map(|explainer| {
             let mut stack = Stack::default();
             let mut machine = explainer.machine(&mut stack, 1, &mut buffers);
-            for (node, left) in &left.0 {
-                machine.leave(*node, left.left(), &mut buffers)?;
+            for (node, record) in &mut recording.0 {
+                let left = record.left(&mut buffers);
+                machine.leave(*node, left, &mut buffers)?;
             }
-            let mut run = explainer.finish(machine, outputs.share(), &mut buffers)?;
+            let outputs = outputs.share(&mut buffers);
+            let mut run = explainer.finish(machine, outputs, &mut buffers)?;
             let mut explanation = explainer.empty();
             explainer.write(&mut run, 0, &stack.tape.noted, &mut explanation)?;
-            explainer.examine(&feed, &mut explanation)?;
+            explainer.examine(feed, &mut explanation)?;
             Ok(explanation)
         });
         explanations.collect()
@@ -154,23 +165,30 @@ enum NodeRecord<T: Scalar> {
 }
 
 impl<T: Scalar> NodeRecord<T> {
-    fn left(&self) -> Left<'_, T> {
+    fn left(&mut self, buffers: &mut Buffers<T>) -> Left<'_, T> {
         match self {
             Self::Values => Left::Values,
-            Self::Product { z, product } => Left::Product { z: z.share(), product },
-            Self::Selected(from) => Left::Selected(from.share()),
+            Self::Product { z, product } => Left::Product { z: buffers.values.share(z), product },
+            Self::Selected(from) => Left::Selected(buffers.indices.share(from)),
         }
     }
 }
 
 impl<T: Scalar> Visitor<T> for Recording<T> {
-    fn leave(&mut self, node: usize, left: Left<'_, T>, _: &mut Buffers<T>) -> Result<(), Error> {
-        let kept = match left {
+    fn leave(
+        &mut self,
+        node: usize,
+        left: Left<'_, T>,
+        buffers: &mut Buffers<T>,
+    ) -> Result<(), Error> {
+        let record = match left {
             Left::Values => NodeRecord::Values,
-            Left::Product { z, product } => NodeRecord::Product { z, product: product.share() },
+            Left::Product { z, product } => {
+                NodeRecord::Product { z, product: buffers.values.share(product) }
+            }
             Left::Selected(from) => NodeRecord::Selected(from),
         };
-        self.0.push((node, kept));
+        self.0.push((node, record));
         Ok(())
     }
 }

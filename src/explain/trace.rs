@@ -10,7 +10,7 @@ use super::explanation::{Contribution, Explanation, strongest};
 use super::pass::PassResult;
 use crate::buffer::{Buffers, Flow};
 use crate::error::Error;
-use crate::graph::{Feed, Graph, Node};
+use crate::graph::{Feed, Graph, Inputs, Node};
 use crate::layer::LayerId;
 use crate::linalg;
 use crate::memory::MemoryLimit;
@@ -84,18 +84,26 @@ impl<T: Scalar> Explainer<T> {
     /// # Errors
     /// See [`explain`](Self::explain).
     pub fn trace_slice(&self, sample: &[T]) -> Result<Trace<T>, Error> {
-        (T::compiled().trace)(self, sample)
+        self.model().check_input(sample.len())?;
+        (T::compiled().trace)(self, &Feed::Columns(sample, self.model().inputs()))
     }
 
-    pub(crate) fn trace_inner(&self, sample: &[T]) -> Result<Trace<T>, Error> {
+    /// Explains the targets for one sample, given as the values of each input by name, and keeps
+    /// the shares at every layer.
+    ///
+    /// # Errors
+    /// See [`explain_inputs`](Self::explain_inputs).
+    pub fn trace_inputs(&self, inputs: &Inputs<'_, T>) -> Result<Trace<T>, Error> {
+        (T::compiled().trace)(self, &inputs.bind_one(self.model())?)
+    }
+
+    pub(crate) fn trace_inner(&self, feed: &Feed<'_, T>) -> Result<Trace<T>, Error> {
         let overflow = |at: Overflow| self.overflow(&at);
         let model = self.model();
-        model.check_input(sample.len())?;
-        let feed = Feed::Columns(sample, model.inputs());
         feed.check(model)?;
         let limit = self.check_size_of_trace()?;
         let (mut buffers, mut tape) = (Buffers::default(), Tape::default());
-        let outputs = self.record(&feed, &mut tape, &mut buffers)?;
+        let outputs = self.record(feed, &mut tape, &mut buffers)?;
         let seed = self.seed(&outputs.logits, &mut buffers);
         let network = self.network().clone();
         let of_outputs = of_targets(&seed, model.outputs());
@@ -110,16 +118,15 @@ impl<T: Scalar> Explainer<T> {
         let mut explanation = self.empty();
         let mut run = PassResult { outputs, block: block.map_err(overflow)? };
         self.write(&mut run, 0, &tape.noted, &mut explanation)?;
-        self.examine(&feed, &mut explanation)?;
+        self.examine(feed, &mut explanation)?;
         let shares = flows
             .iter()
             .enumerate()
             .map(|(value, flow)| {
-                let Some(flow) = flow else { return Some(None) };
-                Some(Some(matrix(flow, model.shape_of(value).size())?))
+                let flow = flow.as_ref();
+                flow.map(|flow| matrix(model, value, flow)).transpose().map_err(overflow)
             })
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| overflow(Overflow { layer: 0 }))?;
+            .collect::<Result<Vec<_>, _>>()?;
         Ok(Trace { explanation, network, tape, shares, limit })
     }
 }
@@ -135,12 +142,19 @@ fn of_targets<T: Scalar>(seed: &Seed<T>, outputs: usize) -> DMatrix<T> {
     }
 }
 
-/// The true values of a flow, or `None` if one of them is not finite. Values too small for the
-/// number type are 0.
-fn matrix<T: Scalar>(flow: &Flow<T>, size: usize) -> Option<DMatrix<T>> {
+/// The true values of the flow at a value of the graph. Values too small for the number type are 0.
+fn matrix<T: Scalar>(
+    graph: &Graph<T>,
+    value: usize,
+    flow: &Flow<T>,
+) -> Result<DMatrix<T>, Overflow> {
+    let size = graph.shape_of(value).size();
     let values = flow.values.iter().map(|v| v.times_two_to(flow.exponents[0]));
     let matrix = DMatrix::from_iterator(size, flow.values.len() / size, values);
-    linalg::first_non_finite(matrix.as_slice()).is_none().then_some(matrix)
+    match linalg::first_non_finite(matrix.as_slice()) {
+        Some(_) => Err(Overflow { layer: graph.layer_of(value) }),
+        None => Ok(matrix),
+    }
 }
 
 impl<T: Scalar> Trace<T> {
@@ -282,8 +296,7 @@ impl<T: Scalar> Trace<T> {
             let size = self.size(value);
             // Each column of the flow has the shares of one input.
             if let Some(flow) = &flows[value] {
-                let own =
-                    matrix(flow, size).ok_or_else(|| Overflow { layer: 0 }.error(self.graph()))?;
+                let own = matrix(self.graph(), value, flow).map_err(|at| at.error(self.graph()))?;
                 shares.columns_mut(first, size).copy_from(&own.transpose());
             }
             first += size;

@@ -102,6 +102,23 @@ impl<'a, T: Scalar> Inputs<'a, T> {
         self.value(name, values)
     }
 
+    /// Finds the values of each of a model's inputs, for exactly one sample.
+    ///
+    /// # Errors
+    /// [`Error::Inputs`].
+    pub(crate) fn bind_one<'b>(&'b self, graph: &Graph<T>) -> Result<Feed<'b, T>, Error> {
+        let feed = self.bind(graph)?;
+        match feed.samples() {
+            1 => Ok(feed),
+            samples => Err(Error::Inputs {
+                reason: format!(
+                    "the inputs have the values of {samples} samples, but one is needed: explain \
+                     several with explain_batch_inputs"
+                ),
+            }),
+        }
+    }
+
     /// Finds the values of each of a model's inputs.
     ///
     /// # Errors

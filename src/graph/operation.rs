@@ -266,7 +266,7 @@ impl<T: Scalar> LinearNode<T> {
         map.apply(&z, &mut product);
         // Checked before the visit, so that the visitor only sees finite numbers.
         node.check(&product)?;
-        pass.leave(number, Left::Product { z, product: &product })?;
+        pass.leave(number, Left::Product { z, product: &mut product })?;
         if map.bias().is_some() {
             layer::add_bias(map.bias(), &mut product);
             node.check(&product)?;

@@ -14,7 +14,7 @@ pub(crate) enum Left<'a, T: Scalar> {
     /// Nothing besides its values.
     Values,
     /// Of a linear map: z, and W z without the bias.
-    Product { z: Buffer<T>, product: &'a Buffer<T> },
+    Product { z: Buffer<T>, product: &'a mut Buffer<T> },
     /// Of a selection by the sample: the input of each output.
     Selected(Buffer<usize>),
 }
@@ -63,7 +63,7 @@ pub(crate) struct Outputs<T> {
     pub probabilities: Option<Buffer<T>>,
 }
 
-impl<T> Outputs<T> {
+impl<T: Scalar> Outputs<T> {
     /// The values of one of these samples.
     pub fn logits_of(&self, sample: usize, samples: usize) -> &[T] {
         let size = self.logits.len() / samples;
@@ -77,10 +77,10 @@ impl<T> Outputs<T> {
     }
 
     /// Other handles for the same values.
-    pub fn share(&self) -> Self {
+    pub fn share(&mut self, buffers: &mut Buffers<T>) -> Self {
         Self {
-            logits: self.logits.share(),
-            probabilities: self.probabilities.as_ref().map(Buffer::share),
+            logits: buffers.values.share(&mut self.logits),
+            probabilities: self.probabilities.as_mut().map(|values| buffers.values.share(values)),
         }
     }
 }
@@ -146,11 +146,15 @@ impl<T: Scalar> Slots<T> {
     }
 
     /// A handle for a value. The last reader gets the memory itself.
-    fn read(&mut self, value: usize) -> Buffer<T> {
+    fn read(&mut self, value: usize, buffers: &mut Buffers<T>) -> Buffer<T> {
         self.uses[value] -= 1;
         let slot = &mut self.values[value];
         let last = self.uses[value] == 0;
-        let values = if last { slot.take() } else { slot.as_ref().map(Buffer::share) };
+        let values = if last {
+            slot.take()
+        } else {
+            slot.as_mut().map(|values| buffers.values.share(values))
+        };
         // Never empty: nodes come after the nodes that they read.
         values.unwrap_or_else(Buffer::empty)
     }
@@ -195,14 +199,14 @@ impl<T: Scalar> ForwardPass<'_, T> {
     /// The values that a node reads, one after another for each sample.
     fn read(&mut self, graph: &Graph<T>, node: &Node<T>, slots: &mut Slots<T>) -> Buffer<T> {
         if let [input] = *node.inputs {
-            return slots.read(input);
+            return slots.read(input, self.buffers);
         }
         let size = |value: usize| graph.shape_of(value).size();
         let whole: usize = node.inputs.iter().map(|&input| size(input)).sum();
         let mut joined = self.take(whole);
         let mut first = 0;
         for &input in &node.inputs {
-            let (values, size) = (slots.read(input), size(input));
+            let (values, size) = (slots.read(input, self.buffers), size(input));
             for (joined, values) in joined.chunks_exact_mut(whole).zip(values.chunks_exact(size)) {
                 linalg::copy(values, &mut joined[first..first + size]);
             }
@@ -250,7 +254,7 @@ impl<T: Scalar> Graph<T> {
             };
             slots.values[self.value_of(number)] = Some(values);
         }
-        let logits = slots.read(self.output_value());
+        let logits = slots.read(self.output_value(), pass.buffers);
         let logits = pass.own(logits);
         let probabilities = self.probabilities(&logits, buffers)?;
         Ok(Outputs { logits, probabilities })

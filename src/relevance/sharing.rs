@@ -50,6 +50,7 @@ pub(crate) enum Form<T: Scalar> {
 
 /// The share matrix of a node for some samples.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // a box would be allocated for each node and call
 pub(crate) enum Shares<T: Scalar> {
     Pass,
     Terms(TermShares<T>),

@@ -3,7 +3,7 @@
 
 use super::network::Network;
 use super::range::OutOfRange;
-use super::sharing::{Shares, Sharing};
+use super::sharing::{Shares, Sharing, Slot};
 use super::{Overflow, normalize};
 use crate::buffer::{Buffer, Buffers, Flow};
 use crate::error::Error;
@@ -123,8 +123,11 @@ impl<T: Scalar> Walk<'_, T> {
     ) -> Result<(), Overflow> {
         for (place, &node) in nodes.iter().enumerate().rev() {
             let value = self.network.graph.value_of(node);
-            let flow =
-                if keeps { flows[value].as_ref().map(Flow::share) } else { flows[value].take() };
+            let flow = if keeps {
+                flows[value].as_mut().map(|flow| flow.share(buffers))
+            } else {
+                flows[value].take()
+            };
             // Nothing has reached a value that is not between the start and the end.
             let Some(flow) = flow else { continue };
             let sharing = self.network.sharing(node);
@@ -419,13 +422,17 @@ fn arrive<T: Scalar>(
 }
 
 /// The columns at a node's inputs, of all values together.
-fn join<T: Scalar>(sharing: &Sharing<T>, flows: &Flows<T>, buffers: &mut Buffers<T>) -> Flow<T> {
-    let of = |value: Option<usize>| value.and_then(|value| flows[value].as_ref());
-    if let [slot] = *sharing.slots
-        && let Some(flow) = of(slot.value)
+fn join<T: Scalar>(
+    sharing: &Sharing<T>,
+    flows: &mut Flows<T>,
+    buffers: &mut Buffers<T>,
+) -> Flow<T> {
+    if let [Slot { value: Some(value), .. }] = *sharing.slots
+        && let Some(flow) = &mut flows[value]
     {
-        return flow.share();
+        return flow.share(buffers);
     }
+    let of = |value: Option<usize>| value.and_then(|value| flows[value].as_ref());
     let parts = || sharing.slots.iter().filter_map(|slot| of(slot.value));
     let stored = || parts().filter(|flow| !flow.columns.is_empty());
     let first = stored().map(|flow| flow.columns.start).min().unwrap_or(0);
