@@ -1,23 +1,17 @@
 //! Reusable memory, so that explanations do not allocate.
 
 use std::ops::{Deref, DerefMut, Range};
-use std::sync::Arc;
 
 use nalgebra::DMatrix;
 
 use crate::scalar::Scalar;
 
 /// A slice on loan from a [`Pool`].
-///
-/// Several handles can [share](Pool::share) the memory. Writing through a shared handle copies it
-/// first.
 #[derive(Debug)]
 pub(crate) struct Buffer<E> {
     number: usize,
-    /// At least as long as the slice, unless the memory is shared.
+    /// At least as long as the slice.
     values: Vec<E>,
-    /// The memory, if it is shared. Most buffers never are, and counting handles takes time.
-    shared: Option<Arc<Vec<E>>>,
     size: usize,
 }
 
@@ -31,8 +25,6 @@ pub(crate) struct Pool<E> {
     /// Kept separately, so that no large buffer is occupied by a few values.
     small: Vec<Buffer<E>>,
     others: Vec<Buffer<E>>,
-    /// Counters of handles that are not in use.
-    counters: Vec<Arc<Vec<E>>>,
     made: usize,
 }
 
@@ -77,13 +69,13 @@ impl<T: Scalar> Flow<T> {
         buffers.exponents.give(self.exponents);
     }
 
-    /// Another handle for the same values.
-    pub fn share(&mut self, buffers: &mut Buffers<T>) -> Self {
-        Self {
-            values: buffers.values.share(&mut self.values),
-            exponents: buffers.exponents.share(&mut self.exponents),
-            columns: self.columns.clone(),
-        }
+    /// A copy, with room for more columns.
+    pub fn copy(&self, buffers: &mut Buffers<T>) -> Self {
+        let columns = self.columns.len();
+        let mut values = buffers.take_columns(self.values.len() / columns.max(1), columns);
+        values.copy_from_slice(&self.values);
+        let exponents = buffers.exponents.copy(&self.exponents);
+        Self { values, exponents, columns: self.columns.clone() }
     }
 }
 
@@ -117,7 +109,7 @@ impl<T: Copy + Default> Buffers<T> {
 
 impl<E> Default for Pool<E> {
     fn default() -> Self {
-        Self { small: Vec::new(), others: Vec::new(), counters: Vec::new(), made: 0 }
+        Self { small: Vec::new(), others: Vec::new(), made: 0 }
     }
 }
 
@@ -126,7 +118,7 @@ impl<E: Copy + Default> Pool<E> {
     pub fn take(&mut self, size: usize) -> Buffer<E> {
         let mut buffer = self.free(size).pop().unwrap_or_else(|| {
             self.made += 1;
-            Buffer { number: self.made, values: Vec::new(), shared: None, size: 0 }
+            Buffer { number: self.made, values: Vec::new(), size: 0 }
         });
         if buffer.values.len() < size {
             // Not `resize`, which can allocate more than needed and would copy the old contents.
@@ -136,28 +128,16 @@ impl<E: Copy + Default> Pool<E> {
         buffer
     }
 
-    /// Gives a buffer back. Its memory becomes free with the last handle that shares it.
-    pub fn give(&mut self, mut buffer: Buffer<E>) {
-        if let Some(mut counter) = buffer.shared.take() {
-            let Some(values) = Arc::get_mut(&mut counter) else { return };
-            buffer.values = std::mem::take(values);
-            self.counters.push(counter);
-        }
+    pub fn give(&mut self, buffer: Buffer<E>) {
         // By the memory's size, not the slice's: a large buffer that held few values stays large.
         self.free(buffer.values.len()).push(buffer);
     }
 
-    /// Another handle for the same values.
-    pub fn share(&mut self, buffer: &mut Buffer<E>) -> Buffer<E> {
-        if buffer.shared.is_none() {
-            let mut counter = self.counters.pop().unwrap_or_default();
-            if let Some(values) = Arc::get_mut(&mut counter) {
-                *values = std::mem::take(&mut buffer.values);
-            }
-            buffer.shared = Some(counter);
-        }
-        let shared = buffer.shared.clone();
-        Buffer { number: buffer.number, values: Vec::new(), shared, size: buffer.size }
+    /// A copy of some values.
+    pub fn copy(&mut self, values: &[E]) -> Buffer<E> {
+        let mut copy = self.take(values.len());
+        copy.copy_from_slice(values);
+        copy
     }
 
     /// The free buffers of the class that this size belongs to.
@@ -177,23 +157,7 @@ impl<E: Copy + Default> Pool<E> {
 impl<E> Buffer<E> {
     /// A buffer without values.
     pub fn empty() -> Self {
-        Self { number: 0, values: Vec::new(), shared: None, size: 0 }
-    }
-
-    /// Whether other handles may share the memory.
-    pub fn is_shared(&self) -> bool {
-        self.shared.as_ref().is_some_and(|counter| Arc::strong_count(counter) > 1)
-    }
-
-    /// The memory, which is copied first if it is shared.
-    fn own(&mut self) -> &mut Vec<E>
-    where
-        E: Clone,
-    {
-        if let Some(counter) = self.shared.take() {
-            self.values = Arc::unwrap_or_clone(counter);
-        }
-        &mut self.values
+        Self { number: 0, values: Vec::new(), size: 0 }
     }
 
     /// Returns the memory of this buffer and keeps `other` in its place, grown to the same size.
@@ -202,11 +166,10 @@ impl<E> Buffer<E> {
     where
         E: Copy + Default,
     {
-        let own = self.own();
-        if other.len() < own.len() {
-            other.resize(own.len(), E::default());
+        if other.len() < self.values.len() {
+            other.resize(self.values.len(), E::default());
         }
-        let mut values = std::mem::replace(own, other);
+        let mut values = std::mem::replace(&mut self.values, other);
         // The memory can be longer than the slice.
         values.truncate(self.size);
         self.size = 0;
@@ -218,13 +181,12 @@ impl<E> Deref for Buffer<E> {
     type Target = [E];
 
     fn deref(&self) -> &[E] {
-        &self.shared.as_deref().unwrap_or(&self.values)[..self.size]
+        &self.values[..self.size]
     }
 }
 
-impl<E: Clone> DerefMut for Buffer<E> {
+impl<E> DerefMut for Buffer<E> {
     fn deref_mut(&mut self) -> &mut [E] {
-        let size = self.size;
-        &mut self.own()[..size]
+        &mut self.values[..self.size]
     }
 }

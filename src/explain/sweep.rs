@@ -135,15 +135,15 @@ impl<T: Scalar> Sweep<T> {
             || remedy.to_owned(),
         )?;
         let (mut buffers, mut recording) = (Buffers::default(), Recording(Vec::new()));
-        let mut outputs = model.pass(feed, &mut Slots::default(), &mut buffers, &mut recording)?;
+        let outputs = model.pass(feed, &mut Slots::default(), &mut buffers, &mut recording)?;
         let explanations = self.explainers.iter().map(|explainer| {
             let mut stack = Stack::default();
             let mut machine = explainer.machine(&mut stack, 1, &mut buffers);
-            for (node, record) in &mut recording.0 {
+            for (node, record) in &recording.0 {
                 let left = record.left(&mut buffers);
                 machine.leave(*node, left, &mut buffers)?;
             }
-            let outputs = outputs.share(&mut buffers);
+            let outputs = outputs.copy(&mut buffers);
             let mut run = explainer.finish(machine, outputs, &mut buffers)?;
             let mut explanation = explainer.empty();
             explainer.write(&mut run, 0, &stack.tape.noted, &mut explanation)?;
@@ -165,11 +165,11 @@ enum NodeRecord<T: Scalar> {
 }
 
 impl<T: Scalar> NodeRecord<T> {
-    fn left(&mut self, buffers: &mut Buffers<T>) -> Left<'_, T> {
+    fn left(&self, buffers: &mut Buffers<T>) -> Left<'_, T> {
         match self {
             Self::Values => Left::Values,
-            Self::Product { z, product } => Left::Product { z: buffers.values.share(z), product },
-            Self::Selected(from) => Left::Selected(buffers.indices.share(from)),
+            Self::Product { z, product } => Left::Product { z: buffers.values.copy(z), product },
+            Self::Selected(from) => Left::Selected(buffers.indices.copy(from)),
         }
     }
 }
@@ -184,7 +184,7 @@ impl<T: Scalar> Visitor<T> for Recording<T> {
         let record = match left {
             Left::Values => NodeRecord::Values,
             Left::Product { z, product } => {
-                NodeRecord::Product { z, product: buffers.values.share(product) }
+                NodeRecord::Product { z, product: buffers.values.copy(product) }
             }
             Left::Selected(from) => NodeRecord::Selected(from),
         };

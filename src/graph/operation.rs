@@ -156,7 +156,7 @@ impl<T: Scalar> Operation<T> {
         match self {
             Self::Linear(linear) => linear.compute(number, node, z, pass),
             Self::Elementwise(functions) => {
-                let mut values = pass.own(z);
+                let mut values = z;
                 functions.apply(&mut values);
                 node.check(&values)?;
                 pass.leave(number, Left::Values)?;
@@ -266,7 +266,7 @@ impl<T: Scalar> LinearNode<T> {
         map.apply(&z, &mut product);
         // Checked before the visit, so that the visitor only sees finite numbers.
         node.check(&product)?;
-        pass.leave(number, Left::Product { z, product: &mut product })?;
+        pass.leave(number, Left::Product { z, product: &product })?;
         if map.bias().is_some() {
             layer::add_bias(map.bias(), &mut product);
             node.check(&product)?;

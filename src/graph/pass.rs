@@ -14,7 +14,7 @@ pub(crate) enum Left<'a, T: Scalar> {
     /// Nothing besides its values.
     Values,
     /// Of a linear map: z, and W z without the bias.
-    Product { z: Buffer<T>, product: &'a mut Buffer<T> },
+    Product { z: Buffer<T>, product: &'a [T] },
     /// Of a selection by the sample: the input of each output.
     Selected(Buffer<usize>),
 }
@@ -76,11 +76,10 @@ impl<T: Scalar> Outputs<T> {
         self.probabilities.as_ref().map(|values| &values[sample * size..][..size])
     }
 
-    /// Other handles for the same values.
-    pub fn share(&mut self, buffers: &mut Buffers<T>) -> Self {
+    pub fn copy(&self, buffers: &mut Buffers<T>) -> Self {
         Self {
-            logits: buffers.values.share(&mut self.logits),
-            probabilities: self.probabilities.as_mut().map(|values| buffers.values.share(values)),
+            logits: buffers.values.copy(&self.logits),
+            probabilities: self.probabilities.as_ref().map(|values| buffers.values.copy(values)),
         }
     }
 }
@@ -145,7 +144,7 @@ impl<T: Scalar> Slots<T> {
         self.uses.clone_from(&schedule.uses);
     }
 
-    /// A handle for a value. The last reader gets the memory itself.
+    /// A value. The last reader gets the memory itself, and earlier ones a copy.
     fn read(&mut self, value: usize, buffers: &mut Buffers<T>) -> Buffer<T> {
         self.uses[value] -= 1;
         let slot = &mut self.values[value];
@@ -153,7 +152,7 @@ impl<T: Scalar> Slots<T> {
         let values = if last {
             slot.take()
         } else {
-            slot.as_mut().map(|values| buffers.values.share(values))
+            slot.as_ref().map(|values| buffers.values.copy(values))
         };
         // Never empty: nodes come after the nodes that they read.
         values.unwrap_or_else(Buffer::empty)
@@ -179,17 +178,6 @@ impl<T: Scalar> ForwardPass<'_, T> {
 
     pub fn give(&mut self, values: Buffer<T>) {
         self.buffers.values.give(values);
-    }
-
-    /// These values in memory that nothing else reads.
-    pub fn own(&mut self, values: Buffer<T>) -> Buffer<T> {
-        if !values.is_shared() {
-            return values;
-        }
-        let mut own = self.buffers.values.take(values.len());
-        linalg::copy(&values, &mut own);
-        self.buffers.values.give(values);
-        own
     }
 
     pub fn leave(&mut self, node: usize, left: Left<'_, T>) -> Result<(), Error> {
@@ -255,7 +243,6 @@ impl<T: Scalar> Graph<T> {
             slots.values[self.value_of(number)] = Some(values);
         }
         let logits = slots.read(self.output_value(), pass.buffers);
-        let logits = pass.own(logits);
         let probabilities = self.probabilities(&logits, buffers)?;
         Ok(Outputs { logits, probabilities })
     }

@@ -124,7 +124,7 @@ impl<T: Scalar> Walk<'_, T> {
         for (place, &node) in nodes.iter().enumerate().rev() {
             let value = self.network.graph.value_of(node);
             let flow = if keeps {
-                flows[value].as_mut().map(|flow| flow.share(buffers))
+                flows[value].as_ref().map(|flow| flow.copy(buffers))
             } else {
                 flows[value].take()
             };
@@ -168,12 +168,6 @@ impl<T: Scalar> Walk<'_, T> {
         );
         let Flow { values: above, mut exponents, columns: range } = flow;
         buffers.values.give(above);
-        if exponents.is_shared() {
-            let mut own = buffers.exponents.take(exponents.len());
-            own.copy_from_slice(&exponents);
-            buffers.exponents.give(exponents);
-            exponents = own;
-        }
         let size = sharing.inputs * columns;
         for (values, exponent) in values.chunks_exact_mut(size).zip(exponents.iter_mut()) {
             *exponent += normalize(values).ok_or(Overflow { layer: sharing.layer })?;
@@ -295,7 +289,8 @@ impl<T: Scalar> Walk<'_, T> {
     ) -> Result<(), Overflow> {
         for (place, &node) in nodes.iter().enumerate() {
             let sharing = self.network.sharing(node);
-            let joined = join(sharing, flows, buffers);
+            let last = last_reads.get(place).map_or(&[][..], Vec::as_slice);
+            let joined = join(sharing, flows, last, buffers);
             let is_pass = matches!(self.tape.of(node), Shares::Pass);
             let mut flow = self.forth_through(node, sharing, joined, sample, buffers);
             match sinks {
@@ -309,7 +304,7 @@ impl<T: Scalar> Walk<'_, T> {
                 }
             }
             flows[self.network.graph.value_of(node)] = Some(flow);
-            for &value in last_reads.get(place).into_iter().flatten() {
+            for &value in last {
                 if let Some(flow) = flows[value].take() {
                     flow.give_back(buffers);
                 }
@@ -425,12 +420,19 @@ fn arrive<T: Scalar>(
 fn join<T: Scalar>(
     sharing: &Sharing<T>,
     flows: &mut Flows<T>,
+    last: &[usize],
     buffers: &mut Buffers<T>,
 ) -> Flow<T> {
-    if let [Slot { value: Some(value), .. }] = *sharing.slots
-        && let Some(flow) = &mut flows[value]
-    {
-        return flow.share(buffers);
+    if let [Slot { value: Some(value), .. }] = *sharing.slots {
+        // The last reader gets the flow itself.
+        let flow = if last.contains(&value) {
+            flows[value].take()
+        } else {
+            flows[value].as_ref().map(|flow| flow.copy(buffers))
+        };
+        if let Some(flow) = flow {
+            return flow;
+        }
     }
     let of = |value: Option<usize>| value.and_then(|value| flows[value].as_ref());
     let parts = || sharing.slots.iter().filter_map(|slot| of(slot.value));
