@@ -287,9 +287,14 @@ impl<T: Scalar> Trace<T> {
             flows[entry] = Some(Flow::of_matrix(&own, &mut buffers));
             first += size;
         }
+        // The nodes after the last of these values do not matter.
+        let last = values.iter().filter_map(|&value| self.graph().producer(value)).max();
+        let count = network.nodes.iter().take_while(|&&node| Some(node) <= last).count();
+        let nodes = &network.nodes[..count];
+        let last_reads = network.last_reads(nodes, &values);
         let walk = Walk { network, tape: &self.tape };
-        let all = (network.nodes.as_slice(), [].as_slice());
-        walk.forth(all, &mut flows, 0, None, &mut buffers).map_err(|at| at.error(self.graph()))?;
+        walk.forth((nodes, &last_reads), &mut flows, 0, None, &mut buffers)
+            .map_err(|at| at.error(self.graph()))?;
         let mut shares = DMatrix::zeros(inputs, self.units(&values));
         let mut first = 0;
         for &value in &values {
@@ -307,8 +312,8 @@ impl<T: Scalar> Trace<T> {
     /// The part of the inputs' relevance for a target that flows through the given units of a
     /// layer.
     ///
-    /// If all relevance flows through this layer, these parts, summed over all of its units, give
-    /// the whole relevance. Cost: reverse accumulation for one target, from this layer back to the
+    /// Through all units of a layer that all relevance flows through, this is the whole relevance.
+    /// Relevance that flows through several of the units counts once. Cost: reverse accumulation for one target, from this layer back to the
     /// inputs. The network is not run again.
     ///
     /// # Errors
@@ -329,30 +334,51 @@ impl<T: Scalar> Trace<T> {
         target: usize,
     ) -> Result<DVector<T>, Error> {
         let (values, relevance) = (self.values(layer)?, self.relevance(layer, target)?);
-        // R_j for the chosen units, and 0 for all others.
-        let mut chosen = DVector::zeros(relevance.len());
-        for &unit in units {
-            if unit >= relevance.len() {
-                let (layer, name) = self.place(layer)?;
-                return Err(Error::UnitOutOfRange { unit, layer, name, units: relevance.len() });
-            }
-            chosen[unit] = relevance[unit];
+        if let Some(&unit) = units.iter().find(|&&unit| unit >= relevance.len()) {
+            let (layer, name) = self.place(layer)?;
+            return Err(Error::UnitOutOfRange { unit, layer, name, units: relevance.len() });
         }
-        let (mut buffers, mut flows) = (Buffers::default(), self.network.empty_flows());
-        let mut first = 0;
-        for &value in &values {
-            let size = self.size(value);
-            let own = chosen.rows(first, size).into_owned();
-            let own = DMatrix::from_column_slice(size, 1, own.as_slice());
-            flows[value] = Some(Flow::of_matrix(&own, &mut buffers));
-            first += size;
-        }
-        let walk = Walk { network: &self.network, tape: &self.tape };
-        walk.back(&self.network.nodes, &mut flows, false, &mut |_, _, _| {}, &mut buffers)
-            .and_then(|()| Suffix::of_flows(&self.network, &flows, &[], &mut buffers))
-            .and_then(|block| block.to_matrix(0))
+        self.back_through(&values, &relevance, units)
             .map(|inputs| inputs.column(0).into_owned())
             .map_err(|at| at.error(self.graph()))
+    }
+
+    /// The relevance of the explained values that flows through the chosen units of some values,
+    /// one value after another.
+    fn back_through(
+        &self,
+        values: &[usize],
+        relevance: &DVector<T>,
+        units: &[usize],
+    ) -> Result<DMatrix<T>, Overflow> {
+        let (network, mut buffers) = (&self.network, Buffers::default());
+        let (walk, mut flows) = (Walk { network, tape: &self.tape }, network.empty_flows());
+        let mut firsts = Vec::with_capacity(values.len());
+        let mut first = 0;
+        for &value in values {
+            firsts.push((value, first));
+            first += self.size(value);
+        }
+        // From the last value to the first, because a value can depend on another one.
+        firsts.sort_unstable_by(|a, b| b.cmp(a));
+        let mut rest = network.nodes.as_slice();
+        let mut none = |_: usize, _: usize, _: &[T]| {};
+        for (value, first) in firsts {
+            let producer = self.graph().producer(value);
+            let count = rest.iter().take_while(|&&node| Some(node) <= producer).count();
+            let (before, after) = rest.split_at(count);
+            walk.back(after, &mut flows, false, &mut none, &mut buffers)?;
+            rest = before;
+            let size = self.size(value);
+            let flow = flows[value]
+                .get_or_insert_with(|| Flow::of_matrix(&DMatrix::zeros(size, 1), &mut buffers));
+            // What has flowed here through other chosen units is part of a chosen unit's relevance.
+            for &unit in units.iter().filter(|&&unit| (first..first + size).contains(&unit)) {
+                flow.values[unit - first] = relevance[unit].times_two_to(-flow.exponents[0]);
+            }
+        }
+        walk.back(rest, &mut flows, false, &mut none, &mut buffers)?;
+        Suffix::of_flows(network, &flows, &[], &mut buffers)?.to_matrix(0)
     }
 
     /// The relevance of each weight of a linear layer for a target.

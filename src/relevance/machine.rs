@@ -170,6 +170,15 @@ impl<'a, T: Scalar> Machine<'a, T> {
     fn suffix(&mut self, item: Item<T>, buffers: &mut Buffers<T>) -> Result<Suffix<T>, Overflow> {
         match item {
             Item::Suffix(suffix) => Ok(suffix),
+            Item::Factor(segment) if self.network.segments[segment].by_columns => {
+                let outputs = self.network.segments[segment].outputs;
+                let mut all = buffers.indices.take(outputs * self.stack.tape.samples);
+                all.iter_mut().enumerate().for_each(|(at, output)| *output = at % outputs);
+                let suffix = Suffix::of_outputs(self.factor(segment), &all, buffers)?;
+                buffers.indices.give(all);
+                self.forget(segment, buffers);
+                Ok(suffix)
+            }
             other => Ok(self.prefix(other, buffers)?.into_suffix(None, buffers)),
         }
     }

@@ -66,6 +66,8 @@ pub(crate) struct Segment {
     pub sinks: Vec<(usize, Cause)>,
     /// Whether the segment is one node that reads one value.
     pub is_single: bool,
+    /// Whether its share matrix costs less to form by columns than by rows.
+    pub by_columns: bool,
 }
 
 impl<T: Scalar> Network<T> {
@@ -151,7 +153,7 @@ impl<T: Scalar> Network<T> {
                 // A chain is never empty, even if relevance only passes through.
                 let is_all = segments.is_empty() && at + 1 == self.nodes.len();
                 if !is_identity || entries.len() > 1 || is_all {
-                    segments.push(self.segment(nodes, entries, exit, &last_reader, first));
+                    segments.push(self.segment(nodes, entries, exit));
                 }
                 entries = vec![slot(exit)];
                 first = at + 1;
@@ -163,31 +165,37 @@ impl<T: Scalar> Network<T> {
                 self.completes[last] = Some(index);
             }
         }
+        for segment in &mut segments {
+            let link = self.link(segment);
+            segment.by_columns = link.of_columns() < link.of_rows();
+        }
         self.segments = segments;
     }
 
-    fn segment(
-        &self,
-        nodes: Vec<usize>,
-        entries: Vec<Slot>,
-        exit: usize,
-        last_reader: &[usize],
-        first: usize,
-    ) -> Segment {
-        let (mut firsts, mut sinks, mut last_reads) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, &number) in nodes.iter().enumerate() {
+    /// For each of these nodes, the values that no later one of them reads, except the ones to keep.
+    pub fn last_reads(&self, nodes: &[usize], keep: &[usize]) -> Vec<Vec<usize>> {
+        let values = self.graph.input_list().len() + self.graph.node_list().len();
+        let mut is_read = vec![false; values];
+        for &value in keep {
+            is_read[value] = true;
+        }
+        let mut last_reads = vec![Vec::new(); nodes.len()];
+        for (at, &number) in nodes.iter().enumerate().rev() {
+            for value in self.sharing(number).slots.iter().filter_map(|slot| slot.value) {
+                if !std::mem::replace(&mut is_read[value], true) {
+                    last_reads[at].push(value);
+                }
+            }
+        }
+        last_reads
+    }
+
+    fn segment(&self, nodes: Vec<usize>, entries: Vec<Slot>, exit: usize) -> Segment {
+        let (mut firsts, mut sinks) = (Vec::new(), Vec::new());
+        for &number in &nodes {
             let sharing = self.sharing(number);
             firsts.push(sinks.len());
             sinks.extend(sharing.causes.iter().map(|&cause| (sharing.layer, cause)));
-            let mut last: Vec<usize> = sharing
-                .slots
-                .iter()
-                .filter_map(|slot| slot.value)
-                .filter(|&value| last_reader[value] == first + at)
-                .collect();
-            last.sort_unstable();
-            last.dedup();
-            last_reads.push(last);
         }
         let is_single = match (nodes.as_slice(), entries.as_slice()) {
             (&[only], [entry]) => {
@@ -198,13 +206,14 @@ impl<T: Scalar> Network<T> {
         Segment {
             inputs: entries.iter().map(|entry| entry.size).sum(),
             outputs: self.graph.shape_of(exit).size(),
+            last_reads: self.last_reads(&nodes, &[exit]),
             nodes,
             entries,
             exit,
             firsts,
-            last_reads,
             sinks,
             is_single,
+            by_columns: false,
         }
     }
 

@@ -21,6 +21,18 @@ pub(crate) struct Link {
     pub column: f64,
 }
 
+impl Link {
+    /// The cost of forming the whole share matrix by rows.
+    pub fn of_rows(&self) -> f64 {
+        self.row * self.inputs as f64
+    }
+
+    /// The cost of forming the whole share matrix by columns.
+    pub fn of_columns(&self) -> f64 {
+        self.column * self.outputs as f64
+    }
+}
+
 /// What the chain ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
@@ -275,9 +287,9 @@ impl Chain<'_> {
             .map_or_else(|| self.links[self.links.len() - 1].outputs, |link| link.inputs)
     }
 
-    /// The cost of forming a factor's matrix, row by row.
-    fn formed(&self, factor: usize) -> f64 {
-        self.links[factor].row * self.links[factor].inputs as f64
+    /// The cost of forming a factor's matrix at the end of a product, by rows or by columns.
+    fn formed_last(&self, factor: usize) -> f64 {
+        self.links[factor].of_rows().min(self.links[factor].of_columns())
     }
 
     /// The step that multiplies two neighbors, and its cost.
@@ -297,8 +309,9 @@ impl Chain<'_> {
             (_, SpanKind::Selection) => (Step::Select, 0.0),
             // One of the two is formed first, and the other is applied to it.
             (SpanKind::Factor, SpanKind::Factor) => {
-                let append = append() + self.formed(left.first);
-                let prepend = prepend() + self.formed(right.first);
+                // A block that grows to the right is formed by rows.
+                let append = append() + self.links[left.first].of_rows();
+                let prepend = prepend() + self.formed_last(right.first);
                 let appends = match order {
                     Accumulation::Forward => true,
                     Accumulation::Reverse => false,
@@ -347,7 +360,7 @@ impl Chain<'_> {
         if let [only] = self.links
             && self.end == End::All
         {
-            cost += self.formed(0);
+            cost += self.formed_last(0);
             largest = self.rows(self.element(0)) * only.outputs as f64;
         }
         (steps, cost, largest)

@@ -172,6 +172,9 @@ impl<T: Scalar> Terms<T> {
                         divided by their own totals"
                 .to_owned());
         }
+        // The shares of the identity sum to the coefficient.
+        let is_identity = matches!(*group.parts, [Part { weight: WeightFactor::Same, .. }])
+            && division == Division::One;
         // The index of the group's t.
         let t = self.scales;
         self.scales += 1;
@@ -197,7 +200,7 @@ impl<T: Scalar> Terms<T> {
             self.scales += 1;
         }
         self.add_cause(Cause::Bias, sink_bias.is_some());
-        self.add_causes_of(division, group.one_sign);
+        self.add_causes_of(division, group.one_sign, is_identity);
         // The divisor may contain numerators that the group does not share out.
         self.add_cause(Cause::Rest, total_of.is_some());
         self.groups.push(Quotient {
@@ -217,7 +220,7 @@ impl<T: Scalar> Terms<T> {
         Ok(())
     }
 
-    fn add_causes_of(&mut self, division: Division, one_sign: bool) {
+    fn add_causes_of(&mut self, division: Division, one_sign: bool, is_identity: bool) {
         match division {
             Division::Total(stabilizer) => {
                 // A stabilizer relative to the totals is 0 if all totals are 0.
@@ -227,8 +230,7 @@ impl<T: Scalar> Terms<T> {
                 self.add_cause(Cause::Dead, dead);
                 self.add_cause(Cause::Empty, one_sign);
             }
-            Division::FanIn => self.add_cause(Cause::Rest, true),
-            Division::One => {}
+            Division::FanIn | Division::One => self.add_cause(Cause::Rest, !is_identity),
         }
     }
 

@@ -229,43 +229,61 @@ impl<T: Scalar> Quotient<T> {
         for (sample, (totals, t)) in
             total.chunks_exact(outputs).zip(t.chunks_exact_mut(outputs)).enumerate()
         {
-            epsilons[sample] = T::zero();
+            let y = y.get(sample * outputs..(sample + 1) * outputs).unwrap_or(totals);
+            epsilons[sample] = match self.divisor {
+                Division::Total(stabilizer) => epsilon(stabilizer, totals),
+                Division::FanIn | Division::One => T::zero(),
+            };
             match self.divisor {
-                Division::Total(stabilizer) => {
-                    epsilons[sample] = epsilon(stabilizer, totals);
-                    let y = y.get(sample * outputs..(sample + 1) * outputs).unwrap_or(totals);
-                    self.divide_by_total(epsilons[sample], (totals, y), t);
-                }
+                Division::Total(_) => self.divide_by_total(epsilons[sample], totals, t),
+                // An output without inputs (a window inside the padding) has a total of 0, so all
+                // of it is rest.
                 Division::FanIn => {
-                    // An output without inputs (a window inside the padding) has a total of 0, so
-                    // all of it is rest.
                     t.iter_mut().zip(&self.fan_in).for_each(|(t, &n)| *t = c / n.max(T::one()));
-                    stored.add(Cause::Rest, sample, |j| c - totals[j] * t[j]);
                 }
                 Division::One => t.fill(c),
+            }
+            self.shut_gates(y, t);
+            if !matches!(self.divisor, Division::Total(_)) {
+                // The shares need not sum to the coefficient.
+                let due = |j: usize| if self.is_open(y[j]) { c } else { T::zero() };
+                stored.add(Cause::Rest, sample, |j| due(j) - totals[j] * t[j]);
             }
         }
     }
 
-    /// Computes t = c / S(total). It is 0 if the gate is closed, and [`Undefined`] if the total is 0
-    /// and there is no stabilizer.
-    fn divide_by_total(&self, epsilon: T, (totals, y): (&[T], &[T]), t: &mut [T]) {
+    /// Computes t = c / S(total), which is [`Undefined`] if the total is 0 and there is no
+    /// stabilizer.
+    fn divide_by_total(&self, epsilon: T, totals: &[T], t: &mut [T]) {
         let (c, zero) = (self.coefficient, T::zero());
         let loses = self.loses(epsilon);
-        linalg::zip_parts(t, totals, |first, t, totals| {
+        linalg::zip_parts(t, totals, |_, t, totals| {
             for (t, &total) in t.iter_mut().zip(totals) {
                 // S(total), where a total of 0 counts as positive.
                 let stabilized = total + if total < zero { -epsilon } else { epsilon };
                 *t = if loses && total == zero { Undefined::mark() } else { c / stabilized };
             }
-            if self.gate != Gate::Always {
-                for (t, &y) in t.iter_mut().zip(&y[first..]) {
-                    // If y = 0, both gates are closed.
-                    let open = if self.gate == Gate::Positive { y > zero } else { y < zero };
-                    *t = if open { *t } else { zero };
-                }
-            }
         });
+    }
+
+    /// Sets t to 0 where the gate is closed.
+    fn shut_gates(&self, y: &[T], t: &mut [T]) {
+        if self.gate != Gate::Always {
+            linalg::zip_parts(t, y, |_, t, y| {
+                for (t, &y) in t.iter_mut().zip(y) {
+                    *t = if self.is_open(y) { *t } else { T::zero() };
+                }
+            });
+        }
+    }
+
+    /// Whether the gate is open for this output. If it is 0, both gates are closed.
+    fn is_open(&self, y: T) -> bool {
+        match self.gate {
+            Gate::Always => true,
+            Gate::Positive => y > T::zero(),
+            Gate::Negative => y < T::zero(),
+        }
     }
 
     /// Whether a total of 0 means that no shares are defined.
