@@ -73,7 +73,7 @@ impl<T: Scalar> Graph<T> {
         let mut value = self.output_value();
         loop {
             let node = self.node(self.producer(value)?);
-            if !node.operation.is_reshape() {
+            if !node.operation.is_reshape() || node.inputs.len() > 1 {
                 return Some(node.index);
             }
             value = node.inputs[0];
@@ -270,7 +270,8 @@ impl<T: Scalar> Check<'_, T> {
                  then give a different result, which is the published one."
             } else {
                 "It cannot be merged, because neither neighbor is a linear layer that can absorb \
-                 it (a padded convolution after it cannot). Check its biases in the ledger."
+                 it (a padded convolution after it cannot), or because something else reads the \
+                 values between. Check its biases in the ledger."
             };
             self.find(
                 node,

@@ -351,9 +351,11 @@ pub enum Error {
     },
 
     /// A value of a sample is NaN or infinite.
-    #[error("input {index} of sample {sample} is {value}; it must be finite")]
+    #[error("value {index} of {input} of sample {sample} is {value}; it must be finite")]
     NonFiniteInput {
-        /// The input's index.
+        /// The name of the model's input.
+        input: String,
+        /// The value's index within this input.
         index: usize,
         /// The sample's index in the batch, 0 for a single sample.
         sample: usize,

@@ -26,7 +26,7 @@ use crate::rule::Site;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-pub(crate) use bind::{LayerDeclaration, Position};
+pub(crate) use bind::Position;
 pub(crate) use builder::check_input;
 pub use builder::{GraphBuilder, ValueId};
 pub(crate) use estimate::Estimate;
@@ -82,8 +82,6 @@ pub(crate) struct Structure<T: Scalar> {
     outputs: Vec<Output>,
     /// The number of the node of each layer.
     layers: Vec<usize>,
-    /// What the graph was built from, for building it with other shapes.
-    builder: GraphBuilder<T>,
 }
 
 /// A value that no node computes.
@@ -145,15 +143,10 @@ impl<T: Scalar> Input<T> {
 }
 
 impl<T: Scalar> Structure<T> {
-    fn new(
-        inputs: Vec<Input<T>>,
-        nodes: Vec<Node<T>>,
-        outputs: Vec<Output>,
-        builder: GraphBuilder<T>,
-    ) -> Self {
+    fn new(inputs: Vec<Input<T>>, nodes: Vec<Node<T>>, outputs: Vec<Output>) -> Self {
         let mut layers: Vec<usize> = (0..nodes.len()).collect();
         layers.sort_by_key(|&number| nodes[number].index);
-        Self { inputs, nodes, outputs, layers, builder }
+        Self { inputs, nodes, outputs, layers }
     }
 }
 
@@ -334,6 +327,14 @@ impl<T: Scalar> Graph<T> {
         &self,
         layers: &[Option<Arc<dyn Layer<U>>>],
     ) -> Result<Graph<U>, Error> {
+        self.rebuilt_for(layers, None)
+    }
+
+    fn rebuilt_for<U: Scalar>(
+        &self,
+        layers: &[Option<Arc<dyn Layer<U>>>],
+        shape: Option<Shape>,
+    ) -> Result<Graph<U>, Error> {
         let Structure { inputs, nodes, outputs, layers: order, .. } = &*self.structure;
         // The new index of each layer.
         let mut count = 0;
@@ -344,23 +345,25 @@ impl<T: Scalar> Graph<T> {
         }
         indices.push(count);
         let mut builder = GraphBuilder::default();
-        let mut values: Vec<ValueId> =
-            inputs.iter().map(|input| builder.add_existing(input.converted())).collect();
+        let mut values: Vec<ValueId> = Vec::with_capacity(inputs.len() + nodes.len());
+        let mut shape = shape;
+        for input in inputs {
+            let mut input = input.converted();
+            if matches!(input.source, InputSource::Explained) {
+                input.shape = shape.take().unwrap_or(input.shape);
+            }
+            values.push(builder.add_existing(input));
+        }
         for (node, layer) in nodes.iter().zip(layers) {
             let value = match layer {
-                Some(layer) => builder.place(LayerDeclaration {
-                    name: Some(node.name.clone()),
-                    layer: layer.clone(),
-                    inputs: node.inputs.iter().map(|&value| values[value].0).collect(),
-                    position: Some(Position {
-                        index: indices[node.index],
-                        branches: node
-                            .branches
-                            .iter()
-                            .map(|layers| indices[layers.start]..indices[layers.end])
-                            .collect(),
-                    }),
-                }),
+                Some(layer) => {
+                    let inputs: Vec<_> = node.inputs.iter().map(|&value| values[value]).collect();
+                    let branches = node.branches.iter();
+                    let branches =
+                        branches.map(|layers| indices[layers.start]..indices[layers.end]).collect();
+                    let position = Position { index: indices[node.index], branches };
+                    builder.place(&node.name, layer.clone(), &inputs, position)
+                }
                 None => values[node.inputs[0]],
             };
             values.push(value);
@@ -371,7 +374,7 @@ impl<T: Scalar> Graph<T> {
         let graph = builder.build_inner()?;
         // Inputs come first in the new graph too, and each layer is one node, so the values are
         // numbered as they were added.
-        let moved = |value: usize| values[value].0;
+        let moved = |value: usize| values[value].index();
         let mut view = graph.with_output_value(moved(self.output));
         view.entries =
             self.entries.as_ref().map(|entries| entries.iter().map(|&v| moved(v)).collect());
@@ -392,11 +395,18 @@ impl<T: Scalar> Graph<T> {
         reads
     }
 
-    /// Rebuilds the graph for an input of another shape.
+    /// Rebuilds the graph for another shape of its first input.
+    ///
+    /// # Errors
+    /// See [`GraphBuilder::build`].
     pub(crate) fn with_input_inner(&self, shape: Shape) -> Result<Self, Error> {
-        let mut builder = self.structure.builder.clone();
-        builder.reshape(shape);
-        builder.build()
+        check_input("Graph", shape)?;
+        let layers: Vec<_> = self.node_list().iter().map(|node| Some(node.layer.clone())).collect();
+        self.rebuilt_for(&layers, Some(shape))
+    }
+
+    pub(crate) fn output_list(&self) -> &[Output] {
+        &self.structure.outputs
     }
 
     pub(crate) fn input_list(&self) -> &[Input<T>] {

@@ -139,7 +139,12 @@ impl<T: Scalar> SequentialBuilder<T> {
         // A size that is taken from a layer is checked when the layer is bound.
         self.input.map_or(Ok(()), |input| check_input("Sequential", input))?;
         let mut graph = Graph::builder();
-        let mut value = graph.input("input", input);
+        // No layer may have the same name.
+        let mut name = "input".to_owned();
+        while layers.iter().any(|named| named.name.as_ref() == Some(&name)) {
+            name.push('_');
+        }
+        let mut value = graph.input(&name, input);
         for Named { name, layer } in layers {
             value = graph.declare(name, layer, [value]);
         }

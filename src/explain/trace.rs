@@ -196,6 +196,12 @@ impl<T: Scalar> Trace<T> {
 
     /// The values whose units are those of a layer.
     fn values(&self, layer: LayerId<'_>) -> Result<Vec<usize>, Error> {
+        if let LayerId::Name(name) = layer
+            && let Some(input) =
+                self.graph().input_list().iter().position(|input| input.name == name)
+        {
+            return Ok(vec![input]);
+        }
         Ok(match self.node(layer)? {
             Some(node) => self.graph().units_of(node),
             None => vec![self.graph().output_value()],

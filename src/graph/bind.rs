@@ -17,6 +17,9 @@ use crate::shape::Shape;
 /// do not overflow.
 pub(crate) const LARGEST: usize = isize::MAX as usize / 64;
 
+/// The deepest nesting of branches.
+const DEPTH: usize = 64;
+
 /// A layer, and the positions of the values that it reads among the declared items.
 #[derive(Debug, Clone)]
 pub(crate) struct LayerDeclaration<T: Scalar> {
@@ -55,7 +58,7 @@ pub(super) struct Binder<T: Scalar> {
 }
 
 impl<T: Scalar> Binder<T> {
-    pub fn bind(builder: GraphBuilder<T>) -> Result<Graph<T>, Error> {
+    pub fn bind(builder: &GraphBuilder<T>) -> Result<Graph<T>, Error> {
         let mut binder =
             Self { inputs: Vec::new(), nodes: Vec::new(), known: Vec::new(), layers: 0 };
         // Inputs come first among the values.
@@ -70,10 +73,9 @@ impl<T: Scalar> Binder<T> {
             let Declaration::Layer(declared) = item else { continue };
             let name = declared.name.clone().unwrap_or_else(|| place.to_string());
             place += 1;
-            if let Some(&unknown) = declared.inputs.iter().find(|&&value| value >= at) {
+            if declared.inputs.iter().any(|&value| value >= at) {
                 return Err(invalid(format!(
-                    "layer '{name}' reads value {unknown}, which this builder has not returned \
-                     before"
+                    "layer '{name}' reads a value that another builder has returned"
                 )));
             }
             let inputs: Vec<usize> = declared.inputs.iter().map(|&value| values[value]).collect();
@@ -82,15 +84,14 @@ impl<T: Scalar> Binder<T> {
         let outputs = builder
             .outputs
             .iter()
-            .map(|(name, value)| match values.get(value.0) {
+            .map(|(name, position)| match values.get(*position) {
                 Some(&value) => Ok(Output { name: name.clone(), value }),
                 None => Err(invalid(format!(
-                    "output '{name}' is value {}, which this builder has not returned",
-                    value.0
+                    "output '{name}' is a value that another builder has returned"
                 ))),
             })
             .collect::<Result<Vec<_>, Error>>()?;
-        binder.finish(outputs, builder)
+        binder.finish(outputs)
     }
 
     fn input(&mut self, input: &Input<T>) -> Result<usize, Error> {
@@ -124,7 +125,7 @@ impl<T: Scalar> Binder<T> {
         inputs: &[usize],
     ) -> Result<usize, Error> {
         match &declared.position {
-            None => self.layer(declared.layer.clone(), name, inputs, false),
+            None => self.layer(declared.layer.clone(), name, inputs, 0),
             Some(position) => {
                 self.layers = self.layers.max(position.index + 1);
                 self.node(declared.layer.clone(), name, inputs, position.clone())
@@ -139,13 +140,19 @@ impl<T: Scalar> Binder<T> {
         layer: Arc<dyn Layer<T>>,
         name: String,
         inputs: &[usize],
-        inside: bool,
+        depth: usize,
     ) -> Result<usize, Error> {
+        if depth > DEPTH {
+            return Err(invalid(format!(
+                "the branches of layer '{name}' ({}) are nested more than {DEPTH} deep",
+                layer.kind()
+            )));
+        }
         let index = self.layers;
         self.layers += 1;
         let shapes = self.shapes(inputs);
         let operator = layer.operator(&shapes).map_err(|error| at(index, &name, error))?;
-        if matches!(operator, Operator::Softmax(_)) && inside {
+        if matches!(operator, Operator::Softmax(_)) && depth > 0 {
             return Err(Error::SoftmaxInBranch { layer: index, name });
         }
         let Operator::Branches(branches, joined) = operator else {
@@ -171,7 +178,7 @@ impl<T: Scalar> Binder<T> {
                     Some(own) => format!("{name}.{own}"),
                     None => format!("{name}.{number}.{place}"),
                 };
-                value = self.layer(layer, name, &[value], true)?;
+                value = self.layer(layer, name, &[value], depth + 1)?;
             }
             ends.push(value);
             ranges.push(first..self.layers);
@@ -243,7 +250,8 @@ impl<T: Scalar> Binder<T> {
     }
 
     /// Finds the endings and checks the graph as a whole.
-    fn finish(mut self, outputs: Vec<Output>, builder: GraphBuilder<T>) -> Result<Graph<T>, Error> {
+    fn finish(mut self, outputs: Vec<Output>) -> Result<Graph<T>, Error> {
+        self.check_names()?;
         if outputs.is_empty() {
             return Err(invalid(
                 "it has no output: declare one with GraphBuilder::output".to_owned(),
@@ -268,15 +276,41 @@ impl<T: Scalar> Binder<T> {
             return Err(Error::NoLinearLayer { layers: self.layers });
         }
         let Self { inputs, nodes, .. } = self;
-        Ok(Graph::of(Structure::new(inputs, nodes, outputs, builder)))
+        Ok(Graph::of(Structure::new(inputs, nodes, outputs)))
+    }
+
+    /// Checks that no two inputs or layers have the same name.
+    fn check_names(&self) -> Result<(), Error> {
+        let mut names = HashSet::new();
+        let inputs = self.inputs.iter().map(|input| &input.name);
+        match inputs
+            .chain(self.nodes.iter().map(|node| &node.name))
+            .find(|&name| !names.insert(name))
+        {
+            Some(twice) => Err(invalid(format!(
+                "the name '{twice}' is used more than once: give each input and each layer its own \
+                 name"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Turns the functions that give probabilities at an output into endings.
     fn find_endings(&mut self, outputs: &[Output]) -> Result<(), Error> {
         let first = self.inputs.len();
+        // Only layers on the way to an output count.
         let mut readers = vec![0; self.known.len()];
-        for &value in self.nodes.iter().flat_map(|node| &node.inputs) {
-            readers[value] += 1;
+        let mut needed = vec![false; self.known.len()];
+        for output in outputs {
+            needed[output.value] = true;
+        }
+        for (number, node) in self.nodes.iter().enumerate().rev() {
+            if needed[first + number] {
+                for &value in &node.inputs {
+                    needed[value] = true;
+                    readers[value] += 1;
+                }
+            }
         }
         let mut ends = HashSet::new();
         for output in outputs {
@@ -297,7 +331,8 @@ impl<T: Scalar> Binder<T> {
             }
         }
         let softmax = self.nodes.iter().enumerate().find(|(number, node)| {
-            node.operation.is_softmax() && !ends.contains(&(first + number))
+            let value = first + number;
+            node.operation.is_softmax() && needed[value] && !ends.contains(&value)
         });
         match softmax {
             Some((_, node)) => Err(Error::SoftmaxInMiddle {

@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::bind::{Binder, LARGEST, LayerDeclaration, invalid};
+use super::bind::{Binder, LARGEST, LayerDeclaration, Position, invalid};
 use super::{Graph, Input, InputSource};
 use crate::error::Error;
 use crate::layer::{Join, Joined, Layer};
@@ -14,7 +15,21 @@ use crate::shape::Shape;
 ///
 /// It belongs to the builder that returned it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ValueId(pub(super) usize);
+pub struct ValueId {
+    /// The number of the builder.
+    builder: u64,
+    /// The position among the builder's declarations.
+    index: usize,
+}
+
+impl ValueId {
+    pub(super) fn index(self) -> usize {
+        self.index
+    }
+}
+
+/// The number of builders so far, by which their values are told apart.
+static BUILDERS: AtomicU64 = AtomicU64::new(0);
 
 /// A builder for a [`Graph`]. Each method that adds something returns the new value.
 ///
@@ -23,7 +38,9 @@ pub struct ValueId(pub(super) usize);
 #[must_use = "a builder does nothing until it is built"]
 pub struct GraphBuilder<T: Scalar> {
     pub(super) items: Vec<Declaration<T>>,
-    pub(super) outputs: Vec<(String, ValueId)>,
+    /// The names of the outputs, with their positions among the items.
+    pub(super) outputs: Vec<(String, usize)>,
+    number: u64,
 }
 
 /// Checks that an input has a usable size.
@@ -44,14 +61,21 @@ pub(super) enum Declaration<T: Scalar> {
 
 impl<T: Scalar> Default for GraphBuilder<T> {
     fn default() -> Self {
-        Self { items: Vec::new(), outputs: Vec::new() }
+        let number = BUILDERS.fetch_add(1, Ordering::Relaxed);
+        Self { items: Vec::new(), outputs: Vec::new(), number }
     }
 }
 
 impl<T: Scalar> GraphBuilder<T> {
     fn add(&mut self, item: Declaration<T>) -> ValueId {
         self.items.push(item);
-        ValueId(self.items.len() - 1)
+        ValueId { builder: self.number, index: self.items.len() - 1 }
+    }
+
+    /// The position of a value, or `usize::MAX` for one of another builder, which is reported when
+    /// the graph is built.
+    fn position(&self, value: ValueId) -> usize {
+        if value.builder == self.number { value.index } else { usize::MAX }
     }
 
     fn add_input(&mut self, name: &str, shape: Shape, source: InputSource<T>) -> ValueId {
@@ -125,14 +149,14 @@ impl<T: Scalar> GraphBuilder<T> {
         layer: Arc<dyn Layer<T>>,
         inputs: impl IntoIterator<Item = ValueId>,
     ) -> ValueId {
-        let inputs = inputs.into_iter().map(|value| value.0).collect();
+        let inputs = inputs.into_iter().map(|value| self.position(value)).collect();
         self.add(Declaration::Layer(LayerDeclaration { name, layer, inputs, position: None }))
     }
 
     /// Declares an output of the model. The first output is explained unless another one is chosen
     /// with [`Graph::with_output`].
     pub fn output(&mut self, name: &str, value: ValueId) {
-        self.outputs.push((name.to_owned(), value));
+        self.outputs.push((name.to_owned(), self.position(value)));
     }
 
     /// Builds the graph and checks all shapes.
@@ -149,27 +173,11 @@ impl<T: Scalar> GraphBuilder<T> {
         (T::compiled().build_graph)(self)
     }
 
-    /// Checks the shapes of the inputs, and that no two inputs or layers have the same name, and no
-    /// two outputs.
+    /// Checks the shapes of the inputs, and that no two outputs have the same name.
     fn check(&self) -> Result<(), Error> {
-        let mut names = HashSet::new();
-        let mut place = 0;
         for item in &self.items {
-            let name = match item {
-                Declaration::Input(input) => {
-                    check_input("GraphBuilder", input.shape)?;
-                    input.name.clone()
-                }
-                Declaration::Layer(declared) => {
-                    place += 1;
-                    declared.name.clone().unwrap_or_else(|| (place - 1).to_string())
-                }
-            };
-            if let Some(twice) = names.replace(name) {
-                return Err(invalid(format!(
-                    "the name '{twice}' is used more than once: give each input and each layer \
-                     its own name"
-                )));
+            if let Declaration::Input(input) = item {
+                check_input("GraphBuilder", input.shape)?;
             }
         }
         let mut names = HashSet::new();
@@ -182,7 +190,7 @@ impl<T: Scalar> GraphBuilder<T> {
     }
 
     pub(crate) fn build_inner(self) -> Result<Graph<T>, Error> {
-        Binder::bind(self)
+        Binder::bind(&self)
     }
 }
 
@@ -191,17 +199,15 @@ impl<T: Scalar> GraphBuilder<T> {
         self.add(Declaration::Input(input))
     }
 
-    pub(super) fn place(&mut self, declared: LayerDeclaration<T>) -> ValueId {
-        self.add(Declaration::Layer(declared))
-    }
-
-    /// Gives the first input another shape.
-    pub(super) fn reshape(&mut self, to: Shape) {
-        for item in &mut self.items {
-            if let Declaration::Input(Input { shape, source: InputSource::Explained, .. }) = item {
-                *shape = to;
-                return;
-            }
-        }
+    pub(super) fn place(
+        &mut self,
+        name: &str,
+        layer: Arc<dyn Layer<T>>,
+        inputs: &[ValueId],
+        position: Position,
+    ) -> ValueId {
+        let inputs = inputs.iter().map(|&value| self.position(value)).collect();
+        let (name, position) = (Some(name.to_owned()), Some(position));
+        self.add(Declaration::Layer(LayerDeclaration { name, layer, inputs, position }))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Graph, InputSource, floats};
+use super::{Graph, Input, InputSource, floats};
 use crate::error::Error;
 use crate::linalg;
 use crate::scalar::Scalar;
@@ -207,12 +207,9 @@ impl<'a, T: Scalar> Feed<'a, T> {
     /// [`Error::NonFiniteInput`], or [`Error::Inputs`] for a model with whole numbers among its
     /// inputs that is given only columns.
     pub fn check(&self, graph: &Graph<T>) -> Result<(), Error> {
-        let find = |values: &[T], size: usize| match linalg::first_non_finite(values) {
-            Some((at, value)) => {
-                let (sample, index) = (at / size, at % size);
-                Err(Error::NonFiniteInput { index, sample, value: value.as_f64() })
-            }
-            None => Ok(()),
+        let error = |input: &Input<T>, sample, index, value: T| {
+            let (input, value) = (input.name.clone(), value.as_f64());
+            Err(Error::NonFiniteInput { input, index, sample, value })
         };
         match self {
             Self::Columns(values, size) => {
@@ -229,12 +226,23 @@ impl<'a, T: Scalar> Feed<'a, T> {
                         ),
                     });
                 }
-                find(values, *size)
+                let Some((at, value)) = linalg::first_non_finite(values) else { return Ok(()) };
+                let (sample, mut index) = (at / size, at % size);
+                for input in floats(graph.input_list()) {
+                    if index < input.shape.size() {
+                        return error(input, sample, index, value);
+                    }
+                    index -= input.shape.size();
+                }
+                Ok(())
             }
             Self::Named { values, .. } => {
                 for (input, values) in graph.input_list().iter().zip(values) {
-                    if let Some(Values::Floats(values)) = values {
-                        find(values, input.shape.size())?;
+                    if let Some(Values::Floats(values)) = values
+                        && let Some((at, value)) = linalg::first_non_finite(values)
+                    {
+                        let size = input.shape.size();
+                        return error(input, at / size, at % size, value);
                     }
                 }
                 Ok(())

@@ -107,7 +107,14 @@ impl Schedule {
             }
         }
         needed.reverse();
-        let largest = needed.iter().map(|&number| nodes[number].shape.size()).max().unwrap_or(0);
+        // A node's inputs are joined if there are several.
+        let shape_of = |value: usize| value.checked_sub(inputs).map(|number| nodes[number].shape);
+        let read = |number: usize| {
+            let sizes = nodes[number].inputs.iter().filter_map(|&value| shape_of(value));
+            sizes.fold(0_usize, |sum, shape| sum.saturating_add(shape.size()))
+        };
+        let largest = needed.iter().map(|&number| read(number).max(nodes[number].shape.size()));
+        let largest = largest.max().unwrap_or(0);
         Self { nodes: needed, uses, largest }
     }
 

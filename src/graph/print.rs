@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-use super::{Graph, Node};
+use super::{Graph, InputSource, Node};
 use crate::layer::Layer;
 use crate::scalar::Scalar;
+
+/// The deepest nesting by names.
+const DEPTH: usize = 64;
 
 /// A layer as PyTorch prints it.
 pub(crate) fn describe<T: Scalar>(layer: &dyn Layer<T>) -> String {
@@ -18,7 +21,13 @@ impl<T: Scalar> fmt::Display for Graph<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Graph(")?;
         for input in self.input_list() {
-            write!(f, "\n  ({}): Input({})", input.name, input.shape)?;
+            let kind = match input.source {
+                InputSource::Explained => "Input",
+                InputSource::Given => "Given",
+                InputSource::Whole => "GivenWhole",
+                InputSource::Constant(_) => "Constant",
+            };
+            write!(f, "\n  ({}): {kind}({})", input.name, input.shape)?;
         }
         let mut before = self.input_list().len().checked_sub(1);
         for (number, node) in self.node_list().iter().enumerate() {
@@ -32,6 +41,9 @@ impl<T: Scalar> fmt::Display for Graph<T> {
             }
             write_sizes(f, node)?;
             before = Some(self.value_of(number));
+        }
+        for output in self.output_list() {
+            write!(f, "\n  ({}): Output <- {}", output.name, self.name_of(output.value))?;
         }
         f.write_str("\n)")?;
         self.write_totals(f)
@@ -68,12 +80,17 @@ impl<T: Scalar> Graph<T> {
         while let Some(node) = nodes.get(at) {
             let name = node.name.strip_prefix(prefix).unwrap_or(&node.name);
             let indent = "  ".repeat(depth);
-            if let Some((group, _)) = name.split_once('.') {
+            if let Some((group, _)) = name.split_once('.')
+                && depth < DEPTH
+            {
                 let inner = format!("{prefix}{group}.");
                 // All following layers with the same first part of the name form one nested
                 // Sequential.
-                let count =
-                    nodes[at..].iter().take_while(|node| node.name.starts_with(&inner)).count();
+                let count = nodes[at..]
+                    .iter()
+                    .take_while(|node| node.name.starts_with(&inner))
+                    .count()
+                    .max(1);
                 write!(f, "\n{indent}({group}): Sequential(")?;
                 self.write_nodes(f, &nodes[at..at + count], &inner, depth + 1)?;
                 write!(f, "\n{indent})")?;
