@@ -39,7 +39,8 @@ pub(crate) use print::describe;
 /// A network of any structure.
 ///
 /// Values can be read by several layers, layers can read several values, and there can be several
-/// inputs and outputs. For layers in a row, [`Sequential`](crate::Sequential) is simpler.
+/// inputs and outputs. For layers in a row, [`Sequential`](crate::Sequential) is simpler. [The
+/// guide](crate::guide::graphs) describes graphs step by step.
 ///
 /// A graph is immutable once built. Clones share the layers, so cloning a graph for each thread is
 /// cheap. Use [`explain`](Self::explain) to explain a single sample and
@@ -205,7 +206,7 @@ impl<T: Scalar> Graph<T> {
         self.shape_of(self.output)
     }
 
-    /// The names and shapes of the inputs, in order, without constants.
+    /// The names and shapes of the inputs, in order. Constants are not listed.
     #[must_use]
     pub fn input_names(&self) -> Vec<(&str, Shape)> {
         self.structure
@@ -228,7 +229,10 @@ impl<T: Scalar> Graph<T> {
         self.nodes().map(|node| &*node.layer).collect()
     }
 
-    /// The names of the layers, in order. A layer without a name is named by its index.
+    /// The names of the layers, in order.
+    ///
+    /// A layer without a name is named by its position among the layers that were added to the
+    /// builder, counted from 0.
     #[must_use]
     pub fn names(&self) -> Vec<&str> {
         self.nodes().map(|node| node.name.as_str()).collect()
@@ -243,8 +247,8 @@ impl<T: Scalar> Graph<T> {
     /// This graph with another output: one of its outputs, or the output of any layer, by name.
     ///
     /// # Errors
-    /// [`Error::NoSuchValue`], or [`Error::InvalidParameter`] if the name is that of an input that is
-    /// not an output as well.
+    /// [`Error::NoSuchValue`], or [`Error::InvalidParameter`] for an input that is not also an
+    /// output.
     pub fn with_output(&self, name: &str) -> Result<Self, Error> {
         let named = self.structure.outputs.iter().find(|output| output.name == name);
         if let Some(output) = named {
@@ -266,9 +270,10 @@ impl<T: Scalar> Graph<T> {
 
     /// This graph with other explained values: inputs, or the outputs of layers, by name.
     ///
-    /// An explanation then gives the relevance of these values. What a layer's output is computed
-    /// from is not explained, so that for a language model, for example, the relevance of the
-    /// embeddings is found.
+    /// An explanation then gives the relevance of these values. Relevance stops where it reaches one
+    /// of them. Values that do not depend on any of them become constants of the sample, whose
+    /// relevance is assigned to the sink [`Cause::Constant`](crate::Cause::Constant). In a language
+    /// model, for example, this gives the relevance of the embeddings.
     ///
     /// # Errors
     /// [`Error::NoSuchValue`], or [`Error::InvalidParameter`] if no name is given.

@@ -62,11 +62,11 @@ impl<T: Scalar> Explainer<T> {
     ///
     /// The workspace holds the explanation until its next use.
     ///
-    /// After the first successful call, nothing is allocated for any network of the crate's own
-    /// layers and rules, with these exceptions: a convolution arranges its weights for a product when
-    /// that product is first needed, [`with_health`](Self::with_health) and findings allocate in
-    /// each call, and with the `rayon` feature, so can large layers, whose work is split among
-    /// threads.
+    /// After the first successful call, nothing is allocated for a network of the crate's own layers
+    /// and rules. There are three exceptions. A convolution arranges its weights for a product when
+    /// that product is first needed. [`with_health`](Self::with_health) and findings allocate in each
+    /// call. With the `rayon` feature, splitting the work of a large layer among threads can
+    /// allocate.
     ///
     /// # Errors
     /// See [`explain`](Self::explain). The workspace remains usable after an error.
