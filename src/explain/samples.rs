@@ -37,7 +37,7 @@ impl<T: Scalar> Explainer<T> {
 
     /// Explains the targets for one sample.
     ///
-    /// For cost and memory, see [`Accumulation`] and [`plan`](Self::plan).
+    /// For cost and memory, see [`Accumulation`](crate::Accumulation) and [`plan`](Self::plan).
     ///
     /// # Errors
     /// [`Error::InputShape`], [`Error::NonFiniteInput`], [`Error::NonFiniteOutput`],
