@@ -177,7 +177,7 @@ impl<T: Scalar> Graph<T> {
         Self { structure: Arc::new(structure), output, entries: None, schedule: Arc::new(schedule) }
     }
 
-    /// The number of values in a sample: those of all inputs of floating-point numbers.
+    /// The number of values in a sample. Inputs of whole numbers and constants are not part of it.
     #[must_use]
     pub fn inputs(&self) -> usize {
         floats(&self.structure.inputs).map(|input| input.shape.size()).sum()
@@ -223,7 +223,8 @@ impl<T: Scalar> Graph<T> {
         self.structure.outputs.iter().map(|output| output.name.as_str()).collect()
     }
 
-    /// The layers in order, each before the layers inside its branches.
+    /// The layers, in the order in which they were added. A layer with branches comes before the
+    /// layers inside them.
     #[must_use]
     pub fn layers(&self) -> Vec<&dyn Layer<T>> {
         self.nodes().map(|node| &*node.layer).collect()
@@ -560,7 +561,9 @@ impl<T: Scalar> Graph<T> {
 
     /// Computes the model's outputs for one sample.
     ///
-    /// The outputs are probabilities if the model ends with a softmax or a sigmoid.
+    /// The outputs are probabilities if the model ends with a softmax or a sigmoid. If the model has
+    /// several inputs, the sample contains the values of all of them, one input after another. For
+    /// inputs of whole numbers, use [`forward_inputs`](Self::forward_inputs).
     ///
     /// # Errors
     /// [`Error::InputShape`], [`Error::NonFiniteInput`] or [`Error::NonFiniteOutput`].

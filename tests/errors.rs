@@ -640,11 +640,7 @@ fn layers_and_rules_that_contradict_themselves() {
     }
     let empty =
         Sequential::builder().layer(linear(2, 2)).layer(Nothing).build().unwrap_err().to_string();
-    assert_eq!(
-        empty,
-        "layer 1 (Nothing) expects at least one branch (it has none), but the layers before it \
-         produce 2"
-    );
+    assert_eq!(empty, "layer 1 (Nothing): number of branches must be at least 1, but is 0");
 
     // A softmax in a branch.
     let branch = || Sequential::builder().layer(linear(2, 2));

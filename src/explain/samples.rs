@@ -37,6 +37,9 @@ impl<T: Scalar> Explainer<T> {
 
     /// Explains the targets for one sample.
     ///
+    /// If the model has several inputs, the sample contains the values of all of them, one input
+    /// after another. For inputs of whole numbers, use [`explain_inputs`](Self::explain_inputs).
+    ///
     /// For cost and memory, see [`Accumulation`](crate::Accumulation) and [`plan`](Self::plan).
     ///
     /// # Errors
@@ -107,7 +110,8 @@ impl<T: Scalar> Explainer<T> {
         Ok(&workspace.explanations[0])
     }
 
-    /// Explains the targets for one sample, given as the values of each input by name.
+    /// Explains the targets for one sample, given as the values of each input by name. For an
+    /// example, see [`Inputs`].
     ///
     /// # Errors
     /// See [`explain`](Self::explain). [`Error::Inputs`] is returned if the values do not fit the

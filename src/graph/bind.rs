@@ -154,9 +154,8 @@ impl<T: Scalar> Binder<T> {
         };
         let kind = layer.kind();
         if branches.is_empty() {
-            let found = shapes.first().copied().unwrap_or_else(|| 0.into());
-            let error = Error::shape(kind, found, "at least one branch (it has none)");
-            return Err(at(index, &name, error));
+            let of = format!("layer {name} ({kind})");
+            return Err(Error::parameter(&of, "number of branches", 0, "at least 1"));
         }
         let &[input] = inputs else {
             let error = Error::inputs(kind, inputs.len(), "one value, where its branches begin");
