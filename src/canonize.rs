@@ -49,8 +49,9 @@ impl<T: Scalar> Graph<T> {
     ///
     /// A normalization is merged into the linear layer before it or, if there is none, after it.
     /// Dropouts, identities and reshapes between the two do not matter. A normalization remains if
-    /// neither neighbor is linear, or if something else reads the values between the two. It also remains if the only linear neighbor is a padded
-    /// convolution after it, because the zeros in the padding are not shifted.
+    /// neither neighbor is linear, or if another layer also reads the values between the two. It also
+    /// remains if the only linear neighbor is a padded convolution after it, because the zeros in the
+    /// padding are not shifted.
     /// [`check`](Self::check) reports the normalizations that remain.
     ///
     /// The other layers keep their names, and the outputs are the same up to rounding. Cost: a copy

@@ -266,8 +266,8 @@ impl<T: Scalar> Check<'_, T> {
         }
         if node.is_norm() {
             let advice = if self.merged.iter().any(|merged| merged.norm == node.name) {
-                "Merge it into the neighboring linear layer with Sequential::canonize. Most rules \
-                 then give a different result, which is the published one."
+                "Call canonize to merge it into the neighboring linear layer. Most rules then give \
+                 a different result, which is the published one."
             } else {
                 "It cannot be merged, because neither neighbor is a linear layer that can absorb \
                  it (a padded convolution after it cannot), or because something else reads the \

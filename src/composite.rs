@@ -17,7 +17,7 @@ use crate::rule::{
 };
 use crate::scalar::Scalar;
 
-/// A rule for each layer, selected by kind, position or name. A composite is itself a rule.
+/// A rule for each layer, selected by family, kind, position or name. A composite is itself a rule.
 ///
 /// If several settings match a layer, the last one wins. If a setting matches no layer, creating
 /// the explainer fails with [`Error::UnmatchedSetting`], which suggests a similar name. The
@@ -37,7 +37,8 @@ use crate::scalar::Scalar;
 ///     .layer("head", Epsilon::new(0.01)?);
 /// let explainer = model.explainer(composite)?;
 /// println!("{explainer}"); // which rule each layer gets
-/// assert_eq!(explainer.rules().collect::<Vec<_>>(), [("0", "WSquare"), ("head", "Epsilon(0.01)")]);
+/// let rules: Vec<_> = explainer.rules().collect();
+/// assert_eq!(rules, [("0", "WSquare"), ("head", "Epsilon(0.01)")]);
 /// assert_eq!(explainer.explain(&dvector![1.0, 2.0])?.shares().shape(), (2, 1));
 /// # Ok::<(), relprop::Error>(())
 /// ```
@@ -123,7 +124,7 @@ impl Place {
 fn list_sites(sites: &[Site<'_>]) -> String {
     const LISTED: usize = 12;
     let one = |site: &Site<'_>| match site.layer.to_string() {
-        // A layer without a name has its index as its name.
+        // The name of a layer without one is its position, which usually is its index.
         index if index == site.name => format!("{index} ({})", site.kind),
         index => format!("{index} '{}' ({})", site.name, site.kind),
     };
@@ -163,7 +164,7 @@ impl<T: Scalar> Composite<T> {
         self.with(Place::Kind(kind.to_owned()), rule)
     }
 
-    /// Sets the rule for a family of layers, such as all convolutions.
+    /// Sets the rule for a family of layers, such as all convolutions or all sums.
     #[must_use]
     pub fn family(self, family: Family, rule: impl RelevanceRule<T> + 'static) -> Self {
         self.with(Place::Family(family), rule)
@@ -171,9 +172,9 @@ impl<T: Scalar> Composite<T> {
 
     /// Sets the rule for one layer, by its name or its index.
     ///
-    /// A layer has the name that it was given, or that it has in the file from which the model was
-    /// read. Otherwise, its name is its position. Indices are counted from 0, and activations count
-    /// too.
+    /// A layer has the name that it was given, or the name from the file that the model was read
+    /// from. A layer without a name is named by its position in the builder. Indices are counted
+    /// from 0 and include activations and the layers inside branches.
     #[must_use]
     pub fn layer<'a>(
         self,
@@ -219,8 +220,8 @@ impl<T: Scalar> Composite<T> {
         Self { name: Some(name.into()), ..self }
     }
 
-    /// [`ZPlus`] for convolutions, [`Epsilon`] for dense layers, and [`Norm`](crate::Norm) for poolings and
-    /// sums.
+    /// [`ZPlus`] for convolutions, [`Epsilon`] for dense layers, and [`Norm`](crate::Norm) for
+    /// poolings and sums.
     #[must_use]
     pub fn epsilon_plus() -> Self {
         Self::by_convolutions(ZPlus::default()).called("EpsilonPlus")
@@ -232,8 +233,8 @@ impl<T: Scalar> Composite<T> {
         Self::epsilon_plus().preset_first(Flat).called("EpsilonPlusFlat")
     }
 
-    /// [`AlphaBeta`] (2, 1) for convolutions, [`Epsilon`] for dense layers, and [`Norm`](crate::Norm) for
-    /// poolings and sums.
+    /// [`AlphaBeta`] (2, 1) for convolutions, [`Epsilon`] for dense layers, and
+    /// [`Norm`](crate::Norm) for poolings and sums.
     #[must_use]
     pub fn epsilon_alpha2_beta1() -> Self {
         Self::by_convolutions(AlphaBeta::default()).called("EpsilonAlpha2Beta1")
@@ -245,8 +246,8 @@ impl<T: Scalar> Composite<T> {
         Self::epsilon_alpha2_beta1().preset_first(Flat).called("EpsilonAlpha2Beta1Flat")
     }
 
-    /// [`Gamma`] (0.25) for convolutions, [`Epsilon`] for dense layers, [`Norm`](crate::Norm) for poolings and
-    /// sums, and [`ZBox`] with the bounds of the inputs for the first layer.
+    /// [`Gamma`] (0.25) for convolutions, [`Epsilon`] for dense layers, [`Norm`](crate::Norm) for
+    /// poolings and sums, and [`ZBox`] with the bounds of the inputs for the first layer.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] unless both bounds are finite and low <= high.

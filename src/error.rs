@@ -4,9 +4,9 @@ use crate::shape::{Shape, TooManyAxes};
 
 /// Everything that can go wrong. Each variant carries what you need to fix the problem.
 ///
-/// Layers are counted from 0 in the order in which they are listed. `name` is the name under which
-/// the printed model, the ledger and all other results show the layer. `kind` is the layer's name in PyTorch (`"Linear"`, `"ReLU"`). A call that
-/// returns an error has changed nothing.
+/// `layer` is the index of a layer. Layers are counted from 0 in the order in which they are listed.
+/// `name` is the layer's name in the printed model, in the ledger and in all other results. `kind` is
+/// its name in PyTorch (`"Linear"`, `"ReLU"`). A call that returns an error has changed nothing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -23,8 +23,8 @@ pub enum Error {
         layers: usize,
     },
 
-    /// A layer does not accept the shape that it gets from the layers before it.
-    #[error("layer {name} ({kind}) expects {expected}, but {} {found}", before(*.layer))]
+    /// A layer does not accept the shape of a value that it reads.
+    #[error("layer {name} ({kind}) expects {expected}, but got {found}")]
     LayerShape {
         /// The layer's index.
         layer: usize,
@@ -34,7 +34,7 @@ pub enum Error {
         kind: String,
         /// What the layer accepts.
         expected: String,
-        /// The shape it would get.
+        /// The shape of the value.
         found: Shape,
     },
 
@@ -60,7 +60,7 @@ pub enum Error {
         found: usize,
     },
 
-    /// A layer that selects inputs returned an index that does not exist.
+    /// A layer in which each output is one of the inputs returned an index that does not exist.
     #[error(
         "{kind}: output {output} is a copy of input {index}, but the layer has only {inputs} \
          inputs (counted from 0); its Route must set every index to one of them"
@@ -214,14 +214,12 @@ pub enum Error {
         name: String,
     },
 
-    /// The length of a sample differs from the model's number of inputs.
-    #[error(
-        "the model expects {expected} inputs (layer 0 is {kind}), but the sample has {found} values"
-    )]
+    /// The length of a sample differs from the number of values that the model expects.
+    #[error("the model expects {expected} values (layer 0 is {kind}), but the sample has {found}")]
     InputShape {
         /// The first layer's kind.
         kind: String,
-        /// How many inputs the model has.
+        /// How many values a sample of the model has.
         expected: usize,
         /// How many values the sample has.
         found: usize,
@@ -427,7 +425,7 @@ pub enum Error {
     /// A setting of a composite matches no layer.
     #[error("{setting} matches no layer, so {rule} would not be used{nearest} ({layers})")]
     UnmatchedSetting {
-        /// The setting, such as `Composite::name("haed", ..)`.
+        /// The setting, such as `Composite::layer("haed", ..)`.
         setting: String,
         /// The rule's name.
         rule: String,
@@ -570,11 +568,6 @@ pub struct UnsupportedNode {
     pub path: String,
     /// Why it cannot be explained.
     pub reason: String,
-}
-
-/// The source of a layer's input, as part of a sentence.
-fn before(layer: usize) -> &'static str {
-    if layer == 0 { "the model's input shape is" } else { "the layers before it produce" }
 }
 
 fn values(count: usize) -> String {

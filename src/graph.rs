@@ -39,7 +39,8 @@ pub(crate) use print::describe;
 /// A network of any structure.
 ///
 /// Values can be read by several layers, layers can read several values, and there can be several
-/// inputs and outputs. For layers in a row, [`Sequential`](crate::Sequential) is simpler.
+/// inputs and outputs. For layers in a row, [`Sequential`](crate::Sequential) is simpler. [The
+/// guide](crate::guide::graphs) describes graphs step by step.
 ///
 /// A graph is immutable once built. Clones share the layers, so cloning a graph for each thread is
 /// cheap. Use [`explain`](Self::explain) to explain a single sample and
@@ -169,7 +170,7 @@ impl<T: Scalar> Graph<T> {
         Self { structure: Arc::new(structure), output, entries: None, schedule: Arc::new(schedule) }
     }
 
-    /// The number of values in a sample: those of all inputs of floating-point numbers.
+    /// The number of values in a sample. Inputs of whole numbers and constants are not part of it.
     #[must_use]
     pub fn inputs(&self) -> usize {
         floats(&self.structure.inputs).map(|input| input.shape.size()).sum()
@@ -198,7 +199,7 @@ impl<T: Scalar> Graph<T> {
         self.shape_of(self.output)
     }
 
-    /// The names and shapes of the inputs, in order, without constants.
+    /// The names and shapes of the inputs, in order. Constants are not listed.
     #[must_use]
     pub fn input_names(&self) -> Vec<(&str, Shape)> {
         self.structure
@@ -215,13 +216,17 @@ impl<T: Scalar> Graph<T> {
         self.structure.outputs.iter().map(|output| output.name.as_str()).collect()
     }
 
-    /// The layers in order, each before the layers inside its branches.
+    /// The layers, in the order in which they were added. A layer with branches comes before the
+    /// layers inside them.
     #[must_use]
     pub fn layers(&self) -> Vec<&dyn Layer<T>> {
         self.nodes().map(|node| &*node.layer).collect()
     }
 
-    /// The names of the layers, in order. A layer without a name is named by its index.
+    /// The names of the layers, in order.
+    ///
+    /// A layer without a name is named by its position among the layers that were added to the
+    /// builder, counted from 0.
     #[must_use]
     pub fn names(&self) -> Vec<&str> {
         self.nodes().map(|node| node.name.as_str()).collect()
@@ -236,8 +241,8 @@ impl<T: Scalar> Graph<T> {
     /// This graph with another output: one of its outputs, or the output of any layer, by name.
     ///
     /// # Errors
-    /// [`Error::NoSuchValue`], or [`Error::InvalidParameter`] if the name is that of an input that is
-    /// not an output as well.
+    /// [`Error::NoSuchValue`], or [`Error::InvalidParameter`] for an input that is not also an
+    /// output.
     pub fn with_output(&self, name: &str) -> Result<Self, Error> {
         let named = self.structure.outputs.iter().find(|output| output.name == name);
         if let Some(output) = named {
@@ -259,9 +264,10 @@ impl<T: Scalar> Graph<T> {
 
     /// This graph with other explained values: inputs, or the outputs of layers, by name.
     ///
-    /// An explanation then gives the relevance of these values. What a layer's output is computed
-    /// from is not explained, so that for a language model, for example, the relevance of the
-    /// embeddings is found.
+    /// An explanation then gives the relevance of these values. Relevance stops where it reaches one
+    /// of them. Values that do not depend on any of them become constants of the sample, whose
+    /// relevance is assigned to the sink [`Cause::Constant`](crate::Cause::Constant). In a language
+    /// model, for example, this gives the relevance of the embeddings.
     ///
     /// # Errors
     /// [`Error::NoSuchValue`], or [`Error::InvalidParameter`] if no name is given.
@@ -570,7 +576,9 @@ impl<T: Scalar> Graph<T> {
 
     /// Computes the model's outputs for one sample.
     ///
-    /// The outputs are probabilities if the model ends with a softmax or a sigmoid.
+    /// The outputs are probabilities if the model ends with a softmax or a sigmoid. If the model has
+    /// several inputs, the sample contains the values of all of them, one input after another. For
+    /// inputs of whole numbers, use [`forward_inputs`](Self::forward_inputs).
     ///
     /// # Errors
     /// [`Error::InputShape`], [`Error::NonFiniteInput`] or [`Error::NonFiniteOutput`].

@@ -1,5 +1,5 @@
-//! Guides: importing networks from Python, extending the crate, and the cost and accuracy of
-//! results.
+//! Guides: importing networks from Python, networks of any structure, extending the crate, and the
+//! cost and accuracy of results.
 //!
 //! The pages are Markdown files of the repository, most of them from `docs/`. Their Rust code is
 //! tested.
@@ -10,6 +10,7 @@
 /// How to write a layer, in your own crate or in this one.
 ///
 /// [adding-a-rule]: crate::guide::adding_a_rule
+/// [graphs]: crate::guide::graphs
 ///
 #[doc = include_str!("../docs/adding-a-layer.md")]
 pub mod adding_a_layer {}
@@ -39,6 +40,8 @@ pub mod comparison {}
 
 /// How to export a model from Python and explain it with one command.
 ///
+/// [graphs]: crate::guide::graphs
+///
 #[cfg_attr(
     feature = "doc-images",
     doc = embed_doc_image::embed_image!("iris-relevance", "docs/iris-relevance.png")
@@ -51,7 +54,15 @@ pub mod comparison {}
 )]
 pub mod from_python {}
 
+/// Networks of any structure: several inputs, constants, other values to explain, and what they
+/// cost.
+///
+#[doc = include_str!("../docs/graphs.md")]
+pub mod graphs {}
+
 /// Image networks: layers, batch norms and heatmaps.
+///
+/// [graphs]: crate::guide::graphs
 ///
 #[cfg_attr(
     feature = "doc-images",
@@ -63,11 +74,15 @@ pub mod images {}
 
 /// How to examine single units, paths and weights, and how to compare rules.
 ///
+/// [graphs]: crate::guide::graphs
+///
 #[doc = include_str!("../docs/inside-the-network.md")]
 pub mod inside_the_network {}
 
 /// The JSON schema of results, as written by the `serde` feature and by the command line with
 /// `--json`.
+///
+/// [graphs]: crate::guide::graphs
 ///
 #[doc = include_str!("../docs/json.md")]
 pub mod json {}
@@ -97,6 +112,7 @@ pub mod numerics {}
 ///
 /// [adding-a-layer]: crate::guide::adding_a_layer
 /// [adding-a-rule]: crate::guide::adding_a_rule
+/// [graphs]: crate::guide::graphs
 #[cfg_attr(
     feature = "doc-images",
     doc = embed_doc_image::embed_image!("rules", "docs/rules.png")
@@ -107,12 +123,15 @@ pub mod rules {}
 
 /// How to use an explainer in a server: threads, batches and memory.
 ///
+/// [graphs]: crate::guide::graphs
 /// [performance]: crate::guide::performance
 ///
 #[doc = include_str!("../docs/serving.md")]
 pub mod serving {}
 
 /// Measurements of time and memory, and a comparison of the orders of accumulation.
+///
+/// [graphs]: crate::guide::graphs
 ///
 #[doc = include_str!("../docs/performance.md")]
 pub mod performance {}

@@ -35,7 +35,7 @@
 //! PyTorch prints the settings `ceil_mode`, `count_include_pad` and `divisor_override` of an
 //! average pooling only with the `extra_repr` above. If the text does not contain them and they
 //! could make a difference, the defaults are assumed, and
-//! [`Sequential::check`](crate::Sequential::check) reports
+//! [`Graph::check`](crate::Graph::check) reports
 //! [`Code::AssumedSettings`](crate::Code::AssumedSettings). Every other argument of a layer is
 //! either supported, without effect after training, or rejected.
 //!

@@ -13,7 +13,7 @@
 //! | [`Operator::Reshape`] | the same values in another shape | passes through unchanged |
 //! | [`Operator::Sum`] | the sum of the values read | shared by the rule [`Norm`](crate::Norm) |
 //! | [`Operator::Concat`] | the values read, one after another | each value receives its part |
-//! | [`Operator::Lookup`] | rows of a table, chosen by whole numbers | they are constants |
+//! | [`Operator::Lookup`] | rows of a table, chosen by whole numbers | constants of the sample |
 //! | [`Operator::Branches`] | several branches that start from the same values, summed or concatenated | split among the branches |
 //! | [`Operator::Softmax`] | softmax, at the end only | the logits are explained |
 //!
@@ -104,7 +104,7 @@ pub use reshape::{Flatten, Permute, Unflatten, Upsample};
 pub(crate) use softmax::SoftmaxOver;
 pub use softmax::{AxisSoftmax, Softmax};
 
-/// One layer of a [`Sequential`](crate::Sequential). Implement this trait for your own layers.
+/// One layer of a network. Implement this trait for your own layers.
 pub trait Layer<T: Scalar>: Debug + Send + Sync {
     /// The kind of layer, as it appears in errors and ledgers. If PyTorch has such a layer, this is
     /// the name of its class.
@@ -112,18 +112,19 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
 
     /// The layer's operator for values of these shapes.
     ///
-    /// There is one shape for each value that the layer reads. Most layers read one, which
-    /// [`only_input`] returns. If a layer reads several, its operator applies to all of their
-    /// values, one after another.
+    /// There is one shape for each value that the layer reads. Most layers read one value, whose
+    /// shape [`only_input`] returns. If a layer reads several values, its operator applies to all of
+    /// them, one after another.
     ///
     /// # Errors
     /// If the layer does not accept these shapes, preferably [`Error::Shape`] or
     /// [`Error::InputCount`].
     fn operator(&self, inputs: &[Shape]) -> Result<Operator<T>, Error>;
 
-    /// The family of layers that this layer belongs to, or `None` to let its operator decide:
-    /// [`Family::Dense`] for [`Operator::Linear`], [`Family::Average`] for [`Operator::Average`],
-    /// and [`Family::Sum`] for [`Operator::Sum`].
+    /// The family of layers that this layer belongs to, or `None` to let its operator decide.
+    ///
+    /// The operator's family is [`Family::Dense`] for [`Operator::Linear`], [`Family::Average`] for
+    /// [`Operator::Average`], and [`Family::Sum`] for [`Operator::Sum`].
     ///
     /// A [`Composite`](crate::Composite) can choose rules by family.
     fn family(&self) -> Option<Family> {
@@ -138,7 +139,7 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
     /// The settings that had to be assumed because the architecture text omits them, if they can
     /// matter for values of this shape.
     ///
-    /// [`Sequential::check`](crate::Sequential::check) reports them.
+    /// [`Graph::check`](crate::Graph::check) reports them.
     fn assumed(&self, input: Shape) -> Option<String> {
         let _ = input;
         None
@@ -157,7 +158,7 @@ pub trait Layer<T: Scalar>: Debug + Send + Sync {
 
     /// The scale a and shift b of each channel, if the layer is a normalization y = a z + b.
     ///
-    /// [`canonize`](crate::Sequential::canonize) merges such a layer into a neighbor.
+    /// [`Graph::canonize`](crate::Graph::canonize) merges such a layer into a neighbor.
     fn per_channel(&self) -> Option<(&[T], &[T])> {
         None
     }
@@ -280,7 +281,7 @@ forward_layer!(Box<L>, Arc<L>);
 /// A layer of a model, by its index or by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LayerId<'a> {
-    /// The index, counted from 0. The index after the last layer stands for the outputs.
+    /// The index, counted from 0. The index after the last layer refers to the outputs.
     Index(usize),
     /// The name.
     Name(&'a str),

@@ -4,6 +4,7 @@
 //! [adding-a-rule]: guide::adding_a_rule
 //! [comparison]: guide::comparison
 //! [from-python]: guide::from_python
+//! [graphs]: guide::graphs
 //! [images]: guide::images
 //! [inside]: guide::inside_the_network
 //! [json]: guide::json

@@ -180,7 +180,7 @@ pub(crate) fn rule_at<'a, T: Scalar>(
 pub struct Site<'a> {
     /// The layer's index in the model.
     pub layer: usize,
-    /// The layer's name if it was given one, otherwise its index.
+    /// The layer's name if it was given one, otherwise its position in the builder.
     pub name: &'a str,
     /// The layer's kind.
     pub kind: &'a str,

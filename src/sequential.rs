@@ -18,7 +18,8 @@ use crate::shape::Shape;
 /// [`explainer`](Graph::explainer) to explain many.
 ///
 /// Layers are numbered from 0 in the order in which they are listed. A layer with branches comes
-/// before the layers inside its branches.
+/// before the layers inside its branches. So after a layer with branches, the index of a layer
+/// without a name differs from its name, which is its position in the builder.
 #[derive(Debug, Clone)]
 pub struct Sequential<T: Scalar> {
     graph: Graph<T>,
@@ -76,8 +77,8 @@ impl<T: Scalar> SequentialBuilder<T> {
 
     /// Appends a layer with a name.
     ///
-    /// A [`Composite`](crate::Composite) can refer to the layer by this name. A layer without a
-    /// name is named by its index.
+    /// A [`Composite`](crate::Composite) and a [`Trace`](crate::Trace) can refer to the layer by this
+    /// name. A layer without a name is named by its position in the builder, counted from 0.
     pub fn named(mut self, name: &str, layer: impl Layer<T> + 'static) -> Self {
         self.branch.layers.push(Named { name: Some(name.to_owned()), layer: Arc::new(layer) });
         self

@@ -188,7 +188,7 @@ fn advice_is_not_what_was_done_already() {
     assert!(advice(&before_padding).unwrap().starts_with("It cannot be merged"));
     let behind =
         Sequential::builder().input([1, 2, 2]).layer(conv(1)).layer(norm()).build().unwrap();
-    assert!(advice(&behind).unwrap().contains("Sequential::canonize"));
+    assert!(advice(&behind).unwrap().contains("Call canonize"));
     assert_eq!(advice(&behind.canonize().unwrap().0), None);
     // The first linear layer already has Flat, but the layer before it can still shut units.
     let shut = Sequential::builder()

@@ -33,12 +33,9 @@ fn models_that_do_not_fit() {
         .build()
         .unwrap_err();
     assert!(matches!(shape, Error::LayerShape { layer: 2, .. }));
-    assert_eq!(
-        shape.to_string(),
-        "layer 2 (Linear) expects 4 inputs, but the layers before it produce 3"
-    );
+    assert_eq!(shape.to_string(), "layer 2 (Linear) expects 4 inputs, but got 3");
     let first = Sequential::builder().input(5).layer(linear(3, 2)).build().unwrap_err().to_string();
-    assert_eq!(first, "layer 0 (Linear) expects 2 inputs, but the model's input shape is 5");
+    assert_eq!(first, "layer 0 (Linear) expects 2 inputs, but got 5");
     assert!(matches!(Sequential::<f64>::builder().build(), Err(Error::EmptyModel)));
     let activations = Sequential::<f64>::builder().layer(Relu).layer(Softmax).build();
     assert!(matches!(activations, Err(Error::NoLinearLayer { layers: 2 })));
@@ -116,7 +113,7 @@ fn samples_of_another_length() {
     let batch = explainer.model().forward_batch(&DMatrix::from_element(4, 1, 1.0)).unwrap_err();
     assert_eq!(
         batch.to_string(),
-        "the model expects 2 inputs (layer 0 is Linear), but the sample has 4 values"
+        "the model expects 2 values (layer 0 is Linear), but the sample has 4"
     );
     assert_eq!(explainer.explain(&dvector![1.0, 2.0]).unwrap(), before);
 }
@@ -643,11 +640,7 @@ fn layers_and_rules_that_contradict_themselves() {
     }
     let empty =
         Sequential::builder().layer(linear(2, 2)).layer(Nothing).build().unwrap_err().to_string();
-    assert_eq!(
-        empty,
-        "layer 1 (Nothing) expects at least one branch (it has none), but the layers before it \
-         produce 2"
-    );
+    assert_eq!(empty, "layer 1 (Nothing): number of branches must be at least 1, but is 0");
 
     // A softmax in a branch.
     let branch = || Sequential::builder().layer(linear(2, 2));

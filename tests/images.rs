@@ -339,8 +339,7 @@ fn shapes_that_do_not_fit_are_errors() {
     };
     assert_eq!(
         build([3, 8, 8].into(), conv([4, 2, 3, 3]).unwrap()),
-        "layer 0 (Conv2d) expects channels x height x width with 2 channels, but the model's input \
-         shape is 3 x 8 x 8"
+        "layer 0 (Conv2d) expects channels x height x width with 2 channels, but got 3 x 8 x 8"
     );
     assert!(build([2, 2, 8].into(), conv([4, 2, 3, 3]).unwrap()).contains("kernel of size 3"));
     assert!(build([2, 8, 8].into(), conv([4, 2, 3, 3]).unwrap().stride(0)).contains("stride"));

@@ -347,8 +347,7 @@ impl<T: Scalar> Explanation<T> {
     ///
     /// There is a finding if the sample is outside the range that a rule assumes and the rule
     /// [reports](crate::rule::Outside::Report) such samples instead of refusing them.
-    /// [`Sequential::check`](crate::Sequential::check) finds problems that do not depend on the
-    /// sample.
+    /// [`Graph::check`](crate::Graph::check) finds problems that do not depend on the sample.
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.findings

@@ -135,8 +135,8 @@ impl Health {
     /// the same share computed in `f64`.
     ///
     /// These are the true shares, with the [`exponent`](crate::Explanation::exponent) applied. For a
-    /// weighting of outputs, they are the relevances in [`shares`](crate::Explanation::shares). The result
-    /// is `None` if the target is not explained or the error could not be measured; see
+    /// weighting of outputs, they are the relevances in [`shares`](crate::Explanation::shares). The
+    /// result is `None` if the target is not explained or the error could not be measured; see
     /// [`prevented`](Self::prevented).
     #[must_use]
     pub fn error(&self, target: usize) -> Option<f64> {

@@ -9,7 +9,7 @@ use crate::relevance::Cause;
 /// For every rule, the parts sum to the output, up to rounding:
 ///
 /// ```text
-///     Σ_i R_i + Σ_layers (bias + stabilizer + rest + dead + empty) = f_k(x)
+///     Σ_i R_i + Σ_layers (bias + stabilizer + rest + dead + empty + constant) = f_k(x)
 /// ```
 ///
 /// Each part is a share times the output, and the shares sum to 1. Sums are computed in double

@@ -10,12 +10,13 @@ use crate::error::Error;
 use crate::relevance::{Factor, Overflow, Suffix};
 use crate::scalar::Scalar;
 
-/// A path from an input to an output, through one unit of each linear layer.
+/// A path from an input to an output, through one unit of each value that all relevance flows
+/// through.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Path<T> {
-    /// The unit at each linear layer, from an input of the sample to the output where the path
-    /// ends.
+    /// The unit of each of these values, from an input of the sample to the output where the path
+    /// ends. In a row of layers, these are the inputs of each linear layer.
     pub units: Vec<usize>,
     /// The relevance that flows along this path: the product of its shares, times the output.
     pub relevance: T,

@@ -37,7 +37,10 @@ impl<T: Scalar> Explainer<T> {
 
     /// Explains the targets for one sample.
     ///
-    /// For cost and memory, see [`Accumulation`] and [`plan`](Self::plan).
+    /// If the model has several inputs, the sample contains the values of all of them, one input
+    /// after another. For inputs of whole numbers, use [`explain_inputs`](Self::explain_inputs).
+    ///
+    /// For cost and memory, see [`Accumulation`](crate::Accumulation) and [`plan`](Self::plan).
     ///
     /// # Errors
     /// [`Error::InputShape`], [`Error::NonFiniteInput`], [`Error::NonFiniteOutput`],
@@ -62,11 +65,11 @@ impl<T: Scalar> Explainer<T> {
     ///
     /// The workspace holds the explanation until its next use.
     ///
-    /// After the first successful call, nothing is allocated for any network of the crate's own
-    /// layers and rules, with these exceptions: a convolution arranges its weights for a product when
-    /// that product is first needed, [`with_health`](Self::with_health) and findings allocate in
-    /// each call, and with the `rayon` feature, so can large layers, whose work is split among
-    /// threads.
+    /// After the first successful call, nothing is allocated for a network of the crate's own layers
+    /// and rules. There are three exceptions. A convolution arranges its weights for a product when
+    /// that product is first needed. [`with_health`](Self::with_health) and findings allocate in each
+    /// call. With the `rayon` feature, splitting the work of a large layer among threads can
+    /// allocate.
     ///
     /// # Errors
     /// See [`explain`](Self::explain). The workspace remains usable after an error.
@@ -107,7 +110,8 @@ impl<T: Scalar> Explainer<T> {
         Ok(&workspace.explanations[0])
     }
 
-    /// Explains the targets for one sample, given as the values of each input by name.
+    /// Explains the targets for one sample, given as the values of each input by name. For an
+    /// example, see [`Inputs`].
     ///
     /// # Errors
     /// See [`explain`](Self::explain). [`Error::Inputs`] is returned if the values do not fit the

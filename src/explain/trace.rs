@@ -23,11 +23,11 @@ use crate::scalar::Scalar;
 /// Layers are identified by their name or by their index in the model. The *units* of a layer are
 /// its inputs: the units of layer 0 are the sample's values, and the units at the index after the
 /// last layer (`layers().len()`) are the outputs. A layer that reads several values has the units
-/// of all of them, one value after another, and those of a value that it reads twice once; a layer
-/// with branches has those that the branches begin with. Relevance passes through activations unchanged, so a unit's relevance is the same before
-/// and after an activation.
+/// of all of them, one value after another. The units of a value that it reads twice are listed
+/// once. The units of a layer with branches are those of the value where its branches begin.
 ///
-/// The relevance of a unit is the sum over all layers that read it.
+/// The relevance of a unit is the sum of what all layers that read it pass back. Relevance passes
+/// through activations unchanged, so a unit's relevance is the same before and after an activation.
 ///
 /// Let P be the shares of the sample's values in the units of a layer, and S the shares of these
 /// units in the targets. Then P[i, j] S[j, k] f_k is the relevance of output k that flows through

@@ -161,9 +161,8 @@ impl<T: Scalar> Binder<T> {
         };
         let kind = layer.kind();
         if branches.is_empty() {
-            let found = shapes.first().copied().unwrap_or_else(|| 0.into());
-            let error = Error::shape(kind, found, "at least one branch (it has none)");
-            return Err(at(index, &name, error));
+            let of = format!("layer {name} ({kind})");
+            return Err(Error::parameter(&of, "number of branches", 0, "at least 1"));
         }
         let &[input] = inputs else {
             let error = Error::inputs(kind, inputs.len(), "one value, where its branches begin");
@@ -260,7 +259,8 @@ impl<T: Scalar> Binder<T> {
         let is_whole = |output: &&Output| self.known[output.value].whole;
         if let Some(Output { name, .. }) = outputs.iter().find(is_whole) {
             return Err(invalid(format!(
-                "output '{name}' is an input of whole numbers: declare the output of a layer instead"
+                "output '{name}' is an input of whole numbers: declare the output of a layer \
+                 instead"
             )));
         }
         if !self.inputs.iter().any(|input| {
@@ -368,17 +368,17 @@ pub(super) fn joined_shape(kind: &str, inputs: &[Shape], joined: Joined) -> Resu
         return Err(Error::inputs(kind, 0, "at least one value"));
     };
     for other in others {
-        let fits = match joined {
-            Joined::Summed => other == first,
+        let (fits, matching) = match joined {
+            Joined::Summed => (other == first, "the same shape"),
             // Values are concatenated along the channels, so only the other axes must match.
-            Joined::Concatenated => {
+            Joined::Concatenated => (
                 other.dims().len() == first.dims().len()
-                    && other.dims().get(1..) == first.dims().get(1..)
-            }
+                    && other.dims().get(1..) == first.dims().get(1..),
+                "the same shape except for the first axis",
+            ),
         };
         if !fits {
-            let expected =
-                format!("branches with matching output shapes (the first gives {first})");
+            let expected = format!("values of {matching} (the first has {first})");
             return Err(Error::shape(kind, *other, expected));
         }
     }

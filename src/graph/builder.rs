@@ -87,10 +87,10 @@ impl<T: Scalar> GraphBuilder<T> {
         self.add_input(name, shape.into(), InputSource::Explained)
     }
 
-    /// Adds a *given* input: values that each sample brings along but that are not explained, such
-    /// as a mask.
+    /// Adds a *given* input, such as a mask. Each sample has its own values, but they are not
+    /// explained.
     ///
-    /// For a sample, they are constants. Relevance that they would receive is assigned to the sink
+    /// The relevance that they receive is assigned to the sink
     /// [`Cause::Constant`](crate::Cause::Constant).
     pub fn given(&mut self, name: &str, shape: impl Into<Shape>) -> ValueId {
         self.add_input(name, shape.into(), InputSource::Given)
@@ -103,6 +103,9 @@ impl<T: Scalar> GraphBuilder<T> {
     }
 
     /// Adds values that are the same for every sample, in C order.
+    ///
+    /// The relevance that they receive is assigned to the sink
+    /// [`Cause::Constant`](crate::Cause::Constant).
     pub fn constant(
         &mut self,
         name: &str,
@@ -132,13 +135,14 @@ impl<T: Scalar> GraphBuilder<T> {
         self.declare(Some(name.to_owned()), Arc::new(layer), inputs)
     }
 
-    /// Adds the sum of some values of the same shape. Relevance is shared by the rule
-    /// [`Norm`](crate::Norm).
+    /// Adds the sum of some values of the same shape. The rule [`Norm`](crate::Norm) shares its
+    /// relevance among them, unless a [`Composite`](crate::Composite) sets another rule.
     pub fn sum(&mut self, inputs: impl IntoIterator<Item = ValueId>) -> ValueId {
         self.layer(Join::of_values(Joined::Summed), inputs)
     }
 
-    /// Adds the concatenation of some values along their first axis.
+    /// Adds the concatenation of some values along their first axis. Each value receives the
+    /// relevance of its part.
     pub fn concat(&mut self, inputs: impl IntoIterator<Item = ValueId>) -> ValueId {
         self.layer(Join::of_values(Joined::Concatenated), inputs)
     }
@@ -162,10 +166,12 @@ impl<T: Scalar> GraphBuilder<T> {
     /// Builds the graph and checks all shapes.
     ///
     /// # Errors
-    /// - [`Error::InvalidGraph`] if there is no input or no output, if two inputs, constants or
-    ///   layers have the same name or two outputs have, if a value does not belong to this builder, or if whole numbers
-    ///   are used as if they were values.
-    /// - [`Error::NoLinearLayer`] if no layer on the way to the first output is linear.
+    /// - [`Error::InvalidGraph`] if there is no input or no output, if two of the inputs, constants
+    ///   and layers have the same name, if two outputs have the same name, if a constant is not
+    ///   finite or not of its shape, if a value does not belong to this builder, or if a layer other
+    ///   than an embedding reads whole numbers.
+    /// - [`Error::NoLinearLayer`] if no layer shares relevance among its inputs, as linear layers,
+    ///   poolings and sums do.
     /// - [`Error::LayerShape`], [`Error::InputCount`] and the other errors of
     ///   [`SequentialBuilder::build`](crate::SequentialBuilder::build).
     pub fn build(self) -> Result<Graph<T>, Error> {

@@ -794,7 +794,7 @@ fn pooling<T: Scalar>(kind: &str, arguments: &Arguments<'_>) -> Result<Arc<dyn L
     let padding = arguments.pair("padding", 2, rank)?.unwrap_or([0, 0]);
     let padding_end = arguments.pair("padding_end", NAMED, rank)?.unwrap_or(padding);
     let ceil_place = if is_max { 5 } else { 3 };
-    // Record which settings were not printed, so that `Sequential::check` can report them.
+    // Record which settings were not printed, so that `Graph::check` can report them.
     let says_ceil = arguments.text("ceil_mode", ceil_place).is_some();
     let ceil = arguments.flag("ceil_mode", ceil_place, false)?;
     macro_rules! windows {

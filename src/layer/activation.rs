@@ -88,8 +88,9 @@ activation!(
 );
 /// The logistic function σ(z) = 1 / (1 + exp(-z)).
 ///
-/// At the end of a model it turns each logit into a probability. As with [`Softmax`], the logits
-/// are then explained, and the explanation also reports the probabilities.
+/// At the end of a model it turns each logit into a probability. As with
+/// [`Softmax`](crate::Softmax), the logits are then explained, and the explanation also reports the
+/// probabilities.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sigmoid;
 elementwise!(

@@ -177,14 +177,14 @@ batch_norm!(
     /// statistics from training.
     ///
     /// Merge it into a neighboring layer with
-    /// [`Sequential::canonize`](crate::Sequential::canonize) before you explain the model.
+    /// [`Graph::canonize`](crate::Graph::canonize) before you explain the model.
     BatchNorm1d, "BatchNorm1d", 1 | 2, "a vector, or channels x length"
 );
 batch_norm!(
     /// Batch normalization of the channels of an image, with the statistics from training.
     ///
     /// Merge it into a neighboring layer with
-    /// [`Sequential::canonize`](crate::Sequential::canonize) before you explain the model.
+    /// [`Graph::canonize`](crate::Graph::canonize) before you explain the model.
     BatchNorm2d, "BatchNorm2d", 3, "channels x height x width"
 );
 

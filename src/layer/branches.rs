@@ -17,8 +17,8 @@ pub struct Branch<T: Scalar> {
 }
 
 impl<T: Scalar> Branch<T> {
-    /// This branch in double precision, or `None` if [`Layer::to_f64`] returns `None` for one of its
-    /// layers.
+    /// This branch in double precision, or `None` if [`Layer::to_f64`] returns `None` for one of
+    /// its layers.
     #[must_use]
     pub fn to_f64(&self) -> Option<Branch<f64>> {
         let converted = |Named { name, layer }: &Named<T>| {
@@ -36,6 +36,9 @@ pub(crate) struct Named<T: Scalar> {
 }
 
 /// A residual block: the sum of its branches, y = b₁(z) + b₂(z) + …
+///
+/// In a [`Graph`](crate::Graph), the layers of the branches and their sum are nodes like all
+/// others.
 ///
 /// A shortcut is a branch without layers, or with only the layers that adapt its shape to that of
 /// the other branches. Relevance is split by the rule [`Norm`](crate::Norm), a_i / (Σ a + ε sgn),

@@ -11,7 +11,8 @@ use crate::shape::Shape;
 /// An activation: a function that is applied to each value separately.
 ///
 /// The function is the same for all values of a layer. A layer with one parameter per channel, such
-/// as [`PRelu`](crate::PRelu), uses [`Operator::per_channel`] with one function for each channel:
+/// as [`PRelu`](crate::PRelu), uses [`Operator::per_channel`](crate::Operator::per_channel) with one
+/// function for each channel:
 ///
 /// ```
 /// use relprop::{

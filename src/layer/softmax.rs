@@ -9,7 +9,7 @@ use crate::shape::Shape;
 ///
 /// For the softmax over an axis, use [`Softmax::over`].
 ///
-/// The model's [`forward`](crate::Sequential::forward) returns the probabilities. An explanation
+/// The model's [`forward`](crate::Graph::forward) returns the probabilities. An explanation
 /// explains the logits and also reports the probabilities. It does not explain the probabilities,
 /// because each of them also depends on the logits of its rivals, and because relevance that is
 /// multiplied by a saturated softmax vanishes.

@@ -61,8 +61,9 @@ pub(crate) enum Step {
 
 /// The order in which an explainer multiplies the share matrices, and its cost.
 ///
-/// A network of L linear layers is a chain of share matrices A1 … AL. If not all outputs are
-/// explained, the chain ends with the targets T. `Display` shows the bracketing of the chain and
+/// A network is a chain of share matrices A1 … AL, one for each segment: a layer, or all layers
+/// between two values that all relevance flows through ([the guide](crate::guide::graphs) has
+/// examples). If not all outputs are explained, the chain ends with the targets T. `Display` shows the bracketing of the chain and
 /// the multiply-adds per sample for each order. The counts ignore the work that zeros save, and do
 /// not include the forward pass.
 ///

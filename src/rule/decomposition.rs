@@ -7,7 +7,10 @@ use crate::error::Error;
 use crate::scalar::Scalar;
 
 /// A rule at one layer: its share matrix, in the form that belongs to the layer's
-/// [`Family`].
+/// [`Family`](crate::Family).
+///
+/// All layers to which rules apply today have linear maps, so their form is
+/// [`Linear`](Self::Linear).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Decomposition<T> {

@@ -28,7 +28,8 @@ use crate::scalar::Scalar;
 /// | `Sign` | sgn(z_i) w_ij / (y_j + ε sgn y_j): [`Sign::default`] | Gumpfer et al. 2023 |
 /// | `Relative` | z_i w_ij / n for n inputs: [`Relative::default`] | fan-in instead of the total |
 ///
-/// [`ZBox`] is not included because it has no usual parameters: its box depends on the data.
+/// [`ZBox`](crate::ZBox) is not included because it has no usual parameters: its box depends on the
+/// data.
 ///
 /// ```
 /// use relprop::{Epsilon, Linear, Rule, Sequential};
