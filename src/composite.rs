@@ -93,7 +93,7 @@ impl Place {
             Self::Layer(layer) => *layer == site.layer,
             Self::Range(range) => range.contains(&site.layer),
             Self::Name(name) => name == site.name,
-            Self::First => site.family.is_learned() && site.linear_index == 0,
+            Self::First => site.family.is_learned() && site.is_first,
             Self::Last => site.family.is_learned() && site.linear_index + 1 == site.linear_count,
         }
     }
@@ -194,7 +194,8 @@ impl<T: Scalar> Composite<T> {
         self.with(Place::Range(indices), rule)
     }
 
-    /// Sets the rule for the first linear layer, which receives the model's inputs.
+    /// Sets the rule for the first linear layer, which receives the model's inputs. If several
+    /// layers receive them, as in a model with several inputs, it is set for all of these.
     #[must_use]
     pub fn first(self, rule: impl RelevanceRule<T> + 'static) -> Self {
         self.with(Place::First, rule)

@@ -541,9 +541,14 @@ impl<T: Scalar> Graph<T> {
     /// The sites of those of some nodes to which rules apply, with the nodes' numbers.
     pub(crate) fn sites(&self, nodes: &[usize]) -> Vec<(usize, Site<'_>)> {
         let mut sites = Vec::new();
+        // Whether a layer with learned weights lies before a value.
+        let mut is_behind = vec![false; self.input_list().len() + self.node_list().len()];
         for &number in nodes {
             let node = self.node(number);
+            let is_later = node.inputs.iter().any(|&value| is_behind[value]);
+            is_behind[self.value_of(number)] = is_later;
             let Some(linear) = node.operation.linear() else { continue };
+            is_behind[self.value_of(number)] |= linear.family.is_learned();
             sites.push((
                 number,
                 Site {
@@ -556,6 +561,7 @@ impl<T: Scalar> Graph<T> {
                     input_shape: linear.input,
                     output_shape: node.shape,
                     linear_index: 0,
+                    is_first: !is_later,
                     linear_count: 0,
                 },
             ));

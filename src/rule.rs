@@ -197,6 +197,9 @@ pub struct Site<'a> {
     /// The layer's position among the linear layers with learned weights, counted from 0. For any
     /// other layer, the number of such layers before it.
     pub linear_index: usize,
+    /// Whether no other layer with learned weights lies between the explained values and this one.
+    /// There can be several such layers, for example if a model has several inputs.
+    pub is_first: bool,
     /// How many linear layers with learned weights the model has.
     pub linear_count: usize,
 }

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use relprop::nalgebra::{DMatrix, DVector, dmatrix, dvector};
 use relprop::{
     Accumulation, BatchNorm1d, Cause, Code, Composite, Embedding, Epsilon, Error, Explanation,
-    Flatten, Gamma, Graph, GraphBuilder, Inputs, Linear, Relative, RelevanceRule, Relu, Rule,
-    Scalar, Sequential, Softmax, Targets, Trace, ValueId,
+    Flatten, Gamma, Graph, GraphBuilder, Inputs, Layer, Linear, Operator, Relative, RelevanceRule,
+    Relu, Rule, Scalar, Sequential, Shape, Sigmoid, Softmax, Targets, Trace, ValueId,
 };
 
 const ORDERS: [Accumulation; 3] =
@@ -1063,14 +1063,14 @@ fn graphs_that_cannot_be_built() {
     );
 
     let mut other = Graph::<f64>::builder();
-    let foreign = (0..9).map(|number| other.input(&number.to_string(), 2)).last().unwrap();
+    let foreign = other.input("x", 2);
     assert_eq!(
         reason(with(|graph, x, _| graph.sum([x, foreign]))),
-        "layer '1' reads value 8, which this builder has not returned before"
+        "layer '1' reads a value that another builder has returned"
     );
     assert_eq!(
         reason(with(|graph, _, _| graph.output("z", foreign))),
-        "output 'z' is value 8, which this builder has not returned"
+        "output 'z' is a value that another builder has returned"
     );
 
     assert_eq!(
@@ -1153,7 +1153,8 @@ fn layers_that_do_not_fit_what_they_read() {
     }
     let error = with(|graph, _, y| {
         let softmax = graph.layer(Softmax, [y]);
-        graph.layer(Relu, [softmax]);
+        let relu = graph.layer(Relu, [softmax]);
+        graph.output("z", relu);
     });
     assert!(matches!(error, Error::SoftmaxInMiddle { layer: 1, .. }));
 }
@@ -1348,4 +1349,88 @@ fn inputs_that_do_not_fit() {
     }
     let none = Inputs::new().given("ids", Vec::<i64>::new());
     assert!(explainer.explain_batch_inputs(&none).unwrap().is_empty());
+}
+
+/// A layer that is not on the way to an output changes nothing.
+#[test]
+fn unused_layers_do_not_matter() {
+    let logits = |unused: bool| {
+        let mut graph = Graph::builder();
+        let x = graph.input("x", 2);
+        let y = graph.named("y", linear(1, 2, 1), [x]);
+        let p = graph.named("p", Sigmoid, [y]);
+        graph.output("p", p);
+        if unused {
+            graph.layer(Relu, [p]);
+            let softmax = graph.layer(Softmax, [y]);
+            graph.layer(Relu, [softmax]);
+        }
+        graph.build().unwrap().explain(&dvector![1.0, 2.0], Rule::Epsilon).unwrap()
+    };
+    assert!(logits(false).probabilities().is_some());
+    assert_eq!(logits(false).output(), logits(true).output());
+    assert_eq!(logits(false).probabilities(), logits(true).probabilities());
+}
+
+/// Relevance that flows through several of the chosen units counts once.
+#[test]
+fn units_that_depend_on_each_other_count_once() {
+    let mut graph = Graph::builder();
+    let x = graph.input("x", 2);
+    let a = graph.layer(linear(3, 2, 1), [x]);
+    let a = graph.layer(Relu, [a]);
+    let b = graph.layer(linear(3, 3, 2), [a]);
+    let joined = graph.sum([a, b]);
+    let y = graph.layer(linear(2, 3, 3), [joined]);
+    graph.output("y", y);
+    let explainer = graph.build().unwrap().explainer(Epsilon::new(1e-3).unwrap()).unwrap();
+    let trace = explainer.trace(&dvector![1.0, -0.5]).unwrap();
+    let whole = trace.relevance(0, 0).unwrap();
+    let through = trace.through("3", &[0, 1, 2, 3, 4, 5], 0).unwrap();
+    assert!((&through - &whole).amax() < 1e-9 * whole.amax(), "{through} {whole}");
+    // Everything flows through a.
+    let through = trace.through("3", &[0, 1, 2], 0).unwrap();
+    assert!((through - &whole).amax() < 1e-9 * whole.amax());
+}
+
+/// In a model with several inputs, each has a first layer.
+#[test]
+fn every_input_has_a_first_layer() {
+    let mut graph = Graph::builder();
+    let (x, z) = (graph.input("x", 2), graph.input("z", 2));
+    let a = graph.named("a", linear(3, 2, 1), [x]);
+    let b = graph.named("b", linear(3, 2, 2), [z]);
+    let sum = graph.sum([a, b]);
+    let y = graph.named("y", linear(2, 3, 3), [sum]);
+    graph.output("y", y);
+    let graph = graph.build().unwrap();
+    let rule = || Composite::new(Rule::Epsilon).first(Rule::Flat);
+    let rules = |graph: &Graph<f64>| {
+        let explainer = graph.explainer(rule()).unwrap();
+        explainer.rules().map(|(name, rule)| format!("{name} {rule}")).collect::<Vec<_>>()
+    };
+    assert_eq!(rules(&graph), ["a Flat", "b Flat", "2 Norm", "y Epsilon(1e-6)"]);
+    assert_eq!(rules(&graph.explain_from(["2"]).unwrap()), ["y Flat"]);
+}
+
+/// A layer whose branches contain the layer itself is an error, not an endless recursion.
+#[test]
+fn branches_without_end() {
+    #[derive(Debug)]
+    struct Endless;
+    impl Layer<f64> for Endless {
+        fn kind(&self) -> &str {
+            "Endless"
+        }
+        fn operator(&self, _inputs: &[Shape]) -> Result<Operator<f64>, Error> {
+            let branch = Sequential::builder().layer(Self);
+            Ok(Operator::Branches(vec![branch.into()], relprop::layer::Joined::Summed))
+        }
+    }
+    let error = Sequential::builder().input(2).layer(Endless).build().unwrap_err().to_string();
+    assert!(error.contains("nested more than 64 deep"), "{error}");
+    // Nor is a name with many dots.
+    let name = ".".repeat(100_000);
+    let deep = Sequential::builder().named(&name, linear(2, 2, 1)).build().unwrap();
+    assert!(deep.to_string().contains("Linear(in_features=2"));
 }

@@ -1,10 +1,11 @@
 //! Rules: the settings that they accept, and which rule a composite uses for each layer.
 
-use relprop::nalgebra::{self, dmatrix};
+use relprop::nalgebra::{self, dmatrix, dvector};
+use relprop::rule::{Decomposition, Divisor, Gate, Group, Part, Site, Stabilizer, Transform};
 use relprop::{
-    AbsLrp, AlphaBeta, AvgPool2d, BiasMode, Composite, Conv2d, Epsilon, Error, Flat, Flatten,
-    Gamma, GammaPlain, Identity, Linear, Lrp0, Norm, Pass, Relative, RelevanceRule, Residual,
-    Sequential, Sign, WSquare, ZBox, ZPlus,
+    AbsLrp, AlphaBeta, AvgPool2d, BiasMode, Cause, Composite, Conv2d, Epsilon, Error, Flat,
+    Flatten, Gamma, GammaPlain, Identity, Linear, Lrp0, Norm, Pass, Relative, RelevanceRule,
+    Residual, Sequential, Sign, WSquare, ZBox, ZPlus,
 };
 
 #[test]
@@ -153,4 +154,47 @@ fn presets_are_those_of_the_literature() {
         RelevanceRule::name(&Composite::<f64>::epsilon_plus_flat().last(Flat))
             .ends_with("first: Flat, last: Flat)")
     );
+}
+
+/// Shares that do not sum to 1 leave a rest, for every divisor and behind every gate.
+#[test]
+fn the_ledger_closes_for_every_divisor_and_gate() {
+    struct Any(Divisor<f64>, Gate, bool);
+    impl RelevanceRule<f64> for Any {
+        fn name(&self) -> String {
+            "Any".to_owned()
+        }
+        fn decompose(&self, _site: &Site<'_>) -> Result<Decomposition<f64>, Error> {
+            let part = || Part::new(Transform::Identity, Transform::Identity);
+            let parts = vec![if self.2 { Part::same() } else { part() }];
+            let group = Group::new(parts, self.0.clone()).where_output(self.1);
+            Ok(group.with_bias(BiasMode::Ignore, Transform::Identity).into())
+        }
+    }
+    let linear = || Linear::new(dmatrix![1.0, 2.0; -1.0, -2.0], dvector![0.1, -0.1]).unwrap();
+    let model = Sequential::builder().layer(linear()).layer(linear()).build().unwrap();
+    let stabilizer = Stabilizer::Absolute(1e-3);
+    for divisor in [
+        Divisor::One,
+        Divisor::FanIn,
+        Divisor::Total(stabilizer),
+        Divisor::TotalOf(vec![Part::new(Transform::Positive, Transform::Positive)], stabilizer),
+    ] {
+        for gate in [Gate::Always, Gate::Positive, Gate::Negative] {
+            for same in [false, true] {
+                let rule = Any(divisor.clone(), gate, same);
+                let explanation = model.explain(&dvector![1.0, 1.0], &rule).unwrap();
+                for output in 0..2 {
+                    let ledger = explanation.ledger(output).unwrap();
+                    assert!(ledger.imbalance() < 1e-12, "{divisor:?} {gate:?} {same}: {ledger}");
+                }
+            }
+        }
+    }
+    // z w / 1: the inputs of the last layer receive 3 times an output of 3, and the rest is -6.
+    let one = Sequential::builder().layer(Linear::new(dmatrix![1.0, 2.0], None).unwrap());
+    let rule = Any(Divisor::One, Gate::Always, false);
+    let ledger =
+        one.build().unwrap().explain(&dvector![1.0, 1.0], &rule).unwrap().ledger(0).unwrap();
+    assert_eq!((ledger.inputs(), ledger.total(Cause::Rest)), (9.0, -6.0));
 }

@@ -91,7 +91,7 @@ impl<T: Scalar> Binder<T> {
                 ))),
             })
             .collect::<Result<Vec<_>, Error>>()?;
-        binder.finish(outputs)
+        binder.finish(outputs, builder)
     }
 
     fn input(&mut self, input: &Input<T>) -> Result<usize, Error> {
@@ -249,8 +249,14 @@ impl<T: Scalar> Binder<T> {
     }
 
     /// Finds the endings and checks the graph as a whole.
-    fn finish(mut self, outputs: Vec<Output>) -> Result<Graph<T>, Error> {
-        self.check_names()?;
+    fn finish(
+        mut self,
+        outputs: Vec<Output>,
+        builder: &GraphBuilder<T>,
+    ) -> Result<Graph<T>, Error> {
+        if builder.checks_names {
+            self.check_names()?;
+        }
         if outputs.is_empty() {
             return Err(invalid(
                 "it has no output: declare one with GraphBuilder::output".to_owned(),

@@ -41,6 +41,9 @@ pub struct GraphBuilder<T: Scalar> {
     /// The names of the outputs, with their positions among the items.
     pub(super) outputs: Vec<(String, usize)>,
     number: u64,
+    /// Whether each name may be used only once. In a [`Sequential`](crate::Sequential), layers that
+    /// share their weights can have the same name.
+    pub(super) checks_names: bool,
 }
 
 /// Checks that an input has a usable size.
@@ -62,7 +65,7 @@ pub(super) enum Declaration<T: Scalar> {
 impl<T: Scalar> Default for GraphBuilder<T> {
     fn default() -> Self {
         let number = BUILDERS.fetch_add(1, Ordering::Relaxed);
-        Self { items: Vec::new(), outputs: Vec::new(), number }
+        Self { items: Vec::new(), outputs: Vec::new(), number, checks_names: false }
     }
 }
 
@@ -174,8 +177,9 @@ impl<T: Scalar> GraphBuilder<T> {
     ///   poolings and sums do.
     /// - [`Error::LayerShape`], [`Error::InputCount`] and the other errors of
     ///   [`SequentialBuilder::build`](crate::SequentialBuilder::build).
-    pub fn build(self) -> Result<Graph<T>, Error> {
+    pub fn build(mut self) -> Result<Graph<T>, Error> {
         self.check()?;
+        self.checks_names = true;
         (T::compiled().build_graph)(self)
     }
 

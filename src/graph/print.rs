@@ -42,7 +42,11 @@ impl<T: Scalar> fmt::Display for Graph<T> {
             write_sizes(f, node)?;
             before = Some(self.value_of(number));
         }
-        for output in self.output_list() {
+        // The output of the last layer is not worth a line.
+        let last = before;
+        let only = self.output_list().len() == 1;
+        for output in self.output_list().iter().filter(|output| !only || Some(output.value) != last)
+        {
             write!(f, "\n  ({}): Output <- {}", output.name, self.name_of(output.value))?;
         }
         f.write_str("\n)")?;
