@@ -1431,6 +1431,6 @@ fn branches_without_end() {
     assert!(error.contains("nested more than 64 deep"), "{error}");
     // Nor is a name with many dots.
     let name = ".".repeat(100_000);
-    let deep = Sequential::builder().named(&name, linear(2, 2, 1)).build().unwrap();
+    let deep = Sequential::<f64>::builder().named(&name, linear(2, 2, 1)).build().unwrap();
     assert!(deep.to_string().contains("Linear(in_features=2"));
 }
