@@ -3,7 +3,6 @@
 use super::explainer::{Checkup, Explainer};
 use crate::error::Error;
 use crate::memory::MemoryLimit;
-use crate::relevance::Accumulation;
 use crate::scalar::Scalar;
 
 impl<T: Scalar> Explainer<T> {
@@ -17,13 +16,22 @@ impl<T: Scalar> Explainer<T> {
         let rows = self.network.inputs() as f64 + self.about.sinks.len() as f64;
         let of_sample = rows * self.target_count() as f64;
         let of_health = |checkup: &Checkup<T>| {
-            // The relevance of two layers, for the cancellation, and the explanation in f64, whose
+            // The relevance of all layers, for the cancellation, and the explanation in f64, whose
             // values are twice as large.
-            let cancellation = 2.0 * self.plan.largest_block(Accumulation::Reverse);
+            let cancellation = self.values_of_layers() * self.target_count() as f64;
             let finer = 2.0 * (of_sample + self.values_of_blocks(1));
             if checkup.finer.runs() { cancellation + finer } else { cancellation }
         };
         of_sample * samples as f64 + self.checkup.as_ref().map_or(0.0, of_health)
+    }
+
+    /// The number of units of all layers, with their sinks.
+    fn values_of_layers(&self) -> f64 {
+        let of_node = |&node: &usize| {
+            let sharing = self.network.sharing(node);
+            (sharing.outputs + sharing.causes.len()) as f64
+        };
+        self.network.inputs() as f64 + self.network.nodes.iter().map(of_node).sum::<f64>()
     }
 
     /// The number of values in the blocks of this many samples during a multiplication: the new
@@ -67,12 +75,7 @@ impl<T: Scalar> Explainer<T> {
     /// block and as a matrix.
     pub(super) fn check_size_of_trace(&self) -> Result<MemoryLimit, Error> {
         let (targets, outputs) = (self.target_count() as f64, self.model().outputs() as f64);
-        let of_node = |&node: &usize| {
-            let sharing = self.network.sharing(node);
-            (sharing.outputs + sharing.causes.len()) as f64
-        };
-        let layers: f64 =
-            self.network.inputs() as f64 + self.network.nodes.iter().map(of_node).sum::<f64>();
+        let layers = self.values_of_layers();
         let values = self.values_of(1) + (2.0 * layers + outputs) * targets;
         let remedy = "trace fewer outputs (Targets::Predicted, or a list of them), or raise the \
             limit with Explainer::memory_limit";

@@ -254,12 +254,18 @@ impl<T: Scalar> Network<T> {
             let sharing = self.sharing(*only);
             let (row, column) = sharing.formed();
             let multiply_adds = sharing.multiply_adds();
-            return Link { inputs, outputs, sinks, multiply_adds, row, column };
+            let (carry, widest) = (0.0, 0);
+            return Link { inputs, outputs, sinks, multiply_adds, row, column, carry, widest };
         }
         let of_nodes = segment.nodes.iter().map(|&node| self.sharing(node).multiply_adds());
         let multiply_adds = of_nodes.sum::<f64>() + outputs as f64;
         let (row, column) = (multiply_adds, multiply_adds);
-        Link { inputs, outputs, sinks, multiply_adds, row, column }
+        let nodes = || segment.nodes.iter().map(|&node| self.sharing(node));
+        // Each node carries the sinks of the nodes before it.
+        let carry = nodes().zip(&segment.firsts);
+        let carry = carry.map(|(sharing, &first)| sharing.multiply_adds() * first as f64).sum();
+        let widest = nodes().map(|sharing| sharing.inputs.max(sharing.outputs)).max().unwrap_or(0);
+        Link { inputs, outputs, sinks, multiply_adds, row, column, carry, widest }
     }
 
     /// Removes the ranges that the rules assume for their inputs.

@@ -19,12 +19,16 @@ pub(crate) struct Link {
     pub row: f64,
     /// The cost of forming one column.
     pub column: f64,
+    /// The cost of carrying the factor's own sinks to its end, if it has several nodes.
+    pub carry: f64,
+    /// The size of the largest value inside the factor, if it has several nodes.
+    pub widest: usize,
 }
 
 impl Link {
     /// The cost of forming the whole share matrix by rows.
     pub fn of_rows(&self) -> f64 {
-        self.row * self.inputs as f64
+        self.row * self.inputs as f64 + self.carry
     }
 
     /// The cost of forming the whole share matrix by columns.
@@ -288,6 +292,10 @@ impl Chain<'_> {
             .map_or_else(|| self.links[self.links.len() - 1].outputs, |link| link.inputs)
     }
 
+    fn widest(&self, factor: usize) -> f64 {
+        self.links[factor].widest as f64
+    }
+
     /// The cost of forming a factor's matrix at the end of a product, by rows or by columns.
     fn formed_last(&self, factor: usize) -> f64 {
         self.links[factor].of_rows().min(self.links[factor].of_columns())
@@ -296,7 +304,10 @@ impl Chain<'_> {
     /// The step that multiplies two neighbors, and its cost.
     fn product(&self, left: Span, right: Span, order: Accumulation) -> (Step, f64) {
         // One product Vᵀ x for each row of the block on the left.
-        let append = || self.rows(left) * self.links[right.first].multiply_adds;
+        let append = || {
+            let link = self.links[right.first];
+            self.rows(left) * link.multiply_adds + link.carry
+        };
         // One product V x for each column of the block on the right. The sinks are scalar products.
         let prepend = || {
             let link = self.links[left.first];
@@ -343,6 +354,13 @@ impl Chain<'_> {
                     let product =
                         Span { first: left.first, last: right.last, kind: SpanKind::Block };
                     largest = largest.max(self.rows(product) * self.columns(product));
+                    // The values inside a factor of several nodes have as many rows or columns.
+                    let inside = match step {
+                        Step::Append => self.rows(left) * self.widest(right.first),
+                        Step::Prepend => self.columns(right) * self.widest(left.first),
+                        _ => 0.0,
+                    };
+                    largest = largest.max(inside);
                     // If two factors are multiplied, one of them is formed as a block first.
                     match (step, left.kind, right.kind) {
                         (Step::Append, SpanKind::Factor, _) => {
@@ -362,7 +380,8 @@ impl Chain<'_> {
             && self.end == End::All
         {
             cost += self.formed_last(0);
-            largest = self.rows(self.element(0)) * only.outputs as f64;
+            let inside = only.inputs.min(only.outputs) as f64 * self.widest(0);
+            largest = (self.rows(self.element(0)) * only.outputs as f64).max(inside);
         }
         (steps, cost, largest)
     }
