@@ -247,12 +247,12 @@ impl<T: Scalar> Check<'_, T> {
         if values.below_zero.is_some_and(|values| values == [T::zero(); 2])
             && gives_to_zeros(&decomposition, map)
         {
-            let advice = if !site.is_first {
-                "Use it only at the first layer, with Composite::first, or at a layer whose inputs \
-                 are never set to 0."
-            } else {
+            let advice = if site.is_first {
                 "Use a rule here that depends on the values of the inputs, such as ZPlus or \
                  Epsilon."
+            } else {
+                "Use it only at the first layer, with Composite::first, or at a layer whose inputs \
+                 are never set to 0."
             };
             self.find(
                 node,

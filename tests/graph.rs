@@ -1434,3 +1434,14 @@ fn branches_without_end() {
     let deep = Sequential::<f64>::builder().named(&name, linear(2, 2, 1)).build().unwrap();
     assert!(deep.to_string().contains("Linear(in_features=2"));
 }
+
+/// The plan says which layers cannot be split.
+#[test]
+fn the_plan_names_the_layers_of_a_factor() {
+    let graph = bridge([EPSILON; 4]).graph::<f64>();
+    let plan = graph.explainer(Rule::Epsilon).unwrap().plan().clone();
+    let factors: Vec<_> = plan.factors().map(<[String]>::len).collect();
+    assert_eq!(factors, [1, 8, 1]);
+    let last = plan.to_string().lines().last().unwrap().to_owned();
+    assert_eq!(last, "   A2 has 8 layers, from v3 to 9");
+}

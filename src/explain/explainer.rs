@@ -152,7 +152,7 @@ impl<T: Scalar> Graph<T> {
             .map(|&value| (self.name_of(value).to_owned(), self.shape_of(value)))
             .collect();
         let about = Arc::new(About { rule: rule.name(), rules, sinks, inputs });
-        let plan = Plan::new(Accumulation::default(), &network.links(), End::All);
+        let plan = network.plan(Accumulation::default(), End::All);
         let network = Arc::new(network);
         let (targets, limit) = (Arc::new(Targets::All), MemoryLimit::default());
         let (rule, checkup) = (RuleInF64::of(rule), None);
@@ -164,7 +164,7 @@ impl<T: Scalar> Explainer<T> {
     /// Sets the order of accumulation.
     #[must_use]
     pub fn accumulation(mut self, accumulation: Accumulation) -> Self {
-        self.plan = Plan::new(accumulation, &self.network.links(), self.end());
+        self.plan = self.network.plan(accumulation, self.end());
         if let Some(checkup) = &mut self.checkup {
             checkup.finer = checkup.finer.clone().accumulation(accumulation);
         }
@@ -187,7 +187,7 @@ impl<T: Scalar> Explainer<T> {
             checkup.finer = checkup.finer.clone().targets(&targets);
         }
         self.targets = Arc::new(targets);
-        self.plan = Plan::new(self.plan.accumulation(), &self.network.links(), self.end());
+        self.plan = self.network.plan(self.plan.accumulation(), self.end());
         Ok(self)
     }
 

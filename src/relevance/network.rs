@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 
-use super::Cause;
-use super::plan::Link;
+use super::plan::{End, Link, Plan};
 use super::range::OutOfRange;
 use super::sharing::{Form, Sharing, Slot};
 use super::tape::Flows;
 use super::terms::Terms;
+use super::{Accumulation, Cause};
 use crate::error::Error;
 use crate::finding::Finding;
 use crate::graph::{Graph, Operation};
@@ -243,8 +243,15 @@ impl<T: Scalar> Network<T> {
         std::iter::repeat_with(|| None).take(values).collect()
     }
 
+    /// The order of accumulation with the least cost, or the wanted one.
+    pub fn plan(&self, accumulation: Accumulation, end: End) -> Plan {
+        let name = |&node: &usize| self.graph.node(node).name.clone();
+        let layers = self.segments.iter().map(|segment| segment.nodes.iter().map(name).collect());
+        Plan::new(accumulation, &self.links(), end, layers.collect())
+    }
+
     /// The sizes and costs of each segment.
-    pub fn links(&self) -> Vec<Link> {
+    fn links(&self) -> Vec<Link> {
         self.segments.iter().map(|segment| self.link(segment)).collect()
     }
 

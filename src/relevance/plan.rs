@@ -99,6 +99,8 @@ pub struct Plan {
     accumulation: Accumulation,
     steps: Vec<Step>,
     orders: [Order; 3],
+    /// The names of the layers that each factor consists of.
+    layers: Vec<Vec<String>>,
 }
 
 /// One order, given by how often the two topmost items are multiplied after each shift.
@@ -134,7 +136,12 @@ struct Chain<'a> {
 }
 
 impl Plan {
-    pub(crate) fn new(accumulation: Accumulation, links: &[Link], end: End) -> Self {
+    pub(crate) fn new(
+        accumulation: Accumulation,
+        links: &[Link],
+        end: End,
+        layers: Vec<Vec<String>>,
+    ) -> Self {
         let chain = Chain { links, end };
         let length = links.len() + usize::from(end != End::All);
         // Forward multiplies after every element except the first. Reverse waits for the last one.
@@ -173,11 +180,19 @@ impl Plan {
             Accumulation::Forward => forward.0,
             Accumulation::Reverse => reverse.0,
         };
-        Self { accumulation, steps, orders: [optimal.1, forward.1, reverse.1] }
+        Self { accumulation, steps, orders: [optimal.1, forward.1, reverse.1], layers }
     }
 
     pub(crate) fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// The names of the layers that each of A1 … AL consists of.
+    ///
+    /// A factor has several layers where values bypass them, as in a residual block. Between its
+    /// ends, nothing can be bracketed.
+    pub fn factors(&self) -> impl Iterator<Item = &[String]> {
+        self.layers.iter().map(Vec::as_slice)
     }
 
     /// The order in use.
@@ -235,7 +250,8 @@ impl Plan {
 }
 
 impl fmt::Display for Plan {
-    /// Prints one line for each order, with an arrow before the one in use.
+    /// Prints one line for each order, with an arrow before the one in use, and one for each factor
+    /// of several layers.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, order) in self.orders.iter().enumerate() {
             let arrow = if order.accumulation == self.accumulation { "->" } else { "  " };
@@ -250,6 +266,12 @@ impl fmt::Display for Plan {
                 "{line}{arrow} {name:<8} {cost:>10} multiply-adds  {}",
                 self.bracketing(order.accumulation)
             )?;
+        }
+        for (index, layers) in self.layers.iter().enumerate() {
+            if let [first, .., last] = layers.as_slice() {
+                let count = layers.len();
+                write!(f, "\n   A{} has {count} layers, from {first} to {last}", index + 1)?;
+            }
         }
         Ok(())
     }
