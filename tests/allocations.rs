@@ -68,7 +68,7 @@ fn check(graph: &Graph<f32>, rule: &dyn RelevanceRule<f32>, first: usize, what: 
 /// How often the explanations after the first one allocate.
 fn allocations(explainer: &Explainer<f32>, samples: &[Vec<f32>]) -> u64 {
     let mut workspace = Workspace::default();
-    let count = || {
+    on_one_thread(|| {
         explainer.explain_into(&samples[0], &mut workspace).unwrap();
         let counted = allocation_counter::measure(|| {
             for sample in &samples[1..] {
@@ -76,12 +76,15 @@ fn allocations(explainer: &Explainer<f32>, samples: &[Vec<f32>]) -> u64 {
             }
         });
         counted.count_total
-    };
-    // The queue of a pool allocates, so that no work may be split among threads.
+    })
+}
+
+/// Splits no work among threads, because the queue of a pool allocates.
+fn on_one_thread<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     #[cfg(feature = "rayon")]
-    return rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(count);
+    return rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(work);
     #[cfg(not(feature = "rayon"))]
-    count()
+    work()
 }
 
 fn rules() -> [Box<dyn RelevanceRule<f32>>; 5] {
