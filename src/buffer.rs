@@ -41,7 +41,7 @@ pub(crate) struct Buffers<T> {
     /// inputs depends on the sample, but that of allocations must not.
     pub room: usize,
     /// A place for each value of a graph, for relevance on its way through a segment.
-    pub flows: Vec<Option<Flow<T>>>,
+    pub flows: Flows<T>,
 }
 
 /// Columns of values times powers of two: the relevance at a value of the graph, or the shares of
@@ -54,6 +54,9 @@ pub(crate) struct Flow<T> {
     /// The columns that can be other than zero. Only these are stored.
     pub columns: Range<usize>,
 }
+
+/// The flow at each value of a graph, where there is one.
+pub(crate) type Flows<T> = Vec<Option<Flow<T>>>;
 
 impl<T: Scalar> Flow<T> {
     /// The columns of a matrix, for one sample.

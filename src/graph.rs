@@ -7,6 +7,7 @@
 
 mod bind;
 mod builder;
+mod declaration;
 mod estimate;
 mod inputs;
 mod operation;
@@ -26,9 +27,9 @@ use crate::rule::Site;
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
-pub(crate) use bind::Position;
 pub(crate) use builder::check_input;
 pub use builder::{GraphBuilder, ValueId};
+pub(crate) use declaration::Position;
 pub(crate) use estimate::Estimate;
 pub(crate) use inputs::Feed;
 pub use inputs::{Inputs, Values};

@@ -66,6 +66,7 @@ mod embedding;
 mod linear;
 mod map;
 mod operator;
+mod pair;
 mod pooling;
 mod prelu;
 mod reshape;
@@ -85,7 +86,7 @@ pub use activation::{
 pub use batch_norm::{BatchNorm1d, BatchNorm2d};
 pub use branches::{Branch, Concat, Residual};
 pub(crate) use branches::{Join, Named};
-pub use convolution::{Conv1d, Conv2d, ConvTranspose2d, Pair};
+pub use convolution::{Conv1d, Conv2d, ConvTranspose2d};
 pub use elementwise::Elementwise;
 pub(crate) use elementwise::Functions;
 pub use embedding::{Embedding, Lookup};
@@ -94,6 +95,7 @@ pub(crate) use linear::{check_bias, same, sum_of as sum};
 pub use map::{Bias, LinearMap, WeightFn};
 pub(crate) use map::{add_bias, fan_in, scale_columns};
 pub use operator::{Joined, Operator, Route};
+pub use pair::Pair;
 #[cfg(feature = "io")]
 pub(crate) use pooling::Assumed;
 pub use pooling::{

@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+/// The largest allowed number of values in a layer. Sums of such sizes, and their sizes in bytes,
+/// do not overflow.
+pub(crate) const LARGEST: usize = isize::MAX as usize / 64;
+
 /// The shape of a sample or of a layer's values: the length of each of its axes.
 ///
 /// A vector has one axis, a sequence has two (channels x length), and an image has three (channels

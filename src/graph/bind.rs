@@ -2,41 +2,18 @@
 //! returns is checked here, because a layer can come from outside the crate.
 
 use std::collections::HashSet;
-use std::ops::Range;
 use std::sync::Arc;
 
-use super::builder::{Declaration, GraphBuilder};
+use super::declaration::{Declaration, Declarations, LayerDeclaration, Position, invalid};
 use super::operation::Operation;
 use super::{Graph, Input, InputSource, Node, Output, Structure};
 use crate::error::Error;
-use crate::layer::{Branch, Join, Joined, Layer, Named, Operator};
+use crate::layer::{Branch, Join, Layer, Named, Operator};
 use crate::scalar::Scalar;
-use crate::shape::Shape;
-
-/// The largest allowed number of values in a layer. Sums of such sizes, and their sizes in bytes,
-/// do not overflow.
-pub(crate) const LARGEST: usize = isize::MAX as usize / 64;
+use crate::shape::{LARGEST, Shape};
 
 /// The deepest nesting of branches.
 const DEPTH: usize = 64;
-
-/// A layer, and the positions of the values that it reads among the declared items.
-#[derive(Debug, Clone)]
-pub(crate) struct LayerDeclaration<T: Scalar> {
-    pub name: Option<String>,
-    pub layer: Arc<dyn Layer<T>>,
-    pub inputs: Vec<usize>,
-    /// For a node of a graph that was built before: its index, and its branches.
-    pub position: Option<Position>,
-}
-
-/// The place of a node among the layers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Position {
-    pub index: usize,
-    /// If the node joins branches, the indices of the layers in each branch.
-    pub branches: Vec<Range<usize>>,
-}
 
 /// What is known about a value.
 #[derive(Debug, Clone, Copy)]
@@ -58,18 +35,18 @@ pub(super) struct Binder<T: Scalar> {
 }
 
 impl<T: Scalar> Binder<T> {
-    pub fn bind(builder: &GraphBuilder<T>) -> Result<Graph<T>, Error> {
+    pub fn bind(declarations: &Declarations<T>) -> Result<Graph<T>, Error> {
         let mut binder =
             Self { inputs: Vec::new(), nodes: Vec::new(), known: Vec::new(), layers: 0 };
         // Inputs come first among the values.
-        let mut values = vec![0; builder.items.len()];
-        for (at, item) in builder.items.iter().enumerate() {
+        let mut values = vec![0; declarations.items.len()];
+        for (at, item) in declarations.items.iter().enumerate() {
             if let Declaration::Input(input) = item {
                 values[at] = binder.input(input)?;
             }
         }
         let mut place = 0;
-        for (at, item) in builder.items.iter().enumerate() {
+        for (at, item) in declarations.items.iter().enumerate() {
             let Declaration::Layer(declared) = item else { continue };
             let name = declared.name.clone().unwrap_or_else(|| place.to_string());
             place += 1;
@@ -81,7 +58,7 @@ impl<T: Scalar> Binder<T> {
             let inputs: Vec<usize> = declared.inputs.iter().map(|&value| values[value]).collect();
             values[at] = binder.declared(declared, name, &inputs)?;
         }
-        let outputs = builder
+        let outputs = declarations
             .outputs
             .iter()
             .map(|(name, position)| match values.get(*position) {
@@ -91,7 +68,7 @@ impl<T: Scalar> Binder<T> {
                 ))),
             })
             .collect::<Result<Vec<_>, Error>>()?;
-        binder.finish(outputs, builder)
+        binder.finish(outputs, declarations)
     }
 
     fn input(&mut self, input: &Input<T>) -> Result<usize, Error> {
@@ -252,9 +229,9 @@ impl<T: Scalar> Binder<T> {
     fn finish(
         mut self,
         outputs: Vec<Output>,
-        builder: &GraphBuilder<T>,
+        declarations: &Declarations<T>,
     ) -> Result<Graph<T>, Error> {
-        if builder.checks_names {
+        if declarations.checks_names {
             self.check_names()?;
         }
         if outputs.is_empty() {
@@ -351,10 +328,6 @@ impl<T: Scalar> Binder<T> {
     }
 }
 
-pub(super) fn invalid(reason: String) -> Error {
-    Error::InvalidGraph { reason }
-}
-
 /// Adds the place of a layer to its error.
 fn at(index: usize, name: &str, error: Error) -> Error {
     match error {
@@ -366,34 +339,4 @@ fn at(index: usize, name: &str, error: Error) -> Error {
         }
         other => other,
     }
-}
-
-/// The shape of joined values.
-pub(super) fn joined_shape(kind: &str, inputs: &[Shape], joined: Joined) -> Result<Shape, Error> {
-    let [first, others @ ..] = inputs else {
-        return Err(Error::inputs(kind, 0, "at least one value"));
-    };
-    for other in others {
-        let (fits, matching) = match joined {
-            Joined::Summed => (other == first, "the same shape"),
-            // Values are concatenated along the channels, so only the other axes must match.
-            Joined::Concatenated => (
-                other.dims().len() == first.dims().len()
-                    && other.dims().get(1..) == first.dims().get(1..),
-                "the same shape except for the first axis",
-            ),
-        };
-        if !fits {
-            let expected = format!("values of {matching} (the first has {first})");
-            return Err(Error::shape(kind, *other, expected));
-        }
-    }
-    Ok(match joined {
-        Joined::Summed => *first,
-        Joined::Concatenated if first.dims().is_empty() => inputs.len().into(),
-        Joined::Concatenated => {
-            let channels = inputs.iter().map(Shape::channels).fold(0, usize::saturating_add);
-            first.with_dim(0, channels)
-        }
-    })
 }

@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::bind::{Binder, LARGEST, LayerDeclaration, Position, invalid};
+use super::bind::Binder;
+use super::declaration::{Declaration, Declarations, LayerDeclaration, Position, invalid};
 use super::{Graph, Input, InputSource};
 use crate::error::Error;
 use crate::layer::{Join, Joined, Layer};
 use crate::scalar::Scalar;
-use crate::shape::Shape;
+use crate::shape::{LARGEST, Shape};
 
 /// A value of a graph that is being built: an input, a constant, or the output of a layer.
 ///
@@ -37,13 +38,8 @@ static BUILDERS: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct GraphBuilder<T: Scalar> {
-    pub(super) items: Vec<Declaration<T>>,
-    /// The names of the outputs, with their positions among the items.
-    pub(super) outputs: Vec<(String, usize)>,
+    declared: Declarations<T>,
     number: u64,
-    /// Whether each name may be used only once. In a [`Sequential`](crate::Sequential), layers that
-    /// share their weights can have the same name.
-    pub(super) checks_names: bool,
 }
 
 /// Checks that an input has a usable size.
@@ -55,24 +51,18 @@ pub(crate) fn check_input(of: &str, shape: Shape) -> Result<(), Error> {
     Ok(())
 }
 
-/// What a value is.
-#[derive(Debug, Clone)]
-pub(super) enum Declaration<T: Scalar> {
-    Input(Input<T>),
-    Layer(LayerDeclaration<T>),
-}
-
 impl<T: Scalar> Default for GraphBuilder<T> {
     fn default() -> Self {
         let number = BUILDERS.fetch_add(1, Ordering::Relaxed);
-        Self { items: Vec::new(), outputs: Vec::new(), number, checks_names: false }
+        let declared = Declarations { items: Vec::new(), outputs: Vec::new(), checks_names: false };
+        Self { declared, number }
     }
 }
 
 impl<T: Scalar> GraphBuilder<T> {
     fn add(&mut self, item: Declaration<T>) -> ValueId {
-        self.items.push(item);
-        ValueId { builder: self.number, index: self.items.len() - 1 }
+        self.declared.items.push(item);
+        ValueId { builder: self.number, index: self.declared.items.len() - 1 }
     }
 
     /// The position of a value, or `usize::MAX` for one of another builder, which is reported when
@@ -163,7 +153,7 @@ impl<T: Scalar> GraphBuilder<T> {
     /// Declares an output of the model. The first output is explained unless another one is chosen
     /// with [`Graph::with_output`].
     pub fn output(&mut self, name: &str, value: ValueId) {
-        self.outputs.push((name.to_owned(), self.position(value)));
+        self.declared.outputs.push((name.to_owned(), self.position(value)));
     }
 
     /// Builds the graph and checks all shapes.
@@ -179,19 +169,19 @@ impl<T: Scalar> GraphBuilder<T> {
     ///   [`SequentialBuilder::build`](crate::SequentialBuilder::build).
     pub fn build(mut self) -> Result<Graph<T>, Error> {
         self.check()?;
-        self.checks_names = true;
+        self.declared.checks_names = true;
         (T::compiled().build_graph)(self)
     }
 
     /// Checks the shapes of the inputs, and that no two outputs have the same name.
     fn check(&self) -> Result<(), Error> {
-        for item in &self.items {
+        for item in &self.declared.items {
             if let Declaration::Input(input) = item {
                 check_input("GraphBuilder", input.shape)?;
             }
         }
         let mut names = HashSet::new();
-        match self.outputs.iter().find(|(name, _)| !names.insert(name)) {
+        match self.declared.outputs.iter().find(|(name, _)| !names.insert(name)) {
             Some((twice, _)) => Err(invalid(format!(
                 "the name '{twice}' is used for more than one output: give each output its own name"
             ))),
@@ -200,7 +190,7 @@ impl<T: Scalar> GraphBuilder<T> {
     }
 
     pub(crate) fn build_inner(self) -> Result<Graph<T>, Error> {
-        Binder::bind(&self)
+        Binder::bind(&self.declared)
     }
 }
 

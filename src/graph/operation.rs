@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use super::Node;
-use super::bind::{LARGEST, joined_shape};
 use super::estimate::Estimate;
 use super::pass::{ForwardPass, Left};
 use crate::buffer::Buffer;
@@ -16,7 +15,7 @@ use crate::layer::{
 };
 use crate::memory::check_possible;
 use crate::scalar::Scalar;
-use crate::shape::Shape;
+use crate::shape::{LARGEST, Shape};
 
 /// What a node does.
 #[derive(Debug)]
@@ -350,4 +349,34 @@ fn check_map<T: Scalar>(kind: &str, map: &dyn LinearMap<T>) -> Result<(), Error>
         return Err(Error::ZeroSized { kind: kind.to_owned(), outputs, inputs });
     }
     map.bias().map_or(Ok(()), |bias| layer::check_bias(kind, bias, outputs, inputs))
+}
+
+/// The shape of joined values.
+fn joined_shape(kind: &str, inputs: &[Shape], joined: Joined) -> Result<Shape, Error> {
+    let [first, others @ ..] = inputs else {
+        return Err(Error::inputs(kind, 0, "at least one value"));
+    };
+    for other in others {
+        let (fits, matching) = match joined {
+            Joined::Summed => (other == first, "the same shape"),
+            // Values are concatenated along the channels, so only the other axes must match.
+            Joined::Concatenated => (
+                other.dims().len() == first.dims().len()
+                    && other.dims().get(1..) == first.dims().get(1..),
+                "the same shape except for the first axis",
+            ),
+        };
+        if !fits {
+            let expected = format!("values of {matching} (the first has {first})");
+            return Err(Error::shape(kind, *other, expected));
+        }
+    }
+    Ok(match joined {
+        Joined::Summed => *first,
+        Joined::Concatenated if first.dims().is_empty() => inputs.len().into(),
+        Joined::Concatenated => {
+            let channels = inputs.iter().map(Shape::channels).fold(0, usize::saturating_add);
+            first.with_dim(0, channels)
+        }
+    })
 }

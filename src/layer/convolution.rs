@@ -2,47 +2,12 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::pooling::dims;
+use super::pair::{Pair, dims, pair_of};
 use super::{Bias, Family, Layer, LinearMap, Operator, WeightFn, only_input};
 use crate::error::Error;
 use crate::linalg::{self, Correlation, Direction, Geometry, Planes};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
-
-/// A setting along height and width: one number for both, or one for each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pair([usize; 2]);
-
-impl From<usize> for Pair {
-    fn from(both: usize) -> Self {
-        Self([both, both])
-    }
-}
-
-impl From<[usize; 2]> for Pair {
-    fn from(each: [usize; 2]) -> Self {
-        Self(each)
-    }
-}
-
-impl From<(usize, usize)> for Pair {
-    fn from((height, width): (usize, usize)) -> Self {
-        Self([height, width])
-    }
-}
-
-impl Pair {
-    /// Both numbers for an image. For a sequence, whose height is 1, the neutral setting `nothing`
-    /// replaces the first.
-    pub(super) fn along(self, rank: usize, nothing: usize) -> [usize; 2] {
-        if rank == 2 { self.0 } else { [nothing, self.0[1]] }
-    }
-}
-
-/// A setting as PyTorch prints it.
-pub(super) fn pair_of([height, width]: [usize; 2], rank: usize) -> String {
-    if rank == 2 { format!("({height}, {width})") } else { format!("({width},)") }
-}
 
 /// The common implementation of all convolutions.
 ///
@@ -263,7 +228,7 @@ impl<T: Scalar> Convolution<T> {
         for (name, values, usual) in unusual {
             // For a sequence, this compares only the second number, because its height has no
             // setting.
-            if Pair([usual; 2]).along(self.rank, values[0]) != values {
+            if Pair::from(usual).along(self.rank, values[0]) != values {
                 all.push(format!("{name}={}", pair(values)));
             }
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use super::convolution::{Pair, pair_of};
+use super::pair::{Pair, dims, pair_of};
 use super::{Bias, Layer, LinearMap, Operator, Route, WeightFn, only_input, same_layer_in_f64};
 use crate::error::Error;
 use crate::linalg;
@@ -156,10 +156,6 @@ impl Windows {
             text(self.padding)
         )
     }
-}
-
-pub(super) fn dims(rank: usize) -> &'static str {
-    if rank == 2 { "channels x height x width" } else { "channels x length" }
 }
 
 macro_rules! windows {

@@ -4,9 +4,8 @@ use nalgebra::DMatrix;
 
 use super::factor::{Factor, gather};
 use super::network::Network;
-use super::tape::Flows;
 use super::{Overflow, units};
-use crate::buffer::{Buffer, Buffers};
+use crate::buffer::{Buffer, Buffers, Flows};
 use crate::linalg::{self, Matrix};
 use crate::scalar::Scalar;
 

@@ -2,9 +2,9 @@
 
 use super::network::{Network, Segment};
 use super::sharing::{Shares, Sharing, Slot};
-use super::tape::{Flows, Tape, Walk};
+use super::tape::{Tape, Walk};
 use super::{Drain, Overflow, units};
-use crate::buffer::{Buffers, Flow};
+use crate::buffer::{Buffers, Flow, Flows};
 use crate::linalg;
 use crate::scalar::Scalar;
 

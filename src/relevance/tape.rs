@@ -5,7 +5,7 @@ use super::network::Network;
 use super::range::OutOfRange;
 use super::sharing::{Shares, Sharing, Slot};
 use super::{Overflow, normalize};
-use crate::buffer::{Buffer, Buffers, Flow};
+use crate::buffer::{Buffer, Buffers, Flow, Flows};
 use crate::error::Error;
 use crate::graph::{Left, Visitor};
 use crate::linalg;
@@ -104,9 +104,6 @@ pub(crate) struct Walk<'a, T: Scalar> {
     pub network: &'a Network<T>,
     pub tape: &'a Tape<T>,
 }
-
-/// The flow at each value of a graph, where there is one.
-pub(crate) type Flows<T> = Vec<Option<Flow<T>>>;
 
 impl<T: Scalar> Walk<'_, T> {
     /// Carries relevance in reverse along some nodes, for all samples: R(z) = A R(y), summed over

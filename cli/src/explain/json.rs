@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::samples::Samples;
 
 /// The version of the schema. A change that breaks programs raises it.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// One JSON object, written part by part.
 pub struct Json<W: Write> {
