@@ -57,6 +57,8 @@ pub mod from_python {}
 /// Networks of any structure: several inputs, constants, other values to explain, and what they
 /// cost.
 ///
+/// [from-python]: crate::guide::from_python
+///
 #[doc = include_str!("../docs/graphs.md")]
 pub mod graphs {}
 
