@@ -28,8 +28,8 @@ use winograd::{Multiply, PatchTransform};
 
 pub(crate) use correlate::{Correlation, Direction, Geometry, Planes, reach};
 pub(crate) use vectors::{
-    add_scaled, copy, copy_rows, dot, first_non_finite, list_nonzero_rows, max_abs, scaled, sum,
-    sum_in_order,
+    add_scaled, copy, copy_part, copy_rows, dot, first_non_finite, list_nonzero_rows, max_abs,
+    scaled, sum, sum_in_order,
 };
 use vectors::{count_nonzero, larger};
 

@@ -657,11 +657,11 @@ fn explaining_from_inner_values() {
     let graph = naive.graph::<f64>();
     // x 0, dense 1, relu 2 (stem), a 3, b 4, c 5, a + b 6, relu 7, deeper 8, cross 9, joined 10.
     for entries in [
-        // Dominators.
+        // All relevance flows through these values.
         vec![2],
         vec![1],
         vec![10],
-        // Not dominators: the rest of the stem's relevance goes to the sink of constants.
+        // Some relevance bypasses these values. The sink of constants receives it.
         vec![7],
         vec![4],
         vec![9],

@@ -12,17 +12,11 @@ use crate::relevance::{Machine, OutOfRange, Overflow, Recorder, Seed, Stack, Suf
 use crate::scalar::Scalar;
 
 /// The memory for one part of a batch.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct PartMemory<T: Scalar> {
     buffers: Buffers<T>,
     slots: Slots<T>,
     stack: Stack<T>,
-}
-
-impl<T: Scalar> Default for PartMemory<T> {
-    fn default() -> Self {
-        Self { buffers: Buffers::default(), slots: Slots::default(), stack: Stack::default() }
-    }
 }
 
 impl<T: Scalar> Explainer<T> {
@@ -43,12 +37,10 @@ impl<T: Scalar> Explainer<T> {
             self.write(&mut run, sample, &stack.tape.noted, explanation)?;
         }
         run.give_back(buffers);
-        for (sample, explanation) in explanations.iter_mut().enumerate() {
-            explanation.health = None;
-            if self.checkup.is_none() {
-                continue;
+        if self.checkup.is_some() {
+            for (sample, explanation) in explanations.iter_mut().enumerate() {
+                self.examine(&feed.part(sample, 1), explanation)?;
             }
-            self.examine(&feed.part(sample, 1), explanation)?;
         }
         Ok(())
     }
@@ -124,6 +116,7 @@ impl<T: Scalar> Explainer<T> {
         explanation
             .write_from((&self.about, &self.targets), &run.outputs, &mut run.block, sample)
             .map_err(|at| self.overflow(&at))?;
+        explanation.health = None;
         explanation.findings.clear();
         let of_sample = noted.iter().filter(|found| found.sample == sample);
         explanation.findings.extend(of_sample.filter_map(|found| self.network.finding(found)));
@@ -136,7 +129,6 @@ impl<T: Scalar> Explainer<T> {
         feed: &Feed<'_, T>,
         explanation: &mut Explanation<T>,
     ) -> Result<(), Error> {
-        explanation.health = None;
         let Some(Checkup { magnitudes, finer }) = &self.checkup else { return Ok(()) };
         let (mut buffers, mut tape) = (Buffers::default(), Tape::default());
         self.record(feed, &mut tape, &mut buffers)?;

@@ -15,16 +15,10 @@ use crate::scalar::Scalar;
 ///
 /// A workspace also holds the results of the last call. It works with any explainer and grows as
 /// needed. Each thread needs its own.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Workspace<T: Scalar> {
     parts: Vec<PartMemory<T>>,
     explanations: Vec<Explanation<T>>,
-}
-
-impl<T: Scalar> Default for Workspace<T> {
-    fn default() -> Self {
-        Self { parts: Vec::new(), explanations: Vec::new() }
-    }
 }
 
 impl<T: Scalar> Explainer<T> {

@@ -246,9 +246,7 @@ impl<T: Scalar> Binder<T> {
                  instead"
             )));
         }
-        if !self.inputs.iter().any(|input| {
-            matches!(input.source, InputSource::Explained | InputSource::Given | InputSource::Whole)
-        }) {
+        if self.inputs.iter().all(|input| matches!(input.source, InputSource::Constant(_))) {
             return Err(invalid("it has no input: add one with GraphBuilder::input".to_owned()));
         }
         self.find_endings(&outputs)?;

@@ -29,7 +29,7 @@ impl ValueId {
     }
 }
 
-/// The number of builders so far, by which their values are told apart.
+/// The number of builders so far. Each builder is numbered, so that it recognizes its own values.
 static BUILDERS: AtomicU64 = AtomicU64::new(0);
 
 /// A builder for a [`Graph`]. Each method that adds something returns the new value.

@@ -130,17 +130,11 @@ impl Schedule {
 }
 
 /// The values that a pass still needs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Slots<T> {
     values: Vec<Option<Buffer<T>>>,
     /// How often each value will still be read.
     uses: Vec<usize>,
-}
-
-impl<T> Default for Slots<T> {
-    fn default() -> Self {
-        Self { values: Vec::new(), uses: Vec::new() }
-    }
 }
 
 impl<T: Scalar> Slots<T> {

@@ -31,6 +31,18 @@ pub(crate) fn copy<T: Scalar>(x: &[T], y: &mut [T]) {
     super::zip_parts(y, x, |_, y, x| y.copy_from_slice(x));
 }
 
+/// Copies some rows of a column-major matrix of `rows` rows to a matrix of `size` rows: as many, from
+/// row `first` on.
+pub(crate) fn copy_part<T: Scalar>(
+    (whole, rows): (&[T], usize),
+    first: usize,
+    (part, size): (&mut [T], usize),
+) {
+    for (whole, part) in whole.chunks_exact(rows).zip(part.chunks_exact_mut(size)) {
+        copy(&whole[first..first + size], part);
+    }
+}
+
 /// Copies rows of a column-major matrix of `rows` x `columns`, one after another. The k-th copy is
 /// that of row `chosen(k)`, and `out` determines the number of copies.
 pub(crate) fn copy_rows<T: Scalar>(

@@ -162,11 +162,7 @@ impl<'a, T: Scalar> Factor<'a, T> {
         let mut first = 0;
         for entry in &self.segment.entries {
             let mut values = buffers.take_columns(entry.size, columns);
-            for (part, x) in
-                values.chunks_exact_mut(entry.size).zip(x.unwrap_or(&[]).chunks_exact(inputs))
-            {
-                linalg::copy(&x[first..first + entry.size], part);
-            }
+            linalg::copy_part((x.unwrap_or(&[]), inputs), first, (&mut values, entry.size));
             let mut exponents = buffers.exponents.take(1);
             exponents[0] = 0;
             first += entry.size;

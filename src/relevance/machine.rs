@@ -23,16 +23,10 @@ enum Item<T> {
 }
 
 /// The memory of a [`Machine`], which is reused between passes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Stack<T: Scalar> {
     items: Vec<Item<T>>,
     pub tape: Tape<T>,
-}
-
-impl<T: Scalar> Default for Stack<T> {
-    fn default() -> Self {
-        Self { items: Vec::new(), tape: Tape::default() }
-    }
 }
 
 /// The stack, and the remaining steps of the plan.

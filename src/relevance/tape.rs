@@ -12,19 +12,13 @@ use crate::linalg;
 use crate::scalar::Scalar;
 
 /// The share matrices of the nodes that a pass has left.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Tape<T: Scalar> {
     /// One entry for each node of the graph.
     shares: Vec<Option<Shares<T>>>,
     pub samples: usize,
     /// Samples outside the range that a rule assumes.
     pub noted: Vec<OutOfRange>,
-}
-
-impl<T: Scalar> Default for Tape<T> {
-    fn default() -> Self {
-        Self { shares: Vec::new(), samples: 0, noted: Vec::new() }
-    }
 }
 
 impl<T: Scalar> Tape<T> {
@@ -254,12 +248,8 @@ impl<T: Scalar> Walk<'_, T> {
             if let Some(value) = slot.value {
                 let count = below.values.len() / sharing.inputs;
                 let mut values = buffers.values.take(slot.size * count);
-                for (part, whole) in values
-                    .chunks_exact_mut(slot.size)
-                    .zip(below.values.chunks_exact(sharing.inputs))
-                {
-                    linalg::copy(&whole[first..first + slot.size], part);
-                }
+                let whole = (&*below.values, sharing.inputs);
+                linalg::copy_part(whole, first, (&mut values, slot.size));
                 let mut exponents = buffers.exponents.take(below.exponents.len());
                 exponents.copy_from_slice(&below.exponents);
                 let part = Flow { values, exponents, columns: below.columns.clone() };
@@ -319,12 +309,8 @@ impl<T: Scalar> Walk<'_, T> {
         buffers: &mut Buffers<T>,
     ) -> Flow<T> {
         let shares = self.tape.of(node);
-        let mut exponents = buffers.exponents.take(1);
-        exponents[0] = flow.exponents[0];
         if matches!(shares, Shares::Pass) {
-            let Flow { values, exponents: old, columns } = flow;
-            buffers.exponents.give(old);
-            return Flow { values, exponents, columns };
+            return flow;
         }
         let mut values = buffers.take_columns(sharing.outputs, flow.columns.len());
         shares.apply_transposed(
@@ -333,8 +319,8 @@ impl<T: Scalar> Walk<'_, T> {
             (&mut values, sharing.outputs),
             buffers,
         );
-        let columns = flow.columns.clone();
-        flow.give_back(buffers);
+        let Flow { values: below, exponents, columns } = flow;
+        buffers.values.give(below);
         Flow { values, exponents, columns }
     }
 

@@ -79,16 +79,11 @@ impl<T: Scalar> Ir<T> {
 }
 
 /// The layers so far, with their names.
+#[derive(Default)]
 struct LayerList<T: Scalar> {
     graph: GraphBuilder<T>,
     names: Names,
     count: usize,
-}
-
-impl<T: Scalar> Default for LayerList<T> {
-    fn default() -> Self {
-        Self { graph: Graph::builder(), names: Names::default(), count: 0 }
-    }
 }
 
 impl<T: Scalar> LayerList<T> {

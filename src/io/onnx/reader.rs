@@ -132,7 +132,7 @@ impl<'a, T: Scalar> NodeReader<'a, T> {
         Ok(())
     }
 
-    /// A node's inputs. An empty name stands for an optional input that is absent.
+    /// A node's inputs. If an optional input is absent, its name is empty.
     fn operands_of(&self, node: &PlacedNode<'_>) -> Result<Vec<Option<Operand>>, Error> {
         let operand = |input: &String| match self.operands.get(input) {
             None if !input.is_empty() => Err(malformed(format!(

@@ -87,7 +87,7 @@ pub(super) fn resized(dims: &[usize], axes: Option<&[i64]>, insert: bool) -> Opt
     Some(chosen.into_iter().zip(rest).filter(|(chosen, _)| !chosen).map(|(_, dim)| dim).collect())
 }
 
-/// The shape with these one to three sizes. No sizes stand for a single value.
+/// The shape with these one to three sizes. A single value has no sizes.
 pub(super) fn shape_of(dims: &[usize]) -> Result<Shape, String> {
     if dims.is_empty() {
         return Ok(Shape::from(1));
