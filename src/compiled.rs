@@ -37,7 +37,7 @@ pub struct Compiled<T: Scalar> {
     pub(crate) forward: fn(&Graph<T>, &Feed<'_, T>) -> Result<Vec<T>, Error>,
     pub(crate) canonize: fn(&Graph<T>) -> Result<(Graph<T>, Vec<Merged>), Error>,
     pub(crate) check: fn(&Graph<T>, &dyn RelevanceRule<T>) -> Result<Vec<Finding>, Error>,
-    pub(crate) explainer: fn(&Graph<T>, &dyn RelevanceRule<T>) -> Result<Explainer<T>, Error>,
+    pub(crate) explainer: fn(&Graph<T>, &dyn RelevanceRule<T>, bool) -> Result<Explainer<T>, Error>,
     pub(crate) targets: fn(Explainer<T>, Targets<T>) -> Result<Explainer<T>, Error>,
     pub(crate) with_health: fn(Explainer<T>) -> Explainer<T>,
     pub(crate) explain_into:

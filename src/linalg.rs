@@ -9,22 +9,24 @@
 //! the thread that computes it.
 
 mod correlate;
+mod dots;
 mod kernel;
+mod panels;
+mod processor;
 mod product;
-mod transposed;
 mod vectors;
 mod winograd;
 
-use std::ops::Range;
-
-use pulp::Arch;
+use std::sync::OnceLock;
 
 use crate::scalar::Scalar;
 use correlate::Correlate;
-use product::Apply;
-use transposed::ApplyTransposed;
-use vectors::MaxAbs;
-use winograd::{Multiply, PatchTransform};
+use dots::Project;
+use panels::{Division, Loose, Order, Packed, Panels};
+use processor::{lanes, processor};
+use product::{ColumnGroup, Factor, Multiply};
+use vectors::{MaxAbs, ScaleBy};
+use winograd::{PatchTransform, SumPatches};
 
 pub(crate) use correlate::{Correlation, Direction, Geometry, Planes, reach};
 pub(crate) use vectors::{
@@ -35,31 +37,42 @@ use vectors::{count_nonzero, larger};
 
 /// Products with at least this many weights are split among the threads of the caller's pool.
 pub(crate) const LARGE: usize = 1 << 20;
-/// The largest number of columns that share each read of W.
-const GROUP: usize = 6;
+/// Products with at least this many multiply-adds are split by columns, unless this thread already
+/// belongs to the pool: then the other threads have work of their own.
+const MANY: usize = 1 << 21;
+
+/// Whether this thread does not belong to a pool of threads.
+fn is_free() -> bool {
+    #[cfg(feature = "rayon")]
+    return rayon::current_thread_index().is_none();
+    #[cfg(not(feature = "rayon"))]
+    false
+}
 
 /// One of the loops written for SIMD vectors.
 pub struct Kernel<'a, T: Scalar>(Which<'a, T>);
 
 enum Which<'a, T: Scalar> {
-    Apply(Apply<'a, T>),
-    ApplyTransposed(ApplyTransposed<'a, T>),
+    Multiply(Multiply<'a, T>),
+    Project(Project<'a, T>),
     Correlate(Correlate<'a, T>),
     Transform(PatchTransform<'a, T>),
-    Multiply(Multiply<'a, T>),
+    SumPatches(SumPatches<'a, T>),
     MaxAbs(MaxAbs<'a, T>),
+    ScaleBy(ScaleBy<'a, T>),
 }
 
 /// Runs a kernel with the processor's widest vectors.
 pub(crate) fn dispatch<T: Scalar>(kernel: Kernel<'_, T>) {
-    let processor = Arch::new();
+    let processor = processor();
     match kernel.0 {
-        Which::Apply(kernel) => processor.dispatch(kernel),
-        Which::ApplyTransposed(kernel) => processor.dispatch(kernel),
+        Which::Multiply(kernel) => processor.dispatch(kernel),
+        Which::Project(kernel) => processor.dispatch(kernel),
         Which::Correlate(kernel) => processor.dispatch(kernel),
         Which::Transform(kernel) => processor.dispatch(kernel),
-        Which::Multiply(kernel) => processor.dispatch(kernel),
+        Which::SumPatches(kernel) => processor.dispatch(kernel),
         Which::MaxAbs(kernel) => processor.dispatch(kernel),
+        Which::ScaleBy(kernel) => processor.dispatch(kernel),
     }
 }
 
@@ -69,47 +82,75 @@ pub struct Scratch<T> {
     groups: Vec<ColumnGroup>,
     columns: Vec<usize>,
     offsets: Vec<usize>,
-    /// The number of offsets in use.
-    listed: usize,
     x: Vec<T>,
     panel: Vec<T>,
     /// Parts of a result, before they are copied into it.
     parts: Vec<T>,
+    /// The columns that are multiplied.
+    chosen: Vec<usize>,
     /// The source of a correlation, laid out for it.
     planes: Vec<T>,
     /// Memory for [`borrow`], the last of it first.
     lent: Vec<Vec<T>>,
 }
 
-/// Columns that are multiplied together.
-#[derive(Debug, Clone, Copy)]
-struct ColumnGroup {
-    width: usize,
-    /// Where each column begins in y.
-    columns: [usize; GROUP],
-    /// Where the group's entries begin in the scratch's offsets.
-    first: usize,
-    /// The number of entries.
-    count: usize,
-    /// In [`apply`], where the group's values begin in the scratch's x. In [`apply_transposed`],
-    /// how many of the entries are done.
-    x: usize,
-}
-
-/// Some rows and columns of a matrix W.
+/// A dense matrix W in column-major order, and its packed forms.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a, T> {
-    values: &'a [T],
-    /// The distance between the starts of adjacent columns.
-    stride: usize,
-    outputs: usize,
-    inputs: usize,
+    pub values: &'a [T],
+    pub outputs: usize,
+    pub inputs: usize,
+    pub packings: &'a Packings<T>,
 }
 
-impl<'a, T> Matrix<'a, T> {
-    /// The whole matrix, outputs x inputs.
-    pub fn new(values: &'a [T], outputs: usize, inputs: usize) -> Self {
-        Self { values, stride: outputs, outputs, inputs }
+/// The packed forms of a matrix W, for the products W x and Wᵀ y.
+#[derive(Debug)]
+pub(crate) struct Packings<T> {
+    forward: OnceLock<Panels<T>>,
+    transposed: OnceLock<Panels<T>>,
+}
+
+impl<T> Default for Packings<T> {
+    fn default() -> Self {
+        Self { forward: OnceLock::new(), transposed: OnceLock::new() }
+    }
+}
+
+impl<'a, T: Scalar> Matrix<'a, T> {
+    /// Packs the matrix for the product W x, if it is not packed yet. Cost: one copy.
+    pub fn pack(self) {
+        self.packings.forward.get_or_init(|| Panels::new(self.loose()));
+    }
+
+    /// Packs the matrix for the product Wᵀ y, if it is not packed yet. Cost: one copy.
+    pub fn pack_transposed(self) {
+        self.packings.transposed.get_or_init(|| Panels::new(self.loose_transposed()));
+    }
+
+    fn loose(self) -> Loose<'a, T> {
+        let Self { values, outputs: rows, inputs: inner, .. } = self;
+        Loose { values, order: Order::RowsTogether, stride: rows, rows, inner }
+    }
+
+    fn loose_transposed(self) -> Loose<'a, T> {
+        let Self { values, outputs: inner, inputs: rows, .. } = self;
+        Loose { values, order: Order::InnerTogether, stride: inner, rows, inner }
+    }
+
+    /// The factor of the product W x.
+    fn forward(self) -> Factor<'a, T> {
+        match self.packings.forward.get() {
+            Some(panels) => Factor::Packed(panels.view()),
+            None => Factor::Loose(self.loose()),
+        }
+    }
+
+    /// The factor of the product Wᵀ y.
+    fn transposed(self) -> Factor<'a, T> {
+        match self.packings.transposed.get() {
+            Some(panels) => Factor::Packed(panels.view()),
+            None => Factor::Loose(self.loose_transposed()),
+        }
     }
 }
 
@@ -117,70 +158,158 @@ impl<'a, T> Matrix<'a, T> {
 /// the same number of columns in `x`. Cost: outputs x inputs x columns multiply-adds, except where
 /// x or u is zero.
 pub(crate) fn apply<T: Scalar>(w: Matrix<'_, T>, u: Option<&[T]>, x: &[T], y: &mut [T]) {
-    let per_sample = u.map_or(1, |u| x.len() / u.len().max(1));
-    by_rows(w.outputs, w.values.len(), y, |rows, y| {
-        let w = Matrix { values: &w.values[rows.start..], outputs: rows.len(), ..w };
-        with_scratch::<T, _>(|scratch| {
-            run(Kernel(Which::Apply(Apply { w, u, per_sample, x, y, scratch })));
-        });
-    });
+    multiply(w.forward(), u, x, y);
 }
 
 /// `x = diag(u) Wᵀ y` for any number of columns, with `u` as in [`apply`]. Cost: outputs x inputs x
-/// columns multiply-adds, except for the rows where u is zero.
+/// columns multiply-adds, except where y is zero, or only for the rows where u is not zero if these
+/// are few.
 pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&[T]>, x: &mut [T]) {
-    let per_sample = u.map_or(1, |u| x.len() / u.len().max(1));
-    by_rows(w.inputs, w.values.len(), x, |rows, x| {
-        let u = u.map(|values| Columns { values, height: w.inputs, first: rows.start });
-        let w = Matrix {
-            values: &w.values[rows.start * w.stride..rows.end * w.stride],
-            inputs: rows.len(),
-            ..w
+    /// Below this density of a sample's u, only the rows where it is not zero are computed.
+    const SPARSE: f64 = 0.3;
+    let Some(u) = u else { return multiply(w.transposed(), None, y, x) };
+    let Matrix { inputs, outputs, .. } = w;
+    let (samples, columns) = (u.len() / inputs, x.len() / inputs);
+    if samples == 0 || columns == 0 {
+        return;
+    }
+    let per_sample = columns / samples;
+    // Decided for each sample by itself, so that its result does not depend on the others.
+    let is_sparse = |u: &[T]| per_sample > 0 && (count_nonzero(u) as f64) < SPARSE * inputs as f64;
+    let mut chosen = with_scratch::<T, _>(|scratch| std::mem::take(&mut scratch.chosen));
+    chosen.clear();
+    chosen.reserve(columns);
+    for (sample, u) in u.chunks_exact(inputs).enumerate() {
+        let of_sample = sample * per_sample..(sample + 1) * per_sample;
+        if is_sparse(u) {
+            let x = &mut x[of_sample.start * inputs..of_sample.end * inputs];
+            let y = &y[of_sample.start * outputs..of_sample.end * outputs];
+            project(w, y, u, x);
+        } else {
+            chosen.extend(of_sample);
+        }
+    }
+    if chosen.len() == columns {
+        multiply(w.transposed(), None, y, x);
+    } else if !chosen.is_empty() {
+        multiply_columns(w.transposed(), (None, 1, y), Some(&chosen), x);
+    }
+    with_scratch::<T, _>(|scratch| scratch.chosen = chosen);
+    run(Kernel(Which::ScaleBy(ScaleBy { values: x, by: u, rows: inputs })));
+}
+
+/// Writes the rows of Wᵀ y where u is not zero. The other rows keep their values.
+fn project<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: &[T], x: &mut [T]) {
+    let outputs = w.outputs;
+    by_rows(Division::of::<T>(w.inputs), w.inputs, w.values.len(), x, |panels, x| {
+        let rows = panels.first_row()..panels.first_row() + panels.height();
+        let listed = |list: &mut [usize]| {
+            let mut count = 0;
+            for (row, u) in u[rows.clone()].iter().enumerate() {
+                list[count] = row;
+                count += usize::from(*u != T::zero());
+            }
+            count
         };
         with_scratch::<T, _>(|scratch| {
-            run(Kernel(Which::ApplyTransposed(ApplyTransposed {
-                w,
-                u,
-                per_sample,
-                x,
-                y,
-                scratch,
-            })));
+            scratch.make_room(w.inputs.max(w.outputs));
+            grow(&mut scratch.offsets, rows.len());
+            let count = listed(&mut scratch.offsets[..rows.len()]);
+            let w = &w.values[rows.start * outputs..rows.end * outputs];
+            let listed = &scratch.offsets[..count];
+            run(Kernel(Which::Project(Project { w, outputs, listed, y, x })));
         });
     });
 }
 
-/// `y = W x` for any number of columns, where W has one row for each of the listed `rows` of y. The
-/// other rows of y become zero. Returns the largest magnitude, or NaN if any entry is NaN. Cost:
-/// that of [`apply`], and y is written once.
+/// `y = M diag(u) x`.
+fn multiply<T: Scalar>(m: Factor<'_, T>, u: Option<&[T]>, x: &[T], y: &mut [T]) {
+    let (rows, inner) = (m.rows(), m.inner());
+    let columns = x.len() / inner;
+    let one_sample = u.is_none_or(|u| u.len() == inner);
+    if one_sample && rows * inner < LARGE && rows * inner * columns >= MANY && is_free() {
+        // Each part has whole groups of columns.
+        return share_out(y, rows, 6, true, |first, y| {
+            let x = &x[first * inner..][..y.len() / rows * inner];
+            multiply_columns(m, (u, usize::MAX, x), None, y);
+        });
+    }
+    let per_sample = u.map_or(1, |u| x.len() / u.len().max(1));
+    multiply_columns(m, (u, per_sample, x), None, y);
+}
+
+/// `y = M diag(u) x` for all columns or some of them. The others do not change.
+fn multiply_columns<T: Scalar>(
+    m: Factor<'_, T>,
+    (u, per_sample, x): (Option<&[T]>, usize, &[T]),
+    columns: Option<&[usize]>,
+    y: &mut [T],
+) {
+    let (rows, inner) = (m.rows(), m.inner());
+    by_rows(Division::of::<T>(rows), rows, rows * inner, y, |panels, y| {
+        with_scratch::<T, _>(|scratch| {
+            let right = (u, per_sample, x);
+            run(Kernel(Which::Multiply(Multiply { m, panels, right, columns, y, scratch })));
+        });
+    });
+}
+
+/// `y = Mᵀ x` for any number of columns, where M has columns of `inner` values. Cost: that of
+/// [`apply`] and of packing M.
+pub(crate) fn multiply_by_transposed<T: Scalar>(m: &[T], inner: usize, x: &[T], y: &mut [T]) {
+    let rows = m.len() / inner;
+    let m = Loose { values: m, order: Order::InnerTogether, stride: inner, rows, inner };
+    multiply(Factor::Loose(m), None, x, y);
+}
+
+/// `y = M x` for any number of columns, where M has a row of `inner` values for each of the listed
+/// `rows` of y. The other rows of y become zero. Returns the largest magnitude, or NaN if any entry
+/// is NaN. Cost: that of [`apply`] and of packing M.
 pub(crate) fn apply_to_rows<T: Scalar>(
-    w: Matrix<'_, T>,
+    m: &[T],
+    inner: usize,
     x: &[T],
-    rows: &[usize],
+    listed: &[usize],
     y: &mut [T],
 ) -> T {
     // The number of columns multiplied at a time, so that they are still in the cache when they are
     // copied into y.
     const COLUMNS: usize = 24;
     // The number of rows of y, including those that are not listed.
-    let height = y.len() / (x.len() / w.inputs).max(1);
-    let mut product = with_scratch::<T, _>(|scratch| std::mem::take(&mut scratch.parts));
-    grow(&mut product, height * COLUMNS);
-    let of_columns = |(x, y): (&[T], &mut [T])| {
-        // All rows are listed, so the product can be written to y directly.
-        if w.outputs == height {
-            apply(w, None, x, y);
-            return max_abs(y);
-        }
-        let values = &mut product[..w.outputs * (x.len() / w.inputs)];
-        apply(w, None, x, values);
-        vectors::spread(values, rows, y);
-        max_abs(values)
-    };
-    let parts = x.chunks(w.inputs * COLUMNS).zip(y.chunks_mut(height * COLUMNS));
-    let max = parts.map(of_columns).fold(T::zero(), larger);
-    with_scratch::<T, _>(|scratch| scratch.parts = product);
-    max
+    let height = y.len() / (x.len() / inner).max(1);
+    let rows = listed.len();
+    if rows == 0 {
+        y.fill(T::zero());
+        return T::zero();
+    }
+    // The memory does not depend on the number of listed rows, which can differ between samples.
+    borrow(Packed::<T>::size(height, inner), |memory| {
+        let m = Loose { values: m, order: Order::InnerTogether, stride: inner, rows, inner };
+        let m = Factor::Packed(Packed::new(m, memory));
+        let of_columns = |first: usize, y: &mut [T]| {
+            borrow(height * COLUMNS, |product| {
+                let mut max = T::zero();
+                for (part, y) in y.chunks_mut(height * COLUMNS).enumerate() {
+                    let columns = y.len() / height;
+                    let x = &x[(first + part * COLUMNS) * inner..][..columns * inner];
+                    let of_part = if rows == height {
+                        // All rows are listed, so the product is written to y directly.
+                        multiply_columns(m, (None, 1, x), None, y);
+                        max_abs(y)
+                    } else {
+                        let values = &mut product[..rows * columns];
+                        multiply_columns(m, (None, 1, x), None, values);
+                        vectors::spread(values, listed, y);
+                        max_abs(values)
+                    };
+                    max = larger(max, of_part);
+                }
+                max
+            })
+        };
+        let worth_it = rows * x.len() >= MANY && is_free();
+        largest_of_parts(y, (height, COLUMNS), worth_it, of_columns)
+    })
 }
 
 /// The number of values that is worth a thread of its own.
@@ -250,58 +379,106 @@ pub(crate) fn zip_parts<T: Scalar>(
     });
 }
 
-/// Some rows of a column-major matrix.
-#[derive(Clone, Copy)]
-struct Columns<'a, T> {
-    values: &'a [T],
-    height: usize,
+/// Some panels of a matrix.
+#[derive(Debug, Clone, Copy)]
+struct PanelRange {
+    division: Division,
     first: usize,
+    end: usize,
+    /// The number of rows of the whole matrix.
+    rows: usize,
 }
 
-impl<'a, T> Columns<'a, T> {
-    /// This many rows of a column.
-    fn column(self, column: usize, rows: usize) -> &'a [T] {
-        &self.values[column * self.height + self.first..][..rows]
+impl PanelRange {
+    fn first_row(self) -> usize {
+        self.division.rows(self.first).start
+    }
+
+    /// The number of rows, without those that fill up the last vector.
+    fn height(self) -> usize {
+        self.rows.min(self.division.rows(self.end - 1).end) - self.first_row()
     }
 }
 
-/// Computes a result of this height, all rows at once, or in one block of rows per thread if there
-/// are many weights. Each thread then reads only its own part of the weights, once.
+/// Computes a result of this many rows: all panels at once, or some for each thread if there are
+/// many weights. Each thread then reads only its own part of the weights, once.
 fn by_rows<T: Scalar>(
-    height: usize,
+    division: Division,
+    rows: usize,
     weights: usize,
     out: &mut [T],
-    product: impl Fn(Range<usize>, &mut [T]) + Sync,
+    product: impl Fn(PanelRange, &mut [T]) + Sync,
 ) {
+    let panels = division.panels();
+    let some = |first: usize, end: usize| PanelRange { division, first, end, rows };
+    if out.is_empty() {
+        return;
+    }
     #[cfg(feature = "rayon")]
     if weights >= LARGE {
         use rayon::prelude::*;
-        // A multiple of the rows that the kernels process at once.
-        let part = height.div_ceil(rayon::current_num_threads()).next_multiple_of(128);
-        let columns = out.len() / height;
-        if part < height && columns > 0 {
-            // Taken out instead of borrowed: while this thread waits, rayon may run another product
-            // on it.
-            let mut parts = with_scratch::<T, _>(|scratch| std::mem::take(&mut scratch.parts));
-            grow(&mut parts, out.len());
-            // Each block is a column-major matrix of its own rows, because rows of `out` are not
-            // contiguous.
-            let rows = |index: usize| index * part..height.min((index + 1) * part);
-            let blocks = parts[..out.len()].par_chunks_mut(part * columns).enumerate();
-            blocks.for_each(|(index, block)| product(rows(index), block));
-            for (index, block) in parts[..out.len()].chunks(part * columns).enumerate() {
-                let rows = rows(index);
-                for (block, out) in block.chunks_exact(rows.len()).zip(out.chunks_exact_mut(height))
-                {
-                    out[rows.clone()].copy_from_slice(block);
+        let each = panels.div_ceil(rayon::current_num_threads());
+        let columns = out.len() / rows;
+        if each < panels {
+            let ranges =
+                || (0..panels).step_by(each).map(|first| some(first, panels.min(first + each)));
+            let compute = |mut memory: &mut [T]| {
+                let mut parts = Vec::with_capacity(panels.div_ceil(each));
+                for range in ranges() {
+                    let (part, rest) =
+                        std::mem::take(&mut memory).split_at_mut(range.height() * columns);
+                    parts.push((range, part));
+                    memory = rest;
                 }
+                parts.into_par_iter().for_each(|(range, part)| product(range, part));
+            };
+            if columns == 1 {
+                return compute(out);
             }
-            return with_scratch::<T, _>(|scratch| scratch.parts = parts);
+            // Each part is a column-major matrix of its own rows, because rows of several columns
+            // of `out` are not contiguous. The memory is taken out instead of borrowed: while this
+            // thread waits, rayon may run another product on it.
+            let mut memory = with_scratch::<T, _>(|scratch| std::mem::take(&mut scratch.parts));
+            grow(&mut memory, out.len());
+            compute(&mut memory[..out.len()]);
+            let mut parts = &memory[..out.len()];
+            for range in ranges() {
+                let (part, rest) = parts.split_at(range.height() * columns);
+                let of_part = range.first_row()..range.first_row() + range.height();
+                for (part, out) in part.chunks_exact(range.height()).zip(out.chunks_exact_mut(rows))
+                {
+                    out[of_part.clone()].copy_from_slice(part);
+                }
+                parts = rest;
+            }
+            return with_scratch::<T, _>(|scratch| scratch.parts = memory);
         }
     }
     // Unused without the `rayon` feature.
     let _ = weights;
-    product(0..height, out);
+    product(some(0, panels), out);
+}
+
+/// The largest of the results of `f` for parts of the columns, as [`share_out`] shares them.
+fn largest_of_parts<T: Scalar>(
+    values: &mut [T],
+    (height, together): (usize, usize),
+    worth_it: bool,
+    f: impl Fn(usize, &mut [T]) -> T + Sync,
+) -> T {
+    #[cfg(feature = "rayon")]
+    if worth_it {
+        use rayon::prelude::*;
+        let columns = values.len() / height;
+        let some = columns.div_ceil(rayon::current_num_threads()).next_multiple_of(together);
+        return values
+            .par_chunks_mut(some * height)
+            .enumerate()
+            .map(|(part, values)| f(part * some, values))
+            .reduce(T::zero, larger);
+    }
+    let _ = (height, together, worth_it);
+    f(0, values)
 }
 
 /// Makes a vector at least this long.

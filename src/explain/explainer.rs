@@ -45,6 +45,8 @@ pub struct Explainer<T: Scalar> {
     /// The rule in double precision, from which a health report is prepared.
     rule: RuleInF64,
     pub(super) checkup: Option<Checkup<T>>,
+    /// Whether the weights are arranged for many products.
+    prepares: bool,
 }
 
 /// What a health report needs.
@@ -87,7 +89,7 @@ impl<T: Scalar> Graph<T> {
         sample: &DVector<T>,
         rule: impl RelevanceRule<T>,
     ) -> Result<Explanation<T>, Error> {
-        self.explainer(rule)?.explain(sample)
+        (T::compiled().explainer)(self, &rule, false)?.explain(sample)
     }
 
     /// Explains all outputs for each sample of a batch.
@@ -114,7 +116,9 @@ impl<T: Scalar> Graph<T> {
         samples: &DMatrix<T>,
         rule: impl RelevanceRule<T>,
     ) -> Result<Vec<Explanation<T>>, Error> {
-        self.explainer(rule)?.explain_batch(samples)
+        /// The number of samples from which preparing the weights pays.
+        const MANY: usize = 8;
+        (T::compiled().explainer)(self, &rule, samples.ncols() >= MANY)?.explain_batch(samples)
     }
 
     /// Prepares a rule for this model.
@@ -128,12 +132,13 @@ impl<T: Scalar> Graph<T> {
     /// depend on the explained values, [`Error::InvalidParameter`] if it is one of them, and any
     /// error that the rule itself returns.
     pub fn explainer(&self, rule: impl RelevanceRule<T>) -> Result<Explainer<T>, Error> {
-        (T::compiled().explainer)(self, &rule)
+        (T::compiled().explainer)(self, &rule, true)
     }
 
     pub(crate) fn explainer_inner(
         &self,
         rule: &dyn RelevanceRule<T>,
+        prepares: bool,
     ) -> Result<Explainer<T>, Error> {
         let network = Network::new(self, rule)?;
         let rules = network.rules.clone();
@@ -156,7 +161,8 @@ impl<T: Scalar> Graph<T> {
         let network = Arc::new(network);
         let (targets, limit) = (Arc::new(Targets::All), MemoryLimit::default());
         let (rule, checkup) = (RuleInF64::of(rule), None);
-        Ok(Explainer { about, network, targets, plan, limit, rule, checkup })
+        let explainer = Explainer { about, network, targets, plan, limit, rule, checkup, prepares };
+        Ok(explainer.prepared())
     }
 }
 
@@ -167,6 +173,14 @@ impl<T: Scalar> Explainer<T> {
         self.plan = self.network.plan(accumulation, self.end());
         if let Some(checkup) = &mut self.checkup {
             checkup.finer = checkup.finer.clone().accumulation(accumulation);
+        }
+        self.prepared()
+    }
+
+    /// Prepares the weights for the products of the plan, unless they are to be used only once.
+    fn prepared(self) -> Self {
+        if self.prepares {
+            self.network.prepare(&self.plan);
         }
         self
     }
@@ -188,7 +202,7 @@ impl<T: Scalar> Explainer<T> {
         }
         self.targets = Arc::new(targets);
         self.plan = self.network.plan(self.plan.accumulation(), self.end());
-        Ok(self)
+        Ok(self.prepared())
     }
 
     /// Sets the limit on the memory of a call, in bytes.

@@ -7,7 +7,6 @@ use super::explanation::Explanation;
 use super::pass::PartMemory;
 use crate::error::Error;
 use crate::graph::{Feed, Inputs};
-use crate::layer;
 use crate::linalg;
 use crate::scalar::Scalar;
 
@@ -265,9 +264,6 @@ impl<T: Scalar> Explainer<T> {
         const BLOCK: f64 = 32_768.0;
         /// The largest number of samples that pass through the layers together.
         const MOST: usize = 64;
-        /// With this many multiply-adds or more, a convolutional network can need as much memory
-        /// for a sample as for its weights, so each thread computes one sample at a time.
-        const ENOUGH: f64 = 5e7;
         #[cfg(feature = "rayon")]
         let threads = rayon::current_num_threads();
         #[cfg(not(feature = "rayon"))]
@@ -276,8 +272,7 @@ impl<T: Scalar> Explainer<T> {
             let nodes = self.network.nodes.iter().map(|&node| self.model().node(node));
             nodes.filter_map(|node| node.operation.linear()).map(|linear| &*linear.map)
         };
-        let convolutions = maps().filter(|map| !map.forms_matrix());
-        if convolutions.map(layer::LinearMap::multiply_adds).sum::<f64>() >= ENOUGH {
+        if self.network.explains_one_by_one() {
             return (samples.div_ceil(threads).max(1), 1);
         }
         // The number of weights in dense layers with at least `from` weights.

@@ -604,6 +604,16 @@ impl<T: Scalar> ConvolutionMap<T> {
         }
     }
 
+    /// The rounding of the product W x. A rule can divide by the outputs, so small ones must be
+    /// accurate too.
+    fn forward_rounding(&self) -> Rounding {
+        if self.geometry.is_transformed() && self.sizes().sparse {
+            Rounding::OfSum
+        } else {
+            Rounding::OfPatch
+        }
+    }
+
     fn sizes(&self) -> Sizes<T> {
         *self.products.sizes.get_or_init(|| {
             let sizes = || {
@@ -657,13 +667,7 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
     }
 
     fn apply(&self, x: &[T], y: &mut [T]) {
-        // A rule can divide by the outputs, so small ones must be accurate too.
-        let rounding = if self.geometry.is_transformed() && self.sizes().sparse {
-            Rounding::OfSum
-        } else {
-            Rounding::OfPatch
-        };
-        self.product(true, rounding).apply(x, y);
+        self.product(true, self.forward_rounding()).apply(x, y);
     }
 
     fn apply_transposed(&self, y: &[T], x: &mut [T]) {
@@ -672,6 +676,14 @@ impl<T: Scalar> LinearMap<T> for ConvolutionMap<T> {
 
     fn apply_transposed_scaled(&self, y: &[T], u: &[T], x: &mut [T]) {
         self.transposed_product(y, Some(u), x);
+    }
+
+    fn prepare_apply(&self) {
+        self.product(true, self.forward_rounding());
+    }
+
+    fn prepare_apply_transposed(&self) {
+        self.product(false, Rounding::OfPatch);
     }
 
     fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>> {

@@ -6,7 +6,7 @@ use nalgebra::{DMatrix, DVector};
 
 use super::{Bias, Layer, LinearMap, Operator, WeightFn, only_input};
 use crate::error::Error;
-use crate::linalg::{self, Matrix};
+use crate::linalg::{self, Matrix, Packings};
 use crate::scalar::Scalar;
 use crate::shape::Shape;
 
@@ -19,6 +19,8 @@ const KIND: &str = "Linear";
 pub struct Linear<T: Scalar> {
     weights: Arc<DMatrix<T>>,
     bias: Option<Arc<DVector<T>>>,
+    /// The packed weights, which clones share.
+    packings: Arc<Packings<T>>,
 }
 
 impl<T: Scalar> Linear<T> {
@@ -60,7 +62,7 @@ impl<T: Scalar> Linear<T> {
         if let Some(bias) = &bias {
             check_bias(KIND, bias.as_slice().into(), outputs, inputs)?;
         }
-        Ok(Self { weights: Arc::new(weights), bias: bias.map(Arc::new) })
+        Ok(Self::checked(weights, bias))
     }
 
     /// Creates a layer from slices, with the weights row by row, in the C order of PyTorch and
@@ -98,9 +100,15 @@ impl<T: Scalar> Linear<T> {
         )
     }
 
+    /// The layer of weights and a bias that have been checked.
+    fn checked(weights: DMatrix<T>, bias: Option<DVector<T>>) -> Self {
+        let packings = Arc::new(Packings::default());
+        Self { weights: Arc::new(weights), bias: bias.map(Arc::new), packings }
+    }
+
     fn matrix(&self) -> Matrix<'_, T> {
         let (outputs, inputs) = self.weights.shape();
-        Matrix::new(self.weights.as_slice(), outputs, inputs)
+        Matrix { values: self.weights.as_slice(), outputs, inputs, packings: &self.packings }
     }
 
     /// The weights W, of shape outputs x inputs.
@@ -207,9 +215,8 @@ impl<T: Scalar> Layer<T> for Linear<T> {
     }
 
     fn to_f64(&self) -> Option<Arc<dyn Layer<f64>>> {
-        let weights = Arc::new(self.weights.map(T::as_f64));
-        let bias = self.bias.as_ref().map(|bias| Arc::new(bias.map(T::as_f64)));
-        Some(Arc::new(Linear { weights, bias }))
+        let bias = self.bias.as_ref().map(|bias| bias.map(T::as_f64));
+        Some(Arc::new(Linear::checked(self.weights.map(T::as_f64), bias)))
     }
 
     fn arguments(&self) -> String {
@@ -251,8 +258,16 @@ impl<T: Scalar> LinearMap<T> for Linear<T> {
         linalg::apply_transposed(self.matrix(), y, Some(u), x);
     }
 
+    fn prepare_apply(&self) {
+        self.matrix().pack();
+    }
+
+    fn prepare_apply_transposed(&self) {
+        self.matrix().pack_transposed();
+    }
+
     fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>> {
-        Box::new(Self { weights: Arc::new(self.weights.map(|w| f.value(w))), bias: None })
+        Box::new(Self::checked(self.weights.map(|w| f.value(w)), None))
     }
 
     fn forms_matrix(&self) -> bool {
@@ -363,7 +378,7 @@ impl<T: Scalar> LinearMap<T> for Ones {
 
     fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>> {
         let weights = DMatrix::from_element(self.outputs, self.inputs, f.value(T::one()));
-        Box::new(Linear { weights: Arc::new(weights), bias: None })
+        Box::new(Linear::checked(weights, None))
     }
 }
 

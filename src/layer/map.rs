@@ -70,6 +70,15 @@ pub trait LinearMap<T: Scalar>: Debug + Send + Sync {
     /// Computes x = Wᵀ y for every column. Overwrites all of `x`.
     fn apply_transposed(&self, y: &[T], x: &mut [T]);
 
+    /// Prepares the map for many calls of [`apply`](Self::apply). An explainer calls this once, so
+    /// a map can arrange its weights as its product reads them. By default, there is nothing to
+    /// prepare.
+    fn prepare_apply(&self) {}
+
+    /// Prepares the map for many calls of [`apply_transposed`](Self::apply_transposed), as
+    /// [`prepare_apply`](Self::prepare_apply) does.
+    fn prepare_apply_transposed(&self) {}
+
     /// This map without its bias and with every weight w replaced by `f.value(w)`. Padding has no
     /// weights to replace.
     fn map_weights(&self, f: &WeightFn<T>) -> Box<dyn LinearMap<T>>;

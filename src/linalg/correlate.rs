@@ -592,7 +592,7 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
                                                     at[n] = (done + place + n) * plane;
                                                 }
                                                 kernel::combine::<S, T, $n>(
-                                                    simd, source, run.clone(), (offsets, weights),
+                                                    simd, source, run.clone(), (offsets, 1, weights),
                                                     (target, at), add,
                                                 );
                                             } else {
@@ -601,7 +601,7 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
                                                 }
                                                 let source = &source[run.start..];
                                                 kernel::combine::<S, T, $n>(
-                                                    simd, source, 0..run.len(), (offsets, weights),
+                                                    simd, source, 0..run.len(), (offsets, 1, weights),
                                                     (block, at), add,
                                                 );
                                             }

@@ -8,24 +8,133 @@
 
 use std::ops::Range;
 
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 
 use crate::scalar::Lanes;
 
+/// y_c = M x_c for N columns and a panel of V vectors of rows, over some inner indices. If `add` is
+/// set, the products are added to y instead. y_c begins at `places[c]` of `y` and has `rows` rows.
+#[inline(always)]
+pub fn multiply<S: Simd, T: Lanes, const V: usize, const N: usize>(
+    simd: S,
+    panel: &[T],
+    x: [&[T]; N],
+    (y, places, rows): (&mut [T], [usize; N], usize),
+    add: bool,
+) {
+    // With 16 registers, the sums of two vectors of rows are all that fit.
+    if S::REGISTER_COUNT < 32 && V > 2 && N > 2 {
+        let (y, first) = (&mut *y, 0);
+        simd.vectorize(Tile::<T, V, 2, N> { panel, first, x, y, places, rows, add });
+        let first = 2;
+        if V == 4 {
+            simd.vectorize(Tile::<T, V, 2, N> { panel, first, x, y, places, rows, add });
+        } else {
+            simd.vectorize(Tile::<T, V, 1, N> { panel, first, x, y, places, rows, add });
+        }
+    } else {
+        simd.vectorize(Tile::<T, V, V, N> { panel, first: 0, x, y, places, rows, add });
+    }
+}
+
+/// [`multiply`] for U of the V vectors of rows, from the vector `first` on. A function of its own
+/// for each shape, so that its sums stay in registers.
+struct Tile<'a, T, const V: usize, const U: usize, const N: usize> {
+    panel: &'a [T],
+    first: usize,
+    x: [&'a [T]; N],
+    y: &'a mut [T],
+    places: [usize; N],
+    rows: usize,
+    add: bool,
+}
+
+impl<T: Lanes, const V: usize, const U: usize, const N: usize> WithSimd for Tile<'_, T, V, U, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { panel, first, x, y, places, rows, add } = self;
+        let panel = T::vectors::<S>(panel).0.as_chunks::<V>().0;
+        let mut sums = [[T::splat(simd, T::default()); U]; N];
+        accumulate::<S, T, V, U, N>(simd, (panel, first), x, &mut sums);
+        let lanes = T::lanes::<S>();
+        for c in 0..N {
+            let y = &mut y[places[c]..places[c] + rows];
+            for v in 0..U {
+                let from = (first + v) * lanes;
+                if from + lanes <= rows {
+                    let y = &mut T::vectors_mut::<S>(&mut y[from..from + lanes]).0[0];
+                    *y = if add { T::add(simd, *y, sums[c][v]) } else { sums[c][v] };
+                } else if from < rows {
+                    let (y, sum) = (&mut y[from..], sums[c][v]);
+                    let sum = if add { T::add(simd, T::load(simd, y), sum) } else { sum };
+                    T::store(simd, y, sum);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of some vectors of rows with N columns to sums.
+#[inline(always)]
+fn accumulate<S: Simd, T: Lanes, const V: usize, const U: usize, const N: usize>(
+    simd: S,
+    (panel, first): (&[[T::Vector<S>; V]], usize),
+    mut x: [&[T]; N],
+    sums: &mut [[T::Vector<S>; U]; N],
+) {
+    // The inner indices that are multiplied between two checks of the loop. With many sums, more
+    // than one would make the compiler mix their order and run out of registers.
+    let unrolled = if U * N < 12 { 4 } else { 1 };
+    assert!(first + U <= V, "the panel has these vectors");
+    // A copy that is never referred to, so that it stays in registers.
+    let mut t = *sums;
+    // Cut to the same length, so that the loops have no bounds checks.
+    let length = panel.len();
+    for c in 0..N {
+        x[c] = &x[c][..length];
+    }
+    let mut k = 0;
+    while k + unrolled <= length {
+        for step in 0..unrolled {
+            let w = &panel[k + step];
+            for c in 0..N {
+                let x = T::splat(simd, x[c][k + step]);
+                for v in 0..U {
+                    t[c][v] = T::mul_add(simd, w[first + v], x, t[c][v]);
+                }
+            }
+        }
+        k += unrolled;
+    }
+    while k < length {
+        for c in 0..N {
+            let x = T::splat(simd, x[c][k]);
+            for v in 0..U {
+                t[c][v] = T::mul_add(simd, panel[k][first + v], x, t[c][v]);
+            }
+        }
+        k += 1;
+    }
+    *sums = t;
+}
+
 /// y_c = Σ_a w_a x_ac for N columns of y, over `rows`. If `add` is set, the sums are added to y
-/// instead. w_a begins at `offsets[a]` of `w`, and y_c at `columns[c]` of `y`.
+/// instead. w_a begins at `offsets[a]` times `scale` in `w`, and y_c at `columns[c]` of `y`.
 #[inline(always)]
 pub fn combine<S: Simd, T: Lanes, const N: usize>(
     simd: S,
     w: &[T],
     rows: Range<usize>,
-    (offsets, x): (&[usize], &[[T; N]]),
+    (offsets, scale, x): (&[usize], usize, &[[T; N]]),
     (y, columns): (&mut [T], [usize; N]),
     add: bool,
 ) {
     let lanes = T::lanes::<S>();
     if rows.len() < lanes {
-        return few::<S, T, N>(simd, w, rows, (offsets, x), (y, columns), add);
+        let few = Few { w, rows, offsets, scale, x, y, columns, add };
+        return simd.vectorize(few);
     }
     // The number of vectors that keeps one or two dozen sums in registers.
     let most = match N {
@@ -40,10 +149,11 @@ pub fn combine<S: Simd, T: Lanes, const N: usize>(
         // The last vector may overlap the previous one, and both must be in the same tile. So a
         // single vector must never be left over.
         let together = if vectors <= most { vectors } else { most.min(vectors / 2) };
-        let some = first..rows.end.min(first + together * lanes);
+        let rows = first..rows.end.min(first + together * lanes);
+        first = rows.end;
         macro_rules! of {
-            ($vectors:literal) => {
-                tile::<S, T, $vectors, N>(simd, w, some.clone(), (offsets, x), (y, columns), add)
+            ($v:literal) => {
+                simd.vectorize(Sums::<T, $v, N> { w, rows, offsets, scale, x, y, columns, add })
             };
         }
         match together {
@@ -57,55 +167,63 @@ pub fn combine<S: Simd, T: Lanes, const N: usize>(
             _ if N == 1 => of!(8),
             _ => {}
         }
-        first = some.end;
     }
 }
 
 /// [`combine`] over V vectors of rows. The last vector ends with the rows and may overlap the
 /// previous one.
-#[inline(always)]
-fn tile<S: Simd, T: Lanes, const V: usize, const N: usize>(
-    simd: S,
-    w: &[T],
+struct Sums<'a, T, const V: usize, const N: usize> {
+    w: &'a [T],
     rows: Range<usize>,
-    (offsets, x): (&[usize], &[[T; N]]),
-    (y, columns): (&mut [T], [usize; N]),
+    offsets: &'a [usize],
+    scale: usize,
+    x: &'a [[T; N]],
+    y: &'a mut [T],
+    columns: [usize; N],
     add: bool,
-) {
-    let (lanes, height) = (T::lanes::<S>(), rows.len());
-    let mut places = [0; V];
-    for v in 0..V {
-        // `combine` never passes fewer rows than a vector has lanes, so this does not underflow.
-        places[v] = (v * lanes).min(height - lanes);
-    }
-    let zero = T::splat(simd, T::default());
-    let mut sums = [[zero; V]; N];
-    // Each vector of w is loaded once for all N columns of y.
-    let mut of_w = [zero; V];
-    for (&at, x) in offsets.iter().zip(x) {
-        let w = &w[at + rows.start..at + rows.end];
+}
+
+impl<T: Lanes, const V: usize, const N: usize> WithSimd for Sums<'_, T, V, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { w, rows, offsets, scale, x, y, columns, add } = self;
+        let (lanes, height) = (T::lanes::<S>(), rows.len());
+        let mut places = [0; V];
         for v in 0..V {
-            of_w[v] = vector::<S, T>(w, places[v], lanes);
+            // `combine` never passes fewer rows than a vector has lanes, so this does not underflow.
+            places[v] = (v * lanes).min(height - lanes);
+        }
+        let zero = T::splat(simd, T::default());
+        let mut sums = [[zero; V]; N];
+        // Each vector of w is loaded once for all N columns of y.
+        let mut of_w = [zero; V];
+        for (&at, x) in offsets.iter().zip(x) {
+            let w = &w[at * scale + rows.start..at * scale + rows.end];
+            for v in 0..V {
+                of_w[v] = vector::<S, T>(w, places[v], lanes);
+            }
+            for c in 0..N {
+                let x = T::splat(simd, x[c]);
+                for v in 0..V {
+                    sums[c][v] = T::mul_add(simd, of_w[v], x, sums[c][v]);
+                }
+            }
         }
         for c in 0..N {
-            let x = T::splat(simd, x[c]);
-            for v in 0..V {
-                sums[c][v] = T::mul_add(simd, of_w[v], x, sums[c][v]);
+            let y = &mut y[columns[c] + rows.start..columns[c] + rows.end];
+            // All vectors are read before any is written, because they may overlap.
+            let mut before = [zero; V];
+            if add {
+                for v in 0..V {
+                    before[v] = vector::<S, T>(y, places[v], lanes);
+                }
             }
-        }
-    }
-    for c in 0..N {
-        let y = &mut y[columns[c] + rows.start..columns[c] + rows.end];
-        // All vectors are read before any is written, because they may overlap.
-        let mut before = [zero; V];
-        if add {
             for v in 0..V {
-                before[v] = vector::<S, T>(y, places[v], lanes);
+                T::vectors_mut::<S>(&mut y[places[v]..places[v] + lanes]).0[0] =
+                    if add { T::add(simd, before[v], sums[c][v]) } else { sums[c][v] };
             }
-        }
-        for v in 0..V {
-            T::vectors_mut::<S>(&mut y[places[v]..places[v] + lanes]).0[0] =
-                T::add(simd, before[v], sums[c][v]);
         }
     }
 }
@@ -116,26 +234,35 @@ fn vector<S: Simd, T: Lanes>(values: &[T], at: usize, lanes: usize) -> T::Vector
 }
 
 /// [`combine`] over fewer rows than a vector has lanes.
-#[inline(always)]
-fn few<S: Simd, T: Lanes, const N: usize>(
-    simd: S,
-    w: &[T],
+struct Few<'a, T, const N: usize> {
+    w: &'a [T],
     rows: Range<usize>,
-    (offsets, x): (&[usize], &[[T; N]]),
-    (y, columns): (&mut [T], [usize; N]),
+    offsets: &'a [usize],
+    scale: usize,
+    x: &'a [[T; N]],
+    y: &'a mut [T],
+    columns: [usize; N],
     add: bool,
-) {
-    let mut sums = [T::splat(simd, T::default()); N];
-    for (&at, x) in offsets.iter().zip(x) {
-        let w = T::load(simd, &w[at + rows.start..at + rows.end]);
-        for c in 0..N {
-            sums[c] = T::mul_add(simd, w, T::splat(simd, x[c]), sums[c]);
+}
+
+impl<T: Lanes, const N: usize> WithSimd for Few<'_, T, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { w, rows, offsets, scale, x, y, columns, add } = self;
+        let mut sums = [T::splat(simd, T::default()); N];
+        for (&at, x) in offsets.iter().zip(x) {
+            let w = T::load(simd, &w[at * scale + rows.start..at * scale + rows.end]);
+            for c in 0..N {
+                sums[c] = T::mul_add(simd, w, T::splat(simd, x[c]), sums[c]);
+            }
         }
-    }
-    for c in 0..N {
-        let y = &mut y[columns[c] + rows.start..columns[c] + rows.end];
-        let sum = if add { T::add(simd, T::load(simd, y), sums[c]) } else { sums[c] };
-        T::store(simd, y, sum);
+        for c in 0..N {
+            let y = &mut y[columns[c] + rows.start..columns[c] + rows.end];
+            let sum = if add { T::add(simd, T::load(simd, y), sums[c]) } else { sums[c] };
+            T::store(simd, y, sum);
+        }
     }
 }
 

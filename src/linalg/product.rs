@@ -1,4 +1,4 @@
-//! y = W diag(u) x, as a sum over the columns of W where diag(u) x is not zero.
+//! y = M diag(u) x, panel by panel.
 
 // Inlined into the function for which the processor's features are enabled.
 #![allow(clippy::inline_always)]
@@ -7,232 +7,397 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use crate::linalg::kernel;
-use crate::linalg::{ColumnGroup, GROUP, Matrix, Scratch, count_nonzero, grow};
+use super::panels::{self, Loose, Order, Packed};
+use super::{PanelRange, Scratch, count_nonzero, grow, kernel};
 use crate::scalar::Scalar;
 
-/// The number of inputs that are combined at once. The sums of these blocks are added up.
-const DEPTH: usize = 256;
-/// The number of inputs that are combined at once if each column spans a memory page or more.
-const FEW: usize = 64;
-/// The size of a memory page in bytes.
-const PAGE: usize = 4096;
-/// The number of right-hand sides that are prepared at once.
+/// The largest number of columns that share each read of M.
+const GROUP: usize = 6;
+/// The number of columns that are prepared at once.
 const SLAB: usize = 66;
-/// Below this density, columns are processed one by one: in a group, columns with different
-/// patterns would fill each other's zeros.
-const SPARSE: f64 = 0.25;
+/// The largest inner size that is multiplied as a whole.
+const WHOLE: usize = 1024;
+/// The number of inner indices that are multiplied at once if there are more. The products of these
+/// blocks are added up.
+const BLOCK: usize = 512;
+/// Below this density, a column is multiplied alone, by the part of M where it is not zero. In a
+/// group, columns with different patterns would fill each other's zeros.
+const SPARSE: f64 = 0.3;
+/// The same for a column that is alone anyway, and for columns that have their zeros in common.
+const SPARSE_ALONE: f64 = 0.7;
+/// With at least this many groups of columns, packing a part of M pays.
+const WORTH_PACKING: usize = 3;
 
-pub struct Apply<'a, T> {
-    pub w: Matrix<'a, T>,
-    pub u: Option<&'a [T]>,
-    pub per_sample: usize,
-    pub x: &'a [T],
-    pub y: &'a mut [T],
-    pub scratch: &'a mut Scratch<T>,
+/// The matrix M of a product.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Factor<'a, T> {
+    Packed(Packed<'a, T>),
+    Loose(Loose<'a, T>),
 }
 
-impl<T: Scalar> WithSimd for Apply<'_, T> {
+/// The product for some rows of M and some columns.
+pub struct Multiply<'a, T> {
+    pub(super) m: Factor<'a, T>,
+    pub(super) panels: PanelRange,
+    /// The right-hand sides: u with one column for each sample, the number of columns of x for each
+    /// sample, and x.
+    pub(super) right: (Option<&'a [T]>, usize, &'a [T]),
+    /// The columns to multiply, or all.
+    pub(super) columns: Option<&'a [usize]>,
+    /// The rows of the panels, for all columns.
+    pub(super) y: &'a mut [T],
+    pub(super) scratch: &'a mut Scratch<T>,
+}
+
+/// Columns that are multiplied together.
+#[derive(Debug, Clone, Copy)]
+pub struct ColumnGroup {
+    width: usize,
+    columns: [usize; GROUP],
+    form: Form,
+}
+
+/// Where the values of a group are.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    /// In x.
+    AsIs,
+    /// In the scratch's values from here on, one column after another.
+    Scaled(usize),
+    /// In the scratch's values from `values` on, side by side, for `count` inner indices that are
+    /// listed in the scratch's offsets from `first` on.
+    Listed { first: usize, count: usize, values: usize },
+}
+
+impl<T: Scalar> Factor<'_, T> {
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Packed(m) => m.rows,
+            Self::Loose(m) => m.rows,
+        }
+    }
+
+    pub fn inner(&self) -> usize {
+        match self {
+            Self::Packed(m) => m.inner,
+            Self::Loose(m) => m.inner,
+        }
+    }
+}
+
+impl<T: Scalar> WithSimd for Multiply<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { w, u, per_sample, x, y, scratch } = self;
-        let Matrix { values: w, stride, outputs, inputs } = w;
-        let columns = x.len() / inputs;
-        // Columns that are far apart in memory share no page and few cache lines. They are
-        // therefore copied close together first, in runs of one page.
-        let apart = stride * size_of::<T>() >= PAGE;
-        let height = PAGE / size_of::<T>();
-        let together = if apart { FEW } else { DEPTH };
-        for slab in (0..columns).step_by(SLAB) {
-            let slab = slab..columns.min(slab + SLAB);
-            for first in (0..inputs).step_by(together) {
-                let depth = first..inputs.min(first + together);
-                scratch.prepare(x, u, per_sample, (inputs, outputs), slab.clone(), depth.clone());
-                let Scratch { groups, offsets, listed, x, panel, .. } = &mut *scratch;
-                if apart {
-                    grow(panel, height * FEW);
-                }
-                // Copying a part of W only pays if several groups read the copy.
-                if !apart || groups.len() < 3 {
-                    for at in &mut offsets[..*listed] {
-                        // From an index within `depth` to where the column begins in W.
-                        *at = (first + *at) * stride;
-                    }
-                    for group in groups.iter() {
-                        group.combine(simd, w, 0..outputs, offsets, x, (y, 0), first > 0);
+        let Self { m, panels, right: (u, per_sample, x), columns, y, scratch } = self;
+        let inner = m.inner();
+        // The transposed product might be needed only for later samples.
+        scratch.make_room(inner.max(m.rows()));
+        let (first_row, height) = (panels.first_row(), panels.height());
+        let x = Right { x, u, per_sample, inner };
+        let count = columns.map_or(x.columns(), <[usize]>::len);
+        let column = |number: usize| columns.map_or(number, |columns| columns[number]);
+        let block = if inner <= WHOLE { inner } else { BLOCK };
+        for slab in (0..count).step_by(SLAB) {
+            let slab = slab..count.min(slab + SLAB);
+            for first in (0..inner).step_by(block) {
+                let (depth, add) = (first..inner.min(first + block), first > 0);
+                let few = slab.len().div_ceil(GROUP) < WORTH_PACKING;
+                if let Factor::Loose(m) = m
+                    && few
+                    && matches!(m.order, Order::RowsTogether)
+                {
+                    // Read where it lies.
+                    scratch.prepare(&x, slab.clone().map(column), &depth, true);
+                    let w = &m.values[first * m.stride + first_row..];
+                    for group in &scratch.groups {
+                        let rows = (w, 0..height, m.stride);
+                        group.combine(simd, rows, scratch, (&mut *y, height, 0), add);
                     }
                     continue;
                 }
-                for at in &mut offsets[..*listed] {
-                    // The same in the panel, where columns are `height` apart.
-                    *at *= height;
-                }
-                // Each page-high part of these columns is copied once and multiplied by all groups.
-                for top in (0..outputs).step_by(height) {
-                    let rows = top..outputs.min(top + height);
-                    for (i, packed) in depth.clone().zip(panel.chunks_exact_mut(height)) {
-                        packed[..rows.len()]
-                            .copy_from_slice(&w[i * stride + rows.start..i * stride + rows.end]);
+                scratch.prepare(&x, slab.clone().map(column), &depth, false);
+                let mut memory = std::mem::take(&mut scratch.panel);
+                for panel in panels.first..panels.end {
+                    let rows = panels.division.rows(panel);
+                    let values = match m {
+                        Factor::Packed(m) => m.panel(&rows, &depth),
+                        Factor::Loose(m) => {
+                            grow(&mut memory, panels::with_room::<T>(rows.len() * depth.len()));
+                            let values = panels::aligned_mut(&mut memory);
+                            let values = &mut values[..rows.len() * depth.len()];
+                            m.pack(rows.clone(), depth.clone(), values);
+                            &*values
+                        }
+                    };
+                    let place = rows.start - first_row;
+                    for group in &scratch.groups {
+                        let y = (&mut *y, height, place);
+                        group.multiply(simd, (values, rows.len()), (&x, &depth, scratch), y, add);
                     }
-                    for group in groups.iter() {
-                        group.combine(simd, panel, 0..rows.len(), offsets, x, (y, top), first > 0);
-                    }
                 }
+                scratch.panel = memory;
             }
         }
+    }
+}
+
+/// The right-hand sides.
+struct Right<'a, T> {
+    x: &'a [T],
+    u: Option<&'a [T]>,
+    per_sample: usize,
+    inner: usize,
+}
+
+impl<T: Scalar> Right<'_, T> {
+    fn columns(&self) -> usize {
+        self.x.len() / self.inner
+    }
+
+    fn column(&self, column: usize, depth: &Range<usize>) -> &[T] {
+        &self.x[column * self.inner..][depth.clone()]
+    }
+
+    fn scale(&self, column: usize, depth: &Range<usize>) -> Option<&[T]> {
+        Some(&self.u?[column / self.per_sample * self.inner..][depth.clone()])
     }
 }
 
 impl<T: Scalar> Scratch<T> {
-    /// Lists the nonzero values of the columns in `slab`, for the inputs in `depth`. `offsets` gets
-    /// the positions of the inputs within `depth`, and `x` the values of a group's columns side by
-    /// side.
+    /// Makes room for the largest possible number of entries, so that memory does not depend on the
+    /// values.
+    pub(super) fn make_room(&mut self, inner: usize) {
+        let Self { groups, columns, offsets, x, .. } = self;
+        let depth = inner.min(WHOLE);
+        groups.clear();
+        columns.clear();
+        groups.reserve(SLAB);
+        columns.reserve(SLAB);
+        grow(offsets, SLAB * depth);
+        grow(x, SLAB * depth);
+    }
+
+    /// Groups some columns, for the inner indices in `depth`: scales them, or lists where they are
+    /// not zero. With `listed`, all groups are listed.
     #[inline(always)]
     fn prepare(
         &mut self,
-        x: &[T],
-        u: Option<&[T]>,
-        per_sample: usize,
-        (inputs, outputs): (usize, usize),
-        slab: Range<usize>,
-        depth: Range<usize>,
+        x: &Right<'_, T>,
+        slab: impl Iterator<Item = usize>,
+        depth: &Range<usize>,
+        listed: bool,
     ) {
-        let Self { groups, columns, offsets, x: prepared, .. } = self;
+        let Self { groups, columns, offsets, x: values, .. } = self;
         groups.clear();
         columns.clear();
-        // Room for the largest possible number of entries, so that memory does not depend on the
-        // values and the loops below need no checks.
-        groups.reserve(SLAB);
-        columns.reserve(SLAB);
-        grow(offsets, (SLAB + 1) * DEPTH);
-        grow(prepared, (SLAB + GROUP) * DEPTH);
-        let values = |c: usize| &x[c * inputs + depth.start..c * inputs + depth.end];
-        let mut entries = 0;
-        for c in slab {
-            let nonzero = count_nonzero(values(c));
-            // The first block writes all of y, so it needs all columns. The others add to y.
-            if nonzero > 0 || depth.start == 0 {
-                entries += nonzero;
-                columns.push(c);
+        let mut prepared = Prepared { x, depth, offsets, values, listed: 0, used: 0 };
+        let enough =
+            |share: f64, values: &[T]| count_nonzero(values) as f64 >= share * depth.len() as f64;
+        // With several columns a sample, the zeros of u are common to them.
+        let common = x.u.is_some() && x.per_sample > 1;
+        // Sparse columns are multiplied alone, the others are collected.
+        for column in slab {
+            if listed || common || enough(SPARSE, x.column(column, depth)) {
+                columns.push(column);
+            } else {
+                groups.push(prepared.list(&[column], common));
             }
         }
-        let density = entries as f64 / (columns.len() * depth.len()).max(1) as f64;
-        // Columns of the same sample share their zeros, so they can be grouped at any density.
-        let alone = per_sample == 1 && density < SPARSE;
-        let (mut first, mut at) = (0, 0);
         let mut rest = &columns[..];
-        while !rest.is_empty() {
-            let width = if alone {
-                1
-            } else {
-                [6, 4, 2, 1].into_iter().find(|&width| width <= rest.len()).unwrap_or(1)
-            };
+        while let Some(&first) = rest.first() {
+            let of_sample = |column: &&usize| **column / x.per_sample == first / x.per_sample;
+            let alike = if common { rest.iter().take_while(of_sample).count() } else { rest.len() };
+            let width = [6, 4, 2, 1].into_iter().find(|&width| width <= alike).unwrap_or(1);
             let (group, others) = rest.split_at(width);
             rest = others;
-            let mut starts = [0; GROUP];
-            for (start, &c) in starts.iter_mut().zip(group) {
-                *start = c * outputs;
-            }
-            let scale = u.map(|u| &u[group[0] / per_sample * inputs + depth.start..]);
-            // The columns are in ascending order, so the first and the last decide.
-            let one_sample = group[0] / per_sample == group[width - 1] / per_sample;
-            let (offsets, x) = (&mut offsets[first..], &mut prepared[at..]);
-            let count = match (width, scale) {
-                // These cases only differ in N, which must be known at compile time.
-                (1, None) => list::<T, 1>([values(group[0])], None, offsets, x),
-                (1, scale) => list::<T, 1>([values(group[0])], scale, offsets, x),
-                (2, scale) if one_sample || scale.is_none() => {
-                    list::<T, 2>([values(group[0]), values(group[1])], scale, offsets, x)
-                }
-                (4, scale) if one_sample || scale.is_none() => list::<T, 4>(
-                    [values(group[0]), values(group[1]), values(group[2]), values(group[3])],
-                    scale,
-                    offsets,
-                    x,
-                ),
-                (6, scale) if one_sample || scale.is_none() => {
-                    let [a, b, c, d, e, f] =
-                        [group[0], group[1], group[2], group[3], group[4], group[5]].map(values);
-                    list::<T, 6>([a, b, c, d, e, f], scale, offsets, x)
-                }
-                _ => {
-                    // The columns of several samples, each with its own scale.
-                    let mut count = 0;
-                    for i in 0..depth.len() {
-                        let mut any = false;
-                        for (k, &c) in group.iter().enumerate() {
-                            let u = u
-                                .map_or(T::one(), |u| u[c / per_sample * inputs + depth.start + i]);
-                            x[count * width + k] = u * values(c)[i];
-                            any |= x[count * width + k] != T::zero();
-                        }
-                        offsets[count] = i;
-                        count += usize::from(any);
-                    }
-                    count
-                }
+            let scale = x.scale(first, depth);
+            let zeros = match scale {
+                Some(u) if common => Some(u),
+                _ if width == 1 => Some(x.column(first, depth)),
+                _ => None,
             };
-            groups.push(ColumnGroup { width, columns: starts, first, count, x: at });
-            (first, at) = (first + count, at + count * width);
+            let is_dense = zeros.is_none_or(|values| enough(SPARSE_ALONE, values));
+            groups.push(match scale {
+                _ if listed || !is_dense => prepared.list(group, common),
+                Some(_) => prepared.scale(group),
+                None => ColumnGroup::new(group, Form::AsIs),
+            });
         }
-        self.listed = first;
     }
 }
 
-/// Lists the positions where any of N columns is nonzero, and the columns' values there side by
-/// side, times `scale`. Returns the number of positions.
-#[inline(always)]
-fn list<T: Scalar, const N: usize>(
-    columns: [&[T]; N],
-    scale: Option<&[T]>,
-    offsets: &mut [usize],
-    x: &mut [T],
-) -> usize {
-    let length = columns[0].len();
-    let (x, _) = x.as_chunks_mut::<N>();
-    let mut count = 0;
-    for i in 0..length {
-        let scale = scale.map_or(T::one(), |scale| scale[i]);
-        let mut any = false;
-        for c in 0..N {
-            let v = columns[c][i] * scale;
-            x[count][c] = v;
-            any |= v != T::zero();
+/// Right-hand sides that are being prepared.
+struct Prepared<'a, T> {
+    x: &'a Right<'a, T>,
+    depth: &'a Range<usize>,
+    offsets: &'a mut [usize],
+    values: &'a mut [T],
+    /// The number of offsets and of values in use.
+    listed: usize,
+    used: usize,
+}
+
+impl<T: Scalar> Prepared<'_, T> {
+    /// Lists the inner indices where u is not zero if it is `common` to the columns, or otherwise
+    /// those where any of the columns is not zero, and the columns' scaled values there.
+    #[inline(always)]
+    fn list(&mut self, group: &[usize], common: bool) -> ColumnGroup {
+        let Self { x, depth, .. } = *self;
+        let offsets = &mut self.offsets[self.listed..];
+        let count = match x.scale(group[0], depth).filter(|_| common) {
+            Some(u) => list_nonzero(&[u], offsets),
+            None => {
+                let mut columns = [&[][..]; GROUP];
+                for (values, &column) in columns.iter_mut().zip(group) {
+                    *values = x.column(column, depth);
+                }
+                list_nonzero(&columns[..group.len()], offsets)
+            }
+        };
+        let width = group.len();
+        let values = &mut self.values[self.used..][..count * width];
+        for (place, &column) in group.iter().enumerate() {
+            let of_column = x.column(column, depth);
+            let at = values.iter_mut().skip(place).step_by(width).zip(&*offsets);
+            match x.scale(column, depth) {
+                Some(u) => at.for_each(|(value, &k)| *value = u[k] * of_column[k]),
+                None => at.for_each(|(value, &k)| *value = of_column[k]),
+            }
         }
-        // Always written but only counted if nonzero, so there is no branch to mispredict.
-        offsets[count] = i;
-        count += usize::from(any);
+        let form = Form::Listed { first: self.listed, count, values: self.used };
+        (self.listed, self.used) = (self.listed + count, self.used + count * width);
+        ColumnGroup::new(group, form)
+    }
+
+    /// Scales the columns.
+    #[inline(always)]
+    fn scale(&mut self, group: &[usize]) -> ColumnGroup {
+        let Self { x, depth, .. } = *self;
+        let form = Form::Scaled(self.used);
+        for &column in group {
+            let values = &mut self.values[self.used..][..depth.len()];
+            for ((value, &x), &u) in values
+                .iter_mut()
+                .zip(x.column(column, depth))
+                .zip(x.scale(column, depth).unwrap_or(&[]))
+            {
+                *value = u * x;
+            }
+            self.used += depth.len();
+        }
+        ColumnGroup::new(group, form)
+    }
+}
+
+/// Lists the indices at which any of some columns is not zero, and returns their number.
+#[inline(always)]
+fn list_nonzero<T: Scalar>(columns: &[&[T]], list: &mut [usize]) -> usize {
+    /// The number of values that are compared at once.
+    const BITS: usize = 32;
+    let length = columns[0].len();
+    let mut count = 0;
+    for first in (0..length).step_by(BITS) {
+        let mut found = 0_u32;
+        for column in columns {
+            if let Some(values) = column[first..].first_chunk::<BITS>() {
+                for (bit, v) in values.iter().enumerate() {
+                    found |= u32::from(*v != T::zero()) << bit;
+                }
+            } else {
+                for (bit, v) in column[first..].iter().enumerate() {
+                    found |= u32::from(*v != T::zero()) << bit;
+                }
+            }
+        }
+        while found != 0 {
+            list[count] = first + found.trailing_zeros() as usize;
+            count += 1;
+            found &= found - 1;
+        }
     }
     count
 }
 
 impl ColumnGroup {
+    fn new(columns: &[usize], form: Form) -> Self {
+        let mut listed = [0; GROUP];
+        listed[..columns.len()].copy_from_slice(columns);
+        Self { width: columns.len(), columns: listed, form }
+    }
+
+    /// Multiplies the group by a panel of this height. The panel's rows begin at `place` in each
+    /// column of y, which has `height` rows.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments)] // one call of the kernel, with the scratch's parts
+    fn multiply<S: Simd, T: Scalar>(
+        &self,
+        simd: S,
+        (panel, tall): (&[T], usize),
+        (right, depth, scratch): (&Right<'_, T>, &Range<usize>, &Scratch<T>),
+        (y, height, place): (&mut [T], usize, usize),
+        add: bool,
+    ) {
+        let rows = tall.min(height - place);
+        let start = match self.form {
+            Form::Listed { .. } => {
+                let w = (panel, 0..rows, tall);
+                return self.combine(simd, w, scratch, (y, height, place), add);
+            }
+            Form::AsIs => None,
+            Form::Scaled(start) => Some(start),
+        };
+        let of_column = |c: usize| match start {
+            None => right.column(self.columns[c], depth),
+            Some(start) => &scratch.x[start + c * depth.len()..][..depth.len()],
+        };
+        macro_rules! of {
+            ($v:literal: $($n:literal),*) => {
+                match self.width {
+                    $($n => {
+                        let (mut x, mut places) = ([&[][..]; $n], [0; $n]);
+                        for c in 0..$n {
+                            x[c] = of_column(c);
+                            places[c] = self.columns[c] * height + place;
+                        }
+                        kernel::multiply::<S, T, $v, $n>(simd, panel, x, (y, places, rows), add);
+                    })*
+                    _ => {}
+                }
+            };
+        }
+        match tall / T::lanes::<S>() {
+            1 => of!(1: 1, 2, 4, 6),
+            2 => of!(2: 1, 2, 4, 6),
+            3 => of!(3: 1, 2, 4, 6),
+            4 => of!(4: 1, 2, 4, 6),
+            _ => {}
+        }
+    }
+
+    /// Multiplies a listed group by rows of a matrix, whose runs of rows are `stride` apart.
+    #[inline(always)]
     fn combine<S: Simd, T: Scalar>(
         &self,
         simd: S,
-        w: &[T],
-        rows: Range<usize>,
-        offsets: &[usize],
-        x: &[T],
-        (y, top): (&mut [T], usize),
+        (w, rows, stride): (&[T], Range<usize>, usize),
+        scratch: &Scratch<T>,
+        (y, height, place): (&mut [T], usize, usize),
         add: bool,
     ) {
+        let Form::Listed { first, count, values } = self.form else { return };
+        let offsets = &scratch.offsets[first..][..count];
         macro_rules! of_width {
             ($($n:literal),*) => {
                 match self.width {
                     $($n => {
-                        let x = x[self.x..][..self.count * $n].as_chunks::<$n>().0;
-                        let mut columns = [top; $n];
+                        let x = scratch.x[values..][..count * $n].as_chunks::<$n>().0;
+                        let mut columns = [place; $n];
                         for c in 0..$n {
-                            columns[c] += self.columns[c];
+                            columns[c] += self.columns[c] * height;
                         }
-                        let offsets = &offsets[self.first..][..self.count];
                         kernel::combine::<S, T, $n>(
-                            simd, w, rows, (offsets, x), (y, columns), add,
+                            simd, w, rows, (offsets, stride, x), (y, columns), add,
                         );
                     })*
                     _ => {}

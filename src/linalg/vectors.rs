@@ -148,6 +148,31 @@ impl<T: Scalar> WithSimd for MaxAbs<'_, T> {
     }
 }
 
+/// Multiplies each sample's columns of `rows` values by the sample's column of `by`. Where that is
+/// 0, the product is 0, whatever the value.
+pub(super) struct ScaleBy<'a, T> {
+    pub values: &'a mut [T],
+    pub by: &'a [T],
+    pub rows: usize,
+}
+
+impl<T: Scalar> WithSimd for ScaleBy<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { values, by, rows } = self;
+        let of_sample = values.len() / (by.len() / rows).max(1);
+        for (values, by) in values.chunks_exact_mut(of_sample.max(1)).zip(by.chunks_exact(rows)) {
+            for values in values.chunks_exact_mut(rows) {
+                for (v, &by) in values.iter_mut().zip(by) {
+                    *v = if by == T::zero() { by } else { *v * by };
+                }
+            }
+        }
+    }
+}
+
 /// The largest magnitude, or NaN if any entry is NaN.
 pub(crate) fn max_abs<T: Scalar>(values: &[T]) -> T {
     let of_part = |values: &[T]| {

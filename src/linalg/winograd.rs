@@ -134,7 +134,7 @@ impl<T: Scalar> Winograd<T> {
             super::with_scratch::<T, _>(|scratch| {
                 let (rows, products) = (rows.clone(), &mut scratch.panel);
                 let offsets = &mut scratch.offsets;
-                super::run(Kernel(Which::Multiply(Multiply {
+                super::run(Kernel(Which::SumPatches(SumPatches {
                     of: self,
                     patches,
                     first,
@@ -243,7 +243,7 @@ impl<T: Scalar> WithSimd for PatchTransform<'_, T> {
 
 /// Sums over the source's channels, place by place, and transforms the sums to values of the
 /// target, for some of its channels (from `first` on) and some rows of patches.
-pub(super) struct Multiply<'a, T> {
+pub(super) struct SumPatches<'a, T> {
     of: &'a Winograd<T>,
     patches: &'a [T],
     first: usize,
@@ -253,7 +253,7 @@ pub(super) struct Multiply<'a, T> {
     offsets: &'a mut Vec<usize>,
 }
 
-impl<T: Scalar> WithSimd for Multiply<'_, T> {
+impl<T: Scalar> WithSimd for SumPatches<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -287,7 +287,7 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
                                 }
                                 let weights = weights.as_chunks::<$n>().0;
                                 kernel::combine::<S, T, $n>(
-                                    simd, source, 0..count, (offsets, weights),
+                                    simd, source, 0..count, (offsets, 1, weights),
                                     (products, at), false,
                                 );
                             })*

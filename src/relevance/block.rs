@@ -6,7 +6,7 @@ use super::factor::{Factor, gather};
 use super::network::Network;
 use super::{Overflow, units};
 use crate::buffer::{Buffer, Buffers, Flows};
-use crate::linalg::{self, Matrix};
+use crate::linalg;
 use crate::scalar::Scalar;
 
 /// The dimensions of a block.
@@ -382,7 +382,6 @@ impl<T: Scalar> Suffix<T> {
             Extent { outputs, sinks: left.extent.sinks + self.extent.sinks, ..left.extent };
         let mut values = buffers.values.take(inputs * outputs * samples);
         let mut sinks = buffers.values.take(extent.sinks * outputs * samples);
-        let mut matrix = buffers.values.take(inputs * inner);
         let mut exponents = self.exponents;
         for sample in 0..samples {
             let live = left.live(sample);
@@ -394,16 +393,13 @@ impl<T: Scalar> Suffix<T> {
             // The right block's exponent alone: the left block's sinks are unscaled.
             pass_sinks(rows_of_sinks, right, inner, exponents[sample], new);
 
-            // Transposes the live rows to a column-major matrix.
-            linalg::copy_rows(rows, inner, live.len(), |row| row, &mut matrix[..rows.len()]);
-            let matrix = Matrix::new(&matrix[..rows.len()], live.len(), inner);
             let shares = &mut values[sample * inputs * outputs..][..inputs * outputs];
             // Inputs that are not live have no row in the left block and get zeros.
-            let max = linalg::apply_to_rows(matrix, right, live, shares);
+            let max = linalg::apply_to_rows(rows, inner, right, live, shares);
             exponents[sample] += left.exponents[sample]
                 + rescale(shares, max).ok_or(Overflow { layer: extent.layer })?;
         }
-        for buffer in [matrix, self.values, self.sinks, left.values] {
+        for buffer in [self.values, self.sinks, left.values] {
             buffers.values.give(buffer);
         }
         buffers.indices.give(left.counts);
@@ -506,7 +502,7 @@ impl<T: Scalar> Suffix<T> {
 /// Multiplies the rows of sinks of a block by the next block, whose shares are `right` times
 /// 2^exponent.
 fn pass_sinks<T: Scalar>(rows: &[T], right: &[T], inner: usize, exponent: i32, sinks: &mut [T]) {
-    linalg::apply_transposed(Matrix::new(right, inner, right.len() / inner), rows, None, sinks);
+    linalg::multiply_by_transposed(right, inner, rows, sinks);
     if exponent != 0 {
         for share in sinks {
             *share = share.times_two_to(exponent);

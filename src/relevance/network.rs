@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::plan::{End, Link, Plan};
+use super::plan::{End, Link, Plan, Use};
 use super::range::OutOfRange;
 use super::sharing::{Form, Sharing, Slot};
 use super::terms::Terms;
@@ -15,6 +15,8 @@ use crate::buffer::Flows;
 use crate::error::Error;
 use crate::finding::Finding;
 use crate::graph::{Graph, Operation};
+use crate::layer::LinearMap;
+use crate::linalg;
 use crate::memory::MemoryLimit;
 use crate::rule::{RelevanceRule, Site, rule_at};
 use crate::scalar::Scalar;
@@ -248,6 +250,46 @@ impl<T: Scalar> Network<T> {
         let name = |&node: &usize| self.graph.node(node).name.clone();
         let layers = self.segments.iter().map(|segment| segment.nodes.iter().map(name).collect());
         Plan::new(accumulation, &self.links(), end, layers.collect())
+    }
+
+    /// Prepares the linear maps for the products that explaining many samples by this plan needs.
+    pub fn prepare(&self, plan: &Plan) {
+        let one_by_one = self.explains_one_by_one();
+        let is_worth_it = |map: &dyn LinearMap<T>| {
+            // With few columns a product, a large matrix takes as long to read as to multiply, so
+            // a copy in another order would only take memory.
+            !one_by_one
+                || !map.forms_matrix()
+                || map.inputs().saturating_mul(map.outputs()) < linalg::LARGE
+        };
+        for node in self.graph.node_list() {
+            if let Some(linear) = node.operation.linear()
+                && is_worth_it(&*linear.map)
+            {
+                linear.map.prepare_apply();
+            }
+        }
+        for (segment, use_of) in self.segments.iter().zip(plan.uses()) {
+            for &node in &segment.nodes {
+                if let Form::Terms(terms) = &self.sharing(node).form {
+                    // A factor of several nodes is formed by products.
+                    let forms = use_of == Use::Formed && !segment.is_single;
+                    let [appended, prepended] =
+                        [Use::Appended, Use::Prepended].map(|wanted| use_of == wanted || forms);
+                    terms.prepare(appended, prepended, &is_worth_it);
+                }
+            }
+        }
+    }
+
+    /// Whether the samples of a batch pass through the layers one by one: a large convolutional
+    /// network can need as much memory for a sample as for its weights.
+    pub fn explains_one_by_one(&self) -> bool {
+        /// The number of multiply-adds from which a network is large.
+        const ENOUGH: f64 = 5e7;
+        let maps = self.nodes.iter().filter_map(|&node| self.graph.node(node).operation.linear());
+        let convolutions = maps.filter(|linear| !linear.map.forms_matrix());
+        convolutions.map(|linear| linear.map.multiply_adds()).sum::<f64>() >= ENOUGH
     }
 
     /// The sizes and costs of each segment.

@@ -63,6 +63,17 @@ pub(crate) enum Step {
     Select,
 }
 
+/// How a plan uses a factor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Its share matrix is formed.
+    Formed,
+    /// It is multiplied by a block on its left: a product Aᵀ X.
+    Appended,
+    /// It is multiplied by a block on its right: a product A X.
+    Prepended,
+}
+
 /// The order in which an explainer multiplies the share matrices, and its cost.
 ///
 /// A network is a chain of share matrices A1 … AL, one for each segment: a layer, or all layers
@@ -185,6 +196,29 @@ impl Plan {
 
     pub(crate) fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// How the steps use each factor.
+    pub(crate) fn uses(&self) -> Vec<Use> {
+        let mut uses = vec![Use::Formed; self.layers.len()];
+        // The factors on the machine's stack, and `None` for blocks and targets.
+        let mut stack = Vec::new();
+        let mut factors = 0..self.layers.len();
+        for step in &self.steps {
+            match step {
+                Step::Shift => stack.push(factors.next()),
+                _ => {
+                    let (right, left) = (stack.pop().flatten(), stack.pop().flatten());
+                    match (step, left, right) {
+                        (Step::Append, _, Some(right)) => uses[right] = Use::Appended,
+                        (Step::Prepend, Some(left), _) => uses[left] = Use::Prepended,
+                        _ => {}
+                    }
+                    stack.push(None);
+                }
+            }
+        }
+        uses
     }
 
     /// The names of the layers that each of A1 … AL consists of.

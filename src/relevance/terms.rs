@@ -351,6 +351,35 @@ impl<T: Scalar> Terms<T> {
         }
     }
 
+    /// Prepares the maps for their products: for the totals, and for Aᵀ X if the terms are
+    /// `appended` and A X if they are `prepended`.
+    pub fn prepare(
+        &self,
+        appended: bool,
+        prepended: bool,
+        is_worth_it: &dyn Fn(&dyn LinearMap<T>) -> bool,
+    ) {
+        for group in &self.groups {
+            // The forward pass has computed the layer's own product.
+            let own = |term: &&Term| !matches!((term.u, term.v), (Scale::Inputs, Weights::Own));
+            let total = match (&group.completes, &group.total_of) {
+                (Some(_), _) => &[][..],
+                (None, Some(terms)) => terms,
+                (None, None) => &self.list[group.terms.clone()],
+            };
+            let maps = total.iter().filter(own).map(|term| self.map(term.v));
+            maps.filter(|map| is_worth_it(*map)).for_each(LinearMap::prepare_apply);
+        }
+        for map in self.list.iter().map(|term| self.map(term.v)).filter(|map| is_worth_it(*map)) {
+            if appended {
+                map.prepare_apply();
+            }
+            if prepended {
+                map.prepare_apply_transposed();
+            }
+        }
+    }
+
     /// The cost of applying all terms to one column.
     pub fn multiply_adds(&self) -> f64 {
         self.list.iter().map(|term| self.map(term.v).multiply_adds()).sum()
