@@ -24,8 +24,8 @@ use correlate::Correlate;
 use dots::Project;
 use panels::{Division, Loose, Order, Packed, Panels};
 use processor::{lanes, processor};
+pub(crate) use processor::vectorized;
 use product::{ColumnGroup, Factor, Multiply};
-use vectors::{MaxAbs, ScaleBy};
 use winograd::{PatchTransform, SumPatches};
 
 pub(crate) use correlate::{Correlation, Direction, Geometry, Planes, reach};
@@ -58,8 +58,6 @@ enum Which<'a, T: Scalar> {
     Correlate(Correlate<'a, T>),
     Transform(PatchTransform<'a, T>),
     SumPatches(SumPatches<'a, T>),
-    MaxAbs(MaxAbs<'a, T>),
-    ScaleBy(ScaleBy<'a, T>),
 }
 
 /// Runs a kernel with the processor's widest vectors.
@@ -71,8 +69,6 @@ pub(crate) fn dispatch<T: Scalar>(kernel: Kernel<'_, T>) {
         Which::Correlate(kernel) => processor.dispatch(kernel),
         Which::Transform(kernel) => processor.dispatch(kernel),
         Which::SumPatches(kernel) => processor.dispatch(kernel),
-        Which::MaxAbs(kernel) => processor.dispatch(kernel),
-        Which::ScaleBy(kernel) => processor.dispatch(kernel),
     }
 }
 
@@ -195,7 +191,7 @@ pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&
         multiply_columns(w.transposed(), (None, 1, y), Some(&chosen), x);
     }
     with_scratch::<T, _>(|scratch| scratch.chosen = chosen);
-    run(Kernel(Which::ScaleBy(ScaleBy { values: x, by: u, rows: inputs })));
+    vectors::scale_by(x, u, inputs);
 }
 
 /// Writes the rows of Wᵀ y where u is not zero. The other rows keep their values.
@@ -203,18 +199,11 @@ fn project<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: &[T], x: &mut [T]) {
     let outputs = w.outputs;
     by_rows(Division::of::<T>(w.inputs), w.inputs, w.values.len(), x, |panels, x| {
         let rows = panels.first_row()..panels.first_row() + panels.height();
-        let listed = |list: &mut [usize]| {
-            let mut count = 0;
-            for (row, u) in u[rows.clone()].iter().enumerate() {
-                list[count] = row;
-                count += usize::from(*u != T::zero());
-            }
-            count
-        };
         with_scratch::<T, _>(|scratch| {
             scratch.make_room(w.inputs.max(w.outputs));
             grow(&mut scratch.offsets, rows.len());
-            let count = listed(&mut scratch.offsets[..rows.len()]);
+            let list = &mut scratch.offsets[..rows.len()];
+            let count = vectorized(|| vectors::list_nonzero(&[&u[rows.clone()]], list));
             let w = &w.values[rows.start * outputs..rows.end * outputs];
             let listed = &scratch.offsets[..count];
             run(Kernel(Which::Project(Project { w, outputs, listed, y, x })));
@@ -364,7 +353,7 @@ fn share_out<T: Scalar>(
 
 /// Calls `f` for parts of the values. The parts can have any size.
 pub(crate) fn each_part<T: Scalar>(values: &mut [T], f: impl Fn(&mut [T]) + Sync) {
-    each_chunk(values, PART, |_, values| f(values));
+    each_chunk(values, PART, |_, values| vectorized(|| f(values)));
 }
 
 /// Calls `f` for parts of the values, with the index of the part's first value and the same part of
@@ -375,7 +364,8 @@ pub(crate) fn zip_parts<T: Scalar>(
     f: impl Fn(usize, &mut [T], &[T]) + Sync,
 ) {
     each_chunk(values, PART, |part, values| {
-        f(part * PART, values, &others[part * PART..][..values.len()]);
+        let others = &others[part * PART..][..values.len()];
+        vectorized(|| f(part * PART, values, others));
     });
 }
 

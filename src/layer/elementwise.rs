@@ -69,9 +69,11 @@ pub trait Elementwise<T: Scalar>: Debug + Send + Sync {
     /// A call can receive any part of the layer's values: a large layer is split among threads, and
     /// a batch is passed as one slice. An implementation must therefore treat all values alike.
     fn apply(&self, values: &mut [T]) {
-        for value in values {
-            *value = self.value(*value);
-        }
+        linalg::vectorized(|| {
+            for value in values {
+                *value = self.value(*value);
+            }
+        });
     }
 }
 

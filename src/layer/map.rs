@@ -269,9 +269,11 @@ pub(crate) fn add_bias<T: Scalar>(bias: Option<Bias<'_, T>>, values: &mut [T]) {
         } else {
             linalg::each_chunk(column, bias.each, |channel, values| {
                 let b = bias.values[channel];
-                for v in values {
-                    *v += b;
-                }
+                linalg::vectorized(|| {
+                    for v in values {
+                        *v += b;
+                    }
+                });
             });
         }
     }

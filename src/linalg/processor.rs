@@ -38,3 +38,22 @@ pub(super) fn lanes<T: Scalar>() -> usize {
 
     processor().dispatch(Count::<T>(std::marker::PhantomData))
 }
+
+/// Runs a function that is compiled for the processor's widest vectors, so that its loops use them.
+/// Only what is inlined into the function profits.
+#[inline(always)]
+#[allow(clippy::inline_always)] // as all kernels
+pub(crate) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
+    struct Function<F>(F);
+
+    impl<R, F: FnOnce() -> R> WithSimd for Function<F> {
+        type Output = R;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> R {
+            (self.0)()
+        }
+    }
+
+    processor().dispatch(Function(f))
+}

@@ -8,7 +8,8 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::panels::{self, Loose, Order, Packed};
-use super::{PanelRange, Scratch, count_nonzero, grow, kernel};
+use super::vectors::{count_nonzero, list_nonzero};
+use super::{PanelRange, Scratch, grow, kernel};
 use crate::scalar::Scalar;
 
 /// The largest number of columns that share each read of M.
@@ -289,35 +290,6 @@ impl<T: Scalar> Prepared<'_, T> {
         }
         ColumnGroup::new(group, form)
     }
-}
-
-/// Lists the indices at which any of some columns is not zero, and returns their number.
-#[inline(always)]
-fn list_nonzero<T: Scalar>(columns: &[&[T]], list: &mut [usize]) -> usize {
-    /// The number of values that are compared at once.
-    const BITS: usize = 32;
-    let length = columns[0].len();
-    let mut count = 0;
-    for first in (0..length).step_by(BITS) {
-        let mut found = 0_u32;
-        for column in columns {
-            if let Some(values) = column[first..].first_chunk::<BITS>() {
-                for (bit, v) in values.iter().enumerate() {
-                    found |= u32::from(*v != T::zero()) << bit;
-                }
-            } else {
-                for (bit, v) in column[first..].iter().enumerate() {
-                    found |= u32::from(*v != T::zero()) << bit;
-                }
-            }
-        }
-        while found != 0 {
-            list[count] = first + found.trailing_zeros() as usize;
-            count += 1;
-            found &= found - 1;
-        }
-    }
-    count
 }
 
 impl ColumnGroup {

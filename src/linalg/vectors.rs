@@ -3,9 +3,7 @@
 // Inlined into the function for which the processor's features are enabled.
 #![allow(clippy::inline_always)]
 
-use pulp::{Simd, WithSimd};
-
-use super::{Kernel, PART, Which};
+use super::{PART, vectorized};
 use crate::scalar::Scalar;
 
 /// `y += a x`.
@@ -113,73 +111,63 @@ pub(crate) fn list_nonzero_rows<T: Scalar>(values: &[T], list: &mut [usize]) -> 
 /// faster than a search.
 #[inline(always)]
 pub(super) fn count_nonzero<T: Scalar>(values: &[T]) -> usize {
-    values.iter().map(|v| usize::from(*v != T::zero())).sum()
+    // Counted in 32 bits, so that a vector has as many counts as values of `f32`.
+    const MOST: usize = 1 << 20;
+    vectorized(|| {
+        values
+            .chunks(MOST)
+            .map(|values| values.iter().map(|v| u32::from(*v != T::zero())).sum::<u32>() as usize)
+            .sum()
+    })
 }
 
-/// The largest magnitude, or NaN if any entry is NaN.
-pub(super) struct MaxAbs<'a, T> {
-    values: &'a [T],
-    max: &'a mut T,
-}
-
-impl<T: Scalar> WithSimd for MaxAbs<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        // Separate maxima, so that the loop is vectorized.
-        const LANES: usize = 32;
-        let (chunks, rest) = self.values.as_chunks::<LANES>();
-        let (mut lanes, mut not_a_number) = ([T::zero(); LANES], false);
-        for chunk in chunks {
-            for l in 0..LANES {
-                let v = chunk[l].abs();
-                not_a_number |= v.is_nan();
-                // Comparisons with NaN are false, so a NaN needs a flag.
-                lanes[l] = if v > lanes[l] { v } else { lanes[l] };
+/// Lists the indices at which any of some columns is not zero, and returns their number.
+#[inline(always)]
+pub(super) fn list_nonzero<T: Scalar>(columns: &[&[T]], list: &mut [usize]) -> usize {
+    /// The number of values that are compared at once.
+    const BITS: usize = 32;
+    let length = columns[0].len();
+    let mut count = 0;
+    for first in (0..length).step_by(BITS) {
+        let mut found = 0_u32;
+        for column in columns {
+            if let Some(values) = column[first..].first_chunk::<BITS>() {
+                for (bit, v) in values.iter().enumerate() {
+                    found |= u32::from(*v != T::zero()) << bit;
+                }
+            } else {
+                for (bit, v) in column[first..].iter().enumerate() {
+                    found |= u32::from(*v != T::zero()) << bit;
+                }
             }
         }
-        let mut max = T::zero();
-        for v in lanes.iter().chain(rest) {
-            not_a_number |= v.is_nan();
-            max = max.max(v.abs());
+        while found != 0 {
+            list[count] = first + found.trailing_zeros() as usize;
+            count += 1;
+            found &= found - 1;
         }
-        *self.max = if not_a_number { T::nan() } else { max };
     }
+    count
 }
 
 /// Multiplies each sample's columns of `rows` values by the sample's column of `by`. Where that is
 /// 0, the product is 0, whatever the value.
-pub(super) struct ScaleBy<'a, T> {
-    pub values: &'a mut [T],
-    pub by: &'a [T],
-    pub rows: usize,
-}
-
-impl<T: Scalar> WithSimd for ScaleBy<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let Self { values, by, rows } = self;
-        let of_sample = values.len() / (by.len() / rows).max(1);
-        for (values, by) in values.chunks_exact_mut(of_sample.max(1)).zip(by.chunks_exact(rows)) {
-            for values in values.chunks_exact_mut(rows) {
+pub(super) fn scale_by<T: Scalar>(values: &mut [T], by: &[T], rows: usize) {
+    let of_sample = values.len() / (by.len() / rows).max(1);
+    for (values, by) in values.chunks_exact_mut(of_sample.max(1)).zip(by.chunks_exact(rows)) {
+        for values in values.chunks_exact_mut(rows) {
+            vectorized(|| {
                 for (v, &by) in values.iter_mut().zip(by) {
                     *v = if by == T::zero() { by } else { *v * by };
                 }
-            }
+            });
         }
     }
 }
 
 /// The largest magnitude, or NaN if any entry is NaN.
 pub(crate) fn max_abs<T: Scalar>(values: &[T]) -> T {
-    let of_part = |values: &[T]| {
-        let mut max = T::zero();
-        super::run(Kernel(Which::MaxAbs(MaxAbs { values, max: &mut max })));
-        max
-    };
+    let of_part = |values: &[T]| vectorized(|| largest(values));
     #[cfg(feature = "rayon")]
     if values.len() > 2 * PART {
         use rayon::prelude::*;
@@ -190,27 +178,36 @@ pub(crate) fn max_abs<T: Scalar>(values: &[T]) -> T {
 
 /// Σ f(a, b, c), in double precision except within short runs.
 pub(crate) fn sum<T: Scalar>([a, b, c]: [&[T]; 3], f: impl Fn(T, T, T) -> T + Sync) -> f64 {
-    const LANES: usize = 16;
     const RUN: usize = 512;
-    let of_run = |((a, b), c): ((&[T], &[T]), &[T])| {
-        let mut lanes = [T::zero(); LANES];
-        let ((a, a_rest), (b, b_rest), (c, c_rest)) =
-            (a.as_chunks::<LANES>(), b.as_chunks::<LANES>(), c.as_chunks::<LANES>());
-        for ((a, b), c) in a.iter().zip(b).zip(c) {
-            for l in 0..LANES {
-                lanes[l] += f(a[l], b[l], c[l]);
-            }
-        }
-        let rest: T = a_rest.iter().zip(b_rest).zip(c_rest).map(|((&a, &b), &c)| f(a, b, c)).sum();
-        (lanes.iter().copied().sum::<T>() + rest).as_f64()
-    };
     // Runs are added in double precision, so the error hardly grows with the number of values.
     let of_part = |part: usize| -> f64 {
         let range = part * PART..a.len().min((part + 1) * PART);
         let [a, b, c] = [a, b, c].map(|values| &values[range.clone()]);
-        a.chunks(RUN).zip(b.chunks(RUN)).zip(c.chunks(RUN)).map(of_run).sum()
+        vectorized(|| {
+            let mut sum = 0.0;
+            for ((a, b), c) in a.chunks(RUN).zip(b.chunks(RUN)).zip(c.chunks(RUN)) {
+                sum += sum_of_run([a, b, c], &f);
+            }
+            sum
+        })
     };
     sum_in_order(a.len().div_ceil(PART), a.len(), of_part)
+}
+
+#[inline(always)]
+fn sum_of_run<T: Scalar>([a, b, c]: [&[T]; 3], f: impl Fn(T, T, T) -> T) -> f64 {
+    const LANES: usize = 16;
+    let mut lanes = [T::zero(); LANES];
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    let (c, c_rest) = c.as_chunks::<LANES>();
+    for ((a, b), c) in a.iter().zip(b).zip(c) {
+        for l in 0..LANES {
+            lanes[l] += f(a[l], b[l], c[l]);
+        }
+    }
+    let rest: T = a_rest.iter().zip(b_rest).zip(c_rest).map(|((&a, &b), &c)| f(a, b, c)).sum();
+    (lanes.iter().copied().sum::<T>() + rest).as_f64()
 }
 
 /// The sum of `terms` terms, always added in the same order. If there is enough `work`, the terms
@@ -241,8 +238,7 @@ pub(crate) fn dot<T: Scalar>(a: &[T], b: &[T]) -> f64 {
 
 /// The first entry that is NaN or infinite.
 pub(crate) fn first_non_finite<T: Scalar>(values: &[T]) -> Option<(usize, T)> {
-    // Has no early exit, so that the loop is vectorized. There is nearly always nothing to find.
-    let all_finite = |values: &[T]| values.iter().fold(true, |finite, v| finite & v.is_finite());
+    let all_finite = |values: &[T]| vectorized(|| are_finite(values));
     #[cfg(feature = "rayon")]
     if values.len() > 2 * PART {
         use rayon::prelude::*;
@@ -254,6 +250,53 @@ pub(crate) fn first_non_finite<T: Scalar>(values: &[T]) -> Option<(usize, T)> {
         return None;
     }
     values.iter().copied().enumerate().find(|(_, v)| !v.is_finite())
+}
+
+#[inline(always)]
+fn largest<T: Scalar>(values: &[T]) -> T {
+    const LANES: usize = 32;
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    // Separate maxima, so that the loop is vectorized. Comparisons with NaN are false, so NaN needs
+    // a sum that it spoils.
+    let (mut lanes, mut spoiled) = ([T::zero(); LANES], [T::zero(); LANES]);
+    for chunk in chunks {
+        for l in 0..LANES {
+            let v = chunk[l].abs();
+            spoiled[l] += v * T::zero();
+            lanes[l] = if v > lanes[l] { v } else { lanes[l] };
+        }
+    }
+    // Halved again and again, so that the maxima of a half are taken side by side.
+    let mut half = LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] = if lanes[l + half] > lanes[l] { lanes[l + half] } else { lanes[l] };
+            spoiled[l] += spoiled[l + half];
+        }
+        half /= 2;
+    }
+    let (mut max, mut is_spoiled) = (lanes[0], spoiled[0].is_nan());
+    for v in rest {
+        is_spoiled |= v.is_nan();
+        max = max.max(v.abs());
+    }
+    // Infinity spoils the sum as well, but is the largest magnitude.
+    if is_spoiled && values.iter().any(|v| v.is_nan()) { T::nan() } else { max }
+}
+
+#[inline(always)]
+fn are_finite<T: Scalar>(values: &[T]) -> bool {
+    // Has no early exit, so that the loop is vectorized. There is nearly always nothing to find.
+    // Infinity and NaN times 0 are NaN, and a sum with NaN is NaN.
+    const LANES: usize = 32;
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut lanes = [T::zero(); LANES];
+    for chunk in chunks {
+        for l in 0..LANES {
+            lanes[l] += chunk[l] * T::zero();
+        }
+    }
+    lanes.iter().all(|v| *v == T::zero()) && rest.iter().all(|v| v.is_finite())
 }
 
 /// The larger value, or NaN if either is NaN.

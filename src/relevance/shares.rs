@@ -100,6 +100,9 @@ impl<T: Scalar> TermShares<T> {
             // Several groups can add to the same row.
             let row = out[place * outputs..][..outputs].iter_mut().zip(t);
             match derived {
+                SinkShare::Times(bias) if bias.each() == 1 => {
+                    row.zip(bias.values()).for_each(|((out, &t), &b)| *out += t * b);
+                }
                 SinkShare::Times(bias) => {
                     row.zip(bias.iter()).for_each(|((out, &t), b)| *out += t * b);
                 }
