@@ -29,7 +29,7 @@ use crate::{io::StateDict, io::StateDictBuilder, shape::Shape};
 /// The bodies of the large public functions.
 #[allow(clippy::type_complexity)] // the types are the functions' signatures
 pub struct Compiled<T: Scalar> {
-    pub(crate) run: fn(Kernel<'_, T>),
+    pub(crate) run: fn(Kernel<'_, '_, T>),
     /// The memory in which each thread prepares products.
     pub(crate) scratch: &'static LocalKey<RefCell<Scratch<T>>>,
     pub(crate) build: fn(SequentialBuilder<T>) -> Result<Sequential<T>, Error>,

@@ -17,15 +17,16 @@ mod product;
 mod vectors;
 mod winograd;
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use crate::scalar::Scalar;
 use correlate::Correlate;
 use dots::Project;
 use panels::{Division, Loose, Order, Packed, Panels};
-use processor::{lanes, processor};
 pub(crate) use processor::vectorized;
-use product::{ColumnGroup, Factor, Multiply};
+use processor::{lanes, processor};
+use product::{ColumnGroup, Factor, Multiply, Right, Target};
 use winograd::{PatchTransform, SumPatches};
 
 pub(crate) use correlate::{Correlation, Direction, Geometry, Planes, reach};
@@ -50,18 +51,18 @@ fn is_free() -> bool {
 }
 
 /// One of the loops written for SIMD vectors.
-pub struct Kernel<'a, T: Scalar>(Which<'a, T>);
+pub struct Kernel<'a, 'b, T: Scalar>(Which<'a, 'b, T>);
 
-enum Which<'a, T: Scalar> {
+enum Which<'a, 'b, T: Scalar> {
     Multiply(Multiply<'a, T>),
     Project(Project<'a, T>),
     Correlate(Correlate<'a, T>),
     Transform(PatchTransform<'a, T>),
-    SumPatches(SumPatches<'a, T>),
+    SumPatches(SumPatches<'a, 'b, T>),
 }
 
 /// Runs a kernel with the processor's widest vectors.
-pub(crate) fn dispatch<T: Scalar>(kernel: Kernel<'_, T>) {
+pub(crate) fn dispatch<T: Scalar>(kernel: Kernel<'_, '_, T>) {
     let processor = processor();
     match kernel.0 {
         Which::Multiply(kernel) => processor.dispatch(kernel),
@@ -125,12 +126,12 @@ impl<'a, T: Scalar> Matrix<'a, T> {
 
     fn loose(self) -> Loose<'a, T> {
         let Self { values, outputs: rows, inputs: inner, .. } = self;
-        Loose { values, order: Order::RowsTogether, stride: rows, rows, inner }
+        Loose { values, order: Order::RowsTogether(rows), rows, inner }
     }
 
     fn loose_transposed(self) -> Loose<'a, T> {
         let Self { values, outputs: inner, inputs: rows, .. } = self;
-        Loose { values, order: Order::InnerTogether, stride: inner, rows, inner }
+        Loose { values, order: Order::InnerTogether(inner), rows, inner }
     }
 
     /// The factor of the product W x.
@@ -237,7 +238,8 @@ fn multiply_columns<T: Scalar>(
     let (rows, inner) = (m.rows(), m.inner());
     by_rows(Division::of::<T>(rows), rows, rows * inner, y, |panels, y| {
         with_scratch::<T, _>(|scratch| {
-            let right = (u, per_sample, x);
+            let right = Right { u, per_sample, x, inner, has_zeros: true };
+            let y = Target { values: y, stride: panels.height(), first: 0 };
             run(Kernel(Which::Multiply(Multiply { m, panels, right, columns, y, scratch })));
         });
     });
@@ -247,7 +249,7 @@ fn multiply_columns<T: Scalar>(
 /// [`apply`] and of packing M.
 pub(crate) fn multiply_by_transposed<T: Scalar>(m: &[T], inner: usize, x: &[T], y: &mut [T]) {
     let rows = m.len() / inner;
-    let m = Loose { values: m, order: Order::InnerTogether, stride: inner, rows, inner };
+    let m = Loose { values: m, order: Order::InnerTogether(inner), rows, inner };
     multiply(Factor::Loose(m), None, x, y);
 }
 
@@ -272,8 +274,8 @@ pub(crate) fn apply_to_rows<T: Scalar>(
         return T::zero();
     }
     // The memory does not depend on the number of listed rows, which can differ between samples.
-    borrow(Packed::<T>::size(height, inner), |memory| {
-        let m = Loose { values: m, order: Order::InnerTogether, stride: inner, rows, inner };
+    borrow(panels::with_room::<T>(Packed::<T>::size(height, inner)), |memory| {
+        let m = Loose { values: m, order: Order::InnerTogether(inner), rows, inner };
         let m = Factor::Packed(Packed::new(m, memory));
         let of_columns = |first: usize, y: &mut [T]| {
             borrow(height * COLUMNS, |product| {
@@ -351,6 +353,79 @@ fn share_out<T: Scalar>(
     f(0, values);
 }
 
+/// Some lines of some planes of a value: all planes or all lines.
+pub struct Band<'a, T> {
+    planes: Range<usize>,
+    lines: Range<usize>,
+    values: BandValues<'a, T>,
+}
+
+enum BandValues<'a, T> {
+    /// Whole planes of this size, which follow one another.
+    Planes(&'a mut [T], usize),
+    /// The lines of each plane.
+    Lines(Vec<&'a mut [T]>),
+}
+
+impl<T> Band<'_, T> {
+    /// The band's lines of a plane.
+    fn plane(&mut self, number: usize) -> &mut [T] {
+        let number = number - self.planes.start;
+        match &mut self.values {
+            BandValues::Planes(values, plane) => &mut values[number * *plane..][..*plane],
+            BandValues::Lines(planes) => planes[number],
+        }
+    }
+}
+
+/// Calls `f` for bands of planes of `height` x `width` values. If `worth_it` is set, they are split
+/// among the threads of the caller's pool: each band except the last has a multiple of `together`
+/// lines, or whole planes if these are small. The result for a value must not depend on others.
+fn share_planes<T: Scalar>(
+    values: &mut [T],
+    [height, width]: [usize; 2],
+    together: usize,
+    worth_it: bool,
+    f: impl Fn(Band<'_, T>) + Sync,
+) {
+    let plane = height * width;
+    let planes = values.len() / plane;
+    #[cfg(feature = "rayon")]
+    if worth_it {
+        use rayon::prelude::*;
+        /// Planes with fewer values for each thread are not split: too few would fill a vector.
+        const FEWEST: usize = 192;
+        let threads = rayon::current_num_threads();
+        let some = height.div_ceil(threads).next_multiple_of(together);
+        if plane / threads < FEWEST {
+            // Whole groups of columns.
+            let some = planes.div_ceil(threads).next_multiple_of(6);
+            let bands = values.par_chunks_mut(some * plane).enumerate();
+            return bands.for_each(|(number, values)| {
+                let first = number * some;
+                let planes = first..first + values.len() / plane;
+                f(Band { planes, lines: 0..height, values: BandValues::Planes(values, plane) });
+            });
+        }
+        if some < height {
+            let mut bands: Vec<Vec<&mut [T]>> =
+                (0..height).step_by(some).map(|_| Vec::with_capacity(planes)).collect();
+            for plane in values.chunks_exact_mut(plane) {
+                let lines = plane.chunks_mut(some * width);
+                bands.iter_mut().zip(lines).for_each(|(band, lines)| band.push(lines));
+            }
+            return bands.into_par_iter().enumerate().for_each(|(number, values)| {
+                let lines = number * some..height.min((number + 1) * some);
+                f(Band { planes: 0..planes, lines, values: BandValues::Lines(values) });
+            });
+        }
+    }
+    // Unused without the `rayon` feature.
+    let _ = (together, worth_it);
+    let values = BandValues::Planes(values, plane);
+    f(Band { planes: 0..planes, lines: 0..height, values });
+}
+
 /// Calls `f` for parts of the values. The parts can have any size.
 pub(crate) fn each_part<T: Scalar>(values: &mut [T], f: impl Fn(&mut [T]) + Sync) {
     each_chunk(values, PART, |_, values| vectorized(|| f(values)));
@@ -380,6 +455,12 @@ struct PanelRange {
 }
 
 impl PanelRange {
+    /// All panels of a matrix of this many rows.
+    fn all<T: Scalar>(rows: usize) -> Self {
+        let division = Division::of::<T>(rows);
+        Self { division, first: 0, end: division.panels(), rows }
+    }
+
     fn first_row(self) -> usize {
         self.division.rows(self.first).start
     }
@@ -499,6 +580,6 @@ fn with_scratch<T: Scalar, R>(f: impl FnOnce(&mut Scratch<T>) -> R) -> R {
 
 /// Runs a kernel. The call is not generic, so the kernels are compiled once, as part of this crate,
 /// and not again in every crate that uses it.
-fn run<T: Scalar>(kernel: Kernel<'_, T>) {
+fn run<T: Scalar>(kernel: Kernel<'_, '_, T>) {
     (T::compiled().run)(kernel);
 }

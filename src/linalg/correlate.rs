@@ -10,19 +10,20 @@
 //! One product maps [`Down`](Direction::Down) from fine to coarse, the other [`Up`](Direction::Up)
 //! from coarse to fine. If a plane is laid out with zeros between its rows, a tap is just an
 //! offset: every value of a result is Σ_k w_k source[offset_k + p], for runs of p as long as a
-//! plane. [`kernel::combine`] computes such sums for the columns of a matrix, so it is used here
-//! too, and nothing is ever unfolded. A stride splits the fine side into phases, each of which is
-//! such a sum.
+//! plane. This is a product M w, where M has one row for each place p, one inner index for each
+//! offset, and the weights of an output channel are a column. So a correlation is a product like
+//! any other ([`Multiply`]), except for where M lies. A stride splits the fine side into phases,
+//! each of which is such a product.
 
 // Inlined into the function for which the processor's features are enabled.
 #![allow(clippy::inline_always)]
 
-use std::ops::Range;
-
 use pulp::{Simd, WithSimd};
 
+use super::panels::{Loose, Order};
+use super::product::{Factor, Multiply, Right, Target};
 use super::winograd::Winograd;
-use super::{Kernel, Which, grow, kernel, share_out};
+use super::{Band, Kernel, PanelRange, Scratch, Which, grow, share_planes};
 use crate::scalar::Scalar;
 
 /// The channels of one side, and their height and width.
@@ -104,30 +105,14 @@ struct Phase<T> {
     /// For each channel of a group and each tap, where its source begins.
     offsets: Vec<usize>,
     taps: usize,
-    /// For each group and each of its tiles of channels, and for each offset, one weight per
-    /// channel.
+    /// For each channel of the target, one weight for each offset.
     weights: Vec<T>,
 }
 
-/// The number of channels that share each read of the source.
-pub(super) const TILE: usize = 6;
 /// The number of values of a channel that are computed at once.
-const BLOCK: usize = 448;
-/// The number of bytes of the source that are used at once.
-const DEPTH: usize = 24 << 10;
+const BLOCK: usize = 256;
 /// Products with at least this many multiply-adds are split among the threads of the caller's pool.
 pub(super) const SHARED: f64 = 1e6;
-
-/// The tiles that this many channels are divided into.
-pub(super) fn tiles(channels: usize) -> impl Iterator<Item = Range<usize>> {
-    let mut first = 0;
-    std::iter::from_fn(move || {
-        let left = channels - first;
-        let width = [TILE, 4, 2, 1].into_iter().find(|&width| width <= left)?;
-        first += width;
-        Some(first - width..first)
-    })
-}
 
 impl Geometry {
     /// Whether the products are computed with fewer multiplications.
@@ -393,25 +378,17 @@ impl<T: Scalar> Shifted<T> {
                 let offsets = (0..sources)
                     .flat_map(|channel| taps.iter().map(move |(_, at)| channel * per_channel + at));
                 let offsets: Vec<usize> = offsets.collect();
-                // The weights, in the order in which `combine` reads them.
                 let mut ordered = Vec::with_capacity(groups * targets * offsets.len());
                 let area = kernel[0] * kernel[1];
                 for group in 0..groups {
-                    for tile in tiles(targets) {
+                    for of_target in 0..targets {
                         for channel in 0..sources {
-                            for &(tap, _) in &taps {
-                                for of_target in tile.clone() {
-                                    let (of_coarse, of_fine) = match direction {
-                                        Direction::Down => (group * targets + of_target, channel),
-                                        Direction::Up => (group * sources + channel, of_target),
-                                    };
-                                    ordered.push(
-                                        weights[(of_coarse * (fine.channels / groups) + of_fine)
-                                            * area
-                                            + tap],
-                                    );
-                                }
-                            }
+                            let (of_coarse, of_fine) = match direction {
+                                Direction::Down => (group * targets + of_target, channel),
+                                Direction::Up => (group * sources + channel, of_target),
+                            };
+                            let first = (of_coarse * (fine.channels / groups) + of_fine) * area;
+                            ordered.extend(taps.iter().map(|&(tap, _)| weights[first + tap]));
                         }
                     }
                 }
@@ -455,20 +432,13 @@ impl<T: Scalar> Shifted<T> {
         }
     }
 
-    /// Computes the product for parts of the target's channels: whole tiles, or whole groups.
+    /// Computes the product for bands of the target.
     fn correlate(&self, source: &[T], target: &mut [T]) {
-        let plane = self.target.size[0] * self.target.size[1];
-        // A part must not cut a tile, because its weights are stored side by side.
-        let together = if self.groups == 1 { TILE } else { self.target.channels / self.groups };
-        share_out(target, plane, together, self.multiply_adds >= SHARED, |first, target| {
+        let step = self.phases.iter().map(|phase| phase.runs[0].step).max().unwrap_or(1);
+        let worth_it = self.multiply_adds >= SHARED;
+        share_planes(target, self.target.size, step, worth_it, |band| {
             super::with_scratch::<T, _>(|scratch| {
-                super::run(Kernel(Which::Correlate(Correlate {
-                    of: self,
-                    source,
-                    first,
-                    target,
-                    block: &mut scratch.panel,
-                })));
+                super::run(Kernel(Which::Correlate(Correlate { of: self, source, band, scratch })));
             });
         });
     }
@@ -506,13 +476,12 @@ impl Source {
     }
 }
 
-/// Computes the product for some channels of the target, from `first` on.
+/// Computes the product for a band of the target.
 pub(super) struct Correlate<'a, T> {
     of: &'a Shifted<T>,
     source: &'a [T],
-    first: usize,
-    target: &'a mut [T],
-    block: &'a mut Vec<T>,
+    band: Band<'a, T>,
+    scratch: &'a mut Scratch<T>,
 }
 
 impl<T: Scalar> WithSimd for Correlate<'_, T> {
@@ -520,10 +489,8 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { of, source, first, target, block } = self;
+        let Self { of, source, mut band, scratch } = self;
         let [height, width] = of.target.size;
-        let plane = height * width;
-        let channels = target.len() / plane;
         let of_group = of.target.channels / of.groups;
         let group_size = of.source.planes.channels / of.groups
             * of.source.phases.len()
@@ -537,105 +504,79 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
             .filter(|p| p.taps > 0)
             .map(|p| p.runs[0].count * p.runs[1].count)
             .sum();
-        if covered < plane {
-            target.fill(T::zero());
+        if covered < height * width {
+            band.planes.clone().for_each(|channel| band.plane(channel).fill(T::zero()));
         }
+        let mut block = std::mem::take(&mut scratch.parts);
+        grow(&mut block, of_group * BLOCK);
         for phase in of.phases.iter().filter(|phase| phase.taps > 0) {
             let [rows, columns] = phase.runs;
-            let (pitch, depth) = (of.source.pitch, phase.offsets.len());
+            let (pitch, inner) = (of.source.pitch, phase.offsets.len());
+            // The phase's lines in the band. A band begins at a multiple of the step.
+            let line = |at: usize| at.saturating_sub(rows.first).div_ceil(rows.step);
+            let lines = line(band.lines.start)..line(band.lines.end).min(rows.count);
+            if lines.is_empty() {
+                continue;
+            }
             // Treat the lines as one run. The sums in the gaps are computed but never used.
-            let length = (rows.count - 1) * pitch + columns.count;
-            // Whether the sums have the layout of the target, so that they need not be copied.
-            let direct = rows.step == 1
-                && columns.step == 1
-                && pitch == width
-                && rows.count == height
-                && columns.count == width;
-            // The taps of a channel read nearly the same source, so with more taps, more offsets
-            // can be combined at once.
-            let together =
-                (DEPTH / (BLOCK * size_of::<T>() / 4).max(1) * phase.taps).clamp(64, 512);
-            let mut done = 0;
-            while done < channels {
-                let group = (first + done) / of_group;
-                let in_group = (first + done) % of_group;
-                // A part may begin or end inside a group.
-                let count = (of_group - in_group).min(channels - done);
+            let all = lines.start * pitch..(lines.end - 1) * pitch + columns.count;
+            let first = band.lines.start;
+            let mut channel = band.planes.start;
+            while channel < band.planes.end {
+                // A band may begin or end inside a group.
+                let group = channel / of_group;
+                let channels = channel..band.planes.end.min((group + 1) * of_group);
+                channel = channels.end;
                 let source = &source[group * group_size..];
-                let weights = &phase.weights[group * of_group * depth..][..of_group * depth];
-                for from in (0..length).step_by(BLOCK) {
-                    let run = from..length.min(from + BLOCK);
-                    if !direct {
-                        grow(block, count * BLOCK);
-                    }
-                    // This part of the source stays in the cache while all tiles use it.
-                    for some in
-                        (0..depth).step_by(together).map(|some| some..depth.min(some + together))
-                    {
-                        let add = some.start > 0;
-                        for tile in tiles(of_group)
-                            .filter(|tile| tile.start >= in_group && tile.start < in_group + count)
-                        {
-                            let offsets = &phase.offsets[some.clone()];
-                            // A tile's weights are ordered by offset.
-                            let weights = &weights[tile.start * depth..]
-                                [some.start * tile.len()..some.end * tile.len()];
-                            let place = tile.start - in_group;
-                            macro_rules! of_width {
-                                ($($n:literal),*) => {
-                                    match tile.len() {
-                                        $($n => {
-                                            let weights = weights.as_chunks::<$n>().0;
-                                            let mut at = [0; $n];
-                                            if direct {
-                                                for n in 0..$n {
-                                                    at[n] = (done + place + n) * plane;
-                                                }
-                                                kernel::combine::<S, T, $n>(
-                                                    simd, source, run.clone(), (offsets, 1, weights),
-                                                    (target, at), add,
-                                                );
-                                            } else {
-                                                for n in 0..$n {
-                                                    at[n] = (place + n) * BLOCK;
-                                                }
-                                                let source = &source[run.start..];
-                                                kernel::combine::<S, T, $n>(
-                                                    simd, source, 0..run.len(), (offsets, 1, weights),
-                                                    (block, at), add,
-                                                );
-                                            }
-                                        })*
-                                        _ => {}
-                                    }
-                                };
-                            }
-                            of_width!(1, 2, 4, 6);
-                        }
-                    }
-                    if !direct {
-                        for (channel, made) in block.chunks_exact(BLOCK).take(count).enumerate() {
-                            let out = &mut target[(done + channel) * plane..][..plane];
-                            spread(&made[..run.len()], run.start, pitch, phase.runs, (out, width));
-                        }
+                let weights = &phase.weights[channels.start * inner..channels.end * inner];
+                for from in all.clone().step_by(BLOCK) {
+                    let run = from..all.end.min(from + BLOCK);
+                    let m = Loose {
+                        values: &source[run.start..],
+                        order: Order::RowsAt(&phase.offsets),
+                        rows: run.len(),
+                        inner,
+                    };
+                    simd.vectorize(Multiply {
+                        m: Factor::Loose(m),
+                        panels: PanelRange::all::<T>(run.len()),
+                        right: Right {
+                            u: None,
+                            per_sample: 1,
+                            x: weights,
+                            inner,
+                            has_zeros: false,
+                        },
+                        columns: None,
+                        y: Target { values: &mut block, stride: BLOCK, first: 0 },
+                        scratch: &mut *scratch,
+                    });
+                    for (channel, made) in channels.clone().zip(block.chunks_exact(BLOCK)) {
+                        let out = (band.plane(channel), width, first);
+                        spread(&made[..run.len()], run.start, pitch, phase.runs, out);
                     }
                 }
-                done += count;
             }
         }
+        scratch.parts = block;
     }
 }
 
 /// Copies values of a phase's lines, which begin at the place `from`, to their positions in the
-/// target.
+/// target, whose lines begin at `first_line`.
 #[inline(always)]
 fn spread<T: Scalar>(
     made: &[T],
     from: usize,
     pitch: usize,
     [rows, columns]: [Run; 2],
-    (out, width): (&mut [T], usize),
+    (out, width, first_line): (&mut [T], usize, usize),
 ) {
+    if (rows.step, columns.step, columns.count) == (1, 1, pitch) && pitch == width {
+        // The lines follow one another without gaps.
+        let first = (rows.first * width + from) - first_line * width;
+        return out[first..first + made.len()].copy_from_slice(made);
+    }
     let mut at = from;
     while at < from + made.len() {
         let (row, column) = (at / pitch, at % pitch);
@@ -644,7 +585,8 @@ fn spread<T: Scalar>(
         if column < columns.count {
             let count = rest.min(columns.count - column);
             let values = &made[at - from..][..count];
-            let out = &mut out[(rows.first + row * rows.step) * width..][..width];
+            let line = rows.first + row * rows.step - first_line;
+            let out = &mut out[line * width..][..width];
             let first = columns.first + column * columns.step;
             if columns.step == 1 {
                 out[first..first + count].copy_from_slice(values);

@@ -4,9 +4,14 @@
 //! holds, for each inner index, the values of its rows. A product thus reads memory in one straight
 //! line. Rows that fill up the last vector are zero.
 
+// Inlined into the function for which the processor's features are enabled.
+#![allow(clippy::inline_always)]
+
 use std::ops::Range;
 
-use super::lanes;
+use pulp::{Simd, WithSimd};
+
+use super::{lanes, processor};
 use crate::scalar::Scalar;
 
 /// The largest number of vectors of rows in a panel.
@@ -47,64 +52,125 @@ impl Division {
 
 /// Where the values of a matrix are.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Order {
-    /// The rows of one inner index are neighbors.
-    RowsTogether,
-    /// The inner indices of one row are neighbors.
-    InnerTogether,
+pub(super) enum Order<'a> {
+    /// The rows of one inner index are neighbors, and the next ones begin at this distance.
+    RowsTogether(usize),
+    /// The rows of each inner index are neighbors and begin at these places, which can overlap.
+    RowsAt(&'a [usize]),
+    /// The inner indices of one row are neighbors, and the next ones begin at this distance.
+    InnerTogether(usize),
 }
 
 /// A matrix that has not been packed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Loose<'a, T> {
     pub values: &'a [T],
-    pub order: Order,
-    /// The distance between runs of neighbors.
-    pub stride: usize,
+    pub order: Order<'a>,
     pub rows: usize,
     pub inner: usize,
 }
 
 impl<T: Scalar> Loose<'_, T> {
-    /// Writes some rows and inner indices as a panel.
-    pub fn pack(&self, rows: Range<usize>, inner: Range<usize>, panel: &mut [T]) {
-        /// The number of rows that are read side by side.
-        const SIDE: usize = 8;
-        let height = rows.len();
-        let used = rows.start..rows.end.min(self.rows);
-        let panel = &mut panel[..height * inner.len()];
+    pub fn has_rows_together(&self) -> bool {
+        matches!(self.order, Order::RowsTogether(_) | Order::RowsAt(_))
+    }
+
+    /// Replaces listed inner indices, counted from the first of `depth`, by what becomes the place
+    /// of their rows when it is multiplied by the returned distance.
+    pub fn places(&self, listed: &mut [usize], depth: &Range<usize>) -> usize {
         match self.order {
-            Order::RowsTogether => {
-                for (k, panel) in inner.zip(panel.chunks_exact_mut(height)) {
-                    let (values, filling) = panel.split_at_mut(used.len());
-                    values.copy_from_slice(
-                        &self.values[k * self.stride + used.start..][..used.len()],
-                    );
-                    filling.fill(T::zero());
+            Order::RowsAt(places) => {
+                listed.iter_mut().for_each(|k| *k = places[depth.start + *k]);
+                1
+            }
+            Order::RowsTogether(distance) | Order::InnerTogether(distance) => {
+                listed.iter_mut().for_each(|k| *k += depth.start);
+                distance
+            }
+        }
+    }
+
+    /// Writes some rows and inner indices as a panel.
+    fn pack(self, rows: Range<usize>, inner: Range<usize>, panel: &mut [T]) {
+        processor().dispatch(Pack { matrix: self, rows, inner, panel });
+    }
+}
+
+/// Writes some rows and inner indices of a matrix as a panel.
+pub(super) struct Pack<'a, T> {
+    pub matrix: Loose<'a, T>,
+    pub rows: Range<usize>,
+    pub inner: Range<usize>,
+    pub panel: &'a mut [T],
+}
+
+impl<T: Scalar> WithSimd for Pack<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { matrix, rows, inner, panel } = self;
+        let (values, height) = (matrix.values, rows.len());
+        let used = rows.start..rows.end.min(matrix.rows);
+        let place = |k: usize| match matrix.order {
+            Order::RowsTogether(distance) => k * distance + rows.start,
+            Order::RowsAt(places) => places[k] + rows.start,
+            Order::InnerTogether(_) => 0,
+        };
+        if let Order::InnerTogether(distance) = matrix.order {
+            return transpose((values, distance), (used, height), inner, panel);
+        }
+        macro_rules! whole_vectors {
+            ($($v:literal),*) => {
+                match height / T::lanes::<S>() {
+                    $($v => {
+                        let panel = T::vectors_mut::<S>(panel).0.as_chunks_mut::<$v>().0;
+                        for (k, panel) in inner.zip(panel) {
+                            let from = T::vectors::<S>(&values[place(k)..][..height]).0;
+                            panel.copy_from_slice(&from[..$v]);
+                        }
+                    })*
+                    _ => {}
+                }
+            };
+        }
+        if used.len() == height {
+            return whole_vectors!(1, 2, 3, 4);
+        }
+        for (k, panel) in inner.zip(panel.chunks_exact_mut(height)) {
+            let (to, filling) = panel.split_at_mut(used.len());
+            to.copy_from_slice(&values[place(k)..][..used.len()]);
+            filling.fill(T::zero());
+        }
+    }
+}
+
+/// Writes rows whose inner indices are neighbors as a panel of this height.
+#[inline(always)]
+fn transpose<T: Scalar>(
+    (values, distance): (&[T], usize),
+    (used, height): (Range<usize>, usize),
+    inner: Range<usize>,
+    panel: &mut [T],
+) {
+    /// The number of rows that are read side by side.
+    const SIDE: usize = 8;
+    for first in (0..height).step_by(SIDE) {
+        let several = first..height.min(first + SIDE);
+        let rows: [&[T]; SIDE] = std::array::from_fn(|side| {
+            let row = used.start + first + side;
+            if used.contains(&row) { &values[row * distance..][inner.clone()] } else { &[] }
+        });
+        if rows.iter().all(|row| row.len() == inner.len()) {
+            for (k, panel) in panel.chunks_exact_mut(height).take(inner.len()).enumerate() {
+                for (value, row) in panel[several.clone()].iter_mut().zip(&rows) {
+                    *value = row[k];
                 }
             }
-            Order::InnerTogether => {
-                let row = |row: usize| match used.contains(&row) {
-                    true => &self.values[row * self.stride..][inner.clone()],
-                    false => &[],
-                };
-                for first in (0..height).step_by(SIDE) {
-                    let several: [&[T]; SIDE] =
-                        std::array::from_fn(|side| row(rows.start + first + side));
-                    let last = height.min(first + SIDE);
-                    if several.iter().all(|row| row.len() == inner.len()) {
-                        for (k, panel) in panel.chunks_exact_mut(height).enumerate() {
-                            for (side, value) in panel[first..last].iter_mut().enumerate() {
-                                *value = several[side][k];
-                            }
-                        }
-                    } else {
-                        for (k, panel) in panel.chunks_exact_mut(height).enumerate() {
-                            for (side, value) in panel[first..last].iter_mut().enumerate() {
-                                *value = several[side].get(k).copied().unwrap_or(T::zero());
-                            }
-                        }
-                    }
+        } else {
+            for (k, panel) in panel.chunks_exact_mut(height).take(inner.len()).enumerate() {
+                for (value, row) in panel[several.clone()].iter_mut().zip(&rows) {
+                    *value = row.get(k).copied().unwrap_or(T::zero());
                 }
             }
         }
@@ -148,8 +214,7 @@ impl<T: Scalar> Panels<T> {
     /// Packs a matrix. Cost: one copy.
     pub(super) fn new(matrix: Loose<'_, T>) -> Self {
         let Loose { rows, inner, .. } = matrix;
-        let size = Division::of::<T>(rows).height() * inner;
-        let mut memory = vec![T::zero(); with_room::<T>(size)];
+        let mut memory = vec![T::zero(); with_room::<T>(Packed::<T>::size(rows, inner))];
         Packed::fill(matrix, aligned_mut(&mut memory));
         Self { memory, rows, inner }
     }
@@ -160,12 +225,17 @@ impl<T: Scalar> Panels<T> {
 }
 
 impl<'a, T: Scalar> Packed<'a, T> {
-    /// The number of values of a packed matrix, with room to begin at a cache line.
+    /// The number of values of a packed matrix.
     pub fn size(rows: usize, inner: usize) -> usize {
-        with_room::<T>(Division::of::<T>(rows).height() * inner)
+        Division::of::<T>(rows).height() * inner
     }
 
-    /// Packs a matrix into memory of this [`size`](Self::size).
+    /// A matrix that has been packed into these values.
+    pub fn of(values: &'a [T], rows: usize, inner: usize) -> Self {
+        Self { values, rows, inner }
+    }
+
+    /// Packs a matrix into memory of this [`size`](Self::size) and [room](with_room).
     pub fn new(matrix: Loose<'_, T>, memory: &'a mut [T]) -> Self {
         let values = aligned_mut(memory);
         Packed::fill(matrix, values);

@@ -7,15 +7,18 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::panels::{self, Loose, Order, Packed};
+use super::panels::{self, Loose, Pack, Packed};
 use super::vectors::{count_nonzero, list_nonzero};
 use super::{PanelRange, Scratch, grow, kernel};
 use crate::scalar::Scalar;
 
 /// The largest number of columns that share each read of M.
 const GROUP: usize = 6;
-/// The number of columns that are prepared at once.
+/// The number of columns for which there is room to be scaled or listed.
 const SLAB: usize = 66;
+/// The number of columns that are multiplied at once if they need no scaling, so that they share
+/// each part of M that is packed.
+const MOST: usize = 1024;
 /// The largest inner size that is multiplied as a whole.
 const WHOLE: usize = 1024;
 /// The number of inner indices that are multiplied at once if there are more. The products of these
@@ -36,18 +39,38 @@ pub(super) enum Factor<'a, T> {
     Loose(Loose<'a, T>),
 }
 
-/// The product for some rows of M and some columns.
+/// The product for some panels of M and some columns.
 pub struct Multiply<'a, T> {
     pub(super) m: Factor<'a, T>,
     pub(super) panels: PanelRange,
-    /// The right-hand sides: u with one column for each sample, the number of columns of x for each
-    /// sample, and x.
-    pub(super) right: (Option<&'a [T]>, usize, &'a [T]),
+    pub(super) right: Right<'a, T>,
     /// The columns to multiply, or all.
     pub(super) columns: Option<&'a [usize]>,
-    /// The rows of the panels, for all columns.
-    pub(super) y: &'a mut [T],
+    pub(super) y: Target<'a, T>,
     pub(super) scratch: &'a mut Scratch<T>,
+}
+
+/// The right-hand sides: the columns of diag(u) x.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Right<'a, T> {
+    /// One column for each sample.
+    pub u: Option<&'a [T]>,
+    /// The number of columns of x for each sample.
+    pub per_sample: usize,
+    pub x: &'a [T],
+    pub inner: usize,
+    /// Whether x can have zeros that are worth looking for.
+    pub has_zeros: bool,
+}
+
+/// Where a product is written to.
+#[derive(Debug)]
+pub(super) struct Target<'a, T> {
+    pub values: &'a mut [T],
+    /// The distance between columns.
+    pub stride: usize,
+    /// Where the first row of the first column is.
+    pub first: usize,
 }
 
 /// Columns that are multiplied together.
@@ -91,34 +114,36 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { m, panels, right: (u, per_sample, x), columns, y, scratch } = self;
+        let Self { m, panels, right, columns, y, scratch } = self;
         let inner = m.inner();
         // The transposed product might be needed only for later samples.
         scratch.make_room(inner.max(m.rows()));
-        let (first_row, height) = (panels.first_row(), panels.height());
-        let x = Right { x, u, per_sample, inner };
-        let count = columns.map_or(x.columns(), <[usize]>::len);
+        let count = columns.map_or(right.columns(), <[usize]>::len);
         let column = |number: usize| columns.map_or(number, |columns| columns[number]);
         let block = if inner <= WHOLE { inner } else { BLOCK };
-        for slab in (0..count).step_by(SLAB) {
-            let slab = slab..count.min(slab + SLAB);
+        let together = if right.u.is_none() { MOST } else { SLAB };
+        let Target { values: y, stride, first: start } = y;
+        for slab in (0..count).step_by(together) {
+            let slab = slab..count.min(slab + together);
+            let few = slab.len().div_ceil(GROUP) < WORTH_PACKING;
             for first in (0..inner).step_by(block) {
                 let (depth, add) = (first..inner.min(first + block), first > 0);
-                let few = slab.len().div_ceil(GROUP) < WORTH_PACKING;
-                if let Factor::Loose(m) = m
-                    && few
-                    && matches!(m.order, Order::RowsTogether)
-                {
-                    // Read where it lies.
-                    scratch.prepare(&x, slab.clone().map(column), &depth, true);
-                    let w = &m.values[first * m.stride + first_row..];
-                    for group in &scratch.groups {
-                        let rows = (w, 0..height, m.stride);
-                        group.combine(simd, rows, scratch, (&mut *y, height, 0), add);
+                let slab = slab.clone().map(column);
+                match m {
+                    Factor::Loose(m) if few && m.has_rows_together() => {
+                        // Read where it lies.
+                        let listed = scratch.prepare(&right, slab, &depth, true);
+                        let distance = m.places(&mut scratch.offsets[..listed], &depth);
+                        let w = &m.values[panels.first_row()..];
+                        for group in &scratch.groups {
+                            let rows = (w, 0..panels.height(), distance);
+                            group.combine(simd, rows, scratch, (&mut *y, stride, start), add);
+                        }
+                        continue;
                     }
-                    continue;
+                    _ => {}
                 }
-                scratch.prepare(&x, slab.clone().map(column), &depth, false);
+                scratch.prepare(&right, slab, &depth, false);
                 let mut memory = std::mem::take(&mut scratch.panel);
                 for panel in panels.first..panels.end {
                     let rows = panels.division.rows(panel);
@@ -127,29 +152,24 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
                         Factor::Loose(m) => {
                             grow(&mut memory, panels::with_room::<T>(rows.len() * depth.len()));
                             let values = panels::aligned_mut(&mut memory);
-                            let values = &mut values[..rows.len() * depth.len()];
-                            m.pack(rows.clone(), depth.clone(), values);
-                            &*values
+                            let panel = &mut values[..rows.len() * depth.len()];
+                            let (rows, inner) = (rows.clone(), depth.clone());
+                            simd.vectorize(Pack { matrix: m, rows, inner, panel: &mut *panel });
+                            &*panel
                         }
                     };
-                    let place = rows.start - first_row;
+                    let place = rows.start - panels.first_row();
+                    let used = rows.len().min(panels.height() - place);
                     for group in &scratch.groups {
-                        let y = (&mut *y, height, place);
-                        group.multiply(simd, (values, rows.len()), (&x, &depth, scratch), y, add);
+                        let right = (&right, &depth, &*scratch);
+                        let y = (&mut *y, stride, start + place);
+                        group.multiply(simd, (values, rows.len(), used), right, y, add);
                     }
                 }
                 scratch.panel = memory;
             }
         }
     }
-}
-
-/// The right-hand sides.
-struct Right<'a, T> {
-    x: &'a [T],
-    u: Option<&'a [T]>,
-    per_sample: usize,
-    inner: usize,
 }
 
 impl<T: Scalar> Right<'_, T> {
@@ -174,14 +194,14 @@ impl<T: Scalar> Scratch<T> {
         let depth = inner.min(WHOLE);
         groups.clear();
         columns.clear();
-        groups.reserve(SLAB);
-        columns.reserve(SLAB);
+        groups.reserve(MOST);
+        columns.reserve(MOST);
         grow(offsets, SLAB * depth);
         grow(x, SLAB * depth);
     }
 
     /// Groups some columns, for the inner indices in `depth`: scales them, or lists where they are
-    /// not zero. With `listed`, all groups are listed.
+    /// not zero. With `listed`, all groups are listed. Returns the number of listed indices.
     #[inline(always)]
     fn prepare(
         &mut self,
@@ -189,18 +209,20 @@ impl<T: Scalar> Scratch<T> {
         slab: impl Iterator<Item = usize>,
         depth: &Range<usize>,
         listed: bool,
-    ) {
+    ) -> usize {
         let Self { groups, columns, offsets, x: values, .. } = self;
         groups.clear();
         columns.clear();
         let mut prepared = Prepared { x, depth, offsets, values, listed: 0, used: 0 };
-        let enough =
-            |share: f64, values: &[T]| count_nonzero(values) as f64 >= share * depth.len() as f64;
+        let enough = |share: f64, values: &[T]| {
+            !x.has_zeros || count_nonzero(values) as f64 >= share * depth.len() as f64
+        };
         // With several columns a sample, the zeros of u are common to them.
         let common = x.u.is_some() && x.per_sample > 1;
         // Sparse columns are multiplied alone, the others are collected.
         for column in slab {
-            if listed || common || enough(SPARSE, x.column(column, depth)) {
+            let is_full = prepared.used + depth.len() > prepared.values.len();
+            if listed || common || is_full || enough(SPARSE, x.column(column, depth)) {
                 columns.push(column);
             } else {
                 groups.push(prepared.list(&[column], common));
@@ -219,13 +241,15 @@ impl<T: Scalar> Scratch<T> {
                 _ if width == 1 => Some(x.column(first, depth)),
                 _ => None,
             };
-            let is_dense = zeros.is_none_or(|values| enough(SPARSE_ALONE, values));
+            let is_full = prepared.used + width * depth.len() > prepared.values.len();
+            let is_dense = zeros.is_none_or(|values| is_full || enough(SPARSE_ALONE, values));
             groups.push(match scale {
                 _ if listed || !is_dense => prepared.list(group, common),
                 Some(_) => prepared.scale(group),
                 None => ColumnGroup::new(group, Form::AsIs),
             });
         }
+        prepared.listed
     }
 }
 
@@ -299,22 +323,20 @@ impl ColumnGroup {
         Self { width: columns.len(), columns: listed, form }
     }
 
-    /// Multiplies the group by a panel of this height. The panel's rows begin at `place` in each
-    /// column of y, which has `height` rows.
+    /// Multiplies the group by a panel of `tall` rows, of which the first `rows` are in y.
     #[inline(always)]
     fn multiply<S: Simd, T: Scalar>(
         &self,
         simd: S,
-        (panel, tall): (&[T], usize),
+        (panel, tall, rows): (&[T], usize, usize),
         (right, depth, scratch): (&Right<'_, T>, &Range<usize>, &Scratch<T>),
-        (y, height, place): (&mut [T], usize, usize),
+        (y, stride, first): (&mut [T], usize, usize),
         add: bool,
     ) {
-        let rows = tall.min(height - place);
         let start = match self.form {
             Form::Listed { .. } => {
                 let w = (panel, 0..rows, tall);
-                return self.combine(simd, w, scratch, (y, height, place), add);
+                return self.combine(simd, w, scratch, (y, stride, first), add);
             }
             Form::AsIs => None,
             Form::Scaled(start) => Some(start),
@@ -330,7 +352,7 @@ impl ColumnGroup {
                         let (mut x, mut places) = ([&[][..]; $n], [0; $n]);
                         for c in 0..$n {
                             x[c] = of_column(c);
-                            places[c] = self.columns[c] * height + place;
+                            places[c] = self.columns[c] * stride + first;
                         }
                         kernel::multiply::<S, T, $v, $n>(simd, panel, x, (y, places, rows), add);
                     })*
@@ -347,14 +369,15 @@ impl ColumnGroup {
         }
     }
 
-    /// Multiplies a listed group by rows of a matrix, whose runs of rows are `stride` apart.
+    /// Multiplies a listed group by rows of a matrix. Its runs of rows begin at multiples of
+    /// `distance`.
     #[inline(always)]
     fn combine<S: Simd, T: Scalar>(
         &self,
         simd: S,
-        (w, rows, stride): (&[T], Range<usize>, usize),
+        (w, rows, distance): (&[T], Range<usize>, usize),
         scratch: &Scratch<T>,
-        (y, height, place): (&mut [T], usize, usize),
+        (y, stride, start): (&mut [T], usize, usize),
         add: bool,
     ) {
         let Form::Listed { first, count, values } = self.form else { return };
@@ -364,12 +387,12 @@ impl ColumnGroup {
                 match self.width {
                     $($n => {
                         let x = scratch.x[values..][..count * $n].as_chunks::<$n>().0;
-                        let mut columns = [place; $n];
+                        let mut columns = [0; $n];
                         for c in 0..$n {
-                            columns[c] += self.columns[c] * height;
+                            columns[c] = start + self.columns[c] * stride;
                         }
                         kernel::combine::<S, T, $n>(
-                            simd, w, rows, (offsets, stride, x), (y, columns), add,
+                            simd, w, rows, (offsets, distance, x), (y, columns), add,
                         );
                     })*
                     _ => {}

@@ -19,14 +19,16 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::correlate::{Planes, SHARED, TILE, tiles};
-use super::{Kernel, Which, each_chunk, grow, kernel, share_out};
+use super::correlate::{Planes, SHARED};
+use super::panels::{Division, Packed, aligned_mut, with_room};
+use super::product::{Factor, Multiply, Right, Target};
+use super::{Band, Kernel, PanelRange, Scratch, Which, grow, run, share_planes};
 use crate::scalar::Scalar;
 
 /// The places of a transformed patch.
 const PLACES: usize = 16;
 /// The number of values of one place that are processed together.
-const TOGETHER: usize = 1 << 16;
+const AT_ONCE: usize = 1 << 15;
 /// The numbers of patches and channels below which nothing is gained.
 const FEWEST: [usize; 2] = [16, 16];
 
@@ -37,8 +39,7 @@ pub(crate) struct Winograd<T> {
     target: Planes,
     /// The numbers of zeros around the source, along each axis.
     padding: [usize; 2],
-    /// For each place, tile of target channels and source channel, one weight per channel of the
-    /// tile.
+    /// For each place and target channel, one weight for each source channel.
     weights: Vec<T>,
 }
 
@@ -58,28 +59,20 @@ impl<T: Scalar> Winograd<T> {
         weight: impl Fn(usize, usize, usize, usize) -> T,
     ) -> Self {
         let mut weights = vec![T::zero(); PLACES * source.channels * target.channels];
-        for tile in tiles(target.channels) {
+        for of_target in 0..target.channels {
             for channel in 0..source.channels {
-                for (n, of_target) in tile.clone().enumerate() {
-                    // Transformed in double precision, so that each weight is rounded only once.
-                    let g: [[f64; 3]; 3] = std::array::from_fn(|y| {
-                        std::array::from_fn(|x| weight(of_target, channel, y, x).as_f64())
-                    });
-                    // G g Gᵀ, first along the columns, then along the rows.
-                    let along =
-                        |a: f64, b: f64, c: f64| [a, 0.5 * (a + b + c), 0.5 * (a - b + c), c];
-                    let columns: [[f64; 4]; 3] =
-                        std::array::from_fn(|x| along(g[0][x], g[1][x], g[2][x]));
-                    let rows = (0..4).map(|y| along(columns[0][y], columns[1][y], columns[2][y]));
-                    for (y, row) in rows.enumerate() {
-                        for (x, v) in row.into_iter().enumerate() {
-                            // In the order in which `combine` reads them.
-                            let place = (y * 4 + x) * target.channels;
-                            weights[(place + tile.start) * source.channels
-                                + channel * tile.len()
-                                + n] = T::from_f64(v);
-                        }
-                    }
+                // Transformed in double precision, so that each weight is rounded only once.
+                let g: [[f64; 3]; 3] = std::array::from_fn(|y| {
+                    std::array::from_fn(|x| weight(of_target, channel, y, x).as_f64())
+                });
+                // G g Gᵀ, first along the columns, then along the rows.
+                let along = |a: f64, b: f64, c: f64| [a, 0.5 * (a + b + c), 0.5 * (a - b + c), c];
+                let columns: [[f64; 4]; 3] =
+                    std::array::from_fn(|x| along(g[0][x], g[1][x], g[2][x]));
+                let rows = (0..4).map(|y| along(columns[0][y], columns[1][y], columns[2][y]));
+                for (place, v) in rows.flatten().enumerate() {
+                    weights[(place * target.channels + of_target) * source.channels + channel] =
+                        T::from_f64(v);
                 }
             }
         }
@@ -93,57 +86,40 @@ impl<T: Scalar> Winograd<T> {
 
     /// Computes the product for one column.
     pub fn apply(&self, source: &[T], target: &mut [T]) {
-        let [down, across] = self.target.size.map(|size| size.div_ceil(2));
-        // A few rows of patches at a time, so that one place of all their channels stays in the
-        // cache.
-        let strip = (TOGETHER / self.source.channels / across).clamp(1, down);
-        // Taken out instead of borrowed, because the closures below borrow the scratch.
-        let mut patches =
-            super::with_scratch::<T, _>(|scratch| std::mem::take(&mut scratch.planes));
-        for first in (0..down).step_by(strip) {
-            let rows = first..down.min(first + strip);
-            let count = rows.len() * across;
-            grow(&mut patches, self.source.channels * PLACES * count);
-            let patches = &mut patches[..self.source.channels * PLACES * count];
-            let plane = self.source.size[0] * self.source.size[1];
-            each_chunk(patches, PLACES * count, |channel, out| {
-                let values = &source[channel * plane..][..plane];
-                super::with_scratch::<T, _>(|scratch| {
-                    let lines = &mut scratch.panel;
-                    super::run(Kernel(Which::Transform(PatchTransform {
-                        of: self,
-                        rows: rows.clone(),
-                        values,
-                        out,
-                        lines,
-                    })));
-                });
-            });
-            self.multiply(patches, rows, target);
-        }
-        super::with_scratch::<T, _>(|scratch| scratch.planes = patches);
+        let patches = self.target.size.map(|size| size.div_ceil(2)).iter().product::<usize>();
+        let multiply_adds = PLACES * patches * self.source.channels * self.target.channels;
+        let worth_it = multiply_adds as f64 >= SHARED;
+        // A patch covers two lines.
+        share_planes(target, self.target.size, 2, worth_it, |band| self.compute(source, band));
     }
 
-    /// Computes some rows of patches of the target.
-    fn multiply(&self, patches: &[T], rows: Range<usize>, target: &mut [T]) {
-        let plane = self.target.size[0] * self.target.size[1];
+    /// Computes the product for a band of the target.
+    fn compute(&self, source: &[T], mut band: Band<'_, T>) {
         let across = self.target.size[1].div_ceil(2);
-        let multiply_adds =
-            PLACES * rows.len() * across * self.source.channels * self.target.channels;
-        share_out(target, plane, TILE, multiply_adds as f64 >= SHARED, |first, target| {
-            super::with_scratch::<T, _>(|scratch| {
-                let (rows, products) = (rows.clone(), &mut scratch.panel);
-                let offsets = &mut scratch.offsets;
-                super::run(Kernel(Which::SumPatches(SumPatches {
-                    of: self,
-                    patches,
-                    first,
-                    rows,
-                    target,
-                    products,
-                    offsets,
-                })));
-            });
+        let down = band.lines.start / 2..band.lines.end.div_ceil(2);
+        // A few rows of patches at a time, so that one place of all their channels stays in the
+        // cache.
+        let strip = (AT_ONCE / self.source.channels / across).clamp(1, down.len());
+        let plane = self.source.size[0] * self.source.size[1];
+        super::with_scratch::<T, _>(|scratch| {
+            for first in down.clone().step_by(strip) {
+                let rows = first..down.end.min(first + strip);
+                let count = rows.len() * across;
+                let channels = self.source.channels;
+                let mut memory = std::mem::take(&mut scratch.planes);
+                let size = PLACES * Packed::<T>::size(count, channels);
+                grow(&mut memory, with_room::<T>(size));
+                let patches = &mut aligned_mut(&mut memory)[..size];
+                for (channel, values) in source.chunks_exact(plane).enumerate() {
+                    let (of, rows, lines) = (self, rows.clone(), &mut scratch.panel);
+                    let to = &mut *patches;
+                    let transform = PatchTransform { of, rows, values, channel, to, lines };
+                    run(Kernel(Which::Transform(transform)));
+                }
+                let (of, patches, band) = (self, &*patches, &mut band);
+                run(Kernel(Which::SumPatches(SumPatches { of, patches, rows, band, scratch })));
+                scratch.planes = memory;
+            }
         });
     }
 }
@@ -153,8 +129,9 @@ pub(super) struct PatchTransform<'a, T> {
     of: &'a Winograd<T>,
     rows: Range<usize>,
     values: &'a [T],
-    /// For each place, one value per patch.
-    out: &'a mut [T],
+    channel: usize,
+    /// For each place, a packed matrix of patches x channels.
+    to: &'a mut [T],
     lines: &'a mut Vec<T>,
 }
 
@@ -162,8 +139,8 @@ impl<T: Scalar> WithSimd for PatchTransform<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let Self { of, rows, values, out, lines } = self;
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { of, rows, values, channel, to, lines } = self;
         let [height, width] = of.source.size;
         let across = of.target.size[1].div_ceil(2);
         let count = rows.len() * across;
@@ -172,9 +149,10 @@ impl<T: Scalar> WithSimd for PatchTransform<'_, T> {
         let size = across + 1;
         // Neighboring rows of patches share two lines.
         let depth = 2 * rows.len() + 2;
-        grow(lines, depth * 2 * size + 2 * size);
-        // `combined` holds one line of Bᵀ d.
-        let (lines, combined) = lines.split_at_mut(depth * 2 * size);
+        grow(lines, depth * 2 * size + 2 * size + PLACES * count);
+        // `combined` holds one line of Bᵀ d, and `made` one value per patch for each place.
+        let (lines, others) = lines.split_at_mut(depth * 2 * size);
+        let (combined, made) = others.split_at_mut(2 * size);
         for (line, out) in lines.chunks_exact_mut(2 * size).enumerate() {
             out.fill(T::zero());
             let Some(y) =
@@ -202,7 +180,6 @@ impl<T: Scalar> WithSimd for PatchTransform<'_, T> {
                 [(0, 2, true), (1, 2, false), (2, 1, true), (1, 3, true)].into_iter().enumerate()
             {
                 let (a, b) = (line(a), line(b));
-                let combined = &mut combined[..2 * size];
                 if minus {
                     for ((out, &a), &b) in combined.iter_mut().zip(a).zip(b) {
                         *out = a - b;
@@ -225,7 +202,7 @@ impl<T: Scalar> WithSimd for PatchTransform<'_, T> {
                 .into_iter()
                 .enumerate()
                 {
-                    let out = &mut out[(y * 4 + x) * count + row * across..][..across];
+                    let out = &mut made[(y * 4 + x) * count + row * across..][..across];
                     if minus {
                         for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
                             *out = a - b;
@@ -238,68 +215,66 @@ impl<T: Scalar> WithSimd for PatchTransform<'_, T> {
                 }
             }
         }
+        let division = Division::of::<T>(count);
+        let (channels, lanes) = (of.source.channels, T::lanes::<S>());
+        let places = to.chunks_exact_mut(division.height() * channels);
+        for (to, made) in places.zip(made.chunks_exact(count)) {
+            for panel in 0..division.panels() {
+                let rows = division.rows(panel);
+                let to = &mut to[rows.start * channels + channel * rows.len()..][..rows.len()];
+                let made = &made[rows.start..rows.end.min(count)];
+                for (to, made) in T::vectors_mut::<S>(to).0.iter_mut().zip(made.chunks(lanes)) {
+                    *to = match T::vectors::<S>(made).0 {
+                        [whole] => *whole,
+                        _ => T::load(simd, made),
+                    };
+                }
+            }
+        }
     }
 }
 
 /// Sums over the source's channels, place by place, and transforms the sums to values of the
-/// target, for some of its channels (from `first` on) and some rows of patches.
-pub(super) struct SumPatches<'a, T> {
+/// target, for some rows of patches.
+pub(super) struct SumPatches<'a, 'b, T> {
     of: &'a Winograd<T>,
+    /// For each place, a packed matrix of patches x channels.
     patches: &'a [T],
-    first: usize,
     rows: Range<usize>,
-    target: &'a mut [T],
-    products: &'a mut Vec<T>,
-    offsets: &'a mut Vec<usize>,
+    band: &'a mut Band<'b, T>,
+    scratch: &'a mut Scratch<T>,
 }
 
-impl<T: Scalar> WithSimd for SumPatches<'_, T> {
+impl<T: Scalar> WithSimd for SumPatches<'_, '_, T> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { of, patches, first, rows, target, products, offsets } = self;
-        let [height, width] = of.target.size;
-        let channels = target.len() / (height * width);
+        let Self { of, patches, rows, band, scratch } = self;
+        let width = of.target.size[1];
+        let channels = band.planes.clone();
         let across = width.div_ceil(2);
         let count = rows.len() * across;
-        let depth = of.source.channels;
-        grow(products, channels * PLACES * count);
-        // The patches are channels x places x count.
-        grow(offsets, depth);
-        let offsets = &mut offsets[..depth];
-        offsets.iter_mut().enumerate().for_each(|(channel, at)| *at = channel * PLACES * count);
-        let offsets = &*offsets;
+        let inner = of.source.channels;
+        let mut products = std::mem::take(&mut scratch.parts);
+        grow(&mut products, channels.len() * PLACES * count);
         for place in 0..PLACES {
-            let source = &patches[place * count..];
-            let weights = &of.weights[place * of.target.channels * depth..];
-            for tile in tiles(of.target.channels)
-                .filter(|tile| tile.start >= first && tile.start < first + channels)
-            {
-                let weights = &weights[tile.start * depth..tile.end * depth];
-                macro_rules! of_width {
-                    ($($n:literal),*) => {
-                        match tile.len() {
-                            $($n => {
-                                let mut at = [0; $n];
-                                for n in 0..$n {
-                                    at[n] = ((tile.start - first + n) * PLACES + place) * count;
-                                }
-                                let weights = weights.as_chunks::<$n>().0;
-                                kernel::combine::<S, T, $n>(
-                                    simd, source, 0..count, (offsets, 1, weights),
-                                    (products, at), false,
-                                );
-                            })*
-                            _ => {}
-                        }
-                    };
-                }
-                of_width!(1, 2, 4, 6);
-            }
+            let size = Packed::<T>::size(count, inner);
+            let m = Packed::of(&patches[place * size..][..size], count, inner);
+            let weights = &of.weights[place * of.target.channels * inner..];
+            let weights = &weights[channels.start * inner..channels.end * inner];
+            simd.vectorize(Multiply {
+                m: Factor::Packed(m),
+                panels: PanelRange::all::<T>(count),
+                right: Right { u: None, per_sample: 1, x: weights, inner, has_zeros: false },
+                columns: None,
+                y: Target { values: &mut products, stride: PLACES * count, first: place * count },
+                scratch: &mut *scratch,
+            });
         }
-        for (channel, target) in target.chunks_exact_mut(height * width).enumerate() {
-            let products = &mut products[channel * PLACES * count..][..PLACES * count];
+        let lines = band.lines.clone();
+        for (channel, products) in channels.zip(products.chunks_exact_mut(PLACES * count)) {
+            let target = band.plane(channel);
             // Multiplying by Aᵀ from the left reduces the sixteen places to eight, stored in the
             // first eight.
             for x in 0..4 {
@@ -328,12 +303,12 @@ impl<T: Scalar> WithSimd for SumPatches<'_, T> {
                 for y in 0..2 {
                     let at = 2 * (rows.start + row) + y;
                     // With an odd height, the last row of patches has one line too many.
-                    if at >= height {
+                    if at >= lines.end {
                         continue;
                     }
                     let line = |x: usize| &products[(y * 4 + x) * count + row * across..][..across];
                     let (m0, m1, m2, m3) = (line(0), line(1), line(2), line(3));
-                    let out = &mut target[at * width..][..width];
+                    let out = &mut target[(at - lines.start) * width..][..width];
                     let (pairs, last) = out.as_chunks_mut::<2>();
                     for (t, pair) in pairs.iter_mut().enumerate() {
                         *pair = [m0[t] + m1[t] + m2[t], m1[t] - m2[t] - m3[t]];
@@ -345,5 +320,6 @@ impl<T: Scalar> WithSimd for SumPatches<'_, T> {
                 }
             }
         }
+        scratch.parts = products;
     }
 }
