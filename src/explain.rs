@@ -5,6 +5,7 @@ mod explainer;
 mod explanation;
 mod health;
 mod ledger;
+mod parts;
 mod pass;
 mod paths;
 mod samples;

@@ -40,7 +40,7 @@ use vectors::{count_nonzero, larger};
 pub(crate) const LARGE: usize = 1 << 20;
 /// Products with at least this many multiply-adds are split by columns, unless this thread already
 /// belongs to the pool: then the other threads have work of their own.
-const MANY: usize = 1 << 21;
+const MANY: usize = 1 << 23;
 
 /// Whether this thread does not belong to a pool of threads.
 fn is_free() -> bool {
@@ -298,7 +298,9 @@ pub(crate) fn apply_to_rows<T: Scalar>(
                 max
             })
         };
-        let worth_it = rows * x.len() >= MANY && is_free();
+        /// Results with at least this many values are written by several threads.
+        const WIDE: usize = 1 << 18;
+        let worth_it = (rows * x.len() >= MANY || y.len() >= WIDE) && is_free();
         largest_of_parts(y, (height, COLUMNS), worth_it, of_columns)
     })
 }

@@ -216,3 +216,33 @@ fn without_a_workspace_it_allocates() {
         allocation_counter::measure(|| drop(explainer.explain_slice(&x).unwrap())).count_total > 0
     );
 }
+
+#[test]
+fn all_outputs_of_a_wide_network_need_little_more_than_the_result() {
+    // The hidden layer has sixteen times as many values as the input.
+    let model = Sequential::builder()
+        .input([1, 40, 40])
+        .layer(conv([16, 1, 3, 3]).padding(1))
+        .layer(Relu)
+        .layer(conv([1, 16, 1, 1]))
+        .build()
+        .unwrap();
+    let x = sample(0, model.inputs());
+    let explainer = model.explainer(Epsilon::default()).unwrap();
+    let mut workspace = explainer.workspace();
+    let result = (1600 * 1600 * size_of::<f32>()) as u64;
+    on_one_thread(|| {
+        let counted = allocation_counter::measure(|| {
+            explainer.explain_into(&x, &mut workspace).unwrap();
+        });
+        // One hidden block of all outputs alone would have sixteen times this size.
+        assert!(counted.bytes_max < result + result / 2, "{} of {result}", counted.bytes_max);
+    });
+    let all = explainer.explain_slice(&x).unwrap();
+    let some = explainer.targets([3, 800, 1599]).unwrap().explain_slice(&x).unwrap();
+    for target in [3, 800, 1599] {
+        assert_eq!(all.relevance(target).unwrap(), some.relevance(target).unwrap());
+        assert!(all.ledger(target).unwrap().imbalance() < 1e-3);
+        assert_eq!(all.ledger(target).unwrap(), some.ledger(target).unwrap());
+    }
+}

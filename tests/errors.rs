@@ -539,7 +539,7 @@ fn too_large_explanations_are_errors() {
     );
     assert!(
         text.contains(
-            "GiB, more than the limit of 100.0 MiB: explain fewer outputs (Targets::Predicted"
+            "MiB, more than the limit of 100.0 MiB: explain fewer outputs (Targets::Predicted"
         ),
         "{text}"
     );

@@ -43,10 +43,10 @@ pub struct Explainer<T: Scalar> {
     pub(super) plan: Plan,
     pub(super) limit: MemoryLimit,
     /// The rule in double precision, from which a health report is prepared.
-    rule: RuleInF64,
+    pub(super) rule: RuleInF64,
     pub(super) checkup: Option<Checkup<T>>,
     /// Whether the weights are arranged for many products.
-    prepares: bool,
+    pub(super) prepares: bool,
 }
 
 /// What a health report needs.
@@ -290,7 +290,7 @@ impl<T: Scalar> Explainer<T> {
         Self { targets: Arc::new(Targets::Outputs(outputs.to_vec())), ..self.clone() }
     }
 
-    fn end(&self) -> End {
+    pub(super) fn end(&self) -> End {
         let count = self.target_count();
         match &*self.targets {
             Targets::All => End::All,

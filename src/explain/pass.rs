@@ -28,6 +28,30 @@ impl<T: Scalar> Explainer<T> {
         part: &mut PartMemory<T>,
         explanations: &mut [Explanation<T>],
     ) -> Result<(), Error> {
+        if let Some(at_once) = self.targets_at_once() {
+            for (sample, explanation) in explanations.iter_mut().enumerate() {
+                let feed = feed.part(sample, 1);
+                self.explain_in_parts(at_once, &feed, part, explanation)?;
+                self.examine(&feed, explanation)?;
+            }
+            return Ok(());
+        }
+        self.explain_at_once(feed, part, explanations)?;
+        if self.checkup.is_some() {
+            for (sample, explanation) in explanations.iter_mut().enumerate() {
+                self.examine(&feed.part(sample, 1), explanation)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Explains all targets of samples in one pass.
+    pub(super) fn explain_at_once(
+        &self,
+        feed: &Feed<'_, T>,
+        part: &mut PartMemory<T>,
+        explanations: &mut [Explanation<T>],
+    ) -> Result<(), Error> {
         let PartMemory { buffers, slots, stack } = part;
         buffers.rewind();
         let mut machine = self.machine(stack, feed.samples(), buffers);
@@ -37,11 +61,6 @@ impl<T: Scalar> Explainer<T> {
             self.write(&mut run, sample, &stack.tape.noted, explanation)?;
         }
         run.give_back(buffers);
-        if self.checkup.is_some() {
-            for (sample, explanation) in explanations.iter_mut().enumerate() {
-                self.examine(&feed.part(sample, 1), explanation)?;
-            }
-        }
         Ok(())
     }
 

@@ -1,5 +1,8 @@
 //! Explaining samples, one by one or in batches.
 
+#[cfg(feature = "rayon")]
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use nalgebra::{DMatrix, DVector};
 
 use super::explainer::Explainer;
@@ -18,6 +21,37 @@ use crate::scalar::Scalar;
 pub struct Workspace<T: Scalar> {
     parts: Vec<PartMemory<T>>,
     explanations: Vec<Explanation<T>>,
+}
+
+/// Permission to split a batch among the threads of a pool.
+///
+/// Of the callers that do not belong to a pool themselves, only one has it at a time. Several
+/// batches on the same threads would wait for each other and displace each other's memory from the
+/// caches, so the other callers explain theirs on their own threads.
+#[cfg(feature = "rayon")]
+struct Split {
+    is_from_outside: bool,
+}
+
+#[cfg(feature = "rayon")]
+static IS_SPLIT: AtomicBool = AtomicBool::new(false);
+
+#[cfg(feature = "rayon")]
+impl Split {
+    fn begin() -> Option<Self> {
+        let is_from_outside = rayon::current_thread_index().is_none();
+        (!is_from_outside || !IS_SPLIT.swap(true, Ordering::Acquire))
+            .then_some(Self { is_from_outside })
+    }
+}
+
+#[cfg(feature = "rayon")]
+impl Drop for Split {
+    fn drop(&mut self) {
+        if self.is_from_outside {
+            IS_SPLIT.store(false, Ordering::Release);
+        }
+    }
 }
 
 impl<T: Scalar> Explainer<T> {
@@ -238,9 +272,13 @@ impl<T: Scalar> Explainer<T> {
             Ok(())
         };
         #[cfg(feature = "rayon")]
-        let results: Vec<Result<(), Error>> = {
+        let split = Split::begin();
+        #[cfg(feature = "rayon")]
+        let results: Vec<Result<(), Error>> = if split.is_some() {
             use rayon::prelude::*;
             explanations.par_chunks_mut(each).zip(parts).enumerate().map(of_part).collect()
+        } else {
+            explanations.chunks_mut(each).zip(parts).enumerate().map(of_part).collect()
         };
         #[cfg(not(feature = "rayon"))]
         let results: Vec<Result<(), Error>> =

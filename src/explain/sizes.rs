@@ -11,10 +11,15 @@ impl<T: Scalar> Explainer<T> {
         self.targets.count(self.model().outputs())
     }
 
+    /// The number of values in the explanation of a sample.
+    pub(super) fn values_of_shares(&self) -> f64 {
+        let rows = self.network.inputs() as f64 + self.about.sinks.len() as f64;
+        rows * self.target_count() as f64
+    }
+
     /// The number of values in the explanations of this many samples.
     pub(super) fn values_of(&self, samples: usize) -> f64 {
-        let rows = self.network.inputs() as f64 + self.about.sinks.len() as f64;
-        let of_sample = rows * self.target_count() as f64;
+        let of_sample = self.values_of_shares();
         let of_health = |checkup: &Checkup<T>| {
             // The relevance of all layers, for the cancellation, and the explanation in f64, whose
             // values are twice as large.
@@ -40,10 +45,24 @@ impl<T: Scalar> Explainer<T> {
         2.0 * samples as f64 * self.plan.largest_block(self.plan.accumulation())
     }
 
+    /// The number of values in the blocks of this many samples, or of some of their targets if these
+    /// are explained some at a time.
+    fn values_of_blocks_at_once(&self, samples: usize) -> f64 {
+        match self.targets_at_once() {
+            None => self.values_of_blocks(samples),
+            // Both the blocks and the shares of a part grow with the number of its targets.
+            Some(some) => {
+                let fraction = some as f64 / self.target_count() as f64;
+                samples as f64 * fraction * (self.values_of_shares() + self.values_of_blocks(1))
+            }
+        }
+    }
+
     /// Checks that the explanations of `samples` samples fit within the memory limit if `at_once`
     /// of them are computed at a time.
     pub(super) fn check_size(&self, samples: usize, at_once: usize) -> Result<(), Error> {
-        let values = self.values_of(samples) + self.values_of_blocks(at_once);
+        let blocks = self.values_of_blocks_at_once(at_once);
+        let values = self.values_of(samples) + blocks;
         let (inputs, targets) = (self.network.inputs(), self.target_count());
         let what = || match samples {
             1 => format!(
@@ -56,7 +75,11 @@ impl<T: Scalar> Explainer<T> {
         };
         let too_large_alone = || {
             self.limit
-                .check::<T>(self.values_of(1) + self.values_of_blocks(1), String::new, String::new)
+                .check::<T>(
+                    self.values_of(1) + self.values_of_blocks_at_once(1),
+                    String::new,
+                    String::new,
+                )
                 .is_err()
         };
         let remedy = || {

@@ -235,18 +235,26 @@ impl<T: Scalar> Scratch<T> {
             let width = [6, 4, 2, 1].into_iter().find(|&width| width <= alike).unwrap_or(1);
             let (group, others) = rest.split_at(width);
             rest = others;
-            let scale = x.scale(first, depth);
-            let zeros = match scale {
-                Some(u) if common => Some(u),
-                _ if width == 1 => Some(x.column(first, depth)),
-                _ => None,
-            };
             let is_full = prepared.used + width * depth.len() > prepared.values.len();
-            let is_dense = zeros.is_none_or(|values| is_full || enough(SPARSE_ALONE, values));
-            groups.push(match scale {
-                _ if listed || !is_dense => prepared.list(group, common),
-                Some(_) => prepared.scale(group),
-                None => ColumnGroup::new(group, Form::AsIs),
+            // If these have few zeros, the group has as well.
+            let zeros = match x.scale(first, depth) {
+                Some(u) if common => u,
+                _ => x.column(first, depth),
+            };
+            groups.push(if listed {
+                prepared.list(group, common)
+            } else if is_full || enough(SPARSE_ALONE, zeros) {
+                prepared.dense(group)
+            } else {
+                // The zeros can be common to the columns, as those of inactive units are.
+                let (before, used) = (prepared.listed, prepared.used);
+                let listed = prepared.list(group, common);
+                if ((prepared.listed - before) as f64) < SPARSE_ALONE * depth.len() as f64 {
+                    listed
+                } else {
+                    (prepared.listed, prepared.used) = (before, used);
+                    prepared.dense(group)
+                }
             });
         }
         prepared.listed
@@ -283,23 +291,41 @@ impl<T: Scalar> Prepared<'_, T> {
         };
         let width = group.len();
         let values = &mut self.values[self.used..][..count * width];
-        for (place, &column) in group.iter().enumerate() {
-            let of_column = x.column(column, depth);
-            let at = values.iter_mut().skip(place).step_by(width).zip(&*offsets);
-            match x.scale(column, depth) {
-                Some(u) => at.for_each(|(value, &k)| *value = u[k] * of_column[k]),
-                None => at.for_each(|(value, &k)| *value = of_column[k]),
-            }
+        macro_rules! side_by_side {
+            ($($n:literal),*) => {
+                match width {
+                    $($n => {
+                        let mut columns = [&[][..]; $n];
+                        let mut scales = [None; $n];
+                        for c in 0..$n {
+                            columns[c] = x.column(group[c], depth);
+                            scales[c] = x.scale(group[c], depth);
+                        }
+                        for (values, &k) in values.as_chunks_mut::<$n>().0.iter_mut().zip(&*offsets)
+                        {
+                            for c in 0..$n {
+                                let scale = scales[c].map_or(T::one(), |u| u[k]);
+                                values[c] = scale * columns[c][k];
+                            }
+                        }
+                    })*
+                    _ => {}
+                }
+            };
         }
+        side_by_side!(1, 2, 4, 6);
         let form = Form::Listed { first: self.listed, count, values: self.used };
         (self.listed, self.used) = (self.listed + count, self.used + count * width);
         ColumnGroup::new(group, form)
     }
 
-    /// Scales the columns.
+    /// Takes the columns as they are, or scales them.
     #[inline(always)]
-    fn scale(&mut self, group: &[usize]) -> ColumnGroup {
+    fn dense(&mut self, group: &[usize]) -> ColumnGroup {
         let Self { x, depth, .. } = *self;
+        if x.u.is_none() {
+            return ColumnGroup::new(group, Form::AsIs);
+        }
         let form = Form::Scaled(self.used);
         for &column in group {
             let values = &mut self.values[self.used..][..depth.len()];

@@ -1,0 +1,103 @@
+//! Many targets of a large network, explained some at a time.
+//!
+//! The shares of a wide hidden layer can be many times larger than those of the inputs. If they are
+//! computed for some targets at a time, the results need most of the memory. Each part runs the
+//! forward pass again, which costs little beside its targets.
+
+use std::sync::Arc;
+
+use nalgebra::DMatrix;
+
+use super::explainer::Explainer;
+use super::explanation::Explanation;
+use super::pass::PartMemory;
+use super::targets::Targets;
+use crate::error::Error;
+use crate::graph::Feed;
+use crate::relevance::Accumulation;
+use crate::scalar::Scalar;
+
+impl<T: Scalar> Explainer<T> {
+    /// The number of targets that are explained at a time, if these are not all.
+    pub(super) fn targets_at_once(&self) -> Option<usize> {
+        /// Blocks with fewer bytes are no burden.
+        const SMALL: f64 = (64 << 20) as f64;
+        /// The largest size of the blocks, as a fraction of the results.
+        const LARGEST: f64 = 0.3;
+        /// The number of targets that make up for another forward pass.
+        const FEWEST: usize = 16;
+        let (count, blocks) = (self.target_count(), self.values_of_blocks(1));
+        let results = self.values_of_shares();
+        let is_small = blocks * (size_of::<T>() as f64) < SMALL || blocks <= LARGEST * results;
+        // The blocks of forward accumulation do not depend on the number of targets.
+        if is_small || self.plan.accumulation() == Accumulation::Forward {
+            return None;
+        }
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates
+        let fits = (count as f64 * LARGEST * results / blocks) as usize;
+        Some(fits.max(FEWEST)).filter(|&at_once| at_once < count)
+    }
+
+    /// This explainer for some of its targets.
+    pub(super) fn part_of_targets(&self, first: usize, count: usize) -> Self {
+        let some = first..first + count;
+        let targets = match &*self.targets {
+            Targets::All => Targets::Outputs(some.collect()),
+            // There is only one predicted output.
+            Targets::Predicted => Targets::Predicted,
+            Targets::Outputs(listed) => Targets::Outputs(listed[some].to_vec()),
+            Targets::Weighted(weightings) => {
+                Targets::Weighted(weightings.columns(first, count).into_owned())
+            }
+        };
+        let mut part = Self { targets: Arc::new(targets), checkup: None, ..self.clone() };
+        part.plan = self.network.plan(self.plan.accumulation(), part.end());
+        part
+    }
+
+    /// Explains one sample, some targets at a time.
+    pub(super) fn explain_in_parts(
+        &self,
+        at_once: usize,
+        feed: &Feed<'_, T>,
+        memory: &mut PartMemory<T>,
+        explanation: &mut Explanation<T>,
+    ) -> Result<(), Error> {
+        let count = self.target_count();
+        let mut whole = std::mem::replace(explanation, self.empty());
+        let mut shares: Vec<T> = std::mem::replace(&mut whole.shares, DMatrix::zeros(0, 0)).data.into();
+        drop(whole);
+        shares.clear();
+        shares.reserve_exact(self.network.inputs() * count);
+        let mut sinks = vec![T::zero(); self.about.sinks.len() * count];
+        let mut exponents = Vec::new();
+        let mut piece = self.empty();
+        for first in (0..count).step_by(at_once) {
+            let some = at_once.min(count - first);
+            let part = self.part_of_targets(first, some);
+            part.explain_at_once(feed, memory, std::slice::from_mut(&mut piece))?;
+            shares.extend_from_slice(piece.shares.as_slice());
+            for (sinks, piece) in sinks.chunks_exact_mut(count).zip(piece.sinks.chunks_exact(some)) {
+                sinks[first..first + some].copy_from_slice(piece);
+            }
+            exponents.push((piece.exponent, piece.shares.len()));
+        }
+        // The shares of all targets have one exponent: the largest of those of the parts.
+        let exponent = exponents.iter().map(|(exponent, _)| *exponent).max().unwrap_or(0);
+        let mut rest = &mut shares[..];
+        for (own, size) in exponents {
+            let (part, others) = rest.split_at_mut(size);
+            if own != exponent {
+                part.iter_mut().for_each(|share| *share = share.times_two_to(own - exponent));
+            }
+            rest = others;
+        }
+        explanation.output = piece.output;
+        explanation.probabilities = piece.probabilities;
+        explanation.findings = piece.findings;
+        explanation.shares = DMatrix::from_vec(self.network.inputs(), count, shares);
+        explanation.sinks = sinks;
+        explanation.exponent = exponent;
+        Ok(())
+    }
+}
