@@ -65,7 +65,8 @@ impl<T: Scalar> Explainer<T> {
     ) -> Result<(), Error> {
         let count = self.target_count();
         let mut whole = std::mem::replace(explanation, self.empty());
-        let mut shares: Vec<T> = std::mem::replace(&mut whole.shares, DMatrix::zeros(0, 0)).data.into();
+        let mut shares: Vec<T> =
+            std::mem::replace(&mut whole.shares, DMatrix::zeros(0, 0)).data.into();
         drop(whole);
         shares.clear();
         shares.reserve_exact(self.network.inputs() * count);
@@ -77,7 +78,8 @@ impl<T: Scalar> Explainer<T> {
             let part = self.part_of_targets(first, some);
             part.explain_at_once(feed, memory, std::slice::from_mut(&mut piece))?;
             shares.extend_from_slice(piece.shares.as_slice());
-            for (sinks, piece) in sinks.chunks_exact_mut(count).zip(piece.sinks.chunks_exact(some)) {
+            for (sinks, piece) in sinks.chunks_exact_mut(count).zip(piece.sinks.chunks_exact(some))
+            {
                 sinks[first..first + some].copy_from_slice(piece);
             }
             exponents.push((piece.exponent, piece.shares.len()));

@@ -109,8 +109,10 @@ struct Phase<T> {
     weights: Vec<T>,
 }
 
-/// The number of values of a channel that are computed at once.
+/// The number of values of a channel that are computed at once, if there are several channels.
 const BLOCK: usize = 256;
+/// The number of values of all channels that are computed at once at least.
+const LEAST: usize = 4096;
 /// Products with at least this many multiply-adds are split among the threads of the caller's pool.
 pub(super) const SHARED: f64 = 1e6;
 
@@ -490,7 +492,7 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { of, source, mut band, scratch } = self;
-        let [height, width] = of.target.size;
+        let [plane, width] = [of.target.size[0] * of.target.size[1], of.target.size[1]];
         let of_group = of.target.channels / of.groups;
         let group_size = of.source.planes.channels / of.groups
             * of.source.phases.len()
@@ -504,11 +506,12 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
             .filter(|p| p.taps > 0)
             .map(|p| p.runs[0].count * p.runs[1].count)
             .sum();
-        if covered < height * width {
+        if covered < plane {
             band.planes.clone().for_each(|channel| band.plane(channel).fill(T::zero()));
         }
         let mut block = std::mem::take(&mut scratch.parts);
-        grow(&mut block, of_group * BLOCK);
+        let height = BLOCK.max(LEAST / of_group);
+        grow(&mut block, of_group * height);
         for phase in of.phases.iter().filter(|phase| phase.taps > 0) {
             let [rows, columns] = phase.runs;
             let (pitch, inner) = (of.source.pitch, phase.offsets.len());
@@ -529,8 +532,8 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
                 channel = channels.end;
                 let source = &source[group * group_size..];
                 let weights = &phase.weights[channels.start * inner..channels.end * inner];
-                for from in all.clone().step_by(BLOCK) {
-                    let run = from..all.end.min(from + BLOCK);
+                for from in all.clone().step_by(height) {
+                    let run = from..all.end.min(from + height);
                     let m = Loose {
                         values: &source[run.start..],
                         order: Order::RowsAt(&phase.offsets),
@@ -548,10 +551,10 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
                             has_zeros: false,
                         },
                         columns: None,
-                        y: Target { values: &mut block, stride: BLOCK, first: 0 },
+                        y: Target { values: &mut block, stride: height, first: 0 },
                         scratch: &mut *scratch,
                     });
-                    for (channel, made) in channels.clone().zip(block.chunks_exact(BLOCK)) {
+                    for (channel, made) in channels.clone().zip(block.chunks_exact(height)) {
                         let out = (band.plane(channel), width, first);
                         spread(&made[..run.len()], run.start, pitch, phase.runs, out);
                     }

@@ -27,8 +27,11 @@ use crate::scalar::Scalar;
 
 /// The places of a transformed patch.
 const PLACES: usize = 16;
-/// The number of values of one place that are processed together.
-const AT_ONCE: usize = 1 << 15;
+/// The number of patches times channels, of the source and the target, that are processed together,
+/// so that they stay in the cache.
+const AT_ONCE: usize = 1 << 14;
+/// The number of patches that are processed together at least, so that they fill a tile.
+const LEAST: usize = 64;
 /// The numbers of patches and channels below which nothing is gained.
 const FEWEST: [usize; 2] = [16, 16];
 
@@ -97,9 +100,9 @@ impl<T: Scalar> Winograd<T> {
     fn compute(&self, source: &[T], mut band: Band<'_, T>) {
         let across = self.target.size[1].div_ceil(2);
         let down = band.lines.start / 2..band.lines.end.div_ceil(2);
-        // A few rows of patches at a time, so that one place of all their channels stays in the
-        // cache.
-        let strip = (AT_ONCE / self.source.channels / across).clamp(1, down.len());
+        // A few rows of patches at a time.
+        let channels = self.source.channels + band.planes.len();
+        let strip = (AT_ONCE / channels).max(LEAST).div_ceil(across).clamp(1, down.len());
         let plane = self.source.size[0] * self.source.size[1];
         super::with_scratch::<T, _>(|scratch| {
             for first in down.clone().step_by(strip) {
