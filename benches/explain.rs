@@ -119,6 +119,51 @@ fn batch(table: &Table) {
     }
 }
 
+/// Explains batches of 64 from several threads at once: on the pool that all of them share, and
+/// sample by sample with a workspace for each thread.
+fn callers() {
+    const SAMPLES: usize = 64;
+    const CALLS: usize = 400;
+    println!(
+        "\n| callers at once | batches of {SAMPLES} a second | one by one, samples a second |"
+    );
+    println!("|---:|---:|---:|");
+    let (x, explainer) =
+        (samples(SAMPLES), explainer(&MLP, Accumulation::Optimal, Targets::Predicted));
+    for callers in [1, 2, 4] {
+        let rate = |batches: bool| {
+            let start = std::time::Instant::now();
+            std::thread::scope(|scope| {
+                for _ in 0..callers {
+                    scope.spawn(|| {
+                        let mut workspace = explainer.workspace();
+                        for _ in 0..CALLS / callers {
+                            if batches {
+                                black_box(
+                                    explainer.explain_batch_into(x.as_slice(), &mut workspace),
+                                )
+                                .expect("finite samples");
+                                continue;
+                            }
+                            for sample in x.as_slice().chunks_exact(784) {
+                                black_box(explainer.explain_into(sample, &mut workspace))
+                                    .expect("finite samples");
+                            }
+                        }
+                    });
+                }
+            });
+            CALLS as f64 / start.elapsed().as_secs_f64()
+        };
+        let median = |batches| {
+            let mut rates: Vec<f64> = (0..7).map(|_| rate(batches)).collect();
+            rates.sort_by(f64::total_cmp);
+            rates[3]
+        };
+        println!("| {callers} | {:.0} | {:.0} |", median(true), median(false) * SAMPLES as f64);
+    }
+}
+
 fn main() {
     // Cargo passes options of its own, such as --bench.
     let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
@@ -126,4 +171,7 @@ fn main() {
     let table = Table { wanted };
     single(&table);
     batch(&table);
+    if table.wanted.is_none() {
+        callers();
+    }
 }

@@ -5,6 +5,9 @@
 //! multiplications than are counted here, so it can exceed the peak. `-- TEXT` measures only the
 //! rows whose names contain the text.
 
+// Kernels must be inlined into the function for which the processor's features are enabled.
+#![allow(clippy::inline_always)]
+
 mod common;
 
 use std::hint::black_box;
@@ -44,7 +47,7 @@ fn products() -> Vec<(String, Product)> {
         let mut name = format!("{kernel} x {kernel}, {inputs} to {outputs}, {size} x {size}");
         for (what, value) in [("stride", stride), ("dilation", dilation), ("groups", groups)] {
             if value != 1 {
-                name += &format!(", {what} {value}");
+                name = format!("{name}, {what} {value}");
             }
         }
         let kind = if transposed { "transposed convolution" } else { "convolution" };

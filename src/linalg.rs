@@ -164,15 +164,29 @@ pub(crate) fn apply<T: Scalar>(w: Matrix<'_, T>, u: Option<&[T]>, x: &[T], y: &m
 pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&[T]>, x: &mut [T]) {
     /// Below this density of a sample's u, only the rows where it is not zero are computed.
     const SPARSE: f64 = 0.3;
-    let Some(u) = u else { return multiply(w.transposed(), None, y, x) };
+    /// A large matrix that is not packed is read only once for this many columns.
+    const FEW: usize = 12;
     let Matrix { inputs, outputs, .. } = w;
-    let (samples, columns) = (u.len() / inputs, x.len() / inputs);
+    let columns = x.len() / inputs;
+    let is_read_once =
+        w.values.len() >= LARGE && columns <= FEW && matches!(w.transposed(), Factor::Loose(_));
+    let Some(u) = u else {
+        if is_read_once {
+            project(w, y, None, x);
+        } else {
+            multiply(w.transposed(), None, y, x);
+        }
+        return;
+    };
+    let samples = u.len() / inputs;
     if samples == 0 || columns == 0 {
         return;
     }
     let per_sample = columns / samples;
     // Decided for each sample by itself, so that its result does not depend on the others.
-    let is_sparse = |u: &[T]| per_sample > 0 && (count_nonzero(u) as f64) < SPARSE * inputs as f64;
+    let is_sparse = |u: &[T]| {
+        is_read_once || per_sample > 0 && (count_nonzero(u) as f64) < SPARSE * inputs as f64
+    };
     let mut chosen = with_scratch::<T, _>(|scratch| std::mem::take(&mut scratch.chosen));
     chosen.clear();
     chosen.reserve(columns);
@@ -181,7 +195,7 @@ pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&
         if is_sparse(u) {
             let x = &mut x[of_sample.start * inputs..of_sample.end * inputs];
             let y = &y[of_sample.start * outputs..of_sample.end * outputs];
-            project(w, y, u, x);
+            project(w, y, Some(u), x);
         } else {
             chosen.extend(of_sample);
         }
@@ -195,8 +209,8 @@ pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&
     vectors::scale_by(x, u, inputs);
 }
 
-/// Writes the rows of Wᵀ y where u is not zero. The other rows keep their values.
-fn project<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: &[T], x: &mut [T]) {
+/// Writes the rows of Wᵀ y, or only those where u is not zero. The other rows keep their values.
+fn project<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&[T]>, x: &mut [T]) {
     let outputs = w.outputs;
     by_rows(Division::of::<T>(w.inputs), w.inputs, w.values.len(), x, |panels, x| {
         let rows = panels.first_row()..panels.first_row() + panels.height();
@@ -204,7 +218,12 @@ fn project<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: &[T], x: &mut [T]) {
             scratch.make_room(w.inputs.max(w.outputs));
             grow(&mut scratch.offsets, rows.len());
             let list = &mut scratch.offsets[..rows.len()];
-            let count = vectorized(|| vectors::list_nonzero(&[&u[rows.clone()]], list));
+            let count = if let Some(u) = u {
+                vectorized(|| vectors::list_nonzero(&[&u[rows.clone()]], list))
+            } else {
+                list.iter_mut().enumerate().for_each(|(row, at)| *at = row);
+                rows.len()
+            };
             let w = &w.values[rows.start * outputs..rows.end * outputs];
             let listed = &scratch.offsets[..count];
             run(Kernel(Which::Project(Project { w, outputs, listed, y, x })));
@@ -263,9 +282,11 @@ pub(crate) fn apply_to_rows<T: Scalar>(
     listed: &[usize],
     y: &mut [T],
 ) -> T {
-    // The number of columns multiplied at a time, so that they are still in the cache when they are
-    // copied into y.
+    /// The number of columns multiplied at a time, so that they are still in the cache when they
+    /// are copied into y.
     const COLUMNS: usize = 24;
+    /// Results with at least this many values are written by several threads.
+    const WIDE: usize = 1 << 18;
     // The number of rows of y, including those that are not listed.
     let height = y.len() / (x.len() / inner).max(1);
     let rows = listed.len();
@@ -298,8 +319,6 @@ pub(crate) fn apply_to_rows<T: Scalar>(
                 max
             })
         };
-        /// Results with at least this many values are written by several threads.
-        const WIDE: usize = 1 << 18;
         let worth_it = (rows * x.len() >= MANY || y.len() >= WIDE) && is_free();
         largest_of_parts(y, (height, COLUMNS), worth_it, of_columns)
     })

@@ -90,7 +90,9 @@ impl<T: Scalar> Explainer<T> {
         for (own, size) in exponents {
             let (part, others) = rest.split_at_mut(size);
             if own != exponent {
-                part.iter_mut().for_each(|share| *share = share.times_two_to(own - exponent));
+                for share in part {
+                    *share = share.times_two_to(own - exponent);
+                }
             }
             rest = others;
         }

@@ -32,7 +32,9 @@ impl<T: Scalar> WithSimd for Project<'_, T> {
         let columns = y.len() / outputs;
         let height = x.len() / columns.max(1);
         for column in x.chunks_exact_mut(height.max(1)) {
-            listed.iter().for_each(|&i| column[i] = T::zero());
+            for &i in listed {
+                column[i] = T::zero();
+            }
         }
         for start in (0..outputs).step_by(LENGTH) {
             let length = start..outputs.min(start + LENGTH);

@@ -80,11 +80,15 @@ impl<T: Scalar> Loose<'_, T> {
     pub fn places(&self, listed: &mut [usize], depth: &Range<usize>) -> usize {
         match self.order {
             Order::RowsAt(places) => {
-                listed.iter_mut().for_each(|k| *k = places[depth.start + *k]);
+                for k in listed {
+                    *k = places[depth.start + *k];
+                }
                 1
             }
             Order::RowsTogether(distance) | Order::InnerTogether(distance) => {
-                listed.iter_mut().for_each(|k| *k += depth.start);
+                for k in listed {
+                    *k += depth.start;
+                }
                 distance
             }
         }

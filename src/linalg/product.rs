@@ -279,15 +279,14 @@ impl<T: Scalar> Prepared<'_, T> {
     fn list(&mut self, group: &[usize], common: bool) -> ColumnGroup {
         let Self { x, depth, .. } = *self;
         let offsets = &mut self.offsets[self.listed..];
-        let count = match x.scale(group[0], depth).filter(|_| common) {
-            Some(u) => list_nonzero(&[u], offsets),
-            None => {
-                let mut columns = [&[][..]; GROUP];
-                for (values, &column) in columns.iter_mut().zip(group) {
-                    *values = x.column(column, depth);
-                }
-                list_nonzero(&columns[..group.len()], offsets)
+        let count = if let Some(u) = x.scale(group[0], depth).filter(|_| common) {
+            list_nonzero(&[u], offsets)
+        } else {
+            let mut columns = [&[][..]; GROUP];
+            for (values, &column) in columns.iter_mut().zip(group) {
+                *values = x.column(column, depth);
             }
+            list_nonzero(&columns[..group.len()], offsets)
         };
         let width = group.len();
         let values = &mut self.values[self.used..][..count * width];

@@ -205,18 +205,17 @@ impl Plan {
         let mut stack = Vec::new();
         let mut factors = 0..self.layers.len();
         for step in &self.steps {
-            match step {
-                Step::Shift => stack.push(factors.next()),
-                _ => {
-                    let (right, left) = (stack.pop().flatten(), stack.pop().flatten());
-                    match (step, left, right) {
-                        (Step::Append, _, Some(right)) => uses[right] = Use::Appended,
-                        (Step::Prepend, Some(left), _) => uses[left] = Use::Prepended,
-                        _ => {}
-                    }
-                    stack.push(None);
-                }
+            if *step == Step::Shift {
+                stack.push(factors.next());
+                continue;
             }
+            let (right, left) = (stack.pop().flatten(), stack.pop().flatten());
+            match (step, left, right) {
+                (Step::Append, _, Some(right)) => uses[right] = Use::Appended,
+                (Step::Prepend, Some(left), _) => uses[left] = Use::Prepended,
+                _ => {}
+            }
+            stack.push(None);
         }
         uses
     }
