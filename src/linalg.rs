@@ -1,5 +1,10 @@
 //! The single interface to matrix products.
 //!
+//! Every product is y = M diag(u) x for some columns x: of a dense layer in either direction, of a
+//! convolution, of two blocks of shares. [`product`] computes it, panel by panel. A matrix M is
+//! packed once for many products ([`Packings`]), or a part at a time. [`correlate`] and
+//! [`winograd`] lay out the planes of a convolution as such a matrix.
+//!
 //! All matrices are slices in column-major order. A layer's products include a scaling of its
 //! inputs: W diag(u) X and diag(u) Wᵀ Y. Share matrices have this form, and the scaling saves work:
 //! where u_i is 0, column i of W is never read. This saves about half of the work after a ReLU, and
@@ -14,41 +19,29 @@ mod kernel;
 mod panels;
 mod processor;
 mod product;
+mod threads;
 mod vectors;
 mod winograd;
 
-use std::ops::Range;
 use std::sync::OnceLock;
 
 use crate::scalar::Scalar;
 use correlate::Correlate;
 use dots::Project;
 use panels::{Division, Loose, Order, Packed, Panels};
-pub(crate) use processor::vectorized;
 use processor::{lanes, processor};
 use product::{ColumnGroup, Factor, Multiply, Right, Target};
+use threads::{MANY, by_rows, is_free, largest_of_parts, share_out};
 use winograd::{PatchTransform, SumPatches};
 
 pub(crate) use correlate::{Correlation, Direction, Geometry, Planes, reach};
+pub(crate) use processor::vectorized;
+pub(crate) use threads::{LARGE, each_chunk, each_part, zip_parts};
 pub(crate) use vectors::{
     add_scaled, copy, copy_part, copy_rows, dot, first_non_finite, list_nonzero_rows, max_abs,
     scaled, sum, sum_in_order,
 };
 use vectors::{count_nonzero, larger};
-
-/// Products with at least this many weights are split among the threads of the caller's pool.
-pub(crate) const LARGE: usize = 1 << 20;
-/// Products with at least this many multiply-adds are split by columns, unless this thread already
-/// belongs to the pool: then the other threads have work of their own.
-const MANY: usize = 1 << 23;
-
-/// Whether this thread does not belong to a pool of threads.
-fn is_free() -> bool {
-    #[cfg(feature = "rayon")]
-    return rayon::current_thread_index().is_none();
-    #[cfg(not(feature = "rayon"))]
-    false
-}
 
 /// One of the loops written for SIMD vectors.
 pub struct Kernel<'a, 'b, T: Scalar>(Which<'a, 'b, T>);
@@ -164,38 +157,30 @@ pub(crate) fn apply<T: Scalar>(w: Matrix<'_, T>, u: Option<&[T]>, x: &[T], y: &m
 pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&[T]>, x: &mut [T]) {
     /// Below this density of a sample's u, only the rows where it is not zero are computed.
     const SPARSE: f64 = 0.3;
-    /// A large matrix that is not packed is read only once for this many columns.
+    /// Packing a large matrix does not pay for this many columns a sample.
     const FEW: usize = 12;
     let Matrix { inputs, outputs, .. } = w;
-    let columns = x.len() / inputs;
-    let is_read_once =
-        w.values.len() >= LARGE && columns <= FEW && matches!(w.transposed(), Factor::Loose(_));
-    let Some(u) = u else {
-        if is_read_once {
-            project(w, y, None, x);
-        } else {
-            multiply(w.transposed(), None, y, x);
-        }
-        return;
-    };
-    let samples = u.len() / inputs;
+    let Some(u) = u else { return multiply(w.transposed(), None, y, x) };
+    let (samples, columns) = (u.len() / inputs, x.len() / inputs);
     if samples == 0 || columns == 0 {
         return;
     }
     let per_sample = columns / samples;
+    let is_loose = matches!(w.transposed(), Factor::Loose(_));
     // Decided for each sample by itself, so that its result does not depend on the others.
-    let is_sparse = |u: &[T]| {
-        is_read_once || per_sample > 0 && (count_nonzero(u) as f64) < SPARSE * inputs as f64
+    let projects = |u: &[T]| {
+        is_loose && w.values.len() >= LARGE && per_sample <= FEW
+            || (count_nonzero(u) as f64) < SPARSE * inputs as f64
     };
     let mut chosen = with_scratch::<T, _>(|scratch| std::mem::take(&mut scratch.chosen));
     chosen.clear();
     chosen.reserve(columns);
     for (sample, u) in u.chunks_exact(inputs).enumerate() {
         let of_sample = sample * per_sample..(sample + 1) * per_sample;
-        if is_sparse(u) {
+        if projects(u) {
             let x = &mut x[of_sample.start * inputs..of_sample.end * inputs];
             let y = &y[of_sample.start * outputs..of_sample.end * outputs];
-            project(w, y, Some(u), x);
+            project(w, y, u, x);
         } else {
             chosen.extend(of_sample);
         }
@@ -209,8 +194,8 @@ pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&
     vectors::scale_by(x, u, inputs);
 }
 
-/// Writes the rows of Wᵀ y, or only those where u is not zero. The other rows keep their values.
-fn project<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&[T]>, x: &mut [T]) {
+/// Writes the rows of Wᵀ y where u is not zero. The other rows keep their values.
+fn project<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: &[T], x: &mut [T]) {
     let outputs = w.outputs;
     by_rows(Division::of::<T>(w.inputs), w.inputs, w.values.len(), x, |panels, x| {
         let rows = panels.first_row()..panels.first_row() + panels.height();
@@ -218,12 +203,7 @@ fn project<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&[T]>, x: &mut [T]) {
             scratch.make_room(w.inputs.max(w.outputs));
             grow(&mut scratch.offsets, rows.len());
             let list = &mut scratch.offsets[..rows.len()];
-            let count = if let Some(u) = u {
-                vectorized(|| vectors::list_nonzero(&[&u[rows.clone()]], list))
-            } else {
-                list.iter_mut().enumerate().for_each(|(row, at)| *at = row);
-                rows.len()
-            };
+            let count = vectorized(|| vectors::list_nonzero(&[&u[rows.clone()]], list));
             let w = &w.values[rows.start * outputs..rows.end * outputs];
             let listed = &scratch.offsets[..count];
             run(Kernel(Which::Project(Project { w, outputs, listed, y, x })));
@@ -322,255 +302,6 @@ pub(crate) fn apply_to_rows<T: Scalar>(
         let worth_it = (rows * x.len() >= MANY || y.len() >= WIDE) && is_free();
         largest_of_parts(y, (height, COLUMNS), worth_it, of_columns)
     })
-}
-
-/// The number of values that is worth a thread of its own.
-const PART: usize = 1 << 15;
-
-/// Calls `f` for each chunk of `size` values, with the chunk's index. Many values are split among
-/// the threads of the caller's pool, so the result for a chunk must not depend on other chunks.
-pub(crate) fn each_chunk<E: Send>(
-    values: &mut [E],
-    size: usize,
-    f: impl Fn(usize, &mut [E]) + Sync,
-) {
-    #[cfg(feature = "rayon")]
-    if values.len() > 2 * PART {
-        use rayon::prelude::*;
-        let least = PART.div_ceil(size);
-        return values
-            .par_chunks_mut(size)
-            .with_min_len(least)
-            .enumerate()
-            .for_each(|(chunk, values)| f(chunk, values));
-    }
-    values.chunks_mut(size).enumerate().for_each(|(chunk, values)| f(chunk, values));
-}
-
-/// Calls `f` for parts of the values, with the index of the part's first item. An item is `unit`
-/// values. If `worth_it` is set, the items are split among the threads of the caller's pool, and
-/// each part except the last is a multiple of `together` items. The result for an item must not
-/// depend on other items.
-fn share_out<T: Scalar>(
-    values: &mut [T],
-    unit: usize,
-    together: usize,
-    worth_it: bool,
-    f: impl Fn(usize, &mut [T]) + Sync,
-) {
-    #[cfg(feature = "rayon")]
-    if worth_it {
-        use rayon::prelude::*;
-        let things = values.len() / unit;
-        // Items per thread.
-        let some = things.div_ceil(rayon::current_num_threads()).next_multiple_of(together);
-        return values
-            .par_chunks_mut(some * unit)
-            .enumerate()
-            .for_each(|(part, values)| f(part * some, values));
-    }
-    // Unused without the `rayon` feature.
-    let _ = (unit, together, worth_it);
-    f(0, values);
-}
-
-/// Some lines of some planes of a value: all planes or all lines.
-pub struct Band<'a, T> {
-    planes: Range<usize>,
-    lines: Range<usize>,
-    values: BandValues<'a, T>,
-}
-
-enum BandValues<'a, T> {
-    /// Whole planes of this size, which follow one another.
-    Planes(&'a mut [T], usize),
-    /// The lines of each plane.
-    Lines(Vec<&'a mut [T]>),
-}
-
-impl<T> Band<'_, T> {
-    /// The band's lines of a plane.
-    fn plane(&mut self, number: usize) -> &mut [T] {
-        let number = number - self.planes.start;
-        match &mut self.values {
-            BandValues::Planes(values, plane) => &mut values[number * *plane..][..*plane],
-            BandValues::Lines(planes) => planes[number],
-        }
-    }
-}
-
-/// Calls `f` for bands of planes of `height` x `width` values. If `worth_it` is set, they are split
-/// among the threads of the caller's pool: each band except the last has a multiple of `together`
-/// lines, or whole planes if these are small. The result for a value must not depend on others.
-fn share_planes<T: Scalar>(
-    values: &mut [T],
-    [height, width]: [usize; 2],
-    together: usize,
-    worth_it: bool,
-    f: impl Fn(Band<'_, T>) + Sync,
-) {
-    let plane = height * width;
-    let planes = values.len() / plane;
-    #[cfg(feature = "rayon")]
-    if worth_it {
-        use rayon::prelude::*;
-        /// Planes with fewer values for each thread are not split: too few would fill a vector.
-        const FEWEST: usize = 192;
-        let threads = rayon::current_num_threads();
-        let some = height.div_ceil(threads).next_multiple_of(together);
-        if plane / threads < FEWEST {
-            // Whole groups of columns.
-            let some = planes.div_ceil(threads).next_multiple_of(6);
-            let bands = values.par_chunks_mut(some * plane).enumerate();
-            return bands.for_each(|(number, values)| {
-                let first = number * some;
-                let planes = first..first + values.len() / plane;
-                f(Band { planes, lines: 0..height, values: BandValues::Planes(values, plane) });
-            });
-        }
-        if some < height {
-            let mut bands: Vec<Vec<&mut [T]>> =
-                (0..height).step_by(some).map(|_| Vec::with_capacity(planes)).collect();
-            for plane in values.chunks_exact_mut(plane) {
-                let lines = plane.chunks_mut(some * width);
-                bands.iter_mut().zip(lines).for_each(|(band, lines)| band.push(lines));
-            }
-            return bands.into_par_iter().enumerate().for_each(|(number, values)| {
-                let lines = number * some..height.min((number + 1) * some);
-                f(Band { planes: 0..planes, lines, values: BandValues::Lines(values) });
-            });
-        }
-    }
-    // Unused without the `rayon` feature.
-    let _ = (together, worth_it);
-    let values = BandValues::Planes(values, plane);
-    f(Band { planes: 0..planes, lines: 0..height, values });
-}
-
-/// Calls `f` for parts of the values. The parts can have any size.
-pub(crate) fn each_part<T: Scalar>(values: &mut [T], f: impl Fn(&mut [T]) + Sync) {
-    each_chunk(values, PART, |_, values| vectorized(|| f(values)));
-}
-
-/// Calls `f` for parts of the values, with the index of the part's first value and the same part of
-/// the others.
-pub(crate) fn zip_parts<T: Scalar>(
-    values: &mut [T],
-    others: &[T],
-    f: impl Fn(usize, &mut [T], &[T]) + Sync,
-) {
-    each_chunk(values, PART, |part, values| {
-        let others = &others[part * PART..][..values.len()];
-        vectorized(|| f(part * PART, values, others));
-    });
-}
-
-/// Some panels of a matrix.
-#[derive(Debug, Clone, Copy)]
-struct PanelRange {
-    division: Division,
-    first: usize,
-    end: usize,
-    /// The number of rows of the whole matrix.
-    rows: usize,
-}
-
-impl PanelRange {
-    /// All panels of a matrix of this many rows.
-    fn all<T: Scalar>(rows: usize) -> Self {
-        let division = Division::of::<T>(rows);
-        Self { division, first: 0, end: division.panels(), rows }
-    }
-
-    fn first_row(self) -> usize {
-        self.division.rows(self.first).start
-    }
-
-    /// The number of rows, without those that fill up the last vector.
-    fn height(self) -> usize {
-        self.rows.min(self.division.rows(self.end - 1).end) - self.first_row()
-    }
-}
-
-/// Computes a result of this many rows: all panels at once, or some for each thread if there are
-/// many weights. Each thread then reads only its own part of the weights, once.
-fn by_rows<T: Scalar>(
-    division: Division,
-    rows: usize,
-    weights: usize,
-    out: &mut [T],
-    product: impl Fn(PanelRange, &mut [T]) + Sync,
-) {
-    let panels = division.panels();
-    let some = |first: usize, end: usize| PanelRange { division, first, end, rows };
-    if out.is_empty() {
-        return;
-    }
-    #[cfg(feature = "rayon")]
-    if weights >= LARGE {
-        use rayon::prelude::*;
-        let each = panels.div_ceil(rayon::current_num_threads());
-        let columns = out.len() / rows;
-        if each < panels {
-            let ranges =
-                || (0..panels).step_by(each).map(|first| some(first, panels.min(first + each)));
-            let compute = |mut memory: &mut [T]| {
-                let mut parts = Vec::with_capacity(panels.div_ceil(each));
-                for range in ranges() {
-                    let (part, rest) =
-                        std::mem::take(&mut memory).split_at_mut(range.height() * columns);
-                    parts.push((range, part));
-                    memory = rest;
-                }
-                parts.into_par_iter().for_each(|(range, part)| product(range, part));
-            };
-            if columns == 1 {
-                return compute(out);
-            }
-            // Each part is a column-major matrix of its own rows, because rows of several columns
-            // of `out` are not contiguous. The memory is taken out instead of borrowed: while this
-            // thread waits, rayon may run another product on it.
-            let mut memory = with_scratch::<T, _>(|scratch| std::mem::take(&mut scratch.parts));
-            grow(&mut memory, out.len());
-            compute(&mut memory[..out.len()]);
-            let mut parts = &memory[..out.len()];
-            for range in ranges() {
-                let (part, rest) = parts.split_at(range.height() * columns);
-                let of_part = range.first_row()..range.first_row() + range.height();
-                for (part, out) in part.chunks_exact(range.height()).zip(out.chunks_exact_mut(rows))
-                {
-                    out[of_part.clone()].copy_from_slice(part);
-                }
-                parts = rest;
-            }
-            return with_scratch::<T, _>(|scratch| scratch.parts = memory);
-        }
-    }
-    // Unused without the `rayon` feature.
-    let _ = weights;
-    product(some(0, panels), out);
-}
-
-/// The largest of the results of `f` for parts of the columns, as [`share_out`] shares them.
-fn largest_of_parts<T: Scalar>(
-    values: &mut [T],
-    (height, together): (usize, usize),
-    worth_it: bool,
-    f: impl Fn(usize, &mut [T]) -> T + Sync,
-) -> T {
-    #[cfg(feature = "rayon")]
-    if worth_it {
-        use rayon::prelude::*;
-        let columns = values.len() / height;
-        let some = columns.div_ceil(rayon::current_num_threads()).next_multiple_of(together);
-        return values
-            .par_chunks_mut(some * height)
-            .enumerate()
-            .map(|(part, values)| f(part * some, values))
-            .reduce(T::zero, larger);
-    }
-    let _ = (height, together, worth_it);
-    f(0, values)
 }
 
 /// Makes a vector at least this long.

@@ -61,9 +61,9 @@ impl<T: Scalar> Graph<T> {
     ///
     /// One pass over the layers computes the outputs and accumulates their shares.
     ///
-    /// This is a shortcut for [`explainer`](Self::explainer) followed by [`Explainer::explain`]. If
-    /// there are many samples, keep the explainer: a rule that transforms the weights does so each
-    /// time an explainer is created.
+    /// This is a shortcut for [`explainer`](Self::explainer) followed by [`Explainer::explain`],
+    /// without the copies of the weights that only pay if there are many samples. If there are, keep
+    /// the explainer.
     ///
     /// # Errors
     /// See [`explainer`](Self::explainer) and [`Explainer::explain`].
@@ -123,8 +123,12 @@ impl<T: Scalar> Graph<T> {
 
     /// Prepares a rule for this model.
     ///
-    /// Cost: one copy of each linear layer's weights for each of the rule's transforms. `Epsilon`
-    /// and `Relative` need no copies.
+    /// Cost: one copy of each linear layer's weights for each of the rule's transforms (`Epsilon`
+    /// and `Relative` have none), and one copy of these and of the layer's own weights for each
+    /// direction that the plan uses, in the order in which the products read them. The second kind
+    /// of copy belongs to the layer and is made once for all explainers of a model. A convolutional
+    /// network of more than 5e7 multiply-adds does without it for dense layers of 2^20 weights or
+    /// more: it explains one sample at a time, so reading the weights takes longer than the product.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the rule cannot be used at a layer, [`Error::UnmatchedSetting`] if

@@ -93,10 +93,12 @@ impl<T: Scalar> Explainer<T> {
     /// The workspace holds the explanation until its next use.
     ///
     /// After the first successful call, nothing is allocated for a network of the crate's own layers
-    /// and rules. There are three exceptions. A convolution arranges its weights for a product when
-    /// that product is first needed. [`with_health`](Self::with_health) and findings allocate in each
-    /// call. With the `rayon` feature, splitting the work of a large layer among threads can
-    /// allocate.
+    /// and rules. There are four exceptions. A convolution whose fast product would lose digits for
+    /// a sample arranges its weights for the plain product when it first needs that.
+    /// [`with_health`](Self::with_health) and findings allocate in each call. With the `rayon`
+    /// feature, splitting the work of a large layer among threads can allocate. So does explaining
+    /// many targets of a network whose hidden layers are much wider than its input: their shares
+    /// would need much more memory than the results, so some targets are explained at a time.
     ///
     /// # Errors
     /// See [`explain`](Self::explain). The workspace remains usable after an error.
@@ -170,7 +172,7 @@ impl<T: Scalar> Explainer<T> {
     /// Samples are columns: `samples` is inputs x samples. A batch can have any number of samples,
     /// including zero. With the `rayon` feature, the batch is split among the threads of the
     /// caller's pool. The results are bit-for-bit identical for any number of threads and any split
-    /// of the batch.
+    /// of the batch. If another batch is being split already, this one runs on the caller's thread.
     ///
     /// Cost: as for single samples, except that several samples share each read of the weights.
     /// Memory: the explanations, and for each thread the blocks of its part of the batch.

@@ -20,10 +20,11 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::panels::{Loose, Order};
+use super::panels::{Loose, Order, PanelRange};
 use super::product::{Factor, Multiply, Right, Target};
+use super::threads::{Band, share_planes};
 use super::winograd::Winograd;
-use super::{Band, Kernel, PanelRange, Scratch, Which, grow, share_planes};
+use super::{Kernel, Scratch, Which, grow};
 use crate::scalar::Scalar;
 
 /// The channels of one side, and their height and width.
@@ -456,7 +457,7 @@ impl Source {
         let [height, width] = self.planes.size;
         let phases = self.phases.len();
         // The planes are ordered by channel, then by phase.
-        super::each_chunk(out, self.height * self.pitch, |number, plane| {
+        super::threads::each_chunk(out, self.height * self.pitch, |number, plane| {
             plane.fill(T::zero());
             let [rows, columns] = &self.phases[number % phases];
             // There are only zeros after the last plane.

@@ -50,6 +50,33 @@ impl Division {
     }
 }
 
+/// Some panels of a matrix.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PanelRange {
+    pub division: Division,
+    pub first: usize,
+    pub end: usize,
+    /// The number of rows of the whole matrix.
+    pub rows: usize,
+}
+
+impl PanelRange {
+    /// All panels of a matrix of this many rows.
+    pub fn all<T: Scalar>(rows: usize) -> Self {
+        let division = Division::of::<T>(rows);
+        Self { division, first: 0, end: division.panels(), rows }
+    }
+
+    pub fn first_row(self) -> usize {
+        self.division.rows(self.first).start
+    }
+
+    /// The number of rows, without those that fill up the last vector.
+    pub fn height(self) -> usize {
+        self.rows.min(self.division.rows(self.end - 1).end) - self.first_row()
+    }
+}
+
 /// Where the values of a matrix are.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Order<'a> {

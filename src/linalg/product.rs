@@ -7,9 +7,9 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::panels::{self, Loose, Pack, Packed};
+use super::panels::{self, Loose, Pack, Packed, PanelRange};
 use super::vectors::{count_nonzero, list_nonzero};
-use super::{PanelRange, Scratch, grow, kernel};
+use super::{Scratch, grow, kernel};
 use crate::scalar::Scalar;
 
 /// The largest number of columns that share each read of M.

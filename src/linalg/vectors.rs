@@ -3,12 +3,13 @@
 // Inlined into the function for which the processor's features are enabled.
 #![allow(clippy::inline_always)]
 
-use super::{PART, vectorized};
+use super::threads::{PART, zip_parts};
+use super::vectorized;
 use crate::scalar::Scalar;
 
 /// `y += a x`.
 pub(crate) fn add_scaled<T: Scalar>(a: T, x: &[T], y: &mut [T]) {
-    super::zip_parts(y, x, |_, y, x| {
+    zip_parts(y, x, |_, y, x| {
         for (y, &x) in y.iter_mut().zip(x) {
             *y += a * x;
         }
@@ -17,7 +18,7 @@ pub(crate) fn add_scaled<T: Scalar>(a: T, x: &[T], y: &mut [T]) {
 
 /// `y = a x`.
 pub(crate) fn scaled<T: Scalar>(a: T, x: &[T], y: &mut [T]) {
-    super::zip_parts(y, x, |_, y, x| {
+    zip_parts(y, x, |_, y, x| {
         for (y, &x) in y.iter_mut().zip(x) {
             *y = a * x;
         }
@@ -26,7 +27,7 @@ pub(crate) fn scaled<T: Scalar>(a: T, x: &[T], y: &mut [T]) {
 
 /// `y = x`.
 pub(crate) fn copy<T: Scalar>(x: &[T], y: &mut [T]) {
-    super::zip_parts(y, x, |_, y, x| y.copy_from_slice(x));
+    zip_parts(y, x, |_, y, x| y.copy_from_slice(x));
 }
 
 /// Copies some rows of a column-major matrix of `rows` rows to a matrix of `size` rows: as many, from
