@@ -3,12 +3,12 @@
 //! Every product is y = M diag(u) x for some columns x: of a dense layer in either direction, of a
 //! convolution, of two blocks of shares. [`product`] computes it, panel by panel. A matrix M is
 //! packed once for many products ([`Packings`]), or a part at a time. [`correlate`] and
-//! [`winograd`] lay out the planes of a convolution as such a matrix.
+//! [`winograd`] lay out the planes of a convolution as such a matrix. Only if few rows of a
+//! transposed product are needed, [`dots`] computes these alone.
 //!
 //! All matrices are slices in column-major order. A layer's products include a scaling of its
-//! inputs: W diag(u) X and diag(u) Wᵀ Y. Share matrices have this form, and the scaling saves work:
-//! where u_i is 0, column i of W is never read. This saves about half of the work after a ReLU, and
-//! more for images with many zeros.
+//! inputs: W diag(u) X and diag(u) Wᵀ Y. Share matrices have this form, and their zeros save work:
+//! about half after a ReLU, and more for images with many zeros.
 //!
 //! Each column of a result is bit-for-bit independent of the other columns, of their number, and of
 //! the thread that computes it.
@@ -31,7 +31,7 @@ use dots::Project;
 use panels::{Division, Loose, Order, Packed, Panels};
 use processor::{lanes, processor};
 use product::{ColumnGroup, Factor, Multiply, Right, Target};
-use threads::{MANY, by_rows, is_free, largest_of_parts, share_out};
+use threads::{MANY, by_rows, is_free, largest_of_parts};
 use winograd::{PatchTransform, SumPatches};
 
 pub(crate) use correlate::{Correlation, Direction, Geometry, Planes, reach};
@@ -157,8 +157,6 @@ pub(crate) fn apply<T: Scalar>(w: Matrix<'_, T>, u: Option<&[T]>, x: &[T], y: &m
 pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&[T]>, x: &mut [T]) {
     /// Below this density of a sample's u, only the rows where it is not zero are computed.
     const SPARSE: f64 = 0.3;
-    /// Packing a large matrix does not pay for this many columns a sample.
-    const FEW: usize = 12;
     let Matrix { inputs, outputs, .. } = w;
     let Some(u) = u else { return multiply(w.transposed(), None, y, x) };
     let (samples, columns) = (u.len() / inputs, x.len() / inputs);
@@ -166,12 +164,8 @@ pub(crate) fn apply_transposed<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: Option<&
         return;
     }
     let per_sample = columns / samples;
-    let is_loose = matches!(w.transposed(), Factor::Loose(_));
     // Decided for each sample by itself, so that its result does not depend on the others.
-    let projects = |u: &[T]| {
-        is_loose && w.values.len() >= LARGE && per_sample <= FEW
-            || (count_nonzero(u) as f64) < SPARSE * inputs as f64
-    };
+    let projects = |u: &[T]| (count_nonzero(u) as f64) < SPARSE * inputs as f64;
     let mut chosen = with_scratch::<T, _>(|scratch| std::mem::take(&mut scratch.chosen));
     chosen.clear();
     chosen.reserve(columns);
@@ -201,7 +195,6 @@ fn project<T: Scalar>(w: Matrix<'_, T>, y: &[T], u: &[T], x: &mut [T]) {
         let rows = panels.first_row()..panels.first_row() + panels.height();
         with_scratch::<T, _>(|scratch| {
             scratch.make_room(w.inputs.max(w.outputs));
-            grow(&mut scratch.offsets, rows.len());
             let list = &mut scratch.offsets[..rows.len()];
             let count = vectorized(|| vectors::list_nonzero(&[&u[rows.clone()]], list));
             let w = &w.values[rows.start * outputs..rows.end * outputs];
@@ -218,10 +211,12 @@ fn multiply<T: Scalar>(m: Factor<'_, T>, u: Option<&[T]>, x: &[T], y: &mut [T]) 
     let one_sample = u.is_none_or(|u| u.len() == inner);
     if one_sample && rows * inner < LARGE && rows * inner * columns >= MANY && is_free() {
         // Each part has whole groups of columns.
-        return share_out(y, rows, 6, true, |first, y| {
+        largest_of_parts(y, (rows, 6), true, |first, y| {
             let x = &x[first * inner..][..y.len() / rows * inner];
             multiply_columns(m, (u, usize::MAX, x), None, y);
+            T::zero()
         });
+        return;
     }
     let per_sample = u.map_or(1, |u| x.len() / u.len().max(1));
     multiply_columns(m, (u, per_sample, x), None, y);
@@ -270,7 +265,7 @@ pub(crate) fn apply_to_rows<T: Scalar>(
     // The number of rows of y, including those that are not listed.
     let height = y.len() / (x.len() / inner).max(1);
     let rows = listed.len();
-    if rows == 0 {
+    if rows == 0 || y.is_empty() {
         y.fill(T::zero());
         return T::zero();
     }

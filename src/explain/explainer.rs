@@ -125,8 +125,9 @@ impl<T: Scalar> Graph<T> {
     ///
     /// Cost: one copy of each linear layer's weights for each of the rule's transforms (`Epsilon`
     /// and `Relative` have none), and one copy of these and of the layer's own weights for each
-    /// direction that the plan uses, in the order in which the products read them. The second kind
-    /// of copy belongs to the layer and is made once for all explainers of a model. A convolutional
+    /// direction that the plan uses, in the order in which the products read them. (The first plan is
+    /// that for all outputs.) The second kind of copy belongs to the layer and is made once for all
+    /// explainers of a model. A convolutional
     /// network of more than 5e7 multiply-adds does without it for dense layers of 2^20 weights or
     /// more: it explains one sample at a time, so reading the weights takes longer than the product.
     ///
@@ -182,7 +183,7 @@ impl<T: Scalar> Explainer<T> {
     }
 
     /// Prepares the weights for the products of the plan, unless they are to be used only once.
-    fn prepared(self) -> Self {
+    pub(super) fn prepared(self) -> Self {
         if self.prepares {
             self.network.prepare(&self.plan);
         }

@@ -14,14 +14,14 @@ use super::pass::PartMemory;
 use super::targets::Targets;
 use crate::error::Error;
 use crate::graph::Feed;
-use crate::relevance::Accumulation;
+use crate::relevance::End;
 use crate::scalar::Scalar;
 
 impl<T: Scalar> Explainer<T> {
     /// The number of targets that are explained at a time, if these are not all.
     pub(super) fn targets_at_once(&self) -> Option<usize> {
         /// Blocks with fewer bytes are no burden.
-        const SMALL: f64 = (64 << 20) as f64;
+        const SMALL: f64 = (256 << 20) as f64;
         /// The largest size of the blocks, as a fraction of the results.
         const LARGEST: f64 = 0.3;
         /// The number of targets that make up for another forward pass.
@@ -29,13 +29,20 @@ impl<T: Scalar> Explainer<T> {
         let (count, blocks) = (self.target_count(), self.values_of_blocks(1));
         let results = self.values_of_shares();
         let is_small = blocks * (size_of::<T>() as f64) < SMALL || blocks <= LARGEST * results;
-        // The blocks of forward accumulation do not depend on the number of targets.
-        if is_small || self.plan.accumulation() == Accumulation::Forward {
+        if is_small {
             return None;
         }
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates
         let fits = (count as f64 * LARGEST * results / blocks) as usize;
-        Some(fits.max(FEWEST)).filter(|&at_once| at_once < count)
+        // The blocks to the left of a bottleneck do not depend on the number of targets.
+        Some(fits.max(FEWEST))
+            .filter(|&at_once| at_once < count && self.values_of_blocks_for(at_once) < blocks / 2.0)
+    }
+
+    /// The number of values in the blocks of a sample for some targets.
+    pub(super) fn values_of_blocks_for(&self, targets: usize) -> f64 {
+        let accumulation = self.plan.accumulation();
+        2.0 * self.network.plan(accumulation, End::Selected(targets)).largest_block(accumulation)
     }
 
     /// This explainer for some of its targets.
@@ -52,7 +59,7 @@ impl<T: Scalar> Explainer<T> {
         };
         let mut part = Self { targets: Arc::new(targets), checkup: None, ..self.clone() };
         part.plan = self.network.plan(self.plan.accumulation(), part.end());
-        part
+        part.prepared()
     }
 
     /// Explains one sample, some targets at a time.

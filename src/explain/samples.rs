@@ -27,7 +27,8 @@ pub struct Workspace<T: Scalar> {
 ///
 /// Of the callers that do not belong to a pool themselves, only one has it at a time. Several
 /// batches on the same threads would wait for each other and displace each other's memory from the
-/// caches, so the other callers explain theirs on their own threads.
+/// caches, so the other callers go through their samples on their own threads. Large products are
+/// split in any case.
 #[cfg(feature = "rayon")]
 struct Split {
     is_from_outside: bool,
@@ -40,8 +41,9 @@ static IS_SPLIT: AtomicBool = AtomicBool::new(false);
 impl Split {
     fn begin() -> Option<Self> {
         let is_from_outside = rayon::current_thread_index().is_none();
+        // Not `then_some`: dropping an unused permission would give back that of another caller.
         (!is_from_outside || !IS_SPLIT.swap(true, Ordering::Acquire))
-            .then_some(Self { is_from_outside })
+            .then(|| Self { is_from_outside })
     }
 }
 
@@ -172,7 +174,8 @@ impl<T: Scalar> Explainer<T> {
     /// Samples are columns: `samples` is inputs x samples. A batch can have any number of samples,
     /// including zero. With the `rayon` feature, the batch is split among the threads of the
     /// caller's pool. The results are bit-for-bit identical for any number of threads and any split
-    /// of the batch. If another batch is being split already, this one runs on the caller's thread.
+    /// of the batch. While the batch of another caller is split, the samples of this one stay on the
+    /// caller's thread.
     ///
     /// Cost: as for single samples, except that several samples share each read of the weights.
     /// Memory: the explanations, and for each thread the blocks of its part of the batch.

@@ -50,10 +50,15 @@ impl<T: Scalar> Explainer<T> {
     fn values_of_blocks_at_once(&self, samples: usize) -> f64 {
         match self.targets_at_once() {
             None => self.values_of_blocks(samples),
-            // Both the blocks and the shares of a part grow with the number of its targets.
+            // Each thread explains some targets of one sample.
             Some(some) => {
+                #[cfg(feature = "rayon")]
+                let threads = rayon::current_num_threads();
+                #[cfg(not(feature = "rayon"))]
+                let threads = 1;
                 let fraction = some as f64 / self.target_count() as f64;
-                samples as f64 * fraction * (self.values_of_shares() + self.values_of_blocks(1))
+                let of_part = fraction * self.values_of_shares() + self.values_of_blocks_for(some);
+                samples.min(threads) as f64 * of_part
             }
         }
     }

@@ -1,7 +1,9 @@
-//! The two inner loops of all products, which use the processor's widest vectors.
+//! The inner loops of all products, which use the processor's widest vectors.
 //!
-//! The order of a summation depends only on the shape of the matrix. The grouping of columns, the
-//! skipping of zeros and the distribution over threads do not change a single bit of a result.
+//! The sum of a product has one order: that of the inner indices, in blocks whose size depends only on
+//! the shape. The grouping of columns, the packing of the matrix, the skipping of zeros and the
+//! distribution over threads do not change a single bit. Scalar products add in the order of the
+//! vectors' lanes, so whether they are used depends on the sample alone.
 
 // Everything here must be inlined into the function for which the processor's features are enabled.
 #![allow(clippy::inline_always, clippy::needless_range_loop)]
@@ -56,7 +58,8 @@ impl<T: Lanes, const V: usize, const U: usize, const N: usize> WithSimd for Tile
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { panel, first, x, y, places, rows, add } = self;
         let panel = T::vectors::<S>(panel).0.as_chunks::<V>().0;
-        let mut sums = [[T::splat(simd, T::default()); U]; N];
+        let zero = T::splat(simd, T::default());
+        let mut sums = [[zero; U]; N];
         accumulate::<S, T, V, U, N>(simd, (panel, first), x, &mut sums);
         let lanes = T::lanes::<S>();
         for c in 0..N {
@@ -65,11 +68,12 @@ impl<T: Lanes, const V: usize, const U: usize, const N: usize> WithSimd for Tile
                 let from = (first + v) * lanes;
                 if from + lanes <= rows {
                     let y = &mut T::vectors_mut::<S>(&mut y[from..from + lanes]).0[0];
-                    *y = if add { T::add(simd, *y, sums[c][v]) } else { sums[c][v] };
+                    // Adding 0 makes a sum of -0, which skipped zeros can give, that of others.
+                    *y = T::add(simd, if add { *y } else { zero }, sums[c][v]);
                 } else if from < rows {
-                    let (y, sum) = (&mut y[from..], sums[c][v]);
-                    let sum = if add { T::add(simd, T::load(simd, y), sum) } else { sum };
-                    T::store(simd, y, sum);
+                    let y = &mut y[from..];
+                    let before = if add { T::load(simd, y) } else { zero };
+                    T::store(simd, y, T::add(simd, before, sums[c][v]));
                 }
             }
         }
@@ -222,7 +226,7 @@ impl<T: Lanes, const V: usize, const N: usize> WithSimd for Sums<'_, T, V, N> {
             }
             for v in 0..V {
                 T::vectors_mut::<S>(&mut y[places[v]..places[v] + lanes]).0[0] =
-                    if add { T::add(simd, before[v], sums[c][v]) } else { sums[c][v] };
+                    T::add(simd, before[v], sums[c][v]);
             }
         }
     }
@@ -251,7 +255,8 @@ impl<T: Lanes, const N: usize> WithSimd for Few<'_, T, N> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { w, rows, offsets, scale, x, y, columns, add } = self;
-        let mut sums = [T::splat(simd, T::default()); N];
+        let zero = T::splat(simd, T::default());
+        let mut sums = [zero; N];
         for (&at, x) in offsets.iter().zip(x) {
             let w = T::load(simd, &w[at * scale + rows.start..at * scale + rows.end]);
             for c in 0..N {
@@ -260,8 +265,8 @@ impl<T: Lanes, const N: usize> WithSimd for Few<'_, T, N> {
         }
         for c in 0..N {
             let y = &mut y[columns[c] + rows.start..columns[c] + rows.end];
-            let sum = if add { T::add(simd, T::load(simd, y), sums[c]) } else { sums[c] };
-            T::store(simd, y, sum);
+            let before = if add { T::load(simd, y) } else { zero };
+            T::store(simd, y, T::add(simd, before, sums[c]));
         }
     }
 }

@@ -190,14 +190,15 @@ impl<T: Scalar> Scratch<T> {
     /// Makes room for the largest possible number of entries, so that memory does not depend on the
     /// values.
     pub(super) fn make_room(&mut self, inner: usize) {
-        let Self { groups, columns, offsets, x, .. } = self;
+        let Self { groups, columns, offsets, x, panel, .. } = self;
         let depth = inner.min(WHOLE);
         groups.clear();
         columns.clear();
         groups.reserve(MOST);
         columns.reserve(MOST);
-        grow(offsets, SLAB * depth);
+        grow(offsets, (SLAB * depth).max(inner));
         grow(x, SLAB * depth);
+        grow(panel, panels::with_room::<T>(panels::TALLEST * super::lanes::<T>() * depth));
     }
 
     /// Groups some columns, for the inner indices in `depth`: scales them, or lists where they are

@@ -5,8 +5,11 @@
 use std::ops::Range;
 
 use super::panels::{Division, PanelRange};
+use super::vectorized;
+#[cfg(feature = "rayon")]
 use super::vectors::larger;
-use super::{grow, vectorized, with_scratch};
+#[cfg(feature = "rayon")]
+use super::{grow, with_scratch};
 use crate::scalar::Scalar;
 
 /// Products with at least this many weights are split among the threads of the caller's pool.
@@ -46,33 +49,6 @@ pub(crate) fn each_chunk<E: Send>(
     values.chunks_mut(size).enumerate().for_each(|(chunk, values)| f(chunk, values));
 }
 
-/// Calls `f` for parts of the values, with the index of the part's first item. An item is `unit`
-/// values. If `worth_it` is set, the items are split among the threads of the caller's pool, and
-/// each part except the last is a multiple of `together` items. The result for an item must not
-/// depend on other items.
-pub(super) fn share_out<T: Scalar>(
-    values: &mut [T],
-    unit: usize,
-    together: usize,
-    worth_it: bool,
-    f: impl Fn(usize, &mut [T]) + Sync,
-) {
-    #[cfg(feature = "rayon")]
-    if worth_it {
-        use rayon::prelude::*;
-        let things = values.len() / unit;
-        // Items per thread.
-        let some = things.div_ceil(rayon::current_num_threads()).next_multiple_of(together);
-        return values
-            .par_chunks_mut(some * unit)
-            .enumerate()
-            .for_each(|(part, values)| f(part * some, values));
-    }
-    // Unused without the `rayon` feature.
-    let _ = (unit, together, worth_it);
-    f(0, values);
-}
-
 /// Some lines of some planes of a value: all planes or all lines.
 pub struct Band<'a, T> {
     pub planes: Range<usize>,
@@ -84,6 +60,7 @@ enum BandValues<'a, T> {
     /// Whole planes of this size, which follow one another.
     Planes(&'a mut [T], usize),
     /// The lines of each plane.
+    #[cfg(feature = "rayon")]
     Lines(Vec<&'a mut [T]>),
 }
 
@@ -93,6 +70,7 @@ impl<T> Band<'_, T> {
         let number = number - self.planes.start;
         match &mut self.values {
             BandValues::Planes(values, plane) => &mut values[number * *plane..][..*plane],
+            #[cfg(feature = "rayon")]
             BandValues::Lines(planes) => planes[number],
         }
     }
@@ -100,7 +78,8 @@ impl<T> Band<'_, T> {
 
 /// Calls `f` for bands of planes of `height` x `width` values. If `worth_it` is set, they are split
 /// among the threads of the caller's pool: each band except the last has a multiple of `together`
-/// lines, or whole planes if these are small. The result for a value must not depend on others.
+/// lines, or whole planes if these are small or have few lines. What all bands have in common, such
+/// as a transformed source, is then computed for each of them. The result for a value must not depend on others.
 pub(super) fn share_planes<T: Scalar>(
     values: &mut [T],
     [height, width]: [usize; 2],
@@ -117,7 +96,7 @@ pub(super) fn share_planes<T: Scalar>(
         const FEWEST: usize = 192;
         let threads = rayon::current_num_threads();
         let some = height.div_ceil(threads).next_multiple_of(together);
-        if plane / threads < FEWEST {
+        if plane / threads < FEWEST || some >= height {
             // Whole groups of columns.
             let some = planes.div_ceil(threads).next_multiple_of(6);
             let bands = values.par_chunks_mut(some * plane).enumerate();
@@ -127,7 +106,7 @@ pub(super) fn share_planes<T: Scalar>(
                 f(Band { planes, lines: 0..height, values: BandValues::Planes(values, plane) });
             });
         }
-        if some < height {
+        {
             let mut bands: Vec<Vec<&mut [T]>> =
                 (0..height).step_by(some).map(|_| Vec::with_capacity(planes)).collect();
             for plane in values.chunks_exact_mut(plane) {
@@ -223,7 +202,10 @@ pub(super) fn by_rows<T: Scalar>(
     product(some(0, panels), out);
 }
 
-/// The largest of the results of `f` for parts of the columns, as [`share_out`] shares them.
+/// The largest of the results of `f` for parts of the columns, with the index of a part's first
+/// column. If `worth_it` is set, they are split among the threads of the caller's pool, and each part
+/// except the last is a multiple of `together` columns. The result for a column must not depend on
+/// others.
 pub(super) fn largest_of_parts<T: Scalar>(
     values: &mut [T],
     (height, together): (usize, usize),

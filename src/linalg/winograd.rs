@@ -88,15 +88,6 @@ impl<T: Scalar> Winograd<T> {
         (self.source.values(), self.target.values())
     }
 
-    /// The number of values of a place for some rows of patches, and the distance between rows.
-    /// There is a value between two rows that belongs to no patch, unless it would take more vectors.
-    fn layout(&self, rows: usize) -> (usize, usize) {
-        let across = self.target.size[1].div_ceil(2);
-        let (packed, spaced) = (rows * across, rows * (across + 1) - 1);
-        let height = |count: usize| Division::of::<T>(count).height();
-        if height(spaced) == height(packed) { (spaced, across + 1) } else { (packed, across) }
-    }
-
     /// Computes the product for one column.
     pub fn apply(&self, source: &[T], target: &mut [T]) {
         let patches = self.target.size.map(|size| size.div_ceil(2)).iter().product::<usize>();
@@ -117,7 +108,7 @@ impl<T: Scalar> Winograd<T> {
         super::with_scratch::<T, _>(|scratch| {
             for first in down.clone().step_by(strip) {
                 let rows = first..down.end.min(first + strip);
-                let (count, _) = self.layout(rows.len());
+                let count = rows.len() * across;
                 let channels = self.source.channels;
                 let mut memory = std::mem::take(&mut scratch.planes);
                 let size = PLACES * Packed::<T>::size(count, channels);
@@ -156,26 +147,26 @@ impl<T: Scalar> WithSimd for PatchTransform<'_, T> {
         let Self { of, rows, values, channel, to, lines } = self;
         let [height, width] = of.source.size;
         let across = of.target.size[1].div_ceil(2);
-        let (count, pitch) = of.layout(rows.len());
-        // Each line is stored as its even and its odd columns, surrounded by zeros. Patch t reads
-        // the places t and t + 1 of both halves. Even lines and odd lines are apart, so that the
-        // same line of all rows of patches is one run: row r reads the lines r and r + 1 of both.
+        let count = rows.len() * across;
+        // Each line is stored as its even and its odd columns, surrounded by zeros.
+        // Patch t reads the places t and t + 1 of both halves.
         let size = across + 1;
-        let run = rows.len() * size;
-        let all = run + size;
-        grow(lines, 4 * all + 2 * run + PLACES * run);
-        let (lines, others) = lines.split_at_mut(4 * all);
-        let (combined, made) = others.split_at_mut(2 * run);
-        lines.fill(T::zero());
-        for line in 0..2 * rows.len() + 2 {
+        // Neighboring rows of patches share two lines.
+        let depth = 2 * rows.len() + 2;
+        grow(lines, depth * 2 * size + 2 * size + PLACES * count);
+        // `combined` holds one line of Bᵀ d, and `made` one value per patch for each place.
+        let (lines, others) = lines.split_at_mut(depth * 2 * size);
+        let (combined, made) = others.split_at_mut(2 * size);
+        for (line, out) in lines.chunks_exact_mut(2 * size).enumerate() {
+            out.fill(T::zero());
             let Some(y) =
                 (2 * rows.start + line).checked_sub(of.padding[0]).filter(|&y| y < height)
             else {
                 continue;
             };
             let from = &values[y * width..][..width];
-            for parity in 0..2 {
-                let half = &mut lines[(line % 2 * 2 + parity) * all + line / 2 * size..][..size];
+            let (even, odd) = out.split_at_mut(size);
+            for (parity, half) in [even, odd].into_iter().enumerate() {
                 // Columns 2 t + parity - padding of the source.
                 let first = of.padding[1].saturating_sub(parity).div_ceil(2);
                 let at = 2 * first + parity - of.padding[1];
@@ -186,44 +177,52 @@ impl<T: Scalar> WithSimd for PatchTransform<'_, T> {
                 }
             }
         }
-        // The halves of d0 to d3 for all rows of patches.
-        let line =
-            |k: usize, parity: usize| &lines[(k % 2 * 2 + parity) * all + k / 2 * size..][..run];
-        // The rows of Bᵀ: d0 - d2, d1 + d2, d2 - d1, d1 - d3.
-        for (y, (a, b, minus)) in
-            [(0, 2, true), (1, 2, false), (2, 1, true), (1, 3, true)].into_iter().enumerate()
-        {
-            for (parity, out) in combined.chunks_exact_mut(run).enumerate() {
-                add_or_subtract(line(a, parity), line(b, parity), minus, out);
-            }
-            // B combines the columns (even, odd, next_even, next_odd) like the rows. Between two
-            // rows of patches, this gives a value that belongs to none.
-            let (even, odd) = combined.split_at(run);
-            let (even, next_even) = (&even[..run - 1], &even[1..]);
-            let (odd, next_odd) = (&odd[..run - 1], &odd[1..]);
-            for (x, (a, b, minus)) in [
-                (even, next_even, true),
-                (odd, next_even, false),
-                (next_even, odd, true),
-                (odd, next_odd, true),
-            ]
-            .into_iter()
-            .enumerate()
+        for row in 0..rows.len() {
+            let line = |k: usize| &lines[(2 * row + k) * 2 * size..][..2 * size];
+            // The rows of Bᵀ: d0 - d2, d1 + d2, d2 - d1, d1 - d3.
+            for (y, (a, b, minus)) in
+                [(0, 2, true), (1, 2, false), (2, 1, true), (1, 3, true)].into_iter().enumerate()
             {
-                add_or_subtract(a, b, minus, &mut made[(y * 4 + x) * run..][..run - 1]);
-            }
-        }
-        if pitch < size {
-            for made in made.chunks_exact_mut(run) {
-                for row in 1..rows.len() {
-                    made.copy_within(row * size..row * size + across, row * pitch);
+                let (a, b) = (line(a), line(b));
+                if minus {
+                    for ((out, &a), &b) in combined.iter_mut().zip(a).zip(b) {
+                        *out = a - b;
+                    }
+                } else {
+                    for ((out, &a), &b) in combined.iter_mut().zip(a).zip(b) {
+                        *out = a + b;
+                    }
+                }
+                // B combines the columns (even, odd, next_even, next_odd) like the rows.
+                let (even, odd) = combined.split_at(size);
+                let (even, next_even) = (&even[..across], &even[1..]);
+                let (odd, next_odd) = (&odd[..across], &odd[1..]);
+                for (x, (a, b, minus)) in [
+                    (even, next_even, true),
+                    (odd, next_even, false),
+                    (next_even, odd, true),
+                    (odd, next_odd, true),
+                ]
+                .into_iter()
+                .enumerate()
+                {
+                    let out = &mut made[(y * 4 + x) * count + row * across..][..across];
+                    if minus {
+                        for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
+                            *out = a - b;
+                        }
+                    } else {
+                        for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
+                            *out = a + b;
+                        }
+                    }
                 }
             }
         }
         let division = Division::of::<T>(count);
         let (channels, lanes) = (of.source.channels, T::lanes::<S>());
         let places = to.chunks_exact_mut(division.height() * channels);
-        for (to, made) in places.zip(made.chunks_exact(run)) {
+        for (to, made) in places.zip(made.chunks_exact(count)) {
             for panel in 0..division.panels() {
                 let rows = division.rows(panel);
                 let to = &mut to[rows.start * channels + channel * rows.len()..][..rows.len()];
@@ -235,19 +234,6 @@ impl<T: Scalar> WithSimd for PatchTransform<'_, T> {
                     };
                 }
             }
-        }
-    }
-}
-
-#[inline(always)]
-fn add_or_subtract<T: Scalar>(a: &[T], b: &[T], minus: bool, out: &mut [T]) {
-    if minus {
-        for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
-            *out = a - b;
-        }
-    } else {
-        for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
-            *out = a + b;
         }
     }
 }
@@ -272,7 +258,7 @@ impl<T: Scalar> WithSimd for SumPatches<'_, '_, T> {
         let width = of.target.size[1];
         let channels = band.planes.clone();
         let across = width.div_ceil(2);
-        let (count, pitch) = of.layout(rows.len());
+        let count = rows.len() * across;
         let inner = of.source.channels;
         let mut products = std::mem::take(&mut scratch.parts);
         grow(&mut products, channels.len() * PLACES * count);
@@ -324,7 +310,7 @@ impl<T: Scalar> WithSimd for SumPatches<'_, '_, T> {
                     if at >= lines.end {
                         continue;
                     }
-                    let line = |x: usize| &products[(y * 4 + x) * count + row * pitch..][..across];
+                    let line = |x: usize| &products[(y * 4 + x) * count + row * across..][..across];
                     let (m0, m1, m2, m3) = (line(0), line(1), line(2), line(3));
                     let out = &mut target[(at - lines.start) * width..][..width];
                     let (pairs, last) = out.as_chunks_mut::<2>();

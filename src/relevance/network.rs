@@ -272,10 +272,15 @@ impl<T: Scalar> Network<T> {
         for (segment, use_of) in self.segments.iter().zip(plan.uses()) {
             for &node in &segment.nodes {
                 if let Form::Terms(terms) = &self.sharing(node).form {
-                    // A factor of several nodes is formed by products.
-                    let forms = use_of == Use::Formed && !segment.is_single;
-                    let [appended, prepended] =
-                        [Use::Appended, Use::Prepended].map(|wanted| use_of == wanted || forms);
+                    // A factor of several nodes is formed by products, and so is that of a
+                    // convolution: by its rows or by its columns.
+                    let is_formed = use_of == Use::Formed;
+                    let by_both = is_formed && !segment.is_single;
+                    let by_one = is_formed && !terms.own.forms_matrix();
+                    let appended =
+                        use_of == Use::Appended || by_both || by_one && !segment.by_columns;
+                    let prepended =
+                        use_of == Use::Prepended || by_both || by_one && segment.by_columns;
                     terms.prepare(appended, prepended, &is_worth_it);
                 }
             }

@@ -361,13 +361,14 @@ impl<T: Scalar> Terms<T> {
     ) {
         for group in &self.groups {
             // The forward pass has computed the layer's own product.
-            let own = |term: &&Term| !matches!((term.u, term.v), (Scale::Inputs, Weights::Own));
+            let needs_product =
+                |term: &&Term| !matches!((term.u, term.v), (Scale::Inputs, Weights::Own));
             let total = match (&group.completes, &group.total_of) {
                 (Some(_), _) => &[][..],
                 (None, Some(terms)) => terms,
                 (None, None) => &self.list[group.terms.clone()],
             };
-            let maps = total.iter().filter(own).map(|term| self.map(term.v));
+            let maps = total.iter().filter(needs_product).map(|term| self.map(term.v));
             maps.filter(|map| is_worth_it(*map)).for_each(LinearMap::prepare_apply);
         }
         for map in self.list.iter().map(|term| self.map(term.v)).filter(|map| is_worth_it(*map)) {
