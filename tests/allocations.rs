@@ -246,3 +246,23 @@ fn all_outputs_of_a_wide_network_need_little_more_than_the_result() {
         assert_eq!(all.ledger(target).unwrap(), some.ledger(target).unwrap());
     }
 }
+
+#[test]
+fn an_explainer_holds_the_weights_three_times() {
+    let model = model(&[784, 320, 120, 40, 10]);
+    let weights = (784 * 320 + 320 * 120 + 120 * 40 + 40 * 10) * size_of::<f32>();
+    let mut explainers = Vec::with_capacity(2);
+    let mut held = || {
+        let counted = allocation_counter::measure(|| {
+            let explainer = model.explainer(Epsilon::default()).unwrap();
+            explainers.push(explainer.targets(Targets::Predicted).unwrap());
+        });
+        counted.bytes_current as f64 / weights as f64
+    };
+    // The model's own copy is the first.
+    let first = held();
+    assert!((2.0..2.1).contains(&first), "{first}");
+    // Other explainers of the model share the packed copies.
+    let second = held();
+    assert!(second < 0.1, "{second}");
+}

@@ -370,7 +370,11 @@ def ratios(result):
 
 
 def bars(shifted):
-    return {name: (None, dense) if shifted else (tools, fastest) for name, (tools, fastest, dense) in BARS.items()}
+    """The required speedups over the faster of zennit and captum, and over the fastest of all."""
+    return {
+        name: (None, dense) if shifted else (tools, fastest)
+        for name, (tools, fastest, dense) in BARS.items()
+    }
 
 
 def number(value):
