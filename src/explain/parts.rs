@@ -23,7 +23,7 @@ impl<T: Scalar> Explainer<T> {
         /// Blocks with fewer bytes are no burden.
         const SMALL: f64 = (256 << 20) as f64;
         /// The largest size of the blocks, as a fraction of the results.
-        const LARGEST: f64 = 0.3;
+        const LARGEST: f64 = 0.2;
         /// The number of targets that make up for another forward pass.
         const FEWEST: usize = 16;
         let (count, blocks) = (self.target_count(), self.values_of_blocks(1));
