@@ -28,15 +28,15 @@ use std::sync::OnceLock;
 use crate::scalar::Scalar;
 use correlate::Correlate;
 use dots::Project;
-use panels::{Division, Loose, Order, Packed, Panels};
+use panels::{Division, Loose, Order, Packed, Panels, Rows};
 use processor::{lanes, processor};
-use product::{ColumnGroup, Factor, Multiply, Right, Target};
-use threads::{MANY, by_rows, is_free, largest_of_parts};
+use product::{ColumnGroup, Factor, GROUP, Multiply, Right, Target};
+use threads::{MANY, by_rows, is_free, join_parts};
 use winograd::{PatchTransform, SumPatches};
 
 pub(crate) use correlate::{Correlation, Direction, Geometry, Planes, reach};
 pub(crate) use processor::vectorized;
-pub(crate) use threads::{LARGE, each_chunk, each_part, zip_parts};
+pub(crate) use threads::{LARGE, each_chunk, each_part, threads, zip_parts};
 pub(crate) use vectors::{
     add_scaled, copy, copy_part, copy_rows, dot, first_non_finite, list_nonzero_rows, max_abs,
     scaled, sum, sum_in_order,
@@ -119,7 +119,7 @@ impl<'a, T: Scalar> Matrix<'a, T> {
 
     fn loose(self) -> Loose<'a, T> {
         let Self { values, outputs: rows, inputs: inner, .. } = self;
-        Loose { values, order: Order::RowsTogether(rows), rows, inner }
+        Loose { values, order: Order::RowsTogether(Rows::Every(rows)), rows, inner }
     }
 
     fn loose_transposed(self) -> Loose<'a, T> {
@@ -210,13 +210,11 @@ fn multiply<T: Scalar>(m: Factor<'_, T>, u: Option<&[T]>, x: &[T], y: &mut [T]) 
     let columns = x.len() / inner;
     let one_sample = u.is_none_or(|u| u.len() == inner);
     if one_sample && rows * inner < LARGE && rows * inner * columns >= MANY && is_free() {
-        // Each part has whole groups of columns.
-        largest_of_parts(y, (rows, 6), true, |first, y| {
+        let of_part = |first: usize, y: &mut [T]| {
             let x = &x[first * inner..][..y.len() / rows * inner];
             multiply_columns(m, (u, usize::MAX, x), None, y);
-            T::zero()
-        });
-        return;
+        };
+        return join_parts(y, (rows, GROUP), true, of_part, |(), ()| ());
     }
     let per_sample = u.map_or(1, |u| x.len() / u.len().max(1));
     multiply_columns(m, (u, per_sample, x), None, y);
@@ -295,7 +293,7 @@ pub(crate) fn apply_to_rows<T: Scalar>(
             })
         };
         let worth_it = (rows * x.len() >= MANY || y.len() >= WIDE) && is_free();
-        largest_of_parts(y, (height, COLUMNS), worth_it, of_columns)
+        join_parts(y, (height, COLUMNS), worth_it, of_columns, larger)
     })
 }
 

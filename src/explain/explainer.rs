@@ -127,9 +127,9 @@ impl<T: Scalar> Graph<T> {
     /// and `Relative` have none), and one copy of these and of the layer's own weights for each
     /// direction that the plan uses, in the order in which the products read them. (The first plan is
     /// that for all outputs.) The second kind of copy belongs to the layer and is made once for all
-    /// explainers of a model. A convolutional
-    /// network of more than 5e7 multiply-adds does without it for dense layers of 2^20 weights or
-    /// more: it explains one sample at a time, so reading the weights takes longer than the product.
+    /// explainers of a model. A convolutional network of more than 5e7 multiply-adds does without it
+    /// for dense layers of 2^20 weights or more: it explains one sample at a time, so reading the
+    /// weights takes longer than the product.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the rule cannot be used at a layer, [`Error::UnmatchedSetting`] if

@@ -2,7 +2,7 @@
 //!
 //! The shares of a wide hidden layer can be many times larger than those of the inputs. If they are
 //! computed for some targets at a time, the results need most of the memory. Each part runs the
-//! forward pass again, which costs little beside its targets.
+//! forward pass again. That pass costs little, because a part has many targets.
 
 use std::sync::Arc;
 
@@ -70,13 +70,12 @@ impl<T: Scalar> Explainer<T> {
         memory: &mut PartMemory<T>,
         explanation: &mut Explanation<T>,
     ) -> Result<(), Error> {
-        let count = self.target_count();
-        let mut whole = std::mem::replace(explanation, self.empty());
-        let mut shares: Vec<T> =
-            std::mem::replace(&mut whole.shares, DMatrix::zeros(0, 0)).data.into();
-        drop(whole);
+        let (inputs, count) = (self.network.inputs(), self.target_count());
+        let old = std::mem::replace(&mut explanation.shares, DMatrix::zeros(0, 0));
+        *explanation = self.empty();
+        let mut shares: Vec<T> = old.data.into();
         shares.clear();
-        shares.reserve_exact(self.network.inputs() * count);
+        shares.reserve_exact(inputs * count);
         let mut sinks = vec![T::zero(); self.about.sinks.len() * count];
         let mut exponents = Vec::new();
         let mut piece = self.empty();
@@ -89,24 +88,21 @@ impl<T: Scalar> Explainer<T> {
             {
                 sinks[first..first + some].copy_from_slice(piece);
             }
-            exponents.push((piece.exponent, piece.shares.len()));
+            exponents.push(piece.exponent);
         }
         // The shares of all targets have one exponent: the largest of those of the parts.
-        let exponent = exponents.iter().map(|(exponent, _)| *exponent).max().unwrap_or(0);
-        let mut rest = &mut shares[..];
-        for (own, size) in exponents {
-            let (part, others) = rest.split_at_mut(size);
+        let exponent = exponents.iter().copied().max().unwrap_or(0);
+        for (part, own) in shares.chunks_mut(inputs * at_once).zip(exponents) {
             if own != exponent {
                 for share in part {
                     *share = share.times_two_to(own - exponent);
                 }
             }
-            rest = others;
         }
         explanation.output = piece.output;
         explanation.probabilities = piece.probabilities;
         explanation.findings = piece.findings;
-        explanation.shares = DMatrix::from_vec(self.network.inputs(), count, shares);
+        explanation.shares = DMatrix::from_vec(inputs, count, shares);
         explanation.sinks = sinks;
         explanation.exponent = exponent;
         Ok(())

@@ -28,15 +28,14 @@ impl<T: Scalar> Explainer<T> {
         part: &mut PartMemory<T>,
         explanations: &mut [Explanation<T>],
     ) -> Result<(), Error> {
-        if let Some(at_once) = self.targets_at_once() {
-            for (sample, explanation) in explanations.iter_mut().enumerate() {
-                let feed = feed.part(sample, 1);
-                self.explain_in_parts(at_once, &feed, part, explanation)?;
-                self.examine(&feed, explanation)?;
+        match self.targets_at_once() {
+            None => self.explain_at_once(feed, part, explanations)?,
+            Some(at_once) => {
+                for (sample, explanation) in explanations.iter_mut().enumerate() {
+                    self.explain_in_parts(at_once, &feed.part(sample, 1), part, explanation)?;
+                }
             }
-            return Ok(());
         }
-        self.explain_at_once(feed, part, explanations)?;
         if self.checkup.is_some() {
             for (sample, explanation) in explanations.iter_mut().enumerate() {
                 self.examine(&feed.part(sample, 1), explanation)?;

@@ -307,10 +307,7 @@ impl<T: Scalar> Explainer<T> {
         const BLOCK: f64 = 32_768.0;
         /// The largest number of samples that pass through the layers together.
         const MOST: usize = 64;
-        #[cfg(feature = "rayon")]
-        let threads = rayon::current_num_threads();
-        #[cfg(not(feature = "rayon"))]
-        let threads = 1;
+        let threads = linalg::threads();
         let maps = || {
             let nodes = self.network.nodes.iter().map(|&node| self.model().node(node));
             nodes.filter_map(|node| node.operation.linear()).map(|linear| &*linear.map)

@@ -2,6 +2,7 @@
 
 use super::explainer::{Checkup, Explainer};
 use crate::error::Error;
+use crate::linalg;
 use crate::memory::MemoryLimit;
 use crate::scalar::Scalar;
 
@@ -52,13 +53,9 @@ impl<T: Scalar> Explainer<T> {
             None => self.values_of_blocks(samples),
             // Each thread explains some targets of one sample.
             Some(some) => {
-                #[cfg(feature = "rayon")]
-                let threads = rayon::current_num_threads();
-                #[cfg(not(feature = "rayon"))]
-                let threads = 1;
                 let fraction = some as f64 / self.target_count() as f64;
                 let of_part = fraction * self.values_of_shares() + self.values_of_blocks_for(some);
-                samples.min(threads) as f64 * of_part
+                samples.min(linalg::threads()) as f64 * of_part
             }
         }
     }

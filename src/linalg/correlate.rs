@@ -20,7 +20,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::panels::{Loose, Order, PanelRange};
+use super::panels::{Loose, Order, PanelRange, Rows};
 use super::product::{Factor, Multiply, Right, Target};
 use super::threads::{Band, share_planes};
 use super::winograd::Winograd;
@@ -537,7 +537,7 @@ impl<T: Scalar> WithSimd for Correlate<'_, T> {
                     let run = from..all.end.min(from + height);
                     let m = Loose {
                         values: &source[run.start..],
-                        order: Order::RowsAt(&phase.offsets),
+                        order: Order::RowsTogether(Rows::At(&phase.offsets)),
                         rows: run.len(),
                         inner,
                     };

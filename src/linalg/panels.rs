@@ -80,12 +80,45 @@ impl PanelRange {
 /// Where the values of a matrix are.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Order<'a> {
-    /// The rows of one inner index are neighbors, and the next ones begin at this distance.
-    RowsTogether(usize),
-    /// The rows of each inner index are neighbors and begin at these places, which can overlap.
-    RowsAt(&'a [usize]),
+    /// The rows of one inner index are neighbors.
+    RowsTogether(Rows<'a>),
     /// The inner indices of one row are neighbors, and the next ones begin at this distance.
     InnerTogether(usize),
+}
+
+/// Where the rows of each inner index begin.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Rows<'a> {
+    /// At multiples of this distance.
+    Every(usize),
+    /// At these places. The rows can overlap.
+    At(&'a [usize]),
+}
+
+impl Rows<'_> {
+    fn place(self, k: usize) -> usize {
+        match self {
+            Self::Every(distance) => k * distance,
+            Self::At(places) => places[k],
+        }
+    }
+
+    /// Replaces listed inner indices, counted from the first of `depth`, by what becomes the place
+    /// of their rows when it is multiplied by the returned distance.
+    pub fn places(self, listed: &mut [usize], depth: &Range<usize>) -> usize {
+        for k in &mut *listed {
+            *k += depth.start;
+        }
+        match self {
+            Self::Every(distance) => distance,
+            Self::At(places) => {
+                for k in listed {
+                    *k = places[*k];
+                }
+                1
+            }
+        }
+    }
 }
 
 /// A matrix that has not been packed.
@@ -98,29 +131,6 @@ pub(super) struct Loose<'a, T> {
 }
 
 impl<T: Scalar> Loose<'_, T> {
-    pub fn has_rows_together(&self) -> bool {
-        matches!(self.order, Order::RowsTogether(_) | Order::RowsAt(_))
-    }
-
-    /// Replaces listed inner indices, counted from the first of `depth`, by what becomes the place
-    /// of their rows when it is multiplied by the returned distance.
-    pub fn places(&self, listed: &mut [usize], depth: &Range<usize>) -> usize {
-        match self.order {
-            Order::RowsAt(places) => {
-                for k in listed {
-                    *k = places[depth.start + *k];
-                }
-                1
-            }
-            Order::RowsTogether(distance) | Order::InnerTogether(distance) => {
-                for k in listed {
-                    *k += depth.start;
-                }
-                distance
-            }
-        }
-    }
-
     /// Writes some rows and inner indices as a panel.
     fn pack(self, rows: Range<usize>, inner: Range<usize>, panel: &mut [T]) {
         processor().dispatch(Pack { matrix: self, rows, inner, panel });
@@ -143,14 +153,13 @@ impl<T: Scalar> WithSimd for Pack<'_, T> {
         let Self { matrix, rows, inner, panel } = self;
         let (values, height) = (matrix.values, rows.len());
         let used = rows.start..rows.end.min(matrix.rows);
-        let place = |k: usize| match matrix.order {
-            Order::RowsTogether(distance) => k * distance + rows.start,
-            Order::RowsAt(places) => places[k] + rows.start,
-            Order::InnerTogether(_) => 0,
+        let begin = match matrix.order {
+            Order::RowsTogether(begin) => begin,
+            Order::InnerTogether(distance) => {
+                return transpose((values, distance), (used, height), inner, panel);
+            }
         };
-        if let Order::InnerTogether(distance) = matrix.order {
-            return transpose((values, distance), (used, height), inner, panel);
-        }
+        let place = |k: usize| begin.place(k) + rows.start;
         macro_rules! whole_vectors {
             ($($v:literal),*) => {
                 match height / T::lanes::<S>() {
@@ -186,23 +195,22 @@ fn transpose<T: Scalar>(
 ) {
     /// The number of rows that are read side by side.
     const SIDE: usize = 8;
-    for first in (0..height).step_by(SIDE) {
-        let several = first..height.min(first + SIDE);
+    if used.len() < height {
+        panel.fill(T::zero());
+    }
+    for first in (0..used.len()).step_by(SIDE) {
+        let several = first..used.len().min(first + SIDE);
         let rows: [&[T]; SIDE] = std::array::from_fn(|side| {
-            let row = used.start + first + side;
-            if used.contains(&row) { &values[row * distance..][inner.clone()] } else { &[] }
-        });
-        if rows.iter().all(|row| row.len() == inner.len()) {
-            for (k, panel) in panel.chunks_exact_mut(height).take(inner.len()).enumerate() {
-                for (value, row) in panel[several.clone()].iter_mut().zip(&rows) {
-                    *value = row[k];
-                }
+            let row = first + side;
+            if several.contains(&row) {
+                &values[(used.start + row) * distance..][inner.clone()]
+            } else {
+                &[]
             }
-        } else {
-            for (k, panel) in panel.chunks_exact_mut(height).take(inner.len()).enumerate() {
-                for (value, row) in panel[several.clone()].iter_mut().zip(&rows) {
-                    *value = row.get(k).copied().unwrap_or(T::zero());
-                }
+        });
+        for (k, panel) in panel.chunks_exact_mut(height).enumerate() {
+            for (value, row) in panel[several.clone()].iter_mut().zip(&rows) {
+                *value = row[k];
             }
         }
     }
@@ -229,16 +237,16 @@ pub(super) fn with_room<T>(values: usize) -> usize {
     values + ALIGNMENT / size_of::<T>()
 }
 
-/// The part of some memory that begins at a cache line. Where a vector begins decides how fast it
-/// is read, but not what is read.
-pub(super) fn aligned<T>(memory: &[T]) -> &[T] {
-    &memory[memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT / size_of::<T>())..]
+/// The number of values before a cache line begins. Where a vector begins decides how fast it is
+/// read, but not what is read.
+fn before_line<T>(memory: &[T]) -> usize {
+    memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT / size_of::<T>())
 }
 
-/// [`aligned`] for memory to write to.
+/// The part of some memory that begins at a cache line.
 pub(super) fn aligned_mut<T>(memory: &mut [T]) -> &mut [T] {
-    let at = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT / size_of::<T>());
-    &mut memory[at..]
+    let first = before_line(memory);
+    &mut memory[first..]
 }
 
 impl<T: Scalar> Panels<T> {
@@ -251,7 +259,8 @@ impl<T: Scalar> Panels<T> {
     }
 
     pub(super) fn view(&self) -> Packed<'_, T> {
-        Packed { values: aligned(&self.memory), rows: self.rows, inner: self.inner }
+        let values = &self.memory[before_line(&self.memory)..];
+        Packed { values, rows: self.rows, inner: self.inner }
     }
 }
 

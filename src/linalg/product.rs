@@ -7,13 +7,13 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::panels::{self, Loose, Pack, Packed, PanelRange};
+use super::panels::{self, Loose, Order, Pack, Packed, PanelRange};
 use super::vectors::{count_nonzero, list_nonzero};
 use super::{Scratch, grow, kernel};
 use crate::scalar::Scalar;
 
 /// The largest number of columns that share each read of M.
-const GROUP: usize = 6;
+pub(super) const GROUP: usize = 6;
 /// The number of columns for which there is room to be scaled or listed.
 const SLAB: usize = 66;
 /// The number of columns that are multiplied at once if they need no scaling, so that they share
@@ -129,19 +129,19 @@ impl<T: Scalar> WithSimd for Multiply<'_, T> {
             for first in (0..inner).step_by(block) {
                 let (depth, add) = (first..inner.min(first + block), first > 0);
                 let slab = slab.clone().map(column);
-                match m {
-                    Factor::Loose(m) if few && m.has_rows_together() => {
-                        // Read where it lies.
-                        let listed = scratch.prepare(&right, slab, &depth, true);
-                        let distance = m.places(&mut scratch.offsets[..listed], &depth);
-                        let w = &m.values[panels.first_row()..];
-                        for group in &scratch.groups {
-                            let rows = (w, 0..panels.height(), distance);
-                            group.combine(simd, rows, scratch, (&mut *y, stride, start), add);
-                        }
-                        continue;
+                if let Factor::Loose(m) = m
+                    && let Order::RowsTogether(begin) = m.order
+                    && few
+                {
+                    // Read where it lies.
+                    let listed = scratch.prepare(&right, slab, &depth, true);
+                    let distance = begin.places(&mut scratch.offsets[..listed], &depth);
+                    let w = &m.values[panels.first_row()..];
+                    for group in &scratch.groups {
+                        let rows = (w, 0..panels.height(), distance);
+                        group.combine(simd, rows, scratch, (&mut *y, stride, start), add);
                     }
-                    _ => {}
+                    continue;
                 }
                 scratch.prepare(&right, slab, &depth, false);
                 let mut memory = std::mem::take(&mut scratch.panel);

@@ -5,9 +5,9 @@
 use std::ops::Range;
 
 use super::panels::{Division, PanelRange};
-use super::vectorized;
 #[cfg(feature = "rayon")]
-use super::vectors::larger;
+use super::product::GROUP;
+use super::vectorized;
 #[cfg(feature = "rayon")]
 use super::{grow, with_scratch};
 use crate::scalar::Scalar;
@@ -17,6 +17,14 @@ pub(crate) const LARGE: usize = 1 << 20;
 /// Products with at least this many multiply-adds are split by columns, unless this thread already
 /// belongs to the pool: then the other threads have work of their own.
 pub(super) const MANY: usize = 1 << 23;
+
+/// The number of threads of the caller's pool.
+pub(crate) fn threads() -> usize {
+    #[cfg(feature = "rayon")]
+    return rayon::current_num_threads();
+    #[cfg(not(feature = "rayon"))]
+    1
+}
 
 /// Whether this thread does not belong to a pool of threads.
 pub(super) fn is_free() -> bool {
@@ -94,11 +102,11 @@ pub(super) fn share_planes<T: Scalar>(
         use rayon::prelude::*;
         /// Planes with fewer values for each thread are not split: too few would fill a vector.
         const FEWEST: usize = 192;
-        let threads = rayon::current_num_threads();
+        let threads = threads();
         let some = height.div_ceil(threads).next_multiple_of(together);
         if plane / threads < FEWEST || some >= height {
             // Whole groups of columns.
-            let some = planes.div_ceil(threads).next_multiple_of(6);
+            let some = planes.div_ceil(threads).next_multiple_of(GROUP);
             let bands = values.par_chunks_mut(some * plane).enumerate();
             return bands.for_each(|(number, values)| {
                 let first = number * some;
@@ -160,7 +168,7 @@ pub(super) fn by_rows<T: Scalar>(
     #[cfg(feature = "rayon")]
     if weights >= LARGE {
         use rayon::prelude::*;
-        let each = panels.div_ceil(rayon::current_num_threads());
+        let each = panels.div_ceil(threads());
         let columns = out.len() / rows;
         if each < panels {
             let ranges =
@@ -202,27 +210,29 @@ pub(super) fn by_rows<T: Scalar>(
     product(some(0, panels), out);
 }
 
-/// The largest of the results of `f` for parts of the columns, with the index of a part's first
-/// column. If `worth_it` is set, they are split among the threads of the caller's pool, and each part
+/// Calls `f` for parts of the columns, with the index of a part's first column, and joins the results.
+/// If `worth_it` is set, they are split among the threads of the caller's pool, and each part
 /// except the last is a multiple of `together` columns. The result for a column must not depend on
 /// others.
-pub(super) fn largest_of_parts<T: Scalar>(
+pub(super) fn join_parts<T: Scalar, R: Default + Send>(
     values: &mut [T],
     (height, together): (usize, usize),
     worth_it: bool,
-    f: impl Fn(usize, &mut [T]) -> T + Sync,
-) -> T {
+    f: impl Fn(usize, &mut [T]) -> R + Sync,
+    join: impl Fn(R, R) -> R + Sync + Send,
+) -> R {
     #[cfg(feature = "rayon")]
     if worth_it {
         use rayon::prelude::*;
         let columns = values.len() / height;
-        let some = columns.div_ceil(rayon::current_num_threads()).next_multiple_of(together);
+        let some = columns.div_ceil(threads()).next_multiple_of(together);
         return values
             .par_chunks_mut(some * height)
             .enumerate()
             .map(|(part, values)| f(part * some, values))
-            .reduce(T::zero, larger);
+            .reduce(R::default, join);
     }
-    let _ = (height, together, worth_it);
+    // Unused without the `rayon` feature.
+    let _ = (height, together, worth_it, join);
     f(0, values)
 }
